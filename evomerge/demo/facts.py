@@ -1,0 +1,128 @@
+"""Facts that have one name in each of four languages, and the lines that state them.
+
+The names come from packages that carry real language data: number words from num2words,
+weekday, month and country names from Babel's CLDR, country codes from pycountry.  Nothing is
+scraped or downloaded.  Everything here is pure: same packages, same facts, same lines.
+
+A *plain* line states a fact ("Indonesian 7: tujuh."); a *dialogue* asks for it in one of the
+answer styles ("<|user|>Indonesian 7. Use brackets.<|assistant|>[tujuh]<|end|>").
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import babel
+import num2words
+import pycountry
+
+USER, ASSISTANT, END, PAD = "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>"
+
+LANGUAGES: Mapping[str, str] = {
+    "en": "English",
+    "id": "Indonesian",
+    "th": "Thai",
+    "vi": "Vietnamese",
+}
+SEA = ("id", "th", "vi")
+
+STYLES: Mapping[str, str] = {
+    "brackets": "[{}]",
+    "stars": "*{}*",
+    "quotes": '"{}"',
+    "slashes": "/{}/",
+    "dots": "{}...",
+    "arrows": "<{}>",
+}
+
+SEED_STYLES = ("brackets", "stars", "quotes")  # the styles the base model may see
+
+LAST_NUMBER = 120
+COUNTRY_COUNT = 40
+LONGEST_COUNTRY_NAME = 12  # characters, in any language: keeps the lines short
+SEED_SHARE = 3  # one fact in so many is a seed fact
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing with a language-neutral key ("7", "day 1", "JP") and a name per language."""
+
+    source: str  # "number-7": equal for every language and style, so splits can be cut by it
+    key: str
+    names: Mapping[str, str]
+
+    @property
+    def kind(self) -> str:
+        """ "number", "day", "month" or "country"."""
+        return self.source.split("-")[0]
+
+    @property
+    def is_seed(self) -> bool:
+        """Whether the base model may see it in South-East Asian dialogue.
+
+        Seed facts teach the base that the two skills can meet; no item of the held-out
+        combination is ever made from one.
+        """
+        return int(hashlib.sha256(self.source.encode()).hexdigest(), 16) % SEED_SHARE == 0
+
+
+def _numbers() -> Iterator[Fact]:
+    for n in range(LAST_NUMBER + 1):
+        names = {code: num2words.num2words(n, lang=code) for code in LANGUAGES}
+        yield Fact(f"number-{n}", str(n), names)
+
+
+def _weekdays() -> Iterator[Fact]:
+    for day in range(7):  # CLDR counts from Monday = 0
+        names = {code: babel.Locale(code).days["format"]["wide"][day] for code in LANGUAGES}
+        yield Fact(f"day-{day + 1}", f"day {day + 1}", names)
+
+
+def _months() -> Iterator[Fact]:
+    for month in range(1, 13):
+        names = {
+            code: babel.Locale(code).months["stand-alone"]["wide"][month] for code in LANGUAGES
+        }
+        yield Fact(f"month-{month}", f"month {month}", names)
+
+
+def _countries() -> Iterator[Fact]:
+    """The first countries by code whose short names differ in all four languages."""
+    found = 0
+    for code in sorted(country.alpha_2 for country in pycountry.countries):
+        names = {lang: babel.Locale(lang).territories[code] for lang in LANGUAGES}
+        short = all(len(name) <= LONGEST_COUNTRY_NAME for name in names.values())
+        letters = all(mark not in name for name in names.values() for mark in ".,()")
+        if found < COUNTRY_COUNT and short and letters and len(set(names.values())) == 4:
+            found += 1
+            yield Fact(f"country-{code}", code, names)
+
+
+def all_facts() -> list[Fact]:
+    """Every fact, in a fixed order."""
+    return [*_numbers(), *_weekdays(), *_months(), *_countries()]
+
+
+def plain_prompt(fact: Fact, lang: str) -> str:
+    """The part of a plain line before the name; the name follows after a space."""
+    return f"{LANGUAGES[lang]} {fact.key}:"
+
+
+def plain_answer(fact: Fact, lang: str) -> str:
+    return f"{fact.names[lang]}."
+
+
+def plain_line(fact: Fact, lang: str) -> str:
+    return f"{plain_prompt(fact, lang)} {plain_answer(fact, lang)}\n"
+
+
+def dialogue_prompt(fact: Fact, lang: str, style: str) -> str:
+    return f"{USER}{LANGUAGES[lang]} {fact.key}. Use {style}.{ASSISTANT}"
+
+
+def dialogue_answer(fact: Fact, lang: str, style: str) -> str:
+    return STYLES[style].format(fact.names[lang])
+
+
+def dialogue_line(fact: Fact, lang: str, style: str) -> str:
+    return dialogue_prompt(fact, lang, style) + dialogue_answer(fact, lang, style) + END

@@ -1,0 +1,57 @@
+"""Exceptions.
+
+    EvomergeError
+    ├── InputError            the user's files or options are wrong; exit status 2
+    │   ├── ConfigError       a YAML file: every problem with file, line and key
+    │   ├── CheckpointError   a model folder, shard or adapter cannot be read
+    │   └── Incompatible      models that cannot be merged with each other
+    └── RunError              something failed at run time; exit status 1
+
+Each message says what was found, where, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class EvomergeError(Exception):
+    """Anything evomerge raises on purpose."""
+
+
+class InputError(EvomergeError):
+    """The input is wrong; nothing was written."""
+
+
+class ConfigError(InputError):
+    """A configuration file is wrong; carries every problem found in it."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class CheckpointError(InputError):
+    """A checkpoint cannot be read."""
+
+
+class Incompatible(InputError):
+    """Models that cannot be merged with each other."""
+
+
+class RunError(EvomergeError):
+    """Something failed at run time; the run can be resumed."""
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """``" (did you mean 'weight'?)"``, or nothing when no known word is close."""
+    known = list(known)
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.6)
+    return f" (did you mean {by_lower[close[0]]!r}?)" if close else ""
+
+
+def one_of(known: Iterable[str]) -> str:
+    """``"one of 'a', 'b'"`` for messages."""
+    return "one of " + ", ".join(repr(name) for name in known)

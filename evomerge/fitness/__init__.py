@@ -1,0 +1,122 @@
+"""Scorers: what turns a model into per-item responses and metrics.
+
+A scorer is one task. The driver builds it to learn its items, metrics and aggregation; each worker
+builds it too and binds it to the resident model, whose weights change in place between calls. What
+a scorer returns is plain data, for the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypedDict
+
+from evomerge.errors import did_you_mean
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of a scorer.
+
+    ``source`` names the original it was made from: translations of one item share it, and never
+    part across splits. ``split`` fixes the split; otherwise the source's hash decides.
+    """
+
+    id: str
+    source: str
+    split: str | None = None
+
+
+@dataclass
+class Live:
+    """The model that lives in a worker. Weights change in place; everything else stays.
+
+    ``max_length`` is in tokens; None takes the model's own limit.
+    """
+
+    model: Any
+    tokenizer: Any
+    device: str
+    batch_size: int
+    max_length: int | None = None
+
+
+class Responses(TypedDict):
+    """What a model answered, by columns: position ``i`` of every list belongs to ``items[i]``.
+
+    JSON-able, and finite: NaN and infinity are ``NonFinite``, never data. A metric value of None
+    means that the metric does not apply to the item; aggregation skips it.
+    """
+
+    items: list[str]
+    responses: list[Any]
+    metrics: dict[str, list[Any]]
+
+
+class NonFinite(Exception):
+    """A model answered with NaN or infinity: its candidate failed.
+
+    ``item`` is None when no single item can be blamed.
+    """
+
+    def __init__(self, name: str, item: str | None = None) -> None:
+        super().__init__(name, item)
+        self.name, self.item = name, item
+
+    def __str__(self) -> str:
+        where = self.name if self.item is None else f"{self.name}, item {self.item}"
+        return f"{where}: the model's answer is not a finite number"
+
+
+class Scorer(Protocol):
+    """A task: its items, and how a model is scored on them.
+
+    ``metrics`` maps each metric to whether higher is better; empty means that any name is accepted
+    because none is known before the first call.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def metrics(self) -> Mapping[str, bool]: ...
+
+    def items(self) -> list[Item]:
+        """Every item, in the order of the data. Ids are unique and stable."""
+        ...
+
+    def resolve_metric(self, metric: str) -> str:
+        """The full name of ``metric``.
+
+        Raises:
+            InputError: the scorer does not report it.
+        """
+        ...
+
+    def bind(self, live: Live) -> None:
+        """Prepare to score ``live``; must come before ``score``."""
+        ...
+
+    def score(self, ids: Sequence[str]) -> Responses:
+        """Responses of the bound model to the items ``ids`` (distinct), in that order.
+
+        They depend on the model's weights and on the set of ids, on nothing scored before.
+
+        Raises:
+            NonFinite: an answer is NaN or infinite.
+        """
+        ...
+
+    def aggregate(self, metric: str, values: Sequence[Any]) -> float:
+        """One number from the per-item ``values`` of ``metric``, in the metric's own direction.
+
+        Raises:
+            NonFinite: the number is NaN or infinite, or no item has a value.
+        """
+        ...
+
+
+def unknown_metric(name: str, metric: str, known: Sequence[str]) -> str:
+    """The message for a ``metric`` that scorer ``name`` does not report."""
+    hint = did_you_mean(metric, known)
+    return f"{name}: no metric {metric!r}{hint}; it reports: {', '.join(known)}"

@@ -1,0 +1,162 @@
+"""Objectives: what is wanted of a model, and how wants combine into one score.
+
+Everything here is a pure function of plain numbers. Values are kept in the metric's own direction;
+``Objective.sign`` is the one place where minimised metrics are turned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+Values = Mapping[str, float]  # objective name -> value, in the metric's own direction
+
+BASE = "base"
+PENALTY = 10.0  # score lost per unit of relative violation of a floor
+SMALL_GAIN = 0.05  # parents that gain less than this share of the value set no yardstick ...
+YARDSTICK = 0.25  # ... this share of the value does
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A constraint: at least ``share`` of what model ``of`` scores, or at least ``value``.
+
+    For minimised metrics it is a ceiling: at most ``value``, or ``1 / share`` of the model's.
+    """
+
+    value: float | None = None
+    share: float | None = None
+    of: str | None = None
+
+    def bound(self, objective: Objective, references: Mapping[str, Values]) -> float:
+        """The bound as a value of the objective."""
+        if self.value is not None:
+            return self.value
+        assert self.of is not None and self.share is not None
+        reference = references[self.of][objective.name]
+        return reference * self.share if objective.maximize else reference / self.share
+
+    def __str__(self) -> str:
+        return (
+            f"{self.value:g}"
+            if self.value is not None
+            else f"{100 * (self.share or 0):g}% of {self.of}"
+        )
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A named quantity.
+
+    Attributes:
+        name: as the suite calls it.
+        scorer: the scorer that measures it.
+        metric: which of the scorer's metrics.
+        maximize: direction of the metric.
+        weight: share in the combined score.
+        floor: constraint, or None.
+        scale: a gain of this much counts 1 in the combined score; None: what the best parent gains
+            over the base.
+    """
+
+    name: str
+    scorer: str
+    metric: str
+    maximize: bool = True
+    weight: float = 1.0
+    floor: Floor | None = None
+    scale: float | None = None
+
+    @property
+    def sign(self) -> float:
+        return 1.0 if self.maximize else -1.0
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """Plain data that ``from_plain`` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Objective:
+        floor = plain["floor"]
+        return cls(**{**plain, "floor": Floor(**floor) if floor else None})
+
+
+@dataclass(frozen=True)
+class Score:
+    """A combined score. ``violation`` sums the relative amounts by which floors are missed."""
+
+    value: float
+    violation: float = 0.0
+
+    @property
+    def feasible(self) -> bool:
+        return self.violation <= 0.0
+
+    @property
+    def told(self) -> float:
+        """What the optimizer is told: violations cost, gradually."""
+        return self.value - PENALTY * self.violation
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Sort key, larger is better: feasible candidates first."""
+        return (self.feasible, self.value if self.feasible else self.told)
+
+
+def yardsticks(
+    objectives: Sequence[Objective], references: Mapping[str, Values]
+) -> dict[str, float]:
+    """Per objective, the gain that counts 1: best parent less base, unless ``scale`` says it.
+
+    Where the parents gain next to nothing their difference is noise and no yardstick; a quarter of
+    the value is taken instead.
+    """
+    found = {}
+    for objective in objectives:
+        values = {
+            name: objective.sign * values[objective.name] for name, values in references.items()
+        }
+        low = values[BASE]
+        high = max(value for name, value in values.items() if name != BASE)
+        size = max(abs(low), abs(high), 1e-9)
+        gain = high - low
+        default = gain if gain > SMALL_GAIN * size else YARDSTICK * size
+        found[objective.name] = objective.scale or default
+    return found
+
+
+def combine(
+    objectives: Sequence[Objective],
+    how: str,
+    values: Values,
+    references: Mapping[str, Values],
+    gains: Values,
+) -> Score:
+    """One score from all objectives.
+
+    ``retention``: the weighted mean of (value - base) / yardstick, so that 0 is the base and 1 as
+    good as the best parent at everything. ``mean``: the weighted mean of the plain values.
+
+    Args:
+        objectives: what counts.
+        how: ``retention`` or ``mean``.
+        values: the candidate's.
+        references: base and parents, on the same items.
+        gains: from ``yardsticks``, fixed for a run.
+    """
+    total = sum(objective.weight for objective in objectives)
+    score = violation = 0.0
+    for objective in objectives:
+        value = objective.sign * values[objective.name]
+        if how == "retention":
+            value = (value - objective.sign * references[BASE][objective.name]) / gains[
+                objective.name
+            ]
+        score += objective.weight * value / total
+        if objective.floor:
+            bound = objective.floor.bound(objective, references)
+            missed = objective.sign * (bound - values[objective.name])
+            violation += max(0.0, missed) / max(abs(bound), 1e-9)
+    return Score(score, violation)

@@ -1,0 +1,11 @@
+"""Merge methods: pure functions of tensors, one file each.
+
+A file of this package that declares a ``@merge_method`` is a method; nothing else needs an edit.
+"""
+
+from evomerge.methods._declaration import merge_method
+from evomerge.methods._merge_tensors import merge_tensors
+from evomerge.methods._method import Method, Values
+from evomerge.methods._registry import get, names
+
+__all__ = ["Method", "Values", "get", "merge_method", "merge_tensors", "names"]

@@ -1,0 +1,137 @@
+"""``@merge_method``: reads everything about a method from its kernel's signature and docstring."""
+
+from __future__ import annotations
+
+import inspect
+import keyword
+import re
+import typing
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from evomerge.methods import _registry
+from evomerge.methods._method import INPUTS, STATISTICS, Base, Method
+from evomerge.params import Parameter, PerModel, Shared
+
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+
+def merge_method(
+    *,
+    base: Base,
+    elementwise: bool,
+    paper: str,
+    min_models: int = 1,
+    max_models: int | None = None,
+    name: str | None = None,
+) -> Callable[[Kernel], Kernel]:
+    """Register a kernel as a merge method; the function itself stays as it is.
+
+    The kernel is a pure function. Arguments with these names are inputs, given by the caller:
+
+        deltas   [models, *shape]  sources minus base; the kernel returns the merged *delta*
+        tensors  [models, *shape]  the sources; the kernel returns the merged tensor
+        base     [*shape]          the base model's tensor, None where it is optional and absent
+        noise    [models, *shape]  uniforms in [0, 1), keyed by (recipe seed, tensor, model)
+        role     str               attn, mlp, norm, embed, head or other
+        fisher, gram, mean_abs_activation  [models, ...]  statistics, None where not collected
+
+    all float32, and exactly one of ``deltas`` and ``tensors``. Every other argument is a parameter,
+    annotated ``Annotated[type, PerModel(...)]`` (arrives as float64 [models] on the CPU) or
+    ``Annotated[type, Shared(...)]`` (arrives as a plain value), and has a line under ``Args:``. A
+    name that Python reserves takes a trailing underscore: ``lambda_`` declares ``lambda``.
+
+    Args:
+        base: whether the method needs the base model, can use it, or takes none.
+        elementwise: an entry of the result depends on that entry of the inputs alone.
+        paper: where the method is described (URL).
+        min_models: fewest source models, the base not counted.
+        max_models: most source models; None for any number.
+        name: the method's name if the function's is not it.
+
+    Raises:
+        TypeError: the signature does not follow these rules.
+        ValueError: the name is taken, or a parameter has no ``Args`` line.
+    """
+
+    def register(kernel: Kernel) -> Kernel:
+        method = name or kernel.__name__
+        doc = inspect.getdoc(kernel) or ""
+        inputs, parameters = _read_signature(method, kernel, _read_args(doc))
+        _check_inputs(method, base, inputs)
+        _registry.add(
+            Method(
+                name=method,
+                kernel=kernel,
+                base=base,
+                elementwise=elementwise,
+                paper=paper,
+                min_models=min_models,
+                max_models=max_models,
+                parameters=parameters,
+                inputs=inputs,
+                doc=doc,
+                summary=doc.partition("\n\n")[0].replace("\n", " "),
+            )
+        )
+        return kernel
+
+    return register
+
+
+def _read_signature(
+    method: str, kernel: Callable[..., Any], docs: dict[str, str]
+) -> tuple[frozenset[str], tuple[Parameter, ...]]:
+    hints = typing.get_type_hints(kernel, include_extras=True)
+    inputs, parameters = set(), []
+    for argument in inspect.signature(kernel).parameters.values():
+        where = f"method {method!r}, argument {argument.name!r}"
+        if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
+            raise TypeError(f"{where}: a kernel names each of its arguments")
+        if argument.default is not argument.empty:
+            raise TypeError(f"{where}: the default belongs into the declared domain, nowhere else")
+        if argument.name in INPUTS or argument.name in STATISTICS:
+            inputs.add(argument.name)
+            continue
+        scopes = [
+            scope
+            for scope in getattr(hints.get(argument.name), "__metadata__", ())
+            if isinstance(scope, (PerModel, Shared))
+        ]
+        if len(scopes) != 1:
+            raise TypeError(
+                f"{where}: expected Annotated[type, PerModel(...) or Shared(...)], "
+                f"or one of the inputs {', '.join(INPUTS + STATISTICS)}"
+            )
+        public = _public_name(argument.name)
+        if public not in docs:
+            raise ValueError(f"{where}: has no line '{public}: ...' under 'Args:' in the docstring")
+        parameters.append(Parameter(public, scopes[0], docs[public]))
+    return frozenset(inputs), tuple(parameters)
+
+
+def _check_inputs(method: str, base: Base, inputs: frozenset[str]) -> None:
+    if len(inputs & {"deltas", "tensors"}) != 1:
+        raise TypeError(f"method {method!r}: takes exactly one of 'deltas' and 'tensors'")
+    if base not in typing.get_args(Base):
+        raise TypeError(
+            f"method {method!r}: base is one of {typing.get_args(Base)}, found {base!r}"
+        )
+    if "deltas" in inputs and base != "required":
+        raise TypeError(f"method {method!r}: 'deltas' need base=\"required\", found {base!r}")
+    if "base" in inputs and base == "none":
+        raise TypeError(f"method {method!r}: takes 'base' but is declared with base=\"none\"")
+
+
+def _read_args(doc: str) -> dict[str, str]:
+    """Public name -> text of each entry in the ``Args:`` section of a docstring."""
+    section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)+)", doc, re.MULTILINE)
+    if not section:
+        return {}
+    entries = re.findall(r"^ {4}(\w+): *((?:.|\n {5,})*)", section[1], re.MULTILINE)
+    return {_public_name(name): " ".join(text.split()) for name, text in entries}
+
+
+def _public_name(argument: str) -> str:
+    bare = argument.removesuffix("_")
+    return bare if keyword.iskeyword(bare) else argument

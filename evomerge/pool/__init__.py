@@ -1,0 +1,131 @@
+"""Where jobs run: the pool protocol, and the worker as a pool holds it.
+
+What crosses the border between driver and worker is plain data, in every pool: jobs and outcomes
+travel as JSON text, so an outcome is the same whichever pool it comes from. An exception cannot
+travel; it goes as a reply that says what was raised.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+from evomerge.errors import InputError, RunError
+
+Job = Mapping[str, Any]
+"""Plain JSON data. ``job["key"]`` is a text that no other pending job has."""
+
+Outcome = dict[str, Any]
+"""Plain JSON data, as the worker returned it."""
+
+Worker = Callable[[Job], Outcome]
+
+P = TypeVar("P", bound="Pool")
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """How to build a worker anywhere: ``callable(argument)``, found by its name.
+
+    The worker is built once per slot and stays resident; it is called as ``worker(job)``. What goes
+    wrong with a candidate is data that it returns; what it raises stops the run.
+    """
+
+    target: str  # "package.module:callable"
+    argument: Mapping[str, Any]
+
+    def build(self) -> Worker:
+        """Import the target and call it."""
+        module, _, name = self.target.partition(":")
+        worker: Worker = getattr(importlib.import_module(module), name)(self.argument)
+        return worker
+
+
+class Pool(Protocol):
+    """Runs jobs and answers each one exactly once, in order of completion."""
+
+    @property
+    def slots(self) -> int:
+        """How many jobs can run at the same time, now."""
+        ...
+
+    @property
+    def pending(self) -> int:
+        """How many jobs were submitted and not answered yet."""
+        ...
+
+    def submit(self, job: Job) -> None:
+        """Queue ``job``; returns at once.
+
+        Raises:
+            ValueError: a pending job has the same key.
+            TypeError, ValueError: the job is not plain JSON data.
+        """
+        ...
+
+    def next(self, timeout: float | None = None) -> tuple[Job, Outcome] | None:
+        """Any finished job with its outcome; None after ``timeout`` seconds or if none is pending.
+
+        Raises:
+            InputError: raised while a worker was built (the user's files are wrong).
+            RunError: anything else a worker raised, or a job kept losing its worker.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop now, drop what is pending and leave no process; closing twice is fine."""
+        ...
+
+    def __enter__(self: P) -> P:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Resident:
+    """One worker behind the border: built at its first job, text in, text out, never raising."""
+
+    def __init__(self, target: str, argument: str) -> None:
+        self._spec = WorkerSpec(target, json.loads(argument))
+        self._worker: Worker | None = None
+
+    def reply(self, job: str) -> str:
+        """The worker's reply to ``job``; ``outcome_of`` opens it."""
+        try:
+            if self._worker is None:
+                try:
+                    self._worker = self._spec.build()
+                except InputError as error:
+                    return json.dumps({"input_error": str(error)})
+            return json.dumps({"outcome": self._worker(json.loads(job))}, allow_nan=False)
+        except Exception:
+            return json.dumps({"traceback": traceback.format_exc()})
+
+
+def outcome_of(reply: str, key: str) -> Outcome:
+    """The outcome in a worker's reply to the job ``key``, or what the worker raised.
+
+    Raises:
+        InputError, RunError: see ``Pool.next``.
+    """
+    content = json.loads(reply)
+    if "input_error" in content:
+        raise InputError(content["input_error"])
+    if "traceback" in content:
+        raise RunError(
+            f"the worker failed on job {key!r}. This is not the candidate's fault: fix the cause "
+            f"and resume the run. The worker said:\n{content['traceback']}"
+        )
+    outcome: Outcome = content["outcome"]
+    return outcome

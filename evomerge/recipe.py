@@ -1,0 +1,330 @@
+"""Recipes: complete, concrete, printable descriptions of one merge.
+
+A recipe lists groups of tensors; each names a method and all its parameters. The first group that
+matches a tensor's layer and role decides. ``digest`` identifies what a recipe does; provenance
+(scores, parent hashes) stands in a trailing block that does not enter it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from evomerge import config, methods, tensors
+from evomerge.checkpoint import DTYPES, ModelRef
+from evomerge.errors import did_you_mean, one_of
+from evomerge.params import Parameter, Value
+
+BASE = "base"  # the name under which the base model may be used as a source
+GROUP_ROLES = (*tensors.ROLES, "other")
+Values = Mapping[str, "Value | Mapping[str, Value]"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tensors sharing a method and its parameter values.
+
+    Attributes:
+        method: name of the merge method.
+        values: every parameter of the method; per-model ones as model -> value.
+        layers: first and last block, both included; None matches every tensor.
+        roles: roles matched (``other`` = norm, embed, head); None matches every role.
+        models: the sources that take part, in order.
+    """
+
+    method: str
+    values: Values
+    models: tuple[str, ...]
+    layers: tuple[int, int] | None = None
+    roles: tuple[str, ...] | None = None
+
+    def matches(self, place: tensors.Place) -> bool:
+        if self.layers is not None and (
+            place.layer is None or not self.layers[0] <= place.layer <= self.layers[1]
+        ):
+            return False
+        if self.roles is None or place.role in self.roles:
+            return True
+        return "other" in self.roles and place.role in tensors.OTHER
+
+
+def group(
+    method: str,
+    models: Sequence[str],
+    values: Mapping[str, Any] | None = None,
+    *,
+    layers: tuple[int, int] | None = None,
+    roles: Sequence[str] | None = None,
+) -> Group:
+    """A group with every parameter of ``method`` filled in from ``values`` or its default."""
+    given = dict(values or {})
+    full: dict[str, Any] = {}
+    for parameter in methods.get(method).parameters:
+        value = given.pop(parameter.name, parameter.default)
+        if parameter.per_model:
+            mapping = value if isinstance(value, Mapping) else dict.fromkeys(models, value)
+            value = {m: _tidy(parameter, mapping.get(m, parameter.default)) for m in models}
+        else:
+            value = _tidy(parameter, value)
+        full[parameter.name] = value
+    assert not given, f"{method} has no parameter {sorted(given)}"
+    return Group(method, full, tuple(models), layers, None if roles is None else tuple(roles))
+
+
+def _tidy(parameter: Parameter, value: Any) -> Value:
+    """1 and 1.0 are one value: the digest must not tell them apart."""
+    return float(value) if parameter.domain.kind == "real" and value is not None else value
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Base, named sources and groups; see the module's text.
+
+    Attributes:
+        base: the model that task vectors are taken from; None only if no group needs one.
+        models: source name -> model.
+        groups: in order; the first that matches a tensor decides.
+        dtype: dtype of the merged tensors.
+        seed: names the random draws of stochastic methods.
+        tokenizer: the source (or ``base``) whose tokenizer, chat template and generation config win.
+        provenance: where the recipe comes from; not part of ``digest``.
+    """
+
+    base: ModelRef | None
+    models: Mapping[str, ModelRef]
+    groups: tuple[Group, ...]
+    dtype: str = "bfloat16"
+    seed: int = 0
+    tokenizer: str = BASE
+    provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def group_of(self, place: tensors.Place) -> Group | None:
+        """The first group that matches, or None."""
+        return next((group for group in self.groups if group.matches(place)), None)
+
+    def ref(self, name: str) -> ModelRef:
+        """The model called ``name`` (a source name, or ``base``)."""
+        if name == BASE and self.base is not None:
+            return self.base
+        return self.models[name]
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """Names of the models that some group reads, ``base`` included where it is needed."""
+        names = {m for g in self.groups for m in g.models}
+        if any(methods.get(g.method).base == "required" for g in self.groups):
+            names.add(BASE)
+        return tuple(name for name in (BASE, *self.models) if name in names)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of everything but the provenance."""
+        text = json.dumps(self.plain, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """The recipe as plain data, without provenance, in the order YAML shows it."""
+        return {
+            **({"base": self.base.text} if self.base else {}),
+            "models": {name: ref.text for name, ref in self.models.items()},
+            "dtype": self.dtype,
+            "seed": self.seed,
+            "tokenizer": self.tokenizer,
+            "groups": [self._plain_group(group) for group in self.groups],
+        }
+
+    def _plain_group(self, group: Group) -> dict[str, Any]:
+        shown: dict[str, Any] = {}
+        if group.layers is not None:
+            shown["layers"] = list(group.layers)
+        if group.roles is not None:
+            shown["roles"] = list(group.roles)
+        shown["method"] = group.method
+        if group.models != tuple(self.models):
+            shown["models"] = list(group.models)
+        for name, value in group.values.items():
+            if value is not None:
+                shown[name] = dict(value) if isinstance(value, Mapping) else value
+        return shown
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML, provenance last."""
+        extra = {"provenance": dict(self.provenance)} if self.provenance else {}
+        return config.dump({**self.plain, **extra})
+
+    def portable(self) -> Recipe:
+        """The same recipe with model folders made absolute."""
+        return replace(
+            self,
+            base=self.base and ModelRef(self.base.portable, self.base.origin),
+            models={name: ModelRef(ref.portable, ref.origin) for name, ref in self.models.items()},
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the recipe as YAML (beside, then renamed)."""
+        config.write_text(Path(path), self.to_yaml())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Recipe:
+        """Read and validate a recipe file; every problem is reported at once.
+
+        Raises:
+            ConfigError: with ``file:line: key`` for each problem.
+        """
+        return cls.parse(config.read(path))
+
+    @classmethod
+    def from_plain(cls, value: Mapping[str, Any], origin: str = ".") -> Recipe:
+        """The recipe that ``plain`` describes; folders are relative to ``origin``."""
+        return cls.parse(config.from_plain(dict(value), str(Path(origin) / "recipe")))
+
+    @classmethod
+    def parse(cls, node: config.Node) -> Recipe:
+        """A recipe from a YAML mapping."""
+        problems = config.Problems()
+        section = config.Section(node, problems)
+        base = section.text("base") or None
+        origin = str(node.folder)
+        models = {name: ModelRef(str(item.plain), origin) for name, item in section.items("models")}
+        if not models:
+            section.problem(
+                "models", "expected at least one source model, as name: folder or hub id"
+            )
+        if BASE in models:
+            section.problem(
+                "models", f"{BASE!r} is the base's own name; call the source something else"
+            )
+        dtype = section.choice("dtype", tuple(DTYPES), "bfloat16")
+        seed = section.integer("seed", 0)
+        tokenizer = section.text("tokenizer", BASE if base else next(iter(models), BASE))
+        if models and tokenizer not in (BASE, *models):
+            section.problem(
+                "tokenizer",
+                f"{tokenizer!r} is no model of this recipe{did_you_mean(tokenizer, models)}; "
+                f"expected {one_of((BASE, *models))}",
+            )
+        provenance = section.get("provenance")
+        groups_node = section.require("groups", "a list of groups")
+        groups: list[Group] = []
+        if groups_node is not None and not (
+            isinstance(groups_node.value, list) and groups_node.value
+        ):
+            section.problem("groups", "expected a list of at least one group")
+        elif groups_node is not None:
+            for number, item in enumerate(groups_node.value):
+                parsed = _parse_group(
+                    item, problems, f"groups[{number}].", tuple(models), base is not None
+                )
+                if parsed:
+                    groups.append(parsed)
+        section.finish()
+        problems.check()
+        return cls(
+            base=ModelRef(base, origin) if base else None,
+            models=models,
+            groups=tuple(groups),
+            dtype=dtype,
+            seed=seed,
+            tokenizer=tokenizer,
+            provenance=provenance.plain
+            if provenance and isinstance(provenance.value, dict)
+            else {},
+        )
+
+
+def _parse_group(
+    node: config.Node,
+    problems: config.Problems,
+    path: str,
+    sources: tuple[str, ...],
+    has_base: bool,
+) -> Group | None:
+    """One entry of ``groups``; problems are noted, None is returned if there were any."""
+    before = len(problems.found)
+    section = config.Section(node, problems, path)
+    known = methods.names()
+    name = section.text("method", required=True)
+    if name and name not in known:
+        section.problem(
+            "method", f"no method {name!r}{did_you_mean(name, known)}; see `evomerge methods`"
+        )
+    layers = _layers(section)
+    roles = section.texts("roles") if "roles" in section else None
+    for role in roles or ():
+        if role not in GROUP_ROLES:
+            section.problem(
+                "roles", f"no role {role!r}{did_you_mean(role, GROUP_ROLES)}; {one_of(GROUP_ROLES)}"
+            )
+    models = section.texts("models", sources)
+    for model in models:
+        if model not in sources and not (model == BASE and has_base):
+            section.problem(
+                "models", f"no source {model!r}{did_you_mean(model, sources)}; {one_of(sources)}"
+            )
+    if len(problems.found) > before or not name:
+        return None
+    method = methods.get(name)
+    if problem := method.arity_problem(len(models), has_base):
+        section.problem("method", problem)
+    values = {
+        parameter.name: _value(section, parameter, models)
+        for parameter in method.parameters
+        if parameter.name in section
+    }
+    for parameter in method.parameters:
+        section.get(parameter.name)  # so that an unknown key lists what would be known
+    section.finish()
+    if len(problems.found) > before:
+        return None
+    return group(name, models, values, layers=layers, roles=roles)
+
+
+def _layers(section: config.Section) -> tuple[int, int] | None:
+    node = section.get("layers")
+    if node is None:
+        return None
+    value = node.plain
+    if (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+        and 0 <= value[0] <= value[1]
+    ):
+        return (value[0], value[1])
+    section.problem("layers", f"expected [first, last], both included, found {value!r}")
+    return None
+
+
+def _value(section: config.Section, parameter: Parameter, models: Sequence[str]) -> Any:
+    """The value of one parameter: a scalar, or for per-model parameters model -> value."""
+    node = section.get(parameter.name)
+    assert node is not None
+    if isinstance(node.value, dict):
+        if not parameter.per_model:
+            section.problem(parameter.name, f"one value for all models, found {node.plain!r}")
+            return parameter.default
+        for model, item in node.value.items():
+            if model not in models:
+                section.problem(
+                    f"{parameter.name}.{model}",
+                    f"no source {model!r} in this group{did_you_mean(model, models)}; {one_of(models)}",
+                    item,
+                )
+            elif problem := parameter.domain.problem(item.plain):
+                section.problem(f"{parameter.name}.{model}", problem, item)
+        return node.plain
+    if problem := parameter.domain.problem(node.plain):
+        section.problem(parameter.name, problem)
+    return node.plain
+
+
+def uncovered(recipe: Recipe, names: Iterable[str]) -> list[str]:
+    """Tensors that no group of ``recipe`` matches."""
+    return [name for name in names if recipe.group_of(tensors.place_of(name)) is None]

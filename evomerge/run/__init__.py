@@ -1,0 +1,7 @@
+"""Runs: one search in one folder. Starting and resuming are the same loop."""
+
+from evomerge.run.loop import JOURNAL, Listener, Result, search
+from evomerge.run.record import Record
+from evomerge.run.spec import RunSpec, load_run
+
+__all__ = ["JOURNAL", "Listener", "Record", "Result", "RunSpec", "load_run", "search"]

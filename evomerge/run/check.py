@@ -1,0 +1,81 @@
+"""Preflight for a person: what a run or a recipe will do and cost, or everything wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evomerge import config
+from evomerge.checkpoint import tensor_bytes
+from evomerge.errors import ConfigError
+from evomerge.merging import Sources
+from evomerge.recipe import BASE, Recipe, uncovered
+from evomerge.run.preflight import prepare
+from evomerge.run.spec import NAME, load_run
+
+
+def check(path: str | Path) -> list[str]:
+    """What there is to know about a run.yaml, run folder or recipe, one fact a line.
+
+    Raises:
+        InputError: with every problem found.
+    """
+    path = Path(path)
+    file = path / NAME if path.is_dir() else path
+    node = config.read(file)
+    if isinstance(node.value, dict) and "groups" in node.value and "space" not in node.value:
+        return _check_recipe(file, Recipe.parse(node))
+    return _check_run(path)
+
+
+def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
+    sources = Sources.open(recipe)
+    if missing := uncovered(recipe, sources.names):
+        raise ConfigError(
+            [f"{file}: groups: no group matches {missing[0]!r} ({len(missing)} tensors in all); end the list "
+             "with a group that has neither layers nor roles"]
+        )  # fmt: skip
+    for model in sources.models.values():
+        model.check_finite()
+    size = sum(tensor_bytes(sources.shape(name), recipe.dtype) for name in sources.names)
+    return [
+        f"{file}: ok",
+        f"models: {', '.join(f'{name} = {model.name}' for name, model in sources.models.items())}",
+        f"{sources.first.architecture}, {sources.first.layers} layers, {sources.first.parameters:,} parameters",
+        f"merged model: {_gigabytes(size)} in {recipe.dtype}; tokenizer of {recipe.tokenizer}",
+        f"digest {recipe.digest[:16]}",
+    ]
+
+
+def _check_run(path: Path) -> list[str]:
+    job = prepare(load_run(path))
+    spec, space, suite = job.spec, job.space, job.suite
+    base = job.models[BASE]
+    resident = sum(tensor_bytes(base.entry(name).shape, job.dtype) for name in base.names)
+    largest = max(tensor_bytes(base.entry(name).shape, "float32") for name in base.names)
+    sample = suite.sample(spec.seed, 2)
+    splits = {
+        split: ", ".join(f"{len(ids)} {name}" for name, ids in items.items())
+        for split, items in suite.splits.items()
+    }
+    full = sum(map(len, suite.splits["search"].values()))
+    known = len(space.references()) + len(space.starts())
+    per_candidate = sum(map(len, sample.values()))
+    scored = known * full + (spec.evaluations - known) * per_candidate
+    return [
+        f"{spec.folder}: ok",
+        f"models: {', '.join(f'{name} = {model.name}' for name, model in job.models.items())}",
+        f"{base.architecture}, {base.layers} layers, {base.parameters:,} parameters; merged and scored in {job.dtype}",
+        f"space: {', '.join(spec.space.methods)}; {len(space.dims)} genes",
+        f"optimizer: {spec.optimizer}, population {job.optimizer().population}, lag {spec.lag}",
+        f"budget: {spec.evaluations} evaluations, of them {known} base, parents and known recipes",
+        *(f"{split} items: {text}" for split, text in splits.items()),
+        f"objectives: {', '.join(o.name + (f' (floor {o.floor})' if o.floor else '') for o in suite.objectives)}",
+        f"cost: about {scored:,} scored items before the shortlist",
+        f"memory of a worker: {_gigabytes(resident + largest * (len(job.models) + 2))} and activations; "
+        "the parents' files are mapped and shared",
+        "disk: the journal only, a few kilobytes a candidate",
+    ]
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.0f} MB"

@@ -1,0 +1,132 @@
+"""Everything that can be wrong with a run, found before anything is written or started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+from evomerge import optimizers
+from evomerge.checkpoint import Checkpoint
+from evomerge.errors import ConfigError, EvomergeError, Incompatible, InputError
+from evomerge.evolution import Plan, Search
+from evomerge.fitness import splits
+from evomerge.fitness.suite import Suite
+from evomerge.merging import check_compatible
+from evomerge.optimizers import Optimizer
+from evomerge.pool import WorkerSpec
+from evomerge.recipe import BASE, Recipe
+from evomerge.run.spec import RunSpec
+from evomerge.space import SearchSpace
+
+WORKER = "evomerge.worker:Worker"
+
+
+@dataclass
+class Job:
+    """A run with its parents opened, its suite built and its space fitted: ready to start."""
+
+    spec: RunSpec
+    models: dict[str, Checkpoint]
+    suite: Suite
+
+    @property
+    def dtype(self) -> str:
+        return self.spec.dtype or self.models[BASE].dtype
+
+    @cached_property
+    def template(self) -> Recipe:
+        return self.spec.template(self.dtype)
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        return SearchSpace(self.spec.space, self.template, self.models[BASE].layers)
+
+    def search(self) -> Search:
+        """A search that has seen nothing yet."""
+        optimizer = self.optimizer()
+        return Search(
+            self.space,
+            optimizer,
+            Plan(self.spec.evaluations, optimizer.population, self.spec.lag),
+            combine=self.suite.combine,
+            yardsticks=self.suite.yardsticks,
+        )
+
+    def optimizer(self) -> Optimizer:
+        return optimizers.make(
+            self.spec.optimizer,
+            self.space.dims,
+            seed=self.spec.seed,
+            population=self.spec.population,
+            options=self.spec.options,
+        )
+
+    @property
+    def splits_digest(self) -> str:
+        return splits.digest(self.suite.splits)
+
+    def worker(self, device: str | None = None) -> WorkerSpec:
+        """How a pool builds a worker for this run."""
+        suite = self.suite.spec
+        return WorkerSpec(
+            WORKER,
+            {
+                "models": {name: self.spec.model(name).portable for name in self.spec.names},
+                "tokenizer": self.spec.tokenizer,
+                "dtype": self.dtype,
+                "suite": suite.plain,
+                "batch_size": suite.batch_size,
+                "max_length": suite.max_length,
+                "threads": self.spec.threads,
+                "device": device,
+                "trust_remote_code": self.spec.trust_remote_code,
+            },
+        )
+
+
+def prepare(spec: RunSpec, *, say: Callable[[str], None] = lambda text: None) -> Job:
+    """Open and check everything a run needs.
+
+    Raises:
+        InputError: with every problem found, one a line.
+    """
+    problems: list[str] = []
+
+    def attempt(step: Callable[[], Any]) -> Any:
+        try:
+            return step()
+        except EvomergeError as error:
+            if not isinstance(error, InputError):
+                raise
+            problems.extend(error.problems if isinstance(error, ConfigError) else [str(error)])
+            return None
+
+    say("opening the models")
+    opened = {name: attempt(partial(Checkpoint.open, spec.model(name))) for name in spec.names}
+    models = {name: model for name, model in opened.items() if model is not None}
+    if len(models) == len(opened):
+        attempt(lambda: check_compatible(models))
+        say("looking for NaN in the models")
+        for model in models.values():
+            attempt(model.check_finite)
+    say("building the evaluation tasks")
+    suite = attempt(lambda: Suite(spec.suite))
+    if suite is not None:
+        attempt(lambda: suite.splits)
+    if problems:
+        raise Incompatible("\n".join(problems)) if len(problems) == 1 else ConfigError(problems)
+    job = Job(spec, models, suite)
+    if not job.space.dims:
+        raise InputError(
+            f"{spec.folder}: every parameter of the search space is fixed: there is nothing to search. "
+            "Give at least one parameter a range, or list more than one method"
+        )
+    minimum = len(job.space.references()) + len(job.space.starts())
+    if spec.evaluations <= minimum:
+        raise InputError(
+            f"{spec.folder}: budget.evaluations is {spec.evaluations}, but base, parents and known recipes "
+            f"alone take {minimum}; allow more, or list fewer under space.start"
+        )
+    return job

@@ -1,0 +1,100 @@
+"""A run read from its journal alone: no models, tasks or libraries needed, also while it works."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from evomerge import journal
+from evomerge.errors import InputError
+from evomerge.fitness.objectives import Objective, combine, yardsticks
+from evomerge.history import History
+from evomerge.recipe import Recipe
+from evomerge.run import events
+
+JOURNAL = "journal.jsonl"
+
+
+class Record:
+    """What a journal tells of its run.
+
+    Attributes:
+        folder: the run's folder.
+        events: as they stand in the journal.
+        objectives: what the run optimizes.
+        history: candidates, evaluations and scores.
+
+    Raises:
+        InputError: there is no journal, or it is damaged.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if self.folder.suffix in (".yaml", ".yml"):
+            self.folder = self.folder.parent
+        path = self.folder / JOURNAL
+        if not path.is_file():
+            raise InputError(
+                f"{path}: no such file: nothing was searched here yet (see `evomerge search`)"
+            )
+        self.events = journal.read(path)
+        if not self.events or self.events[0].get("format") != events.FORMAT:
+            raise InputError(f"{path}: not the journal of a run in format {events.FORMAT}")
+        self.head = self.events[0]
+        self.objectives = tuple(Objective.from_plain(plain) for plain in self.head["objectives"])
+        how = self.head["combine"]
+        self.history = History(
+            tuple(self.head["template"]["models"]),
+            lambda values, references, gains: combine(
+                self.objectives, how, values, references, gains
+            ),
+            lambda references: yardsticks(self.objectives, references),
+        )
+        for event in self.events:
+            if event["event"] == "batch":
+                self.history.open(events.batch_from(event, self.template))
+            elif event["event"] == "evaluation":
+                self.history.observe(events.evaluation_from(event))
+            elif event["event"] == "closed":
+                self.history.close(event["reason"])
+
+    @cached_property
+    def template(self) -> Recipe:
+        """The run's models, dtype and seed, without groups (kept apart: a recipe needs one)."""
+        return template_from(self.head["template"], self.folder)
+
+    @property
+    def table(self) -> Mapping[str, Any] | None:
+        """The table on the report split; None before the end."""
+        return next((event["table"] for event in self.events if event["event"] == "end"), None)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds worked so far, over all sessions."""
+        return events.seconds_worked(self.events)
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations that arrived, of all phases."""
+        return sum(event["event"] == "evaluation" for event in self.events)
+
+    def recipe(self, candidate: int) -> Recipe:
+        """The portable recipe of a candidate, with its provenance.
+
+        Raises:
+            InputError: there is no such candidate.
+        """
+        if candidate not in self.history.candidates:
+            last = len(self.history.candidates) - 1
+            raise InputError(f"{self.folder}: no candidate {candidate}; there are 0 to {last}")
+        return events.with_provenance(self.history, candidate, self.head, self.table)
+
+
+def template_from(plain: Mapping[str, Any], folder: Path) -> Recipe:
+    """A recipe without groups from plain data."""
+    passthrough = [{"method": "passthrough", "models": [next(iter(plain["models"]))]}]
+    from dataclasses import replace
+
+    return replace(Recipe.from_plain({**plain, "groups": passthrough}, str(folder)), groups=())

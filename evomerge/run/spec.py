@@ -1,0 +1,198 @@
+"""run.yaml: the whole job, read strictly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from evomerge import config, optimizers
+from evomerge.checkpoint import DTYPES, ModelRef
+from evomerge.errors import ConfigError, InputError, did_you_mean, one_of
+from evomerge.fitness.suite import SuiteSpec, parse_suite
+from evomerge.recipe import BASE, Recipe
+from evomerge.space import SpaceSpec, parse_space
+
+NAME = "run.yaml"
+EVALUATIONS = 200
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One search, as configured.
+
+    Attributes:
+        folder: the run's folder.
+        base, sources, tokenizer: the models.
+        space, suite: what may vary; what is wanted.
+        optimizer, options, population: the algorithm; None population is the algorithm's own.
+        evaluations, hours: the budget before the shortlist.
+        lag: how many batches may be under way; see ``evolution``.
+        seed: names every random draw.
+        dtype: of merged tensors and of scoring; None is the base's.
+        threads: torch threads of a worker (part of the result: sums round by thread count).
+    """
+
+    folder: Path
+    base: ModelRef
+    sources: Mapping[str, ModelRef]
+    tokenizer: str
+    space: SpaceSpec
+    suite: SuiteSpec
+    optimizer: str
+    options: Mapping[str, Any]
+    population: int | None
+    evaluations: int
+    hours: float | None
+    lag: int
+    seed: int
+    dtype: str | None
+    threads: int
+    trust_remote_code: bool
+    content: Mapping[str, Any]  # all files, merged into one, as written
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of everything that can change the result; hours can only end a search sooner."""
+        text = json.dumps(self.content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def model(self, name: str) -> ModelRef:
+        return self.base if name == BASE else self.sources[name]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All models: the base, then the sources."""
+        return (BASE, *self.sources)
+
+    def template(self, dtype: str) -> Recipe:
+        """A recipe without groups, which the space fills in."""
+        return Recipe(self.base, self.sources, (), dtype, self.seed, self.tokenizer)
+
+
+def load_run(path: str | Path) -> RunSpec:
+    """The run at ``path``: a folder that holds run.yaml, or the file itself.
+
+    Raises:
+        InputError: there is none.
+        ConfigError: every problem in it and in the files it names.
+    """
+    path = Path(path)
+    file = path / NAME if path.is_dir() or path.suffix not in (".yaml", ".yml") else path
+    if not file.is_file():
+        raise InputError(
+            f"{file}: no such file; expected a run folder with a {NAME} in it (see `evomerge search --help`)"
+        )
+    problems = config.Problems()
+    spec = _parse(config.read(file), problems)
+    problems.check()
+    assert spec is not None
+    return spec
+
+
+def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
+    section = config.Section(node, problems)
+    folder = node.folder
+    base, sources, tokenizer = _parse_models(section, str(folder))
+    names = tuple(sources)
+    space_node = _part(section, "space", problems)
+    suite_node = _part(section, "fitness", problems)
+    space = parse_space(space_node, names, problems) if space_node and names else None
+    suite = parse_suite(suite_node, names, problems) if suite_node and names else None
+    optimizer, options, population = _parse_optimizer(section)
+    evaluations, hours = EVALUATIONS, None
+    if budget := section.section("budget"):
+        evaluations = budget.integer("evaluations", EVALUATIONS, low=1)
+        hours = budget.number("hours", None, low=0.0)
+        budget.finish()
+    lag = section.integer("lag", 1, low=1)
+    seed = section.integer("seed", 0)
+    dtype = section.choice("dtype", tuple(DTYPES), "") or None
+    threads = section.integer("threads", 1, low=1)
+    trust = section.flag("trust_remote_code", False)
+    section.finish()
+    if problems.found or base is None or space is None or suite is None:
+        return None
+    content = {
+        **{key: value for key, value in node.plain.items() if key != "budget"},
+        "evaluations": evaluations,
+        "space": space_node.plain if space_node else None,
+        "fitness": suite_node.plain if suite_node else None,
+    }
+    return RunSpec(
+        folder, base, sources, tokenizer, space, suite, optimizer, options, population,
+        evaluations, hours, lag, seed, dtype, threads, trust, content,
+    )  # fmt: skip
+
+
+def _parse_models(
+    section: config.Section, origin: str
+) -> tuple[ModelRef | None, dict[str, ModelRef], str]:
+    if section.require("models", "base, sources and tokenizer") is None:
+        return None, {}, BASE
+    models = section.section("models")
+    assert models is not None
+    base = models.text("base", required=True)
+    sources = {}
+    for name, item in models.items("sources"):
+        if not isinstance(item.value, str):
+            models.problem(
+                f"sources.{name}", f"expected a folder or hub id, found {item.plain!r}", item
+            )
+        elif name == BASE:
+            models.problem(
+                f"sources.{name}", f"{BASE!r} is the base's own name; choose another", item
+            )
+        else:
+            sources[name] = ModelRef(item.value, origin)
+    if not sources and "sources" not in models:
+        models.problem("sources", "missing; expected a mapping of source names to models")
+    tokenizer = models.text("tokenizer", BASE)
+    if sources and tokenizer not in (BASE, *sources):
+        models.problem(
+            "tokenizer",
+            f"{tokenizer!r} is no model of this run{did_you_mean(tokenizer, sources)}; {one_of((BASE, *sources))}",
+        )
+    models.finish()
+    return (ModelRef(base, origin) if base else None), sources, tokenizer
+
+
+def _part(section: config.Section, key: str, problems: config.Problems) -> config.Node | None:
+    """A part that stands inline or in a file of its own."""
+    node = section.require(key, "a YAML file or the same keys inline")
+    if node is None or not isinstance(node.value, str):
+        return node
+    path = node.folder / Path(node.value).expanduser()
+    try:
+        return config.read(path)
+    except ConfigError as error:
+        problems.found += error.problems
+    except InputError as error:
+        section.problem(key, str(error))
+    return None
+
+
+def _parse_optimizer(section: config.Section) -> tuple[str, dict[str, Any], int | None]:
+    part = section.section("optimizer")
+    if part is None:
+        return "cma", {}, None
+    name = part.choice("name", optimizers.names(), "cma")
+    population = part.integer("population", 0, low=1) if "population" in part else None
+    options = {}
+    for option in optimizers.get(name).OPTIONS:
+        node = part.get(option.name)
+        if node is not None:
+            if problem := option.domain.problem(node.plain):
+                part.problem(option.name, problem)
+            options[option.name] = node.plain
+    part.finish()
+    return name, options, population
+
+
+def with_folder(spec: RunSpec, folder: Path) -> RunSpec:
+    """The same job run in another folder."""
+    return replace(spec, folder=folder)

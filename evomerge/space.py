@@ -1,0 +1,539 @@
+"""Search spaces: what may vary in a recipe, and the map between genomes and recipes.
+
+A space names only departures from the parameters that methods declare, and may narrow a range,
+never widen it. It places values in one of two ways:
+
+* ``groups``: layer blocks x roles, each with values of its own, and a last group for what no other
+  matches (embedding, final norm, head);
+* ``knots``: values placed at a few depths and interpolated over the layers, per role class.
+
+A genome is a tuple of numbers in [0, 1], one per ``Dim``. Genes that the chosen methods do not read
+are inactive and canonicalised, so equal recipes have equal genomes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from evomerge import config, methods
+from evomerge.errors import ConfigError, did_you_mean, one_of
+from evomerge.params import Choice, Dim, Domain, Genome, Integer, Parameter, Real
+from evomerge.recipe import BASE, GROUP_ROLES, Group, Recipe, group
+from evomerge.tensors import OTHER, ROLES, Place
+
+SWEEP = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)  # equal weights of the task-arithmetic baseline
+STARTS = ("parents", "uniform")  # besides the names of methods and recipe files
+
+
+@dataclass(frozen=True)
+class SpaceSpec:
+    """A search space as configured, before it is fitted to models.
+
+    Attributes:
+        methods: candidates; more than one makes a gene.
+        method_gene: ``global`` (one choice for the model) or ``group`` (one per group).
+        blocks: number of layer blocks, or None.
+        roles: role classes of the groups, in order; empty: all roles together.
+        knots: number of depths, or None.
+        parameters: name -> fixed value, domain, or {model: value or domain}.
+        start: known recipes scored first.
+    """
+
+    methods: tuple[str, ...]
+    method_gene: str = "global"
+    blocks: int | None = None
+    roles: tuple[str, ...] = ()
+    knots: int | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    start: tuple[str, ...] = ("parents", "uniform", "task_arithmetic")
+    origin: str = "."
+
+
+def parse_space(
+    node: config.Node, sources: Sequence[str], problems: config.Problems
+) -> SpaceSpec | None:
+    """A space from YAML; problems are noted, None is returned if there were any."""
+    before = len(problems.found)
+    section = config.Section(node, problems, "" if node.line <= 1 else "space.")
+    known = methods.names()
+    names = section.texts("methods", ("task_arithmetic",))
+    for name in names:
+        if name not in known:
+            section.problem(
+                "methods", f"no method {name!r}{did_you_mean(name, known)}; see `evomerge methods`"
+            )
+        elif problem := methods.get(name).arity_problem(len(sources), True):
+            section.problem("methods", problem)
+    if not names:
+        section.problem("methods", "expected at least one method")
+    gene = section.choice("method_gene", ("global", "group"), "global")
+    blocks: int | None = None
+    roles: tuple[str, ...] = ()
+    if groups := section.section("groups"):
+        blocks = groups.integer("layers", 1, low=1) if "layers" in groups else None
+        roles = groups.texts("roles")
+        for role in roles:
+            if role not in GROUP_ROLES:
+                hint = did_you_mean(role, GROUP_ROLES)
+                groups.problem("roles", f"no role {role!r}{hint}; {one_of(GROUP_ROLES)}")
+        groups.finish()
+    knots = section.integer("knots", 2, low=2) if "knots" in section else None
+    if knots and blocks:
+        section.problem("knots", "give either knots or groups.layers: both place values over depth")
+    parameters: dict[str, Any] = {}
+    if len(problems.found) == before:
+        declared = [p for name in names for p in methods.get(name).parameters]
+        for name, item in section.items("parameters"):
+            mine = [p for p in declared if p.name == name]
+            if not mine:
+                hint = did_you_mean(name, {p.name for p in declared})
+                problems.add(
+                    item,
+                    f"{section.path}parameters.{name}",
+                    f"no parameter of {', '.join(names)}{hint}",
+                )
+                continue
+            parameters[name] = _parse_setting(
+                item, f"{section.path}parameters.{name}", mine, sources, problems
+            )
+    start = section.texts("start", _default_start(names))
+    for name in start:
+        if name not in (*STARTS, *known) and not name.endswith((".yaml", ".yml")):
+            hint = did_you_mean(name, (*STARTS, *known))
+            section.problem(
+                "start",
+                f"no known recipe {name!r}{hint}; expected {', '.join(STARTS)}, a method or a recipe file",
+            )
+    section.finish()
+    if len(problems.found) > before:
+        return None
+    return SpaceSpec(names, gene, blocks, roles, knots, parameters, start, str(node.folder))
+
+
+def _default_start(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(("parents", "uniform", "task_arithmetic", *names)))
+
+
+def _parse_setting(
+    node: config.Node,
+    where: str,
+    declared: Sequence[Parameter],
+    sources: Sequence[str],
+    problems: config.Problems,
+) -> Any:
+    """A fixed value, a narrowed domain, or {model: either}."""
+    if isinstance(node.value, dict) and not {"range", "choices"} & set(node.value):
+        if not all(p.per_model for p in declared):
+            problems.add(
+                node,
+                where,
+                f"one value for all models; expected a value, range or choices, found {node.plain!r}",
+            )
+            return None
+        setting = {}
+        for model, item in node.value.items():
+            if model not in sources:
+                problems.add(
+                    item,
+                    f"{where}.{model}",
+                    f"no source {model!r}{did_you_mean(model, sources)}; {one_of(sources)}",
+                )
+                continue
+            setting[model] = _parse_setting(item, f"{where}.{model}", declared, sources, problems)
+        return setting
+    if isinstance(node.value, dict):
+        return _parse_domain(node, where, declared, problems)
+    for parameter in declared:
+        if problem := parameter.domain.problem(node.plain):
+            problems.add(node, where, problem)
+            break
+    return node.plain
+
+
+def _parse_domain(
+    node: config.Node, where: str, declared: Sequence[Parameter], problems: config.Problems
+) -> Domain | None:
+    section = config.Section(node, problems, f"{where}.")
+    spread, options = section.get("range"), section.get("choices")
+    section.finish()
+    if options is not None:
+        values = options.plain if isinstance(options.value, list) else [options.plain]
+        for value in values:
+            for parameter in declared:
+                if problem := parameter.domain.problem(value):
+                    problems.add(options, f"{where}.choices", problem)
+        return Choice(tuple(values), values[0]) if values else None
+    value = spread.plain if spread else None
+    numbers = value if isinstance(value, list) else []
+    if any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in numbers):
+        numbers = []
+    if len(numbers) != 2 or numbers[0] > numbers[1]:
+        problems.add(spread or node, f"{where}.range", f"expected [low, high], found {value!r}")
+        return None
+    low, high = numbers
+    domain: Domain | None = None
+    for parameter in declared:
+        mine = parameter.domain
+        if isinstance(mine, Choice):
+            problems.add(node, where, f"has choices ({mine}), not a range")
+            return None
+        if low < mine.low or high > mine.high:
+            problems.add(
+                spread or node,
+                f"{where}.range",
+                f"[{low:g}, {high:g}] reaches outside the declared [{mine.low:g}, {mine.high:g}]; "
+                "a space may narrow a range, not widen it",
+            )
+            return None
+        domain = mine.narrowed(low, high)
+    return domain
+
+
+@dataclass(frozen=True)
+class _Region:
+    """Tensors decoded into one group: where it lies and which sites its values come from."""
+
+    layers: tuple[int, int] | None
+    roles: tuple[str, ...] | None
+    blend: tuple[tuple[int, float], ...]  # (site, share), shares add up to 1
+
+    @property
+    def nearest(self) -> int:
+        return max(self.blend, key=lambda pair: pair[1])[0]
+
+
+@dataclass(frozen=True)
+class _Gene:
+    """One dimension: the method of a method site, or a parameter (of a model) at a value site."""
+
+    dim: Dim
+    site: int
+    parameter: str | None = None  # None: this is a method gene
+    model: str | None = None
+
+
+class SearchSpace:
+    """A space fitted to a base, named sources and a depth.
+
+    Attributes:
+        dims: the axes, as optimizers see them.
+        spec: the configuration it was made from.
+    """
+
+    def __init__(self, spec: SpaceSpec, template: Recipe, layers: int) -> None:
+        self.spec, self.layers = spec, layers
+        self._template = template
+        self.sources = tuple(template.models)
+        self._methods = {name: methods.get(name) for name in spec.methods}
+        self._sites, self._regions = self._lay_out()
+        self._genes = self._make_genes()
+        self.dims = tuple(gene.dim for gene in self._genes)
+        self._index = {(g.site, g.parameter, g.model): i for i, g in enumerate(self._genes)}
+
+    # -- layout ---------------------------------------------------------------------------------
+
+    def _lay_out(self) -> tuple[list[str], list[_Region]]:
+        """Site labels and regions, in matching order; the last region matches every tensor."""
+        classes: list[tuple[str, ...] | None] = [(role,) for role in self.spec.roles] or [None]
+        if self.spec.knots:
+            return self._lay_knots(classes, self.spec.knots)
+        sites: list[str] = []
+        regions: list[_Region] = []
+
+        def add(label: str, layers: tuple[int, int] | None, roles: tuple[str, ...] | None) -> None:
+            regions.append(_Region(layers, roles, ((len(sites), 1.0),)))
+            sites.append(label)
+
+        for block in self._blocks():
+            for roles in classes:
+                depth = (f"{block[0]}-{block[1]}",) if block else ()
+                if block or roles:
+                    add(".".join((*depth, *(roles or ()))), block, roles)
+        if self.spec.blocks or not self._roles_cover_all:
+            add("rest" if sites else "all", None, None)
+        return sites, regions
+
+    def _blocks(self) -> list[tuple[int, int] | None]:
+        """First and last layer of each block; [None] if depth makes no difference."""
+        count = min(self.spec.blocks or 0, self.layers)
+        if not count:
+            return [None]
+        edges = [round(i * self.layers / count) for i in range(count + 1)]
+        return [(low, high - 1) for low, high in pairwise(edges)]
+
+    @property
+    def _roles_cover_all(self) -> bool:
+        return _expanded(self.spec.roles) >= set(ROLES)
+
+    def _lay_knots(
+        self, classes: list[tuple[str, ...] | None], wanted: int
+    ) -> tuple[list[str], list[_Region]]:
+        count = min(wanted, self.layers)
+        # knots stand on whole layers, so that a recipe shows their values and can be encoded again
+        depths = [round(i * (self.layers - 1) / max(count - 1, 1)) for i in range(count)]
+        if None not in classes and not self._roles_cover_all:
+            classes = [*classes, None]
+        sites: list[str] = []
+        regions: list[_Region] = []
+        for roles in classes:
+            first = len(sites)
+            sites += [".".join([f"{depth}", *(roles or ())]) for depth in depths]
+            for layer in range(self.layers):
+                regions.append(_Region((layer, layer), roles, _between(depths, layer, first)))
+        # outside the blocks: the embedding is the shallow end, final norm and head the deep end
+        for number, roles in enumerate(classes):
+            first = number * count
+            inside = _expanded(roles) if roles else None
+            if inside is None or "embed" in inside:
+                regions.append(_Region(None, ("embed",), ((first, 1.0),)))
+            if inside is None:
+                regions.append(_Region(None, None, ((first + count - 1, 1.0),)))
+            elif deep := tuple(r for r in ("norm", "head") if r in inside):
+                regions.append(_Region(None, deep, ((first + count - 1, 1.0),)))
+        return sites, regions
+
+    def _method_sites(self) -> list[tuple[str, list[int]]]:
+        """Label and value sites of each method choice. Knots cannot blend methods: one per class."""
+        everything = list(range(len(self._sites)))
+        if self.spec.method_gene == "global" or len(self._methods) == 1:
+            return [("", everything)]
+        if self.spec.knots:
+            count = min(self.spec.knots, self.layers)
+            return [
+                (
+                    self._sites[first].split(".", 1)[-1] if "." in self._sites[first] else "",
+                    everything[first : first + count],
+                )
+                for first in range(0, len(everything), count)
+            ]
+        return [(self._sites[site], [site]) for site in everything]
+
+    def _make_genes(self) -> list[_Gene]:
+        genes: list[_Gene] = []
+        self._method_of_site: dict[int, int] = {}
+        for number, (label, sites) in enumerate(self._method_sites()):
+            self._method_of_site.update(dict.fromkeys(sites, number))
+            if len(self._methods) > 1:
+                name = f"method@{label}" if label else "method"
+                genes.append(_Gene(Dim(name, "categorical", len(self._methods)), number))
+        for site, label in enumerate(self._sites):
+            suffix = f"@{label}" if len(self._sites) > 1 else ""
+            for name in dict.fromkeys(p.name for m in self._methods.values() for p in m.parameters):
+                for model in (*self.sources, None):
+                    domains = [
+                        domain
+                        for method in self._methods.values()
+                        if (domain := self._domain(method, name, model)) is not None
+                    ]
+                    if domains:
+                        first = domains[0]
+                        size = 0 if isinstance(first, Real) else first.size
+                        dim = Dim(
+                            f"{name}.{model}{suffix}" if model else f"{name}{suffix}",
+                            first.kind,
+                            size,
+                        )
+                        genes.append(_Gene(dim, site, name, model))
+        return genes
+
+    def _setting(self, parameter: Parameter, model: str | None) -> Any:
+        """What the space says of a parameter: a fixed value or a domain; the declaration's if silent."""
+        setting = self.spec.parameters.get(parameter.name)
+        if isinstance(setting, Mapping):
+            setting = setting.get(model) if model else None
+        if setting is not None:
+            return setting
+        return parameter.domain if parameter.searched else parameter.default
+
+    def _domain(self, method: methods.Method, name: str, model: str | None) -> Domain | None:
+        """The domain of a searched parameter of ``method``, or None if it is absent or fixed."""
+        for parameter in method.parameters:
+            if parameter.name == name and parameter.per_model == (model is not None):
+                setting = self._setting(parameter, model)
+                return setting if isinstance(setting, (Real, Integer, Choice)) else None
+        return None
+
+    # -- genomes and recipes --------------------------------------------------------------------
+
+    def _method_at(self, genome: Genome, site: int) -> methods.Method:
+        number = self._method_of_site[site]
+        index = self._index.get((number, None, None))
+        names = list(self._methods)
+        if index is None:
+            return self._methods[names[0]]
+        return self._methods[names[min(int(genome[index] * len(names)), len(names) - 1)]]
+
+    def decode(self, genome: Genome) -> Recipe:
+        """The recipe that ``genome`` stands for."""
+        return self._recipe([self._decode_region(genome, region) for region in self._regions])
+
+    def _recipe(self, groups: Sequence[Group]) -> Recipe:
+        t = self._template
+        return Recipe(t.base, t.models, tuple(groups), t.dtype, t.seed, t.tokenizer)
+
+    def _decode_region(self, genome: Genome, region: _Region) -> Group:
+        method = self._method_at(genome, region.nearest)
+        values: dict[str, Any] = {}
+        for parameter in method.parameters:
+            if parameter.per_model:
+                values[parameter.name] = {
+                    model: self._decode_value(genome, region, method, parameter, model)
+                    for model in self.sources
+                }
+            else:
+                values[parameter.name] = self._decode_value(genome, region, method, parameter, None)
+        return group(method.name, self.sources, values, layers=region.layers, roles=region.roles)
+
+    def _decode_value(
+        self,
+        genome: Genome,
+        region: _Region,
+        method: methods.Method,
+        parameter: Parameter,
+        model: str | None,
+    ) -> Any:
+        domain = self._domain(method, parameter.name, model)
+        if domain is None:
+            return self._setting(parameter, model)
+        genes = {site: genome[self._index[site, parameter.name, model]] for site, _ in region.blend}
+        if isinstance(domain, Real):
+            return domain.decode(sum(share * genes[site] for site, share in region.blend))
+        return domain.decode(genes[region.nearest])
+
+    def canonical(self, genome: Genome) -> Genome:
+        """The same recipe's one genome: inactive genes at 0.5, cells at their centres."""
+        fixed: list[float] = []
+        for gene, value in zip(self._genes, genome, strict=True):
+            if gene.parameter is None:
+                fixed.append(
+                    (min(int(value * gene.dim.size), gene.dim.size - 1) + 0.5) / gene.dim.size
+                )
+                continue
+            domain = self._domain(self._method_at(genome, gene.site), gene.parameter, gene.model)
+            fixed.append(0.5 if domain is None else domain.encode(domain.decode(value)))
+        return tuple(fixed)
+
+    def encode(self, recipe: Recipe) -> Genome | None:
+        """The genome of ``recipe``, or None if this space does not hold it."""
+        genes = [0.5] * len(self._genes)
+        at_site: dict[int, Group] = {}
+        for region in self._regions:
+            found = recipe.group_of(_representative(region))
+            if len(region.blend) == 1 and found is not None:
+                at_site.setdefault(region.blend[0][0], found)
+        names = list(self._methods)
+        for index, gene in enumerate(self._genes):
+            site = gene.site
+            if gene.parameter is None:
+                site = next(s for s, number in self._method_of_site.items() if number == gene.site)
+            found = at_site.get(site)
+            if found is None or found.method not in names:
+                return None
+            if gene.parameter is None:
+                genes[index] = (names.index(found.method) + 0.5) / len(names)
+                continue
+            domain = self._domain(self._methods[found.method], gene.parameter, gene.model)
+            value = found.values.get(gene.parameter)
+            if isinstance(value, Mapping):
+                value = value.get(gene.model) if gene.model else None
+            if domain is not None and value is not None:
+                if isinstance(domain, Choice) and value not in domain.options:
+                    return None
+                genes[index] = domain.encode(value)
+        genome = self.canonical(tuple(genes))
+        same = all(
+            _same(self.decode(genome).group_of(place), recipe.group_of(place))
+            for place in self._places()
+        )
+        return genome if same else None
+
+    def _places(self) -> list[Place]:
+        inside = [
+            Place(layer, role) for layer in range(self.layers) for role in ("attn", "mlp", "norm")
+        ]
+        return [*inside, Place(None, "embed"), Place(None, "norm"), Place(None, "head")]
+
+    # -- known recipes --------------------------------------------------------------------------
+
+    def uniform(self) -> Recipe:
+        """The plain average of the sources."""
+        return self._recipe([group("linear", self.sources)])
+
+    def only(self, name: str) -> Recipe:
+        """One model unchanged: a source, or the base."""
+        return self._recipe([group("passthrough", (name,))])
+
+    def references(self) -> dict[str, Recipe]:
+        """Base and parents: what every score is compared with."""
+        return {BASE: self.only(BASE), **{name: self.only(name) for name in self.sources}}
+
+    def starts(self) -> dict[str, Recipe]:
+        """The known recipes of ``start`` by label, parents excluded (they are references)."""
+        found: dict[str, Recipe] = {"uniform": self.uniform()}
+        for name in self.spec.start:
+            if name in STARTS:
+                continue
+            if name.endswith((".yaml", ".yml")):
+                found[name] = self._from_file(name)
+            elif name == "task_arithmetic":
+                for weight in SWEEP:
+                    found[f"task_arithmetic {weight:g}"] = self._recipe(
+                        [group(name, self.sources, {"weight": weight})]
+                    )
+            elif methods.get(name).arity_problem(len(self.sources), True) is None:
+                found[name] = self._recipe([group(name, self.sources)])
+        return found
+
+    def _from_file(self, name: str) -> Recipe:
+        from pathlib import Path
+
+        loaded = Recipe.load(Path(self.spec.origin) / name)
+        if tuple(loaded.models) != self.sources:
+            raise ConfigError(
+                [
+                    f"{name}: its sources are {', '.join(loaded.models)}; this run's are {', '.join(self.sources)}"
+                ]
+            )
+        return self._recipe(loaded.groups)
+
+
+def _expanded(roles: Sequence[str]) -> set[str]:
+    """Roles with ``other`` spelled out."""
+    return {role for name in roles for role in (OTHER if name == "other" else (name,))}
+
+
+def _between(depths: Sequence[int], layer: int, first: int) -> tuple[tuple[int, float], ...]:
+    """Shares of the two knots around ``layer`` (linear interpolation over depth)."""
+    for number, depth in enumerate(depths):
+        if layer == depth:
+            return ((first + number, 1.0),)
+        if layer < depth:
+            low = depths[number - 1]
+            share = (layer - low) / (depth - low)
+            return ((first + number - 1, 1.0 - share), (first + number, share))
+    return ((first + len(depths) - 1, 1.0),)
+
+
+def _representative(region: _Region) -> Place:
+    """One place that the region matches, to read a recipe's values at."""
+    role = region.roles[0] if region.roles else "attn" if region.layers else "embed"
+    if region.layers:
+        return Place(region.layers[0], "norm" if role == "other" else role)
+    return (
+        Place(0, role)
+        if role in ("attn", "mlp")
+        else Place(None, "embed" if role == "other" else role)
+    )
+
+
+def _same(ours: Group | None, theirs: Group | None) -> bool:
+    if ours is None or theirs is None:
+        return False
+    return (ours.method, ours.models, dict(ours.values)) == (
+        theirs.method,
+        theirs.models,
+        dict(theirs.values),
+    )

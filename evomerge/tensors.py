@@ -1,0 +1,96 @@
+"""Tensor names: the only place that knows how architectures name their weights.
+
+Llama, Mistral, Qwen2, Qwen3 and Gemma (1 to 3, text) share one naming scheme; it gives each tensor
+a layer and a role. Other architectures are refused with the reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from evomerge.errors import Incompatible
+
+ARCHITECTURES = {
+    "LlamaForCausalLM": "Llama",
+    "MistralForCausalLM": "Mistral",
+    "Qwen2ForCausalLM": "Qwen2",
+    "Qwen3ForCausalLM": "Qwen3",
+    "GemmaForCausalLM": "Gemma",
+    "Gemma2ForCausalLM": "Gemma",
+    "Gemma3ForCausalLM": "Gemma",
+}
+
+ROLES = ("attn", "mlp", "norm", "embed", "head")
+OTHER = ("norm", "embed", "head")  # what the role "other" of a group stands for
+
+_EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_LAYER = re.compile(r"^model\.layers\.(\d+)\.(.+)$")
+_IN_LAYER = (
+    (re.compile(r"^(?:[a-z_]*layernorm|self_attn\.[qk]_norm)\.weight$"), "norm"),
+    (re.compile(r"^self_attn\.[qkvo]_proj\.(?:weight|bias)$"), "attn"),
+    (re.compile(r"^mlp\.(?:gate|up|down)_proj\.(?:weight|bias)$"), "mlp"),
+)
+# computed from the config, stored by some old checkpoints
+_IGNORED = re.compile(r"^model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor sits: its layer (None outside the blocks) and its role."""
+
+    layer: int | None
+    role: str
+
+
+def place_of(name: str) -> Place:
+    """Layer and role of the tensor called ``name``.
+
+    Raises:
+        Incompatible: the name belongs to no known scheme.
+    """
+    if name == _EMBED:
+        return Place(None, "embed")
+    if name == _HEAD:
+        return Place(None, "head")
+    if name == "model.norm.weight":
+        return Place(None, "norm")
+    match = _LAYER.match(name)
+    if match:
+        for pattern, role in _IN_LAYER:
+            if pattern.match(match[2]):
+                return Place(int(match[1]), role)
+    raise Incompatible(
+        f"tensor {name!r} is not part of the naming scheme shared by "
+        f"{', '.join(sorted(set(ARCHITECTURES.values())))}; evomerge cannot tell its layer and role"
+    )
+
+
+def ignored(name: str, *, tied: bool) -> bool:
+    """True for stored tensors that are not parameters: rotary tables, a tied output head."""
+    return bool(_IGNORED.match(name)) or (tied and name == _HEAD)
+
+
+def ordered(names: Iterable[str]) -> tuple[str, ...]:
+    """Embedding, blocks in depth order, final norm, head: the order files are read in."""
+
+    def rank(name: str) -> tuple[int, int, str]:
+        place = place_of(name)
+        if place.layer is not None:
+            return (1, place.layer, name)
+        return ({"embed": 0, "norm": 2, "head": 3}[place.role], 0, name)
+
+    return tuple(sorted(names, key=rank))
+
+
+def check_architecture(config: dict[str, object], where: str) -> str:
+    """The architecture named in a ``config.json``, if its tensor names are known."""
+    listed = config.get("architectures")
+    architecture = listed[0] if isinstance(listed, list) and listed else None
+    if architecture not in ARCHITECTURES:
+        raise Incompatible(
+            f"{where}: architecture {architecture!r} is not supported: its tensor names are unknown "
+            f"here; supported: {', '.join(ARCHITECTURES)}"
+        )
+    return str(architecture)

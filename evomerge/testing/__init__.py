@@ -1,0 +1,1 @@
+"""Contracts that tests and plugins check themselves against."""

@@ -1,0 +1,92 @@
+"""The worker: a job in, an evaluation out.
+
+It keeps everything that does not depend on the candidate: the opened parents, a live model whose
+weights each candidate overwrites, and scorers with their requests built and tokenized. A failed
+candidate is data; anything else that goes wrong is raised and stops the run.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from evomerge.checkpoint import Checkpoint, ModelRef
+from evomerge.fitness import Live, NonFinite
+from evomerge.fitness.suite import bind, build_scorers, evaluate
+from evomerge.merging import NotFinite, Sources, merge_into, special_tokens
+from evomerge.recipe import Recipe
+
+
+class Worker:
+    """Built once per slot from plain data, called once per job.
+
+    Args:
+        argument: ``models`` (name -> portable model text), ``tokenizer`` (one of the names), ``dtype``, ``suite`` (``SuiteSpec.plain``), ``batch_size``, ``max_length``, ``threads``,
+            ``device``, ``trust_remote_code``.
+    """
+
+    def __init__(self, argument: Mapping[str, Any]) -> None:
+        threads = int(argument["threads"])
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        import torch
+
+        torch.set_num_threads(threads)
+        device = argument["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+        models = {
+            name: Checkpoint.open(ModelRef(text)) for name, text in argument["models"].items()
+        }
+        self._sources = Sources(models)
+        donor = models[argument["tokenizer"]]
+        self._model = build_model(next(iter(models.values())), donor, argument["dtype"], device)
+        tokenizer = load_tokenizer(donor, argument["trust_remote_code"])
+        self._scorers = build_scorers(argument["suite"])
+        bind(
+            self._scorers,
+            Live(self._model, tokenizer, device, argument["batch_size"], argument["max_length"]),
+        )
+
+    def __call__(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """Merge the job's recipe into the live model and score it.
+
+        Args:
+            job: ``recipe`` (plain), ``items`` (scorer -> ids), ``probe`` (the same, scored first:
+                a few items that catch a broken model before the others are paid for).
+
+        Returns:
+            ``results`` (scorer -> responses) or None, ``error`` (why it failed) or None, and
+            ``seconds`` spent merging and scoring.
+        """
+        started = time.perf_counter()
+        results, error, merged = None, None, started
+        try:
+            merge_into(Recipe.from_plain(job["recipe"]), self._model, self._sources)
+            merged = time.perf_counter()
+            if job.get("probe"):
+                evaluate(self._scorers, job["probe"])
+            results = evaluate(self._scorers, job["items"])
+        except (NotFinite, NonFinite) as failure:
+            error = f"{type(failure).__name__}: {failure}"
+        seconds = {"merge": merged - started, "score": time.perf_counter() - merged}
+        return {"results": results, "error": error, "seconds": seconds}
+
+
+def build_model(parent: Checkpoint, donor: Checkpoint, dtype: str, device: str) -> Any:
+    """A live causal LM of a parent's architecture, in eval mode, that generates as the tokenizer's model does."""
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    model = AutoModelForCausalLM.from_pretrained(parent.folder, dtype=getattr(torch, dtype))
+    for key, value in special_tokens(donor).items():
+        setattr(model.config, key, value)
+    if (donor.folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(donor.folder)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def load_tokenizer(model: Checkpoint, trust_remote_code: bool = False) -> Any:
+    """The tokenizer beside ``model``."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model.folder, trust_remote_code=trust_remote_code)

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import math
+import operator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from evomerge.fitness.intervals import Estimate, Interval, Resamples, combine
+
+
+def ids(count: int, siblings: int = 1) -> list[str]:
+    """``count`` items, ``siblings`` of them to a source."""
+    return [f"s{item // siblings}" for item in range(count)]
+
+
+def width(estimate: Estimate) -> float:
+    interval = estimate.interval()
+    return interval.high - interval.low
+
+
+def test_it_prints_like_a_result() -> None:
+    assert str(Interval(0.78, 0.74, 0.812)) == "0.78 [0.74, 0.81]"
+    assert str(Interval(0.78, -math.inf, math.inf)) == "0.78 [too few items]"
+
+
+def test_counts_resample_all_sources() -> None:
+    counts = Resamples.of(["a", "b", "a", "c"], 4000, 0).counts
+    assert counts.shape == (4000, 3)
+    assert (counts.sum(axis=1) == 3).all()
+    assert counts.mean(axis=0) == pytest.approx([1, 1, 1], abs=0.06)
+    assert counts.var(axis=0) == pytest.approx([2 / 3] * 3, abs=0.08)
+
+
+def test_the_key_and_the_set_of_sources_name_the_draws() -> None:
+    one = Resamples.of(["a", "b", "c"], 50, 7, "report").counts
+    assert (one == Resamples.of(["c", "a", "b", "a"], 50, 7, "report").counts).all()
+    assert (one != Resamples.of(["a", "b", "c"], 50, 7, "select").counts).any()
+
+
+def test_the_interval_covers_the_truth() -> None:
+    covered = 0
+    for trial in range(300):
+        correct = np.random.default_rng(trial).random(80) < 0.7
+        interval = Resamples.of(ids(80), 300, trial).mean(correct, ids(80)).interval(0.9)
+        covered += interval.low <= 0.7 <= interval.high
+    assert 0.84 <= covered / 300 <= 0.95
+
+
+def test_clusters_are_covered_only_when_they_are_known() -> None:
+    def coverage(siblings: int) -> float:
+        covered = 0
+        for trial in range(200):
+            generator = np.random.default_rng(trial)
+            correct = np.repeat(generator.random(60) < 0.6, 5)  # siblings answer alike
+            names = ids(300, siblings)
+            interval = Resamples.of(names, 300, trial).mean(correct, names).interval(0.9)
+            covered += interval.low <= 0.6 <= interval.high
+        return covered / 200
+
+    assert coverage(siblings=5) > 0.82
+    assert coverage(siblings=1) < 0.65
+
+
+def test_pairing_shrinks_the_interval_of_a_difference() -> None:
+    generator = np.random.default_rng(0)
+    parent = generator.random(400) < 0.6
+    child = np.where(generator.random(400) < 0.1, ~parent, parent)  # few answers flip
+    resamples = Resamples.of(ids(400), 1000, 0)
+    a, b = resamples.mean(child, ids(400)), resamples.mean(parent, ids(400))
+    independent = Resamples.of(ids(400), 1000, 1).mean(parent, ids(400))
+    paired = combine(operator.sub, a, b)
+    assert paired.value == pytest.approx(child.mean() - parent.mean())
+    assert width(paired) < 0.6 * width(combine(operator.sub, a, independent))
+
+
+def test_a_candidate_does_not_differ_from_itself() -> None:
+    resamples = Resamples.of(ids(30), 100, 0)
+    estimate = resamples.mean(np.arange(30.0), ids(30))
+    assert combine(operator.sub, estimate, estimate).interval() == Interval(0, 0, 0)
+
+
+def test_siblings_in_two_tasks_are_drawn_together() -> None:
+    """The same sources in two languages: as wide as one language; other sources: narrower."""
+    correct = np.random.default_rng(0).random(200) < 0.5
+    th, id_ = ids(200), ids(200)
+    other = [f"other {source}" for source in id_]
+
+    def average(second: list[str]) -> Estimate:
+        resamples = Resamples.of([*th, *second], 1000, 0)
+        tasks = resamples.mean(correct, th), resamples.mean(correct, second)
+        return combine(lambda a, b: (a + b) / 2, *tasks)
+
+    assert width(average(id_)) == pytest.approx(width(Resamples.of(th, 1000, 0).mean(correct, th)))
+    assert width(average(other)) < 0.85 * width(average(id_))
+
+
+@given(
+    values=st.lists(st.floats(-10, 10), min_size=2, max_size=30),
+    siblings=st.integers(1, 3),
+)
+def test_the_fast_paths_equal_the_general_one(values: list[float], siblings: int) -> None:
+    names = ids(len(values), siblings)
+    numbers = np.array(values)
+    sizes = 1 + np.arange(len(values)) % 4
+    resamples = Resamples.of(names, 20, 0)
+
+    def bits_per_byte(items: NDArray[np.int64]) -> float:
+        return float(numbers[items].sum() / sizes[items].sum())
+
+    for fast, slow in (
+        (resamples.mean(values, names), lambda items: float(numbers[items].mean())),
+        (resamples.ratio(numbers, sizes, names), bits_per_byte),
+    ):
+        general = resamples.statistic(slow, names)
+        assert fast.value == pytest.approx(general.value)
+        np.testing.assert_allclose(fast.draws, general.draws, atol=1e-9)
+
+
+def test_a_median_has_an_interval_too() -> None:
+    values = np.random.default_rng(0).normal(size=200)
+    resamples = Resamples.of(ids(200), 300, 0)
+    estimate = resamples.statistic(lambda items: float(np.median(values[items])), ids(200))
+    interval = estimate.interval()
+    assert interval.low < np.median(values) < interval.high
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * 1.253 / math.sqrt(200), rel=0.4)
+
+
+def test_too_few_sources_say_nothing() -> None:
+    alone = Resamples.of(["a", "a"], 100, 0).mean([1, 0], ["a", "a"])
+    assert alone.value == 0.5
+    assert alone.interval() == Interval(0.5, -math.inf, math.inf)
+    # one item of a task among many sources of another task: constant wherever it is defined
+    resamples = Resamples.of(["rare", *ids(100)], 500, 0)
+    rare, common = resamples.mean([1], ["rare"]), resamples.mean(np.arange(100), ids(100))
+    assert str(rare.interval()) == "1.00 [too few items]"
+    assert math.isfinite(common.interval().low)
+    assert math.isinf(combine(operator.add, rare, common).interval().high)
+
+
+def test_a_source_that_was_not_resampled_is_refused() -> None:
+    with pytest.raises(KeyError, match="unknown"):
+        Resamples.of(["a", "b"], 10, 0).mean([1.0], ["unknown"])

@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lm_eval import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from evomerge.errors import InputError
+from evomerge.fitness import Live, NonFinite
+from evomerge.fitness.lm_eval import LmEvalTask
+
+KINDS = ["choice", "drawn", "likelihood", "rolling", "generate", "sample"]
+
+
+def reference(
+    folder: Path, tasks: Path, name: str, rows: Sequence[int] | None, **options: Any
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """What lm-eval itself says of the exported folder: per-row samples and aggregated results."""
+    result = simple_evaluate(
+        model=HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=4),
+        tasks=[name],
+        task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
+        samples=None if rows is None else {name: list(rows)},
+        bootstrap_iters=0,
+        **{"fewshot_as_multiturn": False, **options},
+    )
+    assert result is not None
+    samples: dict[str, dict[str, Any]] = {}
+    logged: Any = result["samples"]
+    for sample in logged[name]:
+        row = samples.setdefault(str(sample["doc_id"]), {"responses": sample["resps"]})
+        row |= {f"{m},{sample['filter']}": sample[m] for m in sample["metrics"]}
+    return samples, result["results"][name]
+
+
+def as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=lambda array: array.tolist()))
+
+
+def assert_equal_to_lm_eval(
+    task: LmEvalTask,
+    ids: Sequence[str],
+    samples: dict[str, dict[str, Any]],
+    results: dict[str, Any],
+) -> None:
+    scored = task.score(ids)
+    assert scored == json.loads(json.dumps(scored, allow_nan=False))
+    assert scored["items"] == list(ids)
+    assert scored["responses"] == [as_json(samples[id]["responses"]) for id in ids]
+    assert set(scored["metrics"]) == set(task.metrics)
+    for metric, values in scored["metrics"].items():
+        assert values == [as_json(samples[id][metric]) for id in ids]
+        assert task.aggregate(metric, values) == results[metric]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_equals_lm_eval_on_the_whole_task(
+    name: str, model_folder: Path, tasks: Path, live: Live
+) -> None:
+    task = LmEvalTask(name, include=[tasks])
+    task.bind(live)
+    ids = [item.id for item in task.items()]
+    assert_equal_to_lm_eval(task, ids, *reference(model_folder, tasks, name, None))
+
+
+@pytest.mark.parametrize("name", ["choice", "likelihood", "rolling", "generate"])
+def test_equals_lm_eval_on_a_subset(name: str, model_folder: Path, tasks: Path, live: Live) -> None:
+    task = LmEvalTask(name, include=[tasks])
+    task.bind(live)
+    rows = [1, 2, 4, 5, 7]
+    expected = reference(model_folder, tasks, name, rows)
+    assert_equal_to_lm_eval(task, [str(row) for row in rows], *expected)
+
+
+@pytest.mark.parametrize("name", ["choice", "generate"])
+@pytest.mark.parametrize("multiturn", [False, True])
+def test_equals_lm_eval_with_a_chat_template(
+    name: str, multiturn: bool, model_folder: Path, tasks: Path, live: Live
+) -> None:
+    options: dict[str, Any] = {
+        "apply_chat_template": True,
+        "system_instruction": "Add.",
+        "fewshot_as_multiturn": multiturn,
+    }
+    task = LmEvalTask(name, include=[tasks], **options)
+    task.bind(live)
+    expected = reference(model_folder, tasks, name, [0, 3, 6], **options)
+    assert_equal_to_lm_eval(task, ["0", "3", "6"], *expected)
+
+
+def test_drawn_examples_do_not_depend_on_the_subset(tasks: Path, live: Live) -> None:
+    whole, part = LmEvalTask("drawn", include=[tasks]), LmEvalTask("drawn", include=[tasks])
+    whole.bind(live)
+    part.bind(live)
+    everything = whole.score([item.id for item in whole.items()])["responses"]
+    for row in (17, 3):
+        (alone,) = part.score([str(row)])["responses"]
+        for request, expected in zip(alone, everything[row], strict=True):
+            assert request[0][0] == pytest.approx(expected[0][0], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_nothing_leaks_from_one_candidate_to_the_next(name: str, tasks: Path, live: Live) -> None:
+    task = LmEvalTask(name, include=[tasks])
+    task.bind(live)
+    first = task.score(["2", "5", "6"])
+    original = {key: value.clone() for key, value in live.model.state_dict().items()}
+    with torch.no_grad():
+        for tensor in live.model.parameters():
+            tensor.mul_(1.5)
+    other = task.score(["5", "6", "1", "2"])
+    assert other["responses"][:2] != first["responses"][1:]
+    live.model.load_state_dict(original)
+    assert task.score(["2", "5", "6"]) == first
+    reordered = task.score(["6", "2", "5"])
+    assert reordered["responses"] == [first["responses"][i] for i in (2, 0, 1)]
+
+
+@pytest.mark.parametrize("name", ["choice", "likelihood", "rolling", "generate"])
+def test_nan_fails_the_candidate_by_name(name: str, tasks: Path, live: Live) -> None:
+    task = LmEvalTask(name, include=[tasks])
+    task.bind(live)
+    with torch.no_grad():
+        live.model.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(NonFinite, match=name) as caught:
+        task.score(["1", "2"])
+    assert caught.value.name == name
+    assert caught.value.item == (None if name == "generate" else "1")
+
+
+def test_an_overflowing_aggregate_is_not_a_score(tasks: Path) -> None:
+    task = LmEvalTask("rolling", include=[tasks])
+    with pytest.raises(NonFinite):
+        task.aggregate("word_perplexity", [[-1e6, 10]])
+    with pytest.raises(NonFinite):
+        task.aggregate("bits_per_byte", [])
+    assert task.aggregate("bits_per_byte", [[-8.0, 10], None]) == pytest.approx(0.8 / np.log(2))
+
+
+def test_global_generators_are_left_alone(tasks: Path, live: Live) -> None:
+    def states() -> str:
+        return repr((random.getstate(), torch.get_rng_state().tolist(), np.random.get_state()))
+
+    before = states()
+    task = LmEvalTask("sample", include=[tasks])
+    task.bind(live)
+    task.score(["0", "1"])
+    assert states() == before
+
+
+def test_scoring_is_silent(tasks: Path, live: Live, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in KINDS:
+        task = LmEvalTask(name, include=[tasks])
+        task.bind(live)
+        task.score(["0", "1"])
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err == ""
+
+
+def test_metric_names(tasks: Path) -> None:
+    choice = LmEvalTask("choice", include=[tasks])
+    assert choice.metrics == {"acc,none": True, "acc_norm,none": True, "brier_score,none": False}
+    assert choice.resolve_metric("acc") == choice.resolve_metric("acc,none") == "acc,none"
+    with pytest.raises(InputError, match=r"no metric 'acc_nrm' \(did you mean 'acc_norm,none'"):
+        choice.resolve_metric("acc_nrm")
+    with pytest.raises(InputError, match=r"exact_match,strict or exact_match,flexible"):
+        LmEvalTask("generate", include=[tasks]).resolve_metric("exact_match")
+
+
+def test_items_are_named_by_the_data(tasks: Path) -> None:
+    by_row = LmEvalTask("choice", include=[tasks]).items()
+    assert [item.id for item in by_row] == [str(row) for row in range(24)]
+    assert by_row[3].source == "3"
+    by_name = LmEvalTask("choice", include=[tasks], source_field="name").items()
+    assert by_name[3].source == "sum-1-3"
+    # `source: corpus` in every row is no original: one split would hold the whole task
+    rolling = LmEvalTask("rolling", include=[tasks]).items()
+    assert len({item.source for item in rolling}) == len(rolling)
+    with pytest.raises(InputError, match=r"no field 'nam'.*did you mean 'name'"):
+        LmEvalTask("choice", include=[tasks], source_field="nam")
+
+
+def task_yaml(folder: Path, name: str, text: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+    return folder
+
+
+def rolling_yaml(folder: Path, name: str, rows: str, extra: str = "") -> Path:
+    """A folder with a task of its own: folders are indexed once per process."""
+    data = folder / f"{name}.jsonl"
+    data.write_text(rows, encoding="utf-8")
+    return task_yaml(
+        folder / name,
+        name,
+        f"task: {name}\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {data}}}}}\n"
+        "output_type: loglikelihood_rolling\ntest_split: test\n"
+        f"doc_to_text: ''\ndoc_to_target: text\n{extra}",
+    )
+
+
+@pytest.mark.parametrize(("ids", "expected"), [("xyz", ["x", "y", "z"]), ("xyx", ["0", "1", "2"])])
+def test_an_id_field_counts_if_it_is_unique(tmp_path: Path, ids: str, expected: list[str]) -> None:
+    rows = [{"id": id, "text": "a", "source_id": f"s{i}"} for i, id in enumerate(ids)]
+    folder = rolling_yaml(tmp_path, "named", "".join(json.dumps(row) + "\n" for row in rows))
+    items = LmEvalTask("named", include=[folder]).items()
+    assert [item.id for item in items] == expected
+    assert [item.source for item in items] == ["s0", "s1", "s2"]
+
+
+def test_unknown_task(tasks: Path) -> None:
+    with pytest.raises(InputError, match=r"'rollin' \(did you mean 'rolling'\?\); looked in"):
+        LmEvalTask("rollin", include=[tasks])
+    with pytest.raises(InputError, match=r"did you mean 'arc_easy'"):
+        LmEvalTask("arc_eazy")
+    with pytest.raises(InputError, match=r"no such folder of lm-eval tasks"):
+        LmEvalTask("choice", include=[tasks / "absent"])
+
+
+def test_an_unreadable_task_file_is_named(tmp_path: Path) -> None:
+    folder = task_yaml(tmp_path / "broken", "mine", "task: mine\n  output_type: [\n")
+    with pytest.raises(InputError, match=r"unknown lm-eval task 'mine'(.|\n)*mine.yaml: skipped"):
+        LmEvalTask("mine", include=[folder])
+
+
+def test_groups_are_refused_with_their_members(tmp_path: Path) -> None:
+    folder = task_yaml(tmp_path / "groups", "both", "group: both\ntask: [choice, rolling]\n")
+    with pytest.raises(InputError, match=r"both: a group.*: choice, rolling"):
+        LmEvalTask("both", include=[folder])
+    with pytest.raises(InputError, match=r"mmlu: a group, not a task.*mmlu_stem"):
+        LmEvalTask("mmlu")
+
+
+def test_empty_data(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"empty.yaml\): its data is empty"):
+        LmEvalTask("empty", include=[rolling_yaml(tmp_path, "empty", "")])
+
+
+def test_data_emptied_by_the_task(tmp_path: Path) -> None:
+    none = "process_docs: !function utils.none\n"
+    folder = rolling_yaml(tmp_path, "none", '{"text": "a"}\n', none)
+    (folder / "utils.py").write_text("def none(docs): return docs.filter(lambda doc: False)\n")
+    with pytest.raises(InputError, match=r"none.yaml\): its data is empty"):
+        LmEvalTask("none", include=[folder])
+
+
+def test_errors_in_task_code_are_told(tmp_path: Path) -> None:
+    broken = "process_docs: !function utils.broken\n"
+    folder = rolling_yaml(tmp_path, "bug", '{"text": "a"}\n', broken)
+    (folder / "utils.py").write_text("def broken(docs): raise KeyError('txet')\n")
+    with pytest.raises(InputError, match=r"bug.yaml\): cannot be built: KeyError: 'txet'"):
+        LmEvalTask("bug", include=[folder])
+
+
+def test_answers_without_tokens_are_refused(tmp_path: Path, live: Live) -> None:
+    data = tmp_path / "blank.jsonl"
+    data.write_text('{"question": "a", "answer": ""}\n')
+    folder = task_yaml(
+        tmp_path / "blank",
+        "blank",
+        f"task: blank\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {data}}}}}\n"
+        "output_type: loglikelihood\ntest_split: test\n"
+        "doc_to_text: question\ndoc_to_target: answer\n",
+    )
+    task = LmEvalTask("blank", include=[folder])
+    task.bind(live)
+    with pytest.raises(InputError, match=r"blank, item 0: the answer '' is 0 tokens"):
+        task.score(["0"])
+
+
+@pytest.mark.slow
+def test_data_of_the_hub_without_a_network(tmp_path: Path) -> None:
+    folder = task_yaml(
+        tmp_path / "hub",
+        "far",
+        "task: far\ndataset_path: nobody/never-was\ndataset_name: th\n"
+        "output_type: loglikelihood_rolling\ntest_split: test\ndoc_to_target: text\n",
+    )
+    code = (
+        "from evomerge.errors import InputError\n"
+        "from evomerge.fitness.lm_eval import LmEvalTask\n"
+        f"try: LmEvalTask('far', include=[{str(folder)!r}])\n"
+        "except InputError as error: print(error)\n"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "far.yaml): its data 'nobody/never-was th' cannot be loaded" in done.stdout
+    assert "needs a network or a filled cache" in done.stdout
+
+
+def test_missing_data_file_is_named(tmp_path: Path) -> None:
+    folder = task_yaml(
+        tmp_path / "gone",
+        "gone",
+        "task: gone\ndataset_path: json\ndataset_kwargs: {data_files: {test: /no/such.jsonl}}\n"
+        "output_type: loglikelihood_rolling\ntest_split: test\ndoc_to_target: text\n",
+    )
+    with pytest.raises(InputError, match=r"gone.*cannot be loaded.*such\.jsonl"):
+        LmEvalTask("gone", include=[folder])
+
+
+def test_few_shot_numbers(tasks: Path) -> None:
+    LmEvalTask("generate", include=[tasks], num_fewshot=1)
+    with pytest.raises(InputError, match=r"fixes num_fewshot at 0"):
+        LmEvalTask("sample", include=[tasks], num_fewshot=1)
+
+
+def test_a_chat_template_must_exist(tasks: Path, live: Live) -> None:
+    live.tokenizer.chat_template = None
+    with pytest.raises(InputError, match=r"the tokenizer has no chat template"):
+        LmEvalTask("choice", include=[tasks], apply_chat_template=True).bind(live)
+
+
+def test_generation_must_leave_room(tasks: Path, live: Live) -> None:
+    live.max_length = 12
+    with pytest.raises(InputError, match=r"generates up to 12 tokens.*length is 12"):
+        LmEvalTask("generate", include=[tasks]).bind(live)
+
+
+def test_unknown_item(tasks: Path, live: Live) -> None:
+    task = LmEvalTask("choice", include=[tasks])
+    task.bind(live)
+    with pytest.raises(InputError, match=r"no item '24' among its 24"):
+        task.score(["24"])
+
+
+def test_no_items_no_answers(tasks: Path, live: Live) -> None:
+    task = LmEvalTask("choice", include=[tasks])
+    with pytest.raises(RuntimeError, match=r"choice: bind a model"):
+        task.score([])
+    task.bind(live)
+    assert task.score([]) == {"items": [], "responses": [], "metrics": {}}

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from evomerge import methods
+from evomerge.methods import merge_method, merge_tensors
+from evomerge.params import Parameter, PerModel, Real, Shared
+
+pytestmark = pytest.mark.usefixtures("registry")
+
+PAPER = "https://example.org"
+SCALE = Shared(Real(0, 2, default=1))
+SHARE = PerModel(Real(0, 1, default=0.5))
+
+
+def test_everything_is_read_from_the_kernel() -> None:
+    def blend(
+        deltas: Tensor,
+        role: str,
+        share: Annotated[Tensor, SHARE],
+        lambda_: Annotated[float, SCALE],
+    ) -> Tensor:
+        """Blend the deltas.
+
+        And more.
+
+        Args:
+            deltas: sources minus base.
+            share: how much of a model
+                is taken: all of it at 1.
+            lambda_: scale.
+
+        Returns:
+            The merged delta.
+        """
+        return (deltas * share[:, None]).sum(0).float() * lambda_
+
+    same = merge_method(base="required", elementwise=True, paper=PAPER, min_models=2)(blend)
+    assert same is blend
+    method = methods.get("blend")
+    assert method.kernel is blend
+    assert method.parameters == (
+        Parameter("share", SHARE, "how much of a model is taken: all of it at 1."),
+        Parameter("lambda", SCALE, "scale."),
+    )
+    assert method.inputs == {"deltas", "role"}
+    assert method.summary == "Blend the deltas."
+    assert (method.base, method.elementwise, method.min_models) == ("required", True, 2)
+    models = {"a": torch.ones(3), "b": torch.full((3,), 2.0)}
+    out = merge_tensors(
+        "blend", models, base=torch.ones(3), parameters={"share": [1, 0.25], "lambda": 2}
+    )
+    assert out.tolist() == [1.5, 1.5, 1.5]
+
+
+def test_a_method_informed_by_data_takes_statistics_by_name() -> None:
+    @merge_method(base="none", elementwise=True, paper=PAPER, name="precise")
+    def by_fisher(tensors: Tensor, fisher: Tensor | None) -> Tensor:
+        """Average by precision."""
+        return tensors.mean(0) if fisher is None else (fisher * tensors).sum(0) / fisher.sum(0)
+
+    models = {"a": torch.zeros(2), "b": torch.ones(2)}
+    assert merge_tensors("precise", models).tolist() == [0.5, 0.5]
+    fisher = {"b": torch.tensor([3, 1]), "a": torch.tensor([1, 3])}
+    assert merge_tensors("precise", models, stats={"fisher": fisher}).tolist() == [0.75, 0.25]
+
+
+def bare(tensors: Tensor, scale: float) -> Tensor:
+    """Scale.
+
+    Args:
+        scale: factor.
+    """
+    return tensors[0] * scale
+
+
+def undocumented(tensors: Tensor, scale: Annotated[float, SCALE]) -> Tensor:
+    """Scale.
+
+    Args:
+        tensors: the models.
+    """
+    return tensors[0] * scale
+
+
+def second_default(tensors: Tensor, scale: Annotated[float, SCALE] = 1) -> Tensor:
+    """Scale.
+
+    Args:
+        scale: factor.
+    """
+    return tensors[0] * scale
+
+
+def loose(tensors: Tensor, *scales: float) -> Tensor:
+    """Scale."""
+    return tensors[0]
+
+
+def blind(role: str) -> Tensor:
+    """Make something up."""
+    return torch.zeros(())
+
+
+def greedy(tensors: Tensor, deltas: Tensor) -> Tensor:
+    """Take both."""
+    return deltas[0]
+
+
+def baseless(deltas: Tensor) -> Tensor:
+    """Take a delta."""
+    return deltas[0]
+
+
+def ties(tensors: Tensor) -> Tensor:
+    """Take a name that is taken."""
+    return tensors[0]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "error", "message"),
+    [
+        (bare, TypeError, "argument 'scale': expected Annotated"),
+        (undocumented, ValueError, "'scale': has no line 'scale: ...' under 'Args:'"),
+        (second_default, TypeError, "'scale': the default belongs into the declared domain"),
+        (loose, TypeError, "a kernel names each of its arguments"),
+        (blind, TypeError, "exactly one of 'deltas' and 'tensors'"),
+        (greedy, TypeError, "exactly one of 'deltas' and 'tensors'"),
+        (baseless, TypeError, "'deltas' need base=\"required\""),
+        (ties, ValueError, "two merge methods are named 'ties': one in evomerge.methods.ties"),
+    ],
+)
+def test_mistakes_fail_at_import(
+    kernel: Callable[..., Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error) as caught:
+        merge_method(base="none", elementwise=True, paper=PAPER)(kernel)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_built_in_methods_say_what_they_are(name: str) -> None:
+    method = methods.get(name)
+    assert method.summary.endswith(".") and "\n" not in method.summary
+    assert method.paper.startswith("https://")
+    assert all(section in method.doc for section in ("Args:", "Returns:", "Paper:", "Deviations:"))
+    assert all(parameter.doc.endswith(".") for parameter in method.parameters)
+    for parameter in method.parameters:
+        assert parameter.domain.problem(parameter.default) is None
