@@ -201,7 +201,7 @@ def train(
         labels = batch[:, 1:].masked_fill(batch[:, 1:] == pad, IGNORED)
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

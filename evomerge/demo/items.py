@@ -2,7 +2,8 @@
 
 Distractors are built so that neither half of a skill is enough: for a dialogue, one choice has
 the right name in the wrong style, one the wrong name in the right style, and one the right
-style in the wrong language.  Items are drawn with a fixed seed.
+style in the wrong language.  The held-out combination uses no seed fact, so no model was ever
+trained on any of its items.  Items are drawn with a fixed seed.
 """
 
 import json
@@ -24,13 +25,13 @@ def _neighbours(fact: Fact, everything: Sequence[Fact], lang: str) -> list[Fact]
     if fact.kind != "number":
         return same
     n = int(fact.key)
-    near = [f for f in same if abs(int(f.key) - n) in (1, 2, 10, 20)]
-    return near
+    return [f for f in same if abs(int(f.key) - n) in (1, 2, 10, 20)]
 
 
 def _choice_item(head: Item, right: str, wrong: Sequence[str], rng: random.Random) -> Item:
     choices = [right, *wrong]
-    assert len(set(choices)) == 4, choices
+    if len(set(choices)) != 4:
+        raise ValueError(f"{head['id']}: two choices are equal: {choices}")
     rng.shuffle(choices)
     return {**head, "choices": choices, "answer": choices.index(right)}
 

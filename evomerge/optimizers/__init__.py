@@ -21,7 +21,7 @@ GROUP = "evomerge.optimizers"
 BUILT_IN = {
     "cma": "evomerge.optimizers.cma:CMA",
     "random": "evomerge.optimizers.random:Random",
-    "tpe": "evomerge.optimizers.optuna:TPE",
+    "optuna": "evomerge.optimizers.optuna:TPE",
 }
 
 

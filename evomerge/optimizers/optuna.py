@@ -38,7 +38,7 @@ class TPE(Optimizer):
     constant liar keeps points apart.
     """
 
-    name: ClassVar[str] = "tpe"
+    name: ClassVar[str] = "optuna"
     OPTIONS: ClassVar[tuple[Parameter, ...]] = (
         Parameter(
             "startup",

@@ -1,0 +1,88 @@
+"""Shared by all tests: shapes of kernels are checked, a tiny family and a runnable job."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_DATASETS_CACHE", tempfile.mkdtemp(prefix="evomerge-tests-"))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("evomerge.methods", "beartype.beartype")
+
+import pytest
+
+from evomerge import config
+from evomerge.testing.models import tiny_family
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of a tiny base and two parents: ``base``, ``chat``, ``sea``. Do not write into them."""
+    return tiny_family(tmp_path_factory.mktemp("family"))
+
+
+TASK = """\
+task: sums
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}="
+doc_to_target: label
+doc_to_choice: choices
+metric_list:
+  - {{metric: acc, aggregation: mean, higher_is_better: true}}
+"""
+
+
+@pytest.fixture
+def run_folder(family: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
+    """Makes a folder with a small, complete run.yaml: an lm-eval task and a text file as fitness.
+
+    ``run_folder("name", seed=3, **{"optimizer": {...}})`` replaces top-level keys.
+    """
+
+    def make(name: str = "run", **changes: Any) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        rows = [
+            {"id": f"sum-{a}-{b}", "source": f"sum-{a}-{b}", "question": f"{a}+{b}",
+             "choices": [str(a + b), str(a + b + 1), str(a * b + 3)], "label": 0}
+            for a in range(6) for b in range(10)
+        ]  # fmt: skip
+        data = folder / "sums.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        (folder / "sums.yaml").write_text(TASK.format(file=data), encoding="utf-8")
+        texts = [{"text": f"passage {n}: {'lorem ipsum ' * (1 + n % 3)}"} for n in range(30)]
+        (folder / "texts.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in texts), encoding="utf-8"
+        )
+        content: dict[str, Any] = {
+            "models": {
+                "base": str(family["base"]),
+                "sources": {"chat": str(family["chat"]), "sea": str(family["sea"])},
+                "tokenizer": "chat",
+            },
+            "space": {"methods": ["task_arithmetic", "ties"], "groups": {"layers": 2}},
+            "fitness": {
+                "include": ["."],
+                "objectives": {"sums": {"task": "sums"}, "text": {"text": "texts.jsonl"}},
+                "items": {"search": 12, "select": 6, "report": 12, "candidate": 6},
+                "batch_size": 8,
+            },
+            "optimizer": {"name": "cma", "population": 4},
+            "budget": {"evaluations": 22},
+            **changes,
+        }
+        (folder / "run.yaml").write_text(config.dump(content), encoding="utf-8")
+        return folder
+
+    return make

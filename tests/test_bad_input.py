@@ -1,0 +1,622 @@
+"""Whatever a user can get wrong: one clear message, the right exit status, nothing half written."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from evomerge import config
+from evomerge.cli import main
+from evomerge.journal import Journal
+from evomerge.testing.models import tiny_family
+
+Make = Callable[..., Path]
+Refuse = Callable[..., str]
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Every file below ``folder`` with its content; folders as None."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.fixture
+def refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refuse:
+    """Runs a command that must be refused with a message holding ``parts``, leaving no trace."""
+
+    def run(*arguments: str | Path, says: tuple[str, ...] = (), status: int = 2) -> str:
+        before = tree(tmp_path)
+        capsys.readouterr()
+        assert main([str(argument) for argument in arguments]) == status
+        captured = capsys.readouterr()
+        assert captured.err.count("evomerge: ") >= 1
+        for part in says:
+            assert part in captured.err
+        assert captured.out == ""
+        assert tree(tmp_path) == before
+        return captured.err
+
+    return run
+
+
+def edit(path: Path, old: str, new: str) -> str:
+    """Replace one piece of a file; ``file:line`` of the replacement."""
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1, (old, text)
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    return f"{path}:{text[: text.index(old)].count(chr(10)) + 1}"
+
+
+def write(path: Path, content: Any) -> Path:
+    path.write_text(content if isinstance(content, str) else config.dump(content), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def parts(run_folder: Make) -> Path:
+    """A run whose space and fitness stand in files of their own."""
+    folder = run_folder("parts")
+    content = config.read(folder / "run.yaml").plain
+    write(folder / "space.yaml", content["space"])
+    write(folder / "fitness.yaml", content["fitness"])
+    write(
+        folder / "run.yaml", {**content, "space": "space.yaml", "fitness": "fitness.yaml"}
+    )
+    return folder
+
+
+# -- YAML ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "says"),
+    [
+        ("run.yaml", "optimizer:", "optimiser:", ("optimiser: unknown key (did you mean 'optimizer'?)",)),
+        ("run.yaml", "name: cma", "name: cmaes", ("optimizer.name: ", "found 'cmaes' (did you mean 'cma'?)")),
+        ("run.yaml", "tokenizer: chat", "tokenizer: chit", ("'chit' is no model of this run (did you mean 'chat'?)",)),
+        ("run.yaml", "evaluations: 22", "evaluations: many", ("expected a whole number of at least 1, found 'many'",)),
+        ("run.yaml", "space: space.yaml", "space: spice.yaml", ("spice.yaml: no such file",)),
+        ("space.yaml", "groups:", "group:", ("group: unknown key (did you mean 'groups'?)",)),
+        ("space.yaml", "ties]", "tiess]", ("no method 'tiess' (did you mean 'ties'?)", "evomerge methods")),
+        ("space.yaml", "layers: 2", "layer: 2", ("groups.layer: unknown key (did you mean 'layers'?)",)),
+        ("fitness.yaml", "objectives:", "objective:", ("objective: unknown key (did you mean 'objectives'?)",)),
+        ("fitness.yaml", "select: 6", "selct: 6", ("items.selct: unknown key (did you mean 'select'?)",)),
+        ("fitness.yaml", "task: sums", "tsk: sums", ("objectives.sums.tsk: unknown key (did you mean 'task'?)",)),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_run_is_shown_with_file_line_and_hint(
+    parts: Path, refuse: Refuse, file: str, old: str, new: str, says: tuple[str, ...]
+) -> None:
+    where = edit(parts / file, old, new)
+    for command in (["search", "--ray", "off"], ["check"]):
+        refuse(command[0], parts, *command[1:], says=(where, *says))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"weight": {"range": [0, 3]}}, ("[0, 3] reaches outside the declared [0, 2]", "not widen")),
+        ({"weight": {"range": [1, 0]}}, ("expected [low, high], found [1, 0]",)),
+        ({"weight": {"range": [float("nan"), 1]}}, ("expected [low, high], found [nan, 1]",)),
+        ({"weight": {"choices": []}}, ("expected at least one value",)),
+        ({"weigth": 1}, ("no parameter of task_arithmetic, ties (did you mean 'weight'?)",)),
+        ({"density": {"chta": 0.5}}, ("no source 'chta' (did you mean 'chat'?)",)),
+        ({"density": 1.5}, ("expected a number in [0, 1], found 1.5",)),
+        ({"lambda": {"chat": 1.0}}, ("one value for all models",)),
+    ],
+)  # fmt: skip
+def test_a_parameter_outside_its_declaration_is_refused(
+    parts: Path, refuse: Refuse, parameters: dict[str, Any], says: tuple[str, ...]
+) -> None:
+    space = config.read(parts / "space.yaml").plain
+    write(parts / "space.yaml", {**space, "parameters": parameters})
+    name = next(iter(parameters))
+    refuse("check", parts, says=(f"{parts / 'space.yaml'}:4: parameters.{name}", *says))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"roles": ["attn", "mpl"]}, ("no role 'mpl' (did you mean 'mlp'?)",)),
+        ({"roles": ["attn", "attn"]}, ("'attn' stands twice",)),
+        ({"roles": ["norm", "other"]}, ("'norm' stands twice", "other")),
+    ],
+)
+def test_roles_of_a_space_are_checked(
+    parts: Path, refuse: Refuse, changes: dict[str, Any], says: tuple[str, ...]
+) -> None:
+    space = config.read(parts / "space.yaml").plain
+    write(parts / "space.yaml", {**space, "groups": changes})
+    refuse("check", parts, says=(f"{parts / 'space.yaml'}:2: groups.roles: ", *says))
+
+
+RECIPE = """\
+base: {base}
+models: {{chat: {chat}, sea: {sea}}}
+dtype: float32
+groups:
+  - {{layers: [0, 1], method: ties, weight: {{chat: 0.5, sea: 0.5}}}}
+  - {{method: linear}}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, family: dict[str, Path]) -> Path:
+    return write(tmp_path / "recipe.yaml", RECIPE.format(**family))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("groups:", "gruops:", ("gruops: unknown key (did you mean 'groups'?)",)),
+        ("method: ties", "method: tise", ("groups[0].method: no method 'tise' (did you mean 'ties'?)",)),
+        ("weight:", "weigth:", ("groups[0].weigth: unknown key (did you mean 'weight'?)", "density")),
+        ("chat: 0.5", "chta: 0.5", ("no source 'chta' in this group (did you mean 'chat'?)",)),
+        ("chat: 0.5", "chat: much", ("groups[0].weight.chat: expected a number, found 'much'",)),
+        ("dtype: float32", "dtype: fp32", ("dtype: expected one of 'float32'", "found 'fp32'")),
+        ("layers: [0, 1]", "layers: [1, 0]", ("expected [first, last], both included, found [1, 0]",)),
+        ("method: linear", "method: linear, models: [chat, chat]", ("'chat' stands twice",)),
+        ("method: linear", "method: slerp", ("slerp takes exactly 1 of the source models, found 2",)),
+        ("method: linear", "roles: [atn], method: linear", ("no role 'atn' (did you mean 'attn'?)",)),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_recipe_is_shown_with_file_line_and_hint(
+    recipe: Path, tmp_path: Path, refuse: Refuse, old: str, new: str, says: tuple[str, ...]
+) -> None:
+    where = edit(recipe, old, new)
+    refuse("check", recipe, says=(where, *says))
+    refuse("merge", recipe, "-o", tmp_path / "out", says=(where, *says))
+
+
+def test_a_recipe_that_leaves_tensors_out_is_refused(
+    recipe: Path, tmp_path: Path, refuse: Refuse
+) -> None:
+    edit(recipe, "method: linear", "layers: [2, 9], method: linear")
+    says = ("matches 'model.embed_tokens.weight'", "neither layers nor roles")
+    refuse("check", recipe, says=says)
+    refuse("merge", recipe, "-o", tmp_path / "out", says=says)
+
+
+def test_files_that_are_no_yaml_are_refused(tmp_path: Path, refuse: Refuse) -> None:
+    for text, says in (
+        ("a: [1", ("broken.yaml:", "not valid YAML")),
+        ("", ("broken.yaml: is empty",)),
+        ("a: 1\na: 2\n", ("broken.yaml:2: a: this key stands twice",)),
+        ("a: !!python/object:os.system {}\n", ("broken.yaml",)),
+        ("just words", ("broken.yaml:1: expected a mapping of keys, found 'just words'",)),
+    ):
+        refuse("merge", write(tmp_path / "broken.yaml", text), "-o", tmp_path / "x", says=says)
+    (tmp_path / "latin.yaml").write_bytes(b"a: \xff\n")
+    refuse("check", tmp_path / "latin.yaml", says=("latin.yaml: cannot be read",))
+    refuse("check", tmp_path / "absent.yaml", says=("absent.yaml: no such file",))
+
+
+def test_several_mistakes_are_reported_at_once(parts: Path, refuse: Refuse) -> None:
+    places = [
+        edit(parts / "run.yaml", "name: cma", "name: cmaes"),
+        edit(parts / "space.yaml", "ties]", "tiess]"),
+        edit(parts / "fitness.yaml", "select: 6", "selct: 6"),
+    ]
+    message = refuse("search", parts, "--ray", "off", says=tuple(places))
+    assert len(message.splitlines()) == 3
+
+
+def test_mistakes_in_models_and_tasks_are_reported_at_once(
+    run_folder: Make, refuse: Refuse, tmp_path: Path
+) -> None:
+    folder = run_folder(
+        models={"base": "embedded:bass", "sources": {"chat": str(tmp_path / "nowhere")}},
+        fitness={
+            "include": ["."],
+            "objectives": {
+                "one": {"task": "smus"},
+                "two": {"task": "sums", "metric": "accuracy"},
+            },
+        },
+    )
+    says = (
+        "embedded:bass: no such embedded model (did you mean 'base'?); there are: base, chat, sea",
+        "nowhere: no such folder",
+        "unknown lm-eval task 'smus' (did you mean 'sums'?)",
+        "objectives.two.metric: sums: no metric 'accuracy'",
+        "it reports: acc",
+    )
+    refuse("search", folder, "--ray", "off", says=says)
+
+
+# -- models --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parent(family: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of a parent, to be damaged."""
+    return Path(shutil.copytree(family["sea"], tmp_path / "parent"))
+
+
+@pytest.fixture
+def refuse_parent(
+    run_folder: Make, family: dict[str, Path], refuse: Refuse, tmp_path: Path
+) -> Refuse:
+    """Both a search and a merge refuse the given model as a source."""
+
+    def run(model: str | Path, *says: str) -> str:
+        sources = {"chat": str(family["chat"]), "other": str(model)}
+        folder = run_folder("bad-parent", models={"base": str(family["base"]), "sources": sources})
+        message = refuse("search", folder, "--ray", "off", says=says)
+        recipe = {
+            "base": str(family["base"]),
+            "models": sources,
+            "groups": [{"method": "task_arithmetic"}],
+        }
+        path = write(tmp_path / "bad-parent.yaml", recipe)
+        refuse("check", path, says=says)
+        return message
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ({"hidden_size": 64}, ("vocabularies differ: model.embed_tokens.weight is (258, 64) and (258, 32)",)),
+        ({"intermediate_size": 64}, ("shapes differ: model.layers.0.mlp.down_proj.weight",)),
+        ({"num_hidden_layers": 3}, ("depths differ: 3 and 4 layers",)),
+        ({"architecture": "Qwen2"}, ("architectures differ: Qwen2ForCausalLM and LlamaForCausalLM",)),
+        ({"tie_word_embeddings": False}, ("'lm_head.weight'", "one ties its output head")),
+    ],
+)  # fmt: skip
+def test_parents_that_differ_are_refused(
+    tmp_path: Path, refuse_parent: Refuse, shape: dict[str, Any], says: tuple[str, ...]
+) -> None:
+    other = tiny_family(tmp_path / "other", ("other",), **shape)["other"]
+    message = refuse_parent(other, *says)
+    assert f"other ({other})" in message  # which of the models it is, by name and folder
+
+
+def test_parents_with_other_vocabularies_are_refused(
+    parent: Path, family: dict[str, Path], refuse_parent: Refuse
+) -> None:
+    tokenizer = json.loads((parent / "tokenizer.json").read_text())
+    vocab = tokenizer["model"]["vocab"]
+    vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
+    (parent / "tokenizer.json").write_text(json.dumps(tokenizer))
+    refuse_parent(parent, "vocabularies differ: 2 tokens have other rows, for example 'a'")
+    shutil.copy(family["sea"] / "tokenizer.json", parent)
+    weights = load_file(parent / "model.safetensors")
+    embed = weights["model.embed_tokens.weight"]
+    weights["model.embed_tokens.weight"] = torch.cat([embed, embed[:2]])
+    save_file(weights, parent / "model.safetensors")
+    refuse_parent(parent, "vocabularies differ: model.embed_tokens.weight is (260, 32) and (258, 32)")
+
+
+def test_an_architecture_with_unknown_tensor_names_is_refused(
+    parent: Path, refuse_parent: Refuse
+) -> None:
+    edit(parent / "config.json", "LlamaForCausalLM", "FalconForCausalLM")
+    refuse_parent(parent, "'FalconForCausalLM' is not supported", "LlamaForCausalLM")
+
+
+def test_an_absent_or_damaged_weight_file_is_refused(parent: Path, refuse_parent: Refuse) -> None:
+    weights = parent / "model.safetensors"
+    intact = weights.read_bytes()
+    weights.write_bytes(intact[:-100])
+    refuse_parent(parent, f"{weights}: truncated", f"{len(intact):,}", "again")
+    for broken in (b"", intact[:5], b"\xff" * 64, b"\x04" + bytes(7) + b"null", intact[:64]):
+        weights.write_bytes(broken)
+        refuse_parent(parent, f"{weights}: not a readable safetensors file", "again")
+    weights.unlink()
+    refuse_parent(parent, f"{parent}: no model.safetensors")
+    (parent / "config.json").unlink()
+    refuse_parent(parent, f"{parent / 'config.json'}: no such file")
+
+
+def test_an_index_that_names_an_absent_shard_is_refused(
+    parent: Path, refuse_parent: Refuse
+) -> None:
+    index = parent / "model.safetensors.index.json"
+    names = list(load_file(parent / "model.safetensors"))
+    shards = dict.fromkeys(names, "model.safetensors")
+    index.write_text(json.dumps({"weight_map": {**shards, names[0]: "model-2.safetensors"}}))
+    refuse_parent(parent, f"{index}: names 1 absent shard(s): model-2.safetensors")
+    index.write_text(json.dumps({"weight_map": {**shards, "model.extra": "model.safetensors"}}))
+    refuse_parent(parent, f"{index}: 'model.extra' is not in model.safetensors")
+    index.write_text("{")
+    refuse_parent(parent, f"{index}: not readable JSON")
+
+
+def test_pickles_are_refused_with_the_command_that_converts_them(
+    parent: Path, refuse_parent: Refuse
+) -> None:
+    torch.save(load_file(parent / "model.safetensors"), parent / "pytorch_model.bin")
+    (parent / "model.safetensors").unlink()
+    refuse_parent(parent, "only pickle weights (pytorch_model.bin)", "save_pretrained")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_parent_that_is_not_finite_is_refused(
+    parent: Path, tmp_path: Path, refuse_parent: Refuse, refuse: Refuse, value: float
+) -> None:
+    weights = load_file(parent / "model.safetensors")
+    name = "model.layers.2.mlp.up_proj.weight"
+    weights[name][3, 5] = value
+    save_file(weights, parent / "model.safetensors")
+    refuse_parent(parent, f"{name} holds 1 NaN or infinite value", str(parent), "intact copy")
+    refuse(
+        "merge", tmp_path / "bad-parent.yaml", "-o", tmp_path / "out",
+        says=(f"{name} of the merged model holds NaN", "nothing was written"), status=1,
+    )  # fmt: skip
+
+
+def test_a_quantized_parent_is_refused(parent: Path, refuse_parent: Refuse) -> None:
+    weights = load_file(parent / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    weights[name] = weights[name].to(torch.float8_e4m3fn)
+    save_file(weights, parent / "model.safetensors")
+    refuse_parent(parent, f"{name} is stored as F8_E4M3", "float32, float16, bfloat16")
+
+
+def test_a_hub_id_without_network_is_refused(refuse_parent: Refuse) -> None:
+    refuse_parent("nobody/no-such-model", "nobody/no-such-model: no folder of that name here, and")
+
+
+# -- tasks ---------------------------------------------------------------------------------------
+
+
+def test_an_empty_data_file_is_refused(run_folder: Make, refuse: Refuse) -> None:
+    folder = run_folder()
+    for name in ("sums.jsonl", "texts.jsonl"):
+        (folder / name).write_text("")
+    says = (f"sums ({folder / 'sums.yaml'}): its data is empty", f"{folder / 'texts.jsonl'}")
+    refuse("search", folder, "--ray", "off", says=says)
+
+
+def test_a_data_file_too_small_to_split_is_refused(run_folder: Make, refuse: Refuse) -> None:
+    folder = run_folder()
+    (folder / "texts.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    says = ("texts.jsonl: 2 different sources are too few", "'search' split")
+    refuse("search", folder, "--ray", "off", says=says)
+
+
+def test_score_refuses_what_a_search_would(
+    run_folder: Make, family: dict[str, Path], refuse: Refuse
+) -> None:
+    folder = run_folder()
+    path = write(folder / "fitness.yaml", {"objectives": {"one": {"tsak": "sums"}}})
+    refuse("score", family["base"], "--fitness", path, says=(f"{path}:1: objectives.one.tsak",))
+    refuse("score", family["base"], "--fitness", folder / "none.yaml", says=("no such file",))
+    write(path, {"include": ["."], "objectives": {"one": {"task": "sums"}}})
+    refuse("score", "embedded:cat", "--fitness", path, says=("did you mean 'chat'?",))
+
+
+# -- runs ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def started(run_folder: Make) -> Path:
+    """A run that was stopped before its first evaluation."""
+    from evomerge.run import load_run
+    from evomerge.run.loop import JOURNAL, run_event
+    from evomerge.run.preflight import prepare
+
+    folder = run_folder("started")
+    with Journal.open(folder / JOURNAL) as journal:
+        journal.append(run_event(prepare(load_run(folder))))
+    return folder
+
+
+def test_a_run_changed_after_its_start_is_refused(started: Path, refuse: Refuse) -> None:
+    edit(started / "run.yaml", "population: 4", "population: 5")
+    says = ("optimizer.population was 4 and is 5", str(started), "another folder")
+    refuse("search", started, "--ray", "off", says=says)
+    refuse("resume", started, "--ray", "off", says=says)
+
+
+def test_a_parent_changed_after_the_start_is_refused(
+    run_folder: Make, family: dict[str, Path], parent: Path, refuse: Refuse
+) -> None:
+    from evomerge.run import load_run
+    from evomerge.run.loop import JOURNAL, run_event
+    from evomerge.run.preflight import prepare
+
+    models = {"base": str(family["base"]), "sources": {"sea": str(parent)}}
+    folder = run_folder(models=models)
+    with Journal.open(folder / JOURNAL) as journal:
+        journal.append(run_event(prepare(load_run(folder))))
+    shutil.copy(family["chat"] / "model.safetensors", parent)
+    says = (f"sea ({parent}): its weights changed since the search was started",)
+    refuse("search", folder, "--ray", "off", says=says)
+
+
+def test_data_changed_after_the_start_is_refused(started: Path, refuse: Refuse) -> None:
+    lines = (started / "sums.jsonl").read_text().splitlines(keepends=True)
+    (started / "sums.jsonl").write_text("".join(lines[5:]))
+    says = ("the items of the evaluation tasks changed since the search was started",)
+    refuse("search", started, "--ray", "off", says=says)
+
+
+def test_a_journal_of_another_run_is_refused(
+    started: Path, run_folder: Make, refuse: Refuse
+) -> None:
+    other = run_folder("other", seed=7)
+    shutil.copy(started / "journal.jsonl", other)
+    refuse("search", other, "--ray", "off", says=("seed was None and is 7", str(other)))
+    (other / "journal.jsonl").write_text('{"event":"run","format":99}\n')
+    for command in ("search", "resume", "status", "export"):
+        arguments = ["--ray", "off"] if command in ("search", "resume") else []
+        refuse(command, other, *arguments, says=("journal.jsonl", "not the journal of a run in format 1"))
+    (other / "journal.jsonl").write_text('{"event":"batch"}\n{"event":"batch"}\n')
+    refuse("status", other, says=("journal.jsonl", "not the journal of a run"))
+    (other / "journal.jsonl").write_text('words\n{"event":"batch"}\n')
+    refuse("status", other, says=("journal.jsonl:1: the journal is damaged",))
+
+
+def test_a_folder_that_cannot_be_written_is_refused(
+    run_folder: Make, recipe: Path, refuse: Refuse, tmp_path: Path
+) -> None:
+    folder = run_folder()
+    (folder / "journal.jsonl").mkdir()
+    refuse("search", folder, "--ray", "off", says=("journal.jsonl: the journal cannot be written",))
+    below_a_file = recipe / "out"
+    refuse("merge", recipe, "-o", below_a_file, says=(f"{recipe}: cannot be written",))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_refused(
+    run_folder: Make, recipe: Path, tmp_path: Path, refuse: Refuse
+) -> None:
+    folder = run_folder()
+    folder.chmod(0o555)
+    try:
+        refuse("search", folder, "--ray", "off", says=("journal.jsonl: the journal cannot be",))
+        refuse("merge", recipe, "-o", folder / "out", says=(f"{folder}: cannot be written",))
+    finally:
+        folder.chmod(0o755)
+
+
+def test_there_must_be_something_to_resume_show_or_export(
+    run_folder: Make, started: Path, refuse: Refuse, tmp_path: Path
+) -> None:
+    fresh = run_folder("fresh")
+    for command in ("resume", "status", "export"):
+        refuse(command, fresh, says=(f"{fresh / 'journal.jsonl'}: no such file", "evomerge search"))
+    refuse("search", tmp_path / "nowhere", says=("nowhere/run.yaml: no such file",))
+    refuse("export", started, says=("no merge was scored yet", "evomerge status"))
+    refuse("export", started, "--pareto", tmp_path / "front", says=("no merge was scored yet",))
+    refuse("export", started, "--candidate", "3", says=("no candidate 3",))
+
+
+def test_a_budget_that_known_recipes_use_up_is_refused(run_folder: Make, refuse: Refuse) -> None:
+    folder = run_folder(budget={"evaluations": 5})
+    refuse("search", folder, "--ray", "off", says=("budget.evaluations is 5", "alone take 11"))
+
+
+def test_a_space_without_freedom_is_refused(run_folder: Make, refuse: Refuse) -> None:
+    space = {"methods": ["task_arithmetic"], "parameters": {"weight": 0.5}}
+    refuse("search", run_folder(space=space), "--ray", "off", says=("nothing to search",))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["searhc", "x"], ("invalid choice: 'searhc'",)),
+        (["search", "x", "--wrokers", "2"], ("unrecognized arguments: --wrokers",)),
+        (["export", "x", "--format", "json"], ("invalid choice: 'json'", "mergekit")),
+        (["merge", "recipe.yaml"], ("required: -o/--output",)),
+        (["status"], ("required: RUN_DIR",)),
+    ],
+)
+def test_unknown_words_on_the_command_line_are_refused(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], says: tuple[str, ...]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    message = capsys.readouterr().err
+    assert all(part in message for part in says)
+
+
+def test_an_unknown_method_is_refused(refuse: Refuse) -> None:
+    refuse("methods", "tise", says=("no merge method 'tise' (did you mean 'ties'?)",))
+
+
+# -- existing files and full disks ---------------------------------------------------------------
+
+
+def test_an_existing_output_is_kept(recipe: Path, tmp_path: Path, refuse: Refuse) -> None:
+    out = tmp_path / "out"
+    assert main(["merge", str(recipe), "-o", str(out)]) == 0
+    refuse("merge", recipe, "-o", out, says=(f"{out}: exists already", "--force"))
+    edit(recipe, "method: linear", "method: task_arithmetic")
+    before = (out / "model.safetensors").read_bytes()
+    assert main(["merge", str(recipe), "-o", str(out), "--force"]) == 0
+    assert (out / "model.safetensors").read_bytes() != before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "recipe.yaml"]
+
+
+def test_force_replaces_models_only_and_no_parent(
+    parent: Path, family: dict[str, Path], tmp_path: Path, refuse: Refuse
+) -> None:
+    content = {"base": str(family["base"]), "models": {"sea": str(parent)}, "groups": [{"method": "slerp"}]}
+    recipe = write(tmp_path / "recipe.yaml", content)
+    refuse("merge", recipe, "-o", parent, "--force", says=("is a model of the recipe",))
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter").write_text("precious")
+    refuse("merge", recipe, "-o", tmp_path / "thesis", "--force", says=("holds no model",))
+    refuse("merge", recipe, "-o", recipe, "--force", says=("holds no model",))
+
+
+FULL = """\
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+from evomerge.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def run_with_full_disk(limit: int, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """A process in which no file grows beyond ``limit`` bytes: writes fail as on a full disk."""
+    return subprocess.run(
+        [sys.executable, "-c", FULL, str(limit), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("room", [0, 30_000])
+def test_a_disk_that_fills_during_a_merge_keeps_the_old_output(
+    recipe: Path, tmp_path: Path, room: int
+) -> None:
+    out = tmp_path / "out"
+    assert main(["merge", str(recipe), "-o", str(out)]) == 0
+    before = tree(tmp_path)
+    done = run_with_full_disk(room, "merge", recipe, "-o", out, "--force")
+    assert done.returncode == 1, done.stderr
+    assert "the disk is full" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no limit on file sizes")
+def test_a_disk_that_fills_during_a_search_costs_nothing(run_folder: Make) -> None:
+    from evomerge import journal, search
+
+    undisturbed, folder = run_folder("undisturbed"), run_folder("full")
+    expected = search(undisturbed).table
+    size = (undisturbed / "journal.jsonl").stat().st_size
+    done = run_with_full_disk(size // 2, "search", folder, "--ray", "off")
+    assert done.returncode == 1, done.stderr
+    assert "the disk is full" in done.stderr and "resume" in done.stderr
+    assert "Traceback" not in done.stderr
+    kept = journal.read(folder / "journal.jsonl")
+    assert 0 < len(kept) < len(journal.read(undisturbed / "journal.jsonl"))
+    assert search(folder).table == expected
+
+
+def test_a_disk_that_is_full_at_the_very_end_of_a_search_costs_nothing(
+    run_folder: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """best.yaml is written after the last event."""
+    from evomerge import search
+
+    folder = run_folder("full")
+    (folder / "best.yaml").mkdir()
+    (folder / "best.yaml" / "file").touch()
+    assert main(["search", str(folder), "--ray", "off", "--quiet"]) == 1
+    message = capsys.readouterr().err
+    assert "best.yaml: cannot be written" in message and "resume" in message
+    shutil.rmtree(folder / "best.yaml")
+    assert search(folder).winner is not None
