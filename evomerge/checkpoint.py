@@ -58,6 +58,7 @@ _BYTES = {
     "BOOL": 1,
 }
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_FLOATS = ("F64", *DTYPES.values())
 
 
 @dataclass(frozen=True)
@@ -162,20 +163,23 @@ def read_header(path: Path) -> dict[str, Entry]:
             if length > size:
                 raise ValueError("its header is longer than the file")
             header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        entries = {
+            name: Entry(path, item["dtype"], tuple(item["shape"])) for name, item in header.items()
+        }
+        end = 8 + length + max((item["data_offsets"][1] for item in header.values()), default=0)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except (OSError, struct.error, ValueError) as error:
+    except (OSError, struct.error, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: not a readable safetensors file ({error}); copy or download it again"
         ) from None
-    header.pop("__metadata__", None)
-    end = 8 + length + max((item["data_offsets"][1] for item in header.values()), default=0)
     if size < end:
         raise CheckpointError(
             f"{path}: truncated: {size:,} bytes where its header promises {end:,}; "
             "copy or download it again"
         )
-    return {name: Entry(path, item["dtype"], tuple(item["shape"])) for name, item in header.items()}
+    return entries
 
 
 def _entries(folder: Path) -> dict[str, Entry]:
@@ -243,6 +247,12 @@ class Checkpoint:
             for key, entry in _entries(folder).items()
             if not tensors.ignored(key, tied=tied)
         }
+        for key, entry in self._entries.items():
+            if entry.dtype not in _FLOATS:
+                raise CheckpointError(
+                    f"{name}: {key} is stored as {entry.dtype} ({entry.file}); quantized weights cannot be "
+                    f"merged. Use the model in one of {', '.join(DTYPES)}"
+                )
         self.names = tensors.ordered(self._entries)
         self._open: dict[Path, Any] = {}
         if adapter:
@@ -358,12 +368,16 @@ class Adapter:
             ("modules_to_save", (None, [])),
             ("rank_pattern", (None, {})),
             ("alpha_pattern", (None, {})),
+            # the others (PiSSA, OLoRA, ...) change the base's own weights
+            ("init_lora_weights", (True, False, None, "gaussian", "eva", "orthogonal")),
         ):
             if config.get(key) not in plain:
                 raise CheckpointError(
                     f"{folder}: adapter_config.json has {key}: {config.get(key)!r}; only plain LoRA is "
                     "expanded here. Merge it into its base with peft (merge_and_unload) and name that folder"
                 )
+        if missing := [key for key in ("r", "lora_alpha") if not config.get(key)]:
+            raise CheckpointError(f"{folder}: adapter_config.json has no {missing[0]}")
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
         self.scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
         self.transposed = bool(config.get("fan_in_fan_out"))
@@ -424,7 +438,8 @@ def beside(out: Path, *, force: bool = False) -> Iterator[Path]:
     A failure, a kill or a full disk leaves an existing ``out`` as it was.
 
     Raises:
-        InputError: ``out`` exists and ``force`` is not set, or its parent cannot be written.
+        InputError: ``out`` exists and ``force`` is not set or it is no model, or its parent cannot
+            be written.
         RunError: the disk is full.
     """
     out = out.absolute()
@@ -432,6 +447,8 @@ def beside(out: Path, *, force: bool = False) -> Iterator[Path]:
         raise InputError(
             f"{out}: exists already; choose another folder, or replace it with --force"
         )
+    if out.exists() and not (out / "config.json").is_file():
+        raise InputError(f"{out}: holds no model, so it is not replaced; choose another folder")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.partial-"))
@@ -443,7 +460,12 @@ def beside(out: Path, *, force: bool = False) -> Iterator[Path]:
         if out.exists():
             old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.old-"))
             os.rename(out, old / out.name)
-            os.rename(work, out)
+            try:
+                os.rename(work, out)
+            except BaseException:
+                os.rename(old / out.name, out)
+                old.rmdir()
+                raise
             shutil.rmtree(old)
         else:
             os.rename(work, out)

@@ -337,25 +337,21 @@ def _write(path: Path, text: str, force: bool) -> None:
 
 def _merge(arguments: argparse.Namespace) -> None:
     from evomerge.display import progress_bar
-    from evomerge.errors import RunError
-    from evomerge.merging import NotFinite, merge
+    from evomerge.merging import merge
     from evomerge.recipe import Recipe
 
     recipe = Recipe.load(arguments.recipe)
     if arguments.shard_size <= 0:
         raise InputError(f"--shard-size: expected a number above 0, found {arguments.shard_size:g}")
-    try:
-        with progress_bar("merging") as advance:
-            merge(
-                recipe,
-                arguments.output,
-                force=arguments.force,
-                shard_bytes=int(arguments.shard_size * 2**30),
-                device=arguments.device or "cpu",
-                progress=advance,
-            )
-    except NotFinite as error:
-        raise RunError(f"{arguments.recipe}: {error}; nothing was written") from None
+    with progress_bar("merging") as advance:
+        merge(
+            recipe,
+            arguments.output,
+            force=arguments.force,
+            shard_bytes=int(arguments.shard_size * 2**30),
+            device=arguments.device or "cpu",
+            progress=advance,
+        )
     print(arguments.output)
 
 

@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,7 +108,9 @@ def parse(text: str, file: str = "<text>") -> Node:
         root = loader.get_single_node()
         if root is None:
             raise ConfigError([f"{file}: is empty"])
-        return _positioned(loader, root, file)
+        return replace(_positioned(loader, root, file), line=1)  # wherever comments end
+    except RecursionError:
+        raise ConfigError([f"{file}: nested too deeply, or holds itself"]) from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise ConfigError([f"{file}:{line}: not valid YAML: {error.problem}"]) from None
@@ -123,9 +125,11 @@ def _positioned(loader: _Loader, node: yaml.Node, file: str) -> Node:
     if isinstance(node, yaml.MappingNode):
         mapping: dict[str, Node] = {}
         for key_node, value_node in node.value:
+            key_line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise ConfigError([f"{file}:{key_line}: expected a name as key"])
             name = loader.construct_object(key_node)
             name = name if isinstance(name, str) else str(key_node.value)
-            key_line = key_node.start_mark.line + 1
             if name in mapping:
                 raise ConfigError([f"{file}:{key_line}: {name}: this key stands twice"])
             child = _positioned(loader, value_node, file)
@@ -162,6 +166,7 @@ class Section:
             problems.add(node, path.rstrip("."), f"expected a mapping of keys, found {found}")
 
     def __contains__(self, key: str) -> bool:
+        self._seen.append(key)
         return key in self._mapping
 
     def get(self, key: str) -> Node | None:
@@ -177,7 +182,8 @@ class Section:
         return node
 
     def problem(self, key: str, message: str, node: Node | None = None) -> None:
-        self.problems.add(node or self._mapping.get(key) or self.node, self.path + key, message)
+        where = (self.path + key).rstrip(".")
+        self.problems.add(node or self._mapping.get(key) or self.node, where, message)
 
     def _typed(
         self, key: str, default: T, expected: str, accept: Callable[[Any], bool], required: bool

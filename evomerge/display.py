@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -23,6 +24,7 @@ from evomerge.history import Batch, Evaluation, History
 from evomerge.methods import Method
 from evomerge.params import show
 from evomerge.run import JOURNAL, Listener, Record, Result
+from evomerge.run.finish import interval_text, table_rows, table_title
 from evomerge.run.loop import IntervalOf
 from evomerge.run.preflight import Job
 
@@ -237,7 +239,7 @@ def _print_table(
     title: str, columns: Sequence[str], rows: Sequence[Row], bold: Sequence[bool] = ()
 ) -> None:
     table = Table(
-        title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
     )
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
@@ -249,35 +251,11 @@ def _print_table(
 # -- tables --------------------------------------------------------------------------------------
 
 
-def interval_text(interval: Mapping[str, float]) -> str:
-    """``0.78 [0.74, 0.81]``; the bounds are left out where nothing is known of them."""
-    if interval["low"] is None:
-        return f"{interval['value']:.3f}"
-    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
-
-
 def show_table(table: Mapping[str, Any]) -> None:
     """The models on the report split, with 95% intervals and paired differences to the winner."""
-    objectives = list(table["rows"][0]["objectives"]) if table["rows"] else []
-    rows = [
-        (
-            row["label"],
-            interval_text(row["score"]) if row["score"] else "failed",
-            *(
-                interval_text(row["objectives"][name]) if row["score"] else ""
-                for name in objectives
-            ),
-            interval_text(row["gain"]) if row["gain"] else "",
-        )
-        for row in table["rows"]
-    ]
-    items = ", ".join(f"{count} {name}" for name, count in table["items"].items())
-    _print_table(
-        f"report split ({items} items; 95% intervals)",
-        ("model", f"score ({table['combine']})", *objectives, "winner - model"),
-        rows,
-        [row["candidate"] == table["winner"] for row in table["rows"]],
-    )
+    heading, *rows = table_rows(table)
+    winners = [row["candidate"] == table["winner"] for row in table["rows"]]
+    _print_table(table_title(table), heading, rows, winners)
 
 
 def command_for(result: Result) -> str:
@@ -375,19 +353,13 @@ def describe(method: Method) -> dict[str, Any]:
     }
 
 
-def _models(method: Method) -> str:
-    low, high = method.min_models, method.max_models
-    count = f"{low}" if low == high else f"{low} or more" if high is None else f"{low} to {high}"
-    return f"{count}{' + base' if method.base == 'required' else ''}"
-
-
 def show_methods(found: Sequence[Method]) -> None:
     """``evomerge methods``."""
     rows = [
-        (method.name, _models(method), ", ".join(p.name for p in method.parameters), method.summary)
+        (method.name, method.takes, ", ".join(p.name for p in method.parameters), method.summary)
         for method in found
     ]
-    table = Table(show_edge=False, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in ("method", "models", "parameters", "what it does"):
         table.add_column(column, no_wrap=column == "method")
     for row in rows:
@@ -398,7 +370,7 @@ def show_methods(found: Sequence[Method]) -> None:
 def show_method(method: Method) -> None:
     """``evomerge methods NAME``."""
     show_lines(
-        [method.name, "", method.doc, "", f"models: {_models(method)}   paper: {method.paper}", ""]
+        [method.name, "", method.doc, "", f"models: {method.takes}   paper: {method.paper}", ""]
     )
     rows = [
         (

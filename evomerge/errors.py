@@ -5,7 +5,8 @@
     │   ├── ConfigError       a YAML file: every problem with file, line and key
     │   ├── CheckpointError   a model folder, shard or adapter cannot be read
     │   └── Incompatible      models that cannot be merged with each other
-    └── RunError              something failed at run time; exit status 1
+    ├── RunError              something failed at run time; exit status 1
+    └── CandidateFailed       one candidate cannot be merged or scored; a search records it
 
 Each message says what was found, where, what was expected and what to do.
 """
@@ -42,6 +43,10 @@ class Incompatible(InputError):
 
 class RunError(EvomergeError):
     """Something failed at run time; the run can be resumed."""
+
+
+class CandidateFailed(EvomergeError):
+    """One candidate cannot be merged or scored: it ranks last, and the search goes on."""
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:

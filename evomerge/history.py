@@ -124,15 +124,14 @@ class History:
         if progress.batch.references is not None:
             return progress.batch.references
         found: dict[str, Values] = {}
-        for candidate in progress.batch.candidates:
-            if candidate.origin in (BASE, *self.sources):
-                evaluation = progress.evaluations[candidate.id]
-                if evaluation.values is None:
-                    raise RunError(
-                        f"{candidate.origin} itself could not be scored: {evaluation.error}. Every score "
-                        "is relative to base and parents, so the search cannot go on"
-                    )
-                found[candidate.origin] = evaluation.values
+        for candidate in self._batches[0].batch.candidates:
+            evaluation = progress.evaluations[candidate.id]
+            if evaluation.values is None:
+                raise RunError(
+                    f"{candidate.origin} itself could not be scored: {evaluation.error}. Every score "
+                    "is relative to base and parents, so the search cannot go on"
+                )
+            found[candidate.origin] = evaluation.values
         return found
 
     # -- reading --------------------------------------------------------------------------------

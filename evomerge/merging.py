@@ -23,17 +23,13 @@ from evomerge.checkpoint import (
     tensor_bytes,
     write_weights,
 )
-from evomerge.errors import Incompatible
+from evomerge.errors import CandidateFailed, Incompatible, InputError
 from evomerge.recipe import BASE, Recipe
 
 if TYPE_CHECKING:
     import torch
 
 SHARD_BYTES = 4 * 2**30
-
-
-class NotFinite(Exception):
-    """A merged tensor holds NaN or infinity: the candidate has failed."""
 
 
 class Sources:
@@ -95,13 +91,14 @@ def _differences(model: Checkpoint, first: Checkpoint) -> list[str]:
     for name in first.names:
         shape, first_shape = model.entry(name).shape, first.entry(name).shape
         if shape != first_shape:
-            what = "vocabularies" if tensors.place_of(name).role in ("embed", "head") else "shapes"
+            rows = tensors.place_of(name).role in ("embed", "head") and shape[0] != first_shape[0]
+            what = "vocabularies" if rows else "shapes"
             return [f"{what} differ: {name} is {shape} and {first_shape}"]
     ours, theirs = vocabulary(model), vocabulary(first)
     if ours and theirs:
-        rows = {row: token for token, row in theirs.items()}
+        at = {row: token for token, row in theirs.items()}
         # a token in a row that the other leaves unused moves no meaning
-        moved = [t for t, row in ours.items() if theirs.get(t, row) != row or rows.get(row, t) != t]
+        moved = [t for t, row in ours.items() if theirs.get(t, row) != row or at.get(row, t) != t]
         if moved:
             return [
                 f"vocabularies differ: {len(moved)} tokens have other rows, for example {moved[0]!r}"
@@ -130,7 +127,7 @@ def merged(
 
     Raises:
         Incompatible: no group of the recipe matches a tensor.
-        NotFinite: a merged tensor is not finite (with ``check``).
+        CandidateFailed: a merged tensor is not finite (with ``check``).
     """
     import torch
 
@@ -153,7 +150,7 @@ def merged(
             role=place.role,
         ).to(dtype)
         if check and not tensor.isfinite().all():
-            raise NotFinite(f"{name} of the merged model holds NaN or infinite values")
+            raise CandidateFailed(f"{name} of the merged model holds NaN or infinite values")
         yield name, tensor
 
 
@@ -195,12 +192,14 @@ def merge(
         progress: called with each tensor's name and the number of tensors.
 
     Raises:
-        InputError: ``out`` exists, or a model is unreadable or incompatible.
+        InputError: ``out`` exists or is a parent, or a model is unreadable or incompatible.
         RunError: the disk is full.
-        NotFinite: the merge holds NaN or infinity.
+        CandidateFailed: the merge holds NaN or infinity.
     """
     out = Path(out)
     sources = Sources.open(recipe)
+    if own := [m for m in sources.models.values() if m.folder.resolve() == out.resolve()]:
+        raise InputError(f"{out}: is a model of the recipe ({own[0].name}); choose another folder")
     sizes = {name: tensor_bytes(sources.shape(name), recipe.dtype) for name in sources.names}
     donor = sources.models[recipe.tokenizer]
     with (

@@ -192,7 +192,13 @@ class Recipe:
         section = config.Section(node, problems)
         base = section.text("base") or None
         origin = str(node.folder)
-        models = {name: ModelRef(str(item.plain), origin) for name, item in section.items("models")}
+        models = {}
+        for name, item in section.items("models"):
+            if not isinstance(item.value, str):
+                section.problem(
+                    f"models.{name}", f"expected a folder or hub id, found {item.plain!r}", item
+                )
+            models[name] = ModelRef(str(item.plain), origin)
         if not models:
             section.problem(
                 "models", "expected at least one source model, as name: folder or hub id"
@@ -263,6 +269,9 @@ def _parse_group(
                 "roles", f"no role {role!r}{did_you_mean(role, GROUP_ROLES)}; {one_of(GROUP_ROLES)}"
             )
     models = section.texts("models", sources)
+    if len(set(models)) < len(models):
+        twice = next(model for model in models if models.count(model) > 1)
+        section.problem("models", f"{twice!r} stands twice; weigh it more instead")
     for model in models:
         if model not in sources and not (model == BASE and has_base):
             section.problem(

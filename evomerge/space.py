@@ -13,6 +13,8 @@ are inactive and canonicalised, so equal recipes have equal genomes.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -58,7 +60,7 @@ def parse_space(
     """A space from YAML; problems are noted, None is returned if there were any."""
     before = len(problems.found)
     section = config.Section(node, problems, "" if node.line <= 1 else "space.")
-    known = methods.names()
+    known = frozenset(methods.names())
     names = section.texts("methods", ("task_arithmetic",))
     for name in names:
         if name not in known:
@@ -79,27 +81,26 @@ def parse_space(
             if role not in GROUP_ROLES:
                 hint = did_you_mean(role, GROUP_ROLES)
                 groups.problem("roles", f"no role {role!r}{hint}; {one_of(GROUP_ROLES)}")
+        for role, times in Counter(each for role in roles for each in _expanded((role,))).items():
+            if times > 1:
+                groups.problem(
+                    "roles", f"{role!r} stands twice ('other' is {', '.join(OTHER)}); name it once"
+                )
         groups.finish()
     knots = section.integer("knots", 2, low=2) if "knots" in section else None
     if knots and blocks:
         section.problem("knots", "give either knots or groups.layers: both place values over depth")
     parameters: dict[str, Any] = {}
-    if len(problems.found) == before:
-        declared = [p for name in names for p in methods.get(name).parameters]
-        for name, item in section.items("parameters"):
-            mine = [p for p in declared if p.name == name]
-            if not mine:
-                hint = did_you_mean(name, {p.name for p in declared})
-                problems.add(
-                    item,
-                    f"{section.path}parameters.{name}",
-                    f"no parameter of {', '.join(names)}{hint}",
-                )
-                continue
-            parameters[name] = _parse_setting(
-                item, f"{section.path}parameters.{name}", mine, sources, problems
-            )
-    start = section.texts("start", _default_start(names))
+    declared = [p for name in names if name in known for p in methods.get(name).parameters]
+    for name, item in section.items("parameters"):
+        mine = [p for p in declared if p.name == name]
+        where = f"{section.path}parameters.{name}"
+        if mine:
+            parameters[name] = _parse_setting(item, where, mine, sources, problems)
+        elif known.issuperset(names):
+            hint = did_you_mean(name, {p.name for p in declared})
+            problems.add(item, where, f"no parameter of {', '.join(names)}{hint}")
+    start = section.texts("start", _default_start([name for name in names if name in known]))
     for name in start:
         if name not in (*STARTS, *known) and not name.endswith((".yaml", ".yml")):
             hint = did_you_mean(name, (*STARTS, *known))
@@ -165,10 +166,15 @@ def _parse_domain(
             for parameter in declared:
                 if problem := parameter.domain.problem(value):
                     problems.add(options, f"{where}.choices", problem)
-        return Choice(tuple(values), values[0]) if values else None
+        if not values:
+            problems.add(options, f"{where}.choices", "expected at least one value, found []")
+            return None
+        return Choice(tuple(values), values[0])
     value = spread.plain if spread else None
     numbers = value if isinstance(value, list) else []
-    if any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in numbers):
+    if any(
+        isinstance(v, bool) or not isinstance(v, (int, float)) or math.isnan(v) for v in numbers
+    ):
         numbers = []
     if len(numbers) != 2 or numbers[0] > numbers[1]:
         problems.add(spread or node, f"{where}.range", f"expected [low, high], found {value!r}")
@@ -186,6 +192,11 @@ def _parse_domain(
                 f"{where}.range",
                 f"[{low:g}, {high:g}] reaches outside the declared [{mine.low:g}, {mine.high:g}]; "
                 "a space may narrow a range, not widen it",
+            )
+            return None
+        if isinstance(mine, Integer) and math.ceil(low) > math.floor(high):
+            problems.add(
+                spread or node, f"{where}.range", f"[{low:g}, {high:g}] holds no whole number"
             )
             return None
         domain = mine.narrowed(low, high)
@@ -367,7 +378,8 @@ class SearchSpace:
         return self._methods[names[min(int(genome[index] * len(names)), len(names) - 1)]]
 
     def decode(self, genome: Genome) -> Recipe:
-        """The recipe that ``genome`` stands for."""
+        """The recipe that ``genome`` stands for: that of its canonical genome."""
+        genome = self.canonical(genome)
         return self._recipe([self._decode_region(genome, region) for region in self._regions])
 
     def _recipe(self, groups: Sequence[Group]) -> Recipe:

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from evomerge.checkpoint import Checkpoint, ModelRef
-from evomerge.fitness import Live, NonFinite
+from evomerge.errors import CandidateFailed
+from evomerge.fitness import Live
 from evomerge.fitness.suite import bind, build_scorers, evaluate
-from evomerge.merging import NotFinite, Sources, merge_into, special_tokens
+from evomerge.merging import Sources, merge_into, special_tokens
 from evomerge.recipe import Recipe
 
 
@@ -66,8 +67,8 @@ class Worker:
             if job.get("probe"):
                 evaluate(self._scorers, job["probe"])
             results = evaluate(self._scorers, job["items"])
-        except (NotFinite, NonFinite) as failure:
-            error = f"{type(failure).__name__}: {failure}"
+        except CandidateFailed as failure:
+            error = str(failure)
         seconds = {"merge": merged - started, "score": time.perf_counter() - merged}
         return {"results": results, "error": error, "seconds": seconds}
 

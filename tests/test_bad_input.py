@@ -123,8 +123,7 @@ def test_a_parameter_outside_its_declaration_is_refused(
 ) -> None:
     space = config.read(parts / "space.yaml").plain
     write(parts / "space.yaml", {**space, "parameters": parameters})
-    name = next(iter(parameters))
-    refuse("check", parts, says=(f"{parts / 'space.yaml'}:4: parameters.{name}", *says))
+    refuse("check", parts, says=(f"{parts / 'space.yaml'}:", f": parameters.{next(iter(parameters))}", *says))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +139,7 @@ def test_roles_of_a_space_are_checked(
 ) -> None:
     space = config.read(parts / "space.yaml").plain
     write(parts / "space.yaml", {**space, "groups": changes})
-    refuse("check", parts, says=(f"{parts / 'space.yaml'}:2: groups.roles: ", *says))
+    refuse("check", parts, says=(f"{parts / 'space.yaml'}:", ": groups.roles: ", *says))
 
 
 RECIPE = """\
@@ -254,6 +253,7 @@ def refuse_parent(
 
     def run(model: str | Path, *says: str) -> str:
         sources = {"chat": str(family["chat"]), "other": str(model)}
+        shutil.rmtree(tmp_path / "bad-parent", ignore_errors=True)
         folder = run_folder("bad-parent", models={"base": str(family["base"]), "sources": sources})
         message = refuse("search", folder, "--ray", "off", says=says)
         recipe = {
@@ -271,7 +271,7 @@ def refuse_parent(
 @pytest.mark.parametrize(
     ("shape", "says"),
     [
-        ({"hidden_size": 64}, ("vocabularies differ: model.embed_tokens.weight is (258, 64) and (258, 32)",)),
+        ({"hidden_size": 64}, ("shapes differ: model.embed_tokens.weight is (258, 64) and (258, 32)",)),
         ({"intermediate_size": 64}, ("shapes differ: model.layers.0.mlp.down_proj.weight",)),
         ({"num_hidden_layers": 3}, ("depths differ: 3 and 4 layers",)),
         ({"architecture": "Qwen2"}, ("architectures differ: Qwen2ForCausalLM and LlamaForCausalLM",)),
@@ -386,7 +386,7 @@ def test_an_empty_data_file_is_refused(run_folder: Make, refuse: Refuse) -> None
 def test_a_data_file_too_small_to_split_is_refused(run_folder: Make, refuse: Refuse) -> None:
     folder = run_folder()
     (folder / "texts.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
-    says = ("texts.jsonl: 2 different sources are too few", "'search' split")
+    says = ("texts.jsonl: 2 different sources are too few", "'select' split")
     refuse("search", folder, "--ray", "off", says=says)
 
 
@@ -394,8 +394,8 @@ def test_score_refuses_what_a_search_would(
     run_folder: Make, family: dict[str, Path], refuse: Refuse
 ) -> None:
     folder = run_folder()
-    path = write(folder / "fitness.yaml", {"objectives": {"one": {"tsak": "sums"}}})
-    refuse("score", family["base"], "--fitness", path, says=(f"{path}:1: objectives.one.tsak",))
+    path = write(folder / "fitness.yaml", "objectives:\n  one: {tsak: sums}\n")
+    refuse("score", family["base"], "--fitness", path, says=(f"{path}:2: objectives.one.tsak",))
     refuse("score", family["base"], "--fitness", folder / "none.yaml", says=("no such file",))
     write(path, {"include": ["."], "objectives": {"one": {"task": "sums"}}})
     refuse("score", "embedded:cat", "--fitness", path, says=("did you mean 'chat'?",))
@@ -576,7 +576,7 @@ def run_with_full_disk(limit: int, *arguments: str | Path) -> subprocess.Complet
     )
 
 
-@pytest.mark.parametrize("room", [0, 30_000])
+@pytest.mark.parametrize("room", [100, 30_000])
 def test_a_disk_that_fills_during_a_merge_keeps_the_old_output(
     recipe: Path, tmp_path: Path, room: int
 ) -> None:

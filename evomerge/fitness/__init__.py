@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict
 
+from evomerge.errors import CandidateFailed
+
 from evomerge.errors import did_you_mean
 
 
@@ -53,7 +55,7 @@ class Responses(TypedDict):
     metrics: dict[str, list[Any]]
 
 
-class NonFinite(Exception):
+class NonFinite(CandidateFailed):
     """A model answered with NaN or infinity: its candidate failed.
 
     ``item`` is None when no single item can be blamed.

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from evomerge.errors import InputError, RunError, did_you_mean
+from evomerge.errors import CandidateFailed, InputError, RunError, did_you_mean
 from evomerge.fitness import Item, Live, NonFinite, Responses
 from evomerge.fitness.splits import SPLITS
 
@@ -52,6 +52,7 @@ class PythonFunction:
 
         Raises:
             RunError: it returned something that is neither a number nor a mapping to numbers.
+            CandidateFailed: it raised an exception.
             NonFinite: it returned NaN or infinity.
         """
         if self._live is None:
@@ -60,7 +61,10 @@ class PythonFunction:
         for split in ids:
             if split not in SPLITS:
                 raise InputError(f"{self.name}: no split {split!r}{did_you_mean(split, SPLITS)}")
-            returned = self._function(self._live.model, self._live.tokenizer, split=split)
+            try:
+                returned = self._function(self._live.model, self._live.tokenizer, split=split)
+            except Exception as error:  # the user's own code runs here
+                raise CandidateFailed(f"{self.name}: {type(error).__name__}: {error}") from error
             answers.append(self._checked(returned, split))
         names = dict.fromkeys(metric for answer in answers for metric in answer)
         return {

@@ -47,6 +47,15 @@ class Method:
     doc: str
     summary: str
 
+    @property
+    def takes(self) -> str:
+        """How many models, in words: ``"2 or more + base"``."""
+        low, high = self.min_models, self.max_models
+        count = (
+            f"{low}" if low == high else f"{low} or more" if high is None else f"{low} to {high}"
+        )
+        return f"{count} + base" if self.base == "required" else count
+
     def arity_problem(self, count: int, has_base: bool) -> str | None:
         """What is wrong with merging ``count`` models, with or without a base; None if nothing."""
         low, high = self.min_models, self.max_models

@@ -22,9 +22,10 @@ def check(path: str | Path) -> list[str]:
     path = Path(path)
     file = path / NAME if path.is_dir() else path
     node = config.read(file)
-    if isinstance(node.value, dict) and "groups" in node.value and "space" not in node.value:
-        return _check_recipe(file, Recipe.parse(node))
-    return _check_run(path)
+    keys = set(node.value) if isinstance(node.value, dict) else set()
+    if file.name == NAME or keys & {"space", "fitness", "optimizer", "budget"}:
+        return _check_run(path)
+    return _check_recipe(file, Recipe.parse(node))
 
 
 def _check_recipe(file: Path, recipe: Recipe) -> list[str]:

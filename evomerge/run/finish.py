@@ -77,6 +77,42 @@ def final_table(
     }
 
 
+def table_rows(table: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The final table as texts, heading first."""
+    objectives = list(table["items"])
+    heading = ("model", f"score ({table['combine']})", *objectives, "winner - model")
+    rows = [heading]
+    for row in table["rows"]:
+        if row["score"] is None:
+            rows.append((row["label"], "failed", *("" for _ in objectives), ""))
+            continue
+        values = (row["score"], *(row["objectives"][name] for name in objectives))
+        gain = interval_text(row["gain"]) if row["gain"] else ""
+        rows.append((row["label"], *map(interval_text, values), gain))
+    return rows
+
+
+def table_title(table: Mapping[str, Any]) -> str:
+    """What the final table shows, in a line."""
+    items = ", ".join(f"{count} {name}" for name, count in table["items"].items())
+    return f"report split ({items} items; 95% intervals)"
+
+
+def table_markdown(table: Mapping[str, Any]) -> str:
+    """The final table as Markdown."""
+    heading, *rows = table_rows(table)
+    rule = ("---", *("---:" for _ in heading[1:]))
+    lines = [f"| {' | '.join(row)} |" for row in (heading, rule, *rows)]
+    return "\n".join([table_title(table), "", *lines]) + "\n"
+
+
+def interval_text(interval: Mapping[str, float]) -> str:
+    """``0.781 [0.742, 0.812]``; the bounds are left out where nothing is known of them."""
+    if interval["low"] is None:
+        return f"{interval['value']:.3f}"
+    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+
+
 def objective_intervals(suite: Suite, results: Results, *, seed: int) -> dict[str, dict[str, Any]]:
     """Objective -> value, low, high and number of items, from one model's responses."""
     items = {name: list(responses["items"]) for name, responses in results.items()}

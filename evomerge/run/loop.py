@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import config
-from evomerge.errors import InputError, RunError
+from evomerge.errors import CandidateFailed, InputError, RunError
 from evomerge.evolution import SPLIT, Search
 from evomerge.fitness.intervals import Interval
 from evomerge.fitness.suite import Items, Results
@@ -30,11 +30,11 @@ from evomerge.run.events import (
     versions,
     with_provenance,
 )
-from evomerge.run.finish import final_table, score_interval
+from evomerge.run.finish import final_table, score_interval, table_markdown
 from evomerge.run.preflight import Job, prepare
 from evomerge.run.spec import load_run
 
-JOURNAL, BEST = "journal.jsonl", "best.yaml"
+JOURNAL, BEST, REPORT = "journal.jsonl", "best.yaml", "report.md"
 MakePool = Callable[[WorkerSpec], Pool]
 IntervalOf = Callable[[int, int], Interval]
 
@@ -122,7 +122,8 @@ class _Loop:
             journal.append(run_event(job))
         self._spent = seconds_worked(journal.events)
         self._started = time.monotonic()
-        journal.append(stamped("session"))
+        if not self.search.done:
+            journal.append(stamped("session"))
         listener.started(job, self.search, resumed, self.interval)
 
     def _fold(self, event: Mapping[str, Any]) -> None:
@@ -226,8 +227,13 @@ class _Loop:
 
     def _record(self, job: Mapping[str, Any], outcome: Mapping[str, Any]) -> None:
         first, *others = self._waiting.pop(job["key"])
-        values = None if outcome["error"] else self.job.suite.values(outcome["results"])
-        evaluation = Evaluation(*first, values, outcome["error"])
+        values, error = None, outcome["error"]
+        if error is None:
+            try:
+                values = self.job.suite.values(outcome["results"])
+            except CandidateFailed as failure:  # finite answers, but a metric of them is not
+                error = str(failure)
+        evaluation = Evaluation(*first, values, error)
         self._take(
             evaluation_event(evaluation, results=outcome["results"], seconds=outcome["seconds"])
         )
@@ -266,7 +272,15 @@ class _Loop:
         winner = None
         if search.winner is not None:
             winner = with_provenance(search, search.winner, self.journal.events[0], ended["table"])
-            config.write_text(folder / BEST, winner.to_yaml())
+        try:
+            config.write_text(folder / REPORT, table_markdown(ended["table"]))
+            if winner is not None:
+                config.write_text(folder / BEST, winner.to_yaml())
+        except OSError as error:
+            raise RunError(
+                f"{folder}: the results cannot be written: {error.strerror}. The journal is complete: "
+                "make room and resume the run, or use `evomerge export`"
+            ) from None
         return Result(folder, winner, ended["table"])
 
 

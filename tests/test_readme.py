@@ -1,0 +1,61 @@
+"""The README cannot rot: its Python runs, its YAML parses, its commands exist, its tables are true."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from evomerge import cli, config, methods
+from evomerge.recipe import Recipe
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+
+
+def methods_table() -> str:
+    rows = ["| method | models | parameters | what it does |", "| --- | --- | --- | --- |"]
+    for name in methods.names():
+        method = methods.get(name)
+        parameters = ", ".join(f"`{p.name}`" for p in method.parameters)
+        rows.append(f"| `{name}` | {method.takes} | {parameters} | {method.summary} |")
+    return "\n".join(rows)
+
+
+def test_python_runs() -> None:
+    assert blocks("python")
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_yaml_parses() -> None:
+    run, recipe = (config.parse(block, "README.md") for block in blocks("yaml"))
+    assert set(run.plain) >= {"models", "space", "fitness"}
+    assert len(Recipe.parse(recipe).groups) == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [line for block in blocks("console") for line in block.splitlines() if "evomerge " in line],
+)
+def test_commands_exist(line: str) -> None:
+    words = shlex.split(line.removeprefix("$ "), comments=True)
+    if words and words[0] == "evomerge":
+        assert cli._parser().parse_args(words[1:])
+
+
+def test_methods_table_is_generated() -> None:
+    shown = re.search(r"<!-- methods table -->\n(.*?)\n?<!-- end -->", README, re.S)
+    assert shown is not None
+    assert shown[1] == methods_table()
+
+
+def test_links_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evomerge import config, methods
+from evomerge.checkpoint import ModelRef
+from evomerge.errors import ConfigError
+from evomerge.params import Choice, Parameter
+from evomerge.recipe import GROUP_ROLES, Group, Recipe, group, uncovered
+from evomerge.tensors import OTHER, Place
+
+SOURCES = ("chat", "sea", "math")
+LAYERS = 6
+PLACES = [Place(layer, role) for layer in range(LAYERS) for role in ("attn", "mlp", "norm")]
+PLACES += [Place(None, role) for role in ("embed", "norm", "head")]
+
+
+def values(parameter: Parameter) -> st.SearchStrategy[Any]:
+    domain = parameter.domain
+    if isinstance(domain, Choice):
+        return st.sampled_from(domain.options)
+    low, high = (max(domain.low - 1, domain.valid[0]), min(domain.high + 1, domain.valid[1]))  # type: ignore[union-attr]
+    return st.floats(low, high) | st.sampled_from([domain.low, domain.high])
+
+
+@st.composite
+def groups(draw: st.DrawFn) -> Group:
+    name = draw(st.sampled_from(methods.names()))
+    method = methods.get(name)
+    count = draw(st.integers(method.min_models, method.max_models or len(SOURCES)))
+    models = draw(st.permutations(SOURCES))[:count]
+    given = {
+        p.name: {m: draw(values(p)) for m in models} if p.per_model else draw(values(p))
+        for p in method.parameters
+        if draw(st.booleans())
+    }
+    layers = draw(st.none() | st.tuples(st.integers(0, 3), st.integers(3, 9)))
+    roles = draw(st.none() | st.lists(st.sampled_from(GROUP_ROLES), min_size=1, unique=True))
+    return group(name, models, given, layers=layers, roles=roles)
+
+
+folders = st.sampled_from(["models/a", "/data/b", "org/name@v1", "embedded:base", "no", "x+y", "1"])
+recipes = st.builds(
+    Recipe,
+    base=folders.map(ModelRef),
+    models=st.fixed_dictionaries({name: folders.map(ModelRef) for name in SOURCES}),
+    groups=st.lists(groups(), min_size=1, max_size=4).map(tuple),
+    dtype=st.sampled_from(["bfloat16", "float32"]),
+    seed=st.integers(0, 2**40),
+    tokenizer=st.sampled_from(["base", *SOURCES]),
+    provenance=st.sampled_from([{}, {"scores": {"th": 0.5}, "by": "no"}]),
+)
+
+
+@given(recipe=recipes)
+def test_a_recipe_survives_yaml(recipe: Recipe) -> None:
+    back = Recipe.parse(config.parse(recipe.to_yaml(), "recipe.yaml"))
+    assert back == recipe
+    assert (back.digest, back.provenance) == (recipe.digest, recipe.provenance)
+    assert back.to_yaml() == recipe.to_yaml()
+    again = Recipe.from_plain(recipe.plain)
+    assert (again, again.digest) == (recipe, recipe.digest)
+
+
+@given(recipe=recipes, other=recipes)
+def test_the_digest_names_what_a_recipe_does(recipe: Recipe, other: Recipe) -> None:
+    from dataclasses import replace
+
+    assert replace(recipe, provenance={"run": "x"}).digest == recipe.digest
+    assert (recipe.digest == other.digest) == (recipe == other)
+    assert replace(recipe, seed=recipe.seed + 1).digest != recipe.digest
+
+
+def test_the_digest_does_not_change_over_time() -> None:
+    models = {"chat": ModelRef("a"), "sea": ModelRef("b")}
+    recipe = Recipe(ModelRef("base"), models, (group("linear", ("chat", "sea")),), seed=1)
+    assert recipe.digest == DIGEST
+
+
+DIGEST = ""
+
+
+@given(recipe=recipes)
+def test_the_first_group_that_matches_decides(recipe: Recipe) -> None:
+    for place in PLACES:
+        matching = [g for g in recipe.groups if matches(g, place)]
+        assert recipe.group_of(place) is (matching[0] if matching else None)
+
+
+def matches(group: Group, place: Place) -> bool:
+    """The rule as the documents word it."""
+    roles = {each for role in group.roles or () for each in (OTHER if role == "other" else (role,))}
+    inside = group.layers is None or (
+        place.layer is not None and group.layers[0] <= place.layer <= group.layers[1]
+    )
+    return inside and (group.roles is None or place.role in roles)
+
+
+def test_tensors_that_no_group_matches_are_listed() -> None:
+    names = ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.norm.weight"]
+    models = {"chat": ModelRef("a")}
+    linear = group("linear", ("chat",), layers=(0, 3))
+    assert uncovered(Recipe(None, models, (linear,)), names) == [names[0], names[2]]
+    rest = group("linear", ("chat",))
+    assert uncovered(Recipe(None, models, (linear, rest)), names) == []
+
+
+def test_one_value_stands_for_all_models_and_whole_numbers_for_real_ones() -> None:
+    head = "base: b\nmodels: {chat: a, sea: c}\n"
+    texts = (
+        "groups: [{method: ties, weight: 1, density: 0.5}]",
+        "groups: [{method: ties, weight: {chat: 1, sea: 1.0}}]",
+        "groups: [{method: ties, models: [chat, sea]}]",
+        "groups: [{method: ties, lambda: 1, normalize: true}]",
+    )
+    digests = {Recipe.parse(config.parse(head + text)).digest for text in texts}
+    assert len(digests) == 1
+
+
+def test_only_models_that_some_group_reads_are_used() -> None:
+    head = "base: b\nmodels: {chat: a, sea: c}\ngroups:\n"
+    for group_text, used in (
+        ("- {method: linear}", ("chat", "sea")),
+        ("- {method: linear, models: [base, sea]}", ("base", "sea")),
+        ("- {method: slerp, models: [sea]}", ("base", "sea")),
+        ("- {method: passthrough, models: [chat]}", ("chat",)),
+    ):
+        assert Recipe.parse(config.parse(head + group_text)).used == used
+
+
+def test_folders_are_relative_to_the_recipe_and_portable_when_absolute(tmp_path: Path) -> None:
+    text = "base: ../base\nmodels: {a: org/name@v1, b: embedded:chat, c: ./own+../lora}\n"
+    path = tmp_path / "recipes" / "r.yaml"
+    path.parent.mkdir()
+    path.write_text(text + "groups: [{method: linear}]\n")
+    recipe = Recipe.load(path)
+    assert recipe.plain["base"] == "../base"
+    portable = recipe.portable().plain
+    assert portable["base"] == str(tmp_path / "base")
+    assert portable["models"] == {
+        "a": "org/name@v1",
+        "b": "embedded:chat",
+        "c": f"{tmp_path / 'recipes' / 'own'}+{tmp_path / 'lora'}",
+    }
+    recipe.save(path)
+    assert Recipe.load(path) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("models: {a: x}", "groups: missing; expected a list of groups"),
+        ("models: {a: x}\ngroups: []", "groups: expected a list of at least one group"),
+        ("groups: [{method: linear}]", "models: expected at least one source model"),
+        ("models: {a: null}\ngroups: [{method: linear}]", "models.a: expected a folder or hub id, found None"),
+        ("models: {base: x}\ngroups: [{method: linear}]", "'base' is the base's own name"),
+        ("models: {a: x}\ngroups: [{method: ties}]", "ties needs the base model, and there is none"),
+        ("models: {a: x}\ngroups: [{method: linear, models: [base]}]", "no source 'base'"),
+        ("models: {a: x}\ngroups: [3]", "groups[0]: expected a mapping of keys, found 3"),
+        ("models: {a: x}\ngroups: [{}]", "groups[0].method: missing"),
+        ("base: b\nmodels: {a: x}\ngroups: [{method: ties, lambda: {a: 1}}]", "one value for all models"),
+        ("base: b\nmodels: {a: x}\ngroups: [{method: ties, density: 2}]", "expected a number in [0, 1], found 2"),
+        ("base: b\nmodels: {a: x}\ngroups: [{method: ties, normalize: 1}]", "expected false or true, found 1"),
+    ],
+)  # fmt: skip
+def test_what_is_no_recipe_is_refused(text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Recipe.parse(config.parse(text, "r.yaml"))
+    assert says in str(caught.value)

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from evomerge.errors import Incompatible
+from evomerge.tensors import ARCHITECTURES, Place, check_architecture, ignored, ordered, place_of
+from evomerge.testing.models import tiny_family
+
+FAMILIES = [name.removesuffix("ForCausalLM") for name in ARCHITECTURES]
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_every_tensor_of_an_architecture_has_its_place(tmp_path: Path, architecture: str) -> None:
+    """Checked against what transformers itself saves, biases and untied heads included."""
+    shape = {"tie_word_embeddings": False} if architecture in ("Llama", "Qwen2") else {}
+    folder = tiny_family(tmp_path, ("base",), architecture=architecture, **shape)["base"]
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        names = list(file.keys())
+    places = {name: place_of(name) for name in names}
+    assert {p.layer for p in places.values()} == {None, 0, 1, 2, 3}
+    for name, place in places.items():
+        assert (place.layer is None) == (".layers." not in name)
+        expected = {
+            "norm" in name: "norm",
+            "_proj" in name: "attn" if "attn" in name else "mlp",
+            "embed" in name: "embed",
+            "lm_head" in name: "head",
+        }
+        assert place.role == expected[True]
+    assert ("lm_head.weight" in names) == bool(shape)
+
+
+def test_tensors_are_ordered_by_depth() -> None:
+    layers = [f"model.layers.{n}.mlp.up_proj.weight" for n in (0, 1, 2, 10, 11)]
+    expected = ("model.embed_tokens.weight", *layers, "model.norm.weight", "lm_head.weight")
+    assert ordered(sorted(expected)) == expected
+    assert ordered(reversed(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "transformer.h.0.attn.c_attn.weight",
+        "model.layers.0.mlp.experts.0.up_proj.weight",
+        "model.layers.0.mlp.up_proj.qweight",
+        "model.layers.x.mlp.up_proj.weight",
+        "model.embed_tokens.weight.extra",
+        "",
+    ],
+)
+def test_a_foreign_name_is_refused(name: str) -> None:
+    with pytest.raises(Incompatible, match="naming scheme"):
+        place_of(name)
+
+
+def test_what_is_stored_but_no_parameter_is_ignored() -> None:
+    assert ignored("model.layers.3.self_attn.rotary_emb.inv_freq", tied=False)
+    assert ignored("lm_head.weight", tied=True)
+    assert not ignored("lm_head.weight", tied=False)
+    assert not ignored("model.embed_tokens.weight", tied=True)
+
+
+def test_an_unknown_architecture_is_refused() -> None:
+    assert check_architecture({"architectures": ["Qwen3ForCausalLM"]}, "x") == "Qwen3ForCausalLM"
+    for config in ({}, {"architectures": []}, {"architectures": None}, {"architectures": ["X"]}):
+        with pytest.raises(Incompatible, match=r"some/model: architecture .* is not supported"):
+            check_architecture(config, "some/model")
+
+
+def test_places_compare_by_value() -> None:
+    assert place_of("model.layers.2.self_attn.q_proj.bias") == Place(2, "attn")
