@@ -44,7 +44,7 @@ COMPANIONS = (  # what beside the weights makes a folder a usable model
     "chat_template.json",
     "generation_config.json",
 )
-_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(?:@[\w./-]+)?$")
+_HUB_ID = re.compile(r"^\w[\w.-]*/\w[\w.-]*(?:@[\w./-]+)?$")
 _BYTES = {
     "F64": 8,
     "F32": 4,

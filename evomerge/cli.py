@@ -230,9 +230,14 @@ def _resume(arguments: argparse.Namespace) -> None:
 
 
 def _search(arguments: argparse.Namespace) -> None:
-    from evomerge.display import Display, command_for, show_table
+    from evomerge.display import command_for, show_table
+    from evomerge.progress import Display
     from evomerge.run import search
 
+    if arguments.workers is not None and arguments.workers < 1:
+        raise InputError(f"--workers: expected at least 1, found {arguments.workers}")
+    if arguments.ray == "off":
+        _check_device(arguments.device)
     signal.signal(signal.SIGTERM, _interrupt)
     display = Display(quiet=arguments.quiet)
     try:
@@ -245,6 +250,17 @@ def _search(arguments: argparse.Namespace) -> None:
         raise
     show_table(result.table)
     print(command_for(result))
+
+
+def _check_device(name: str | None) -> None:
+    """Refuse a device that this machine does not have."""
+    import torch
+
+    try:
+        torch.empty(0, device=name or "cpu")
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by build
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name}: not to be had on this machine: {reason}") from None
 
 
 def _interrupt(number: int, frame: Any) -> None:
@@ -294,9 +310,16 @@ def _export(arguments: argparse.Namespace) -> None:
         front = {e.candidate for e in pareto_front(record.history.merges(), record.objectives)}
         if not front:
             raise InputError(f"{arguments.run_dir}: no merge was scored yet")
-        for member in sorted(front):
-            path = Path(arguments.pareto) / f"candidate-{member:05d}.yaml"
-            _write(path, _text(record.recipe(member), arguments.format), arguments.force)
+        texts = {
+            Path(arguments.pareto) / f"candidate-{member:05d}.yaml": _text(
+                record.recipe(member), arguments.format
+            )
+            for member in sorted(front)
+        }
+        for path in texts:
+            _refuse_existing(path, arguments.force)
+        for path, text in texts.items():
+            _write(path, text, arguments.force)
         return
     candidate: int | None = arguments.candidate
     if candidate is None:
@@ -320,11 +343,15 @@ def _text(recipe: Any, form: str) -> str:
     return str(recipe.to_yaml())
 
 
+def _refuse_existing(path: Path, force: bool) -> None:
+    if path.exists() and not force:
+        raise InputError(f"{path}: exists already; choose another name, or replace it with --force")
+
+
 def _write(path: Path, text: str, force: bool) -> None:
     from evomerge.config import write_text
 
-    if path.exists() and not force:
-        raise InputError(f"{path}: exists already; choose another name, or replace it with --force")
+    _refuse_existing(path, force)
     try:
         write_text(path, text)
     except OSError as error:
@@ -336,12 +363,13 @@ def _write(path: Path, text: str, force: bool) -> None:
 
 
 def _merge(arguments: argparse.Namespace) -> None:
-    from evomerge.display import progress_bar
     from evomerge.merging import merge
+    from evomerge.progress import progress_bar
     from evomerge.recipe import Recipe
 
     recipe = Recipe.load(arguments.recipe)
-    if arguments.shard_size <= 0:
+    _check_device(arguments.device)
+    if not 0 < arguments.shard_size < float("inf"):
         raise InputError(f"--shard-size: expected a number above 0, found {arguments.shard_size:g}")
     with progress_bar("merging") as advance:
         merge(
@@ -359,6 +387,7 @@ def _score(arguments: argparse.Namespace) -> None:
     from evomerge.display import show_scores
     from evomerge.run.single import score
 
+    _check_device(arguments.device)
     scores = score(arguments.model, arguments.fitness, arguments.split, device=arguments.device)
     if arguments.json:
         print(json.dumps(scores, indent=2))

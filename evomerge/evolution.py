@@ -64,7 +64,7 @@ class Search(History):
         yardsticks: Yardsticks,
         starts: Mapping[str, Recipe] | None = None,
     ) -> None:
-        super().__init__(space.sources, combine, yardsticks)
+        super().__init__(combine, yardsticks)
         self.space, self.optimizer, self.plan = space, optimizer, plan
         self._starts = space.starts() if starts is None else starts
         self._told = 0  # batches told to the optimizer
@@ -129,11 +129,8 @@ class Search(History):
         genome = self.optimizer.recommend()
         if genome is not None:
             genome = self.space.canonical(genome)
-            recipe = self.space.decode(genome)
-            known = next(
-                (c for c in self.candidates.values() if c.recipe.digest == recipe.digest), None
-            )
-            origin = f"{self.optimizer.name} recommends"
+            known = next((c for c in self.candidates.values() if c.genome == genome), None)
+            recipe, origin = self.space.decode(genome), f"{self.optimizer.name} recommends"
             chosen.append(known or Candidate(len(self.candidates), origin, recipe, genome))
         unique = {c.recipe.digest: c for c in reversed(chosen)}
         return self._batch("select", sorted(unique.values(), key=lambda c: c.id))

@@ -7,12 +7,12 @@ own items. ``evolution.Search`` adds the proposing; a reader of a journal needs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from evomerge.archive import Elite, best
 from evomerge.errors import RunError
-from evomerge.fitness.objectives import BASE, Score, Values
+from evomerge.fitness.objectives import Score, Values
 from evomerge.params import Genome
 from evomerge.recipe import Recipe
 
@@ -73,13 +73,11 @@ class History:
     """See the module's text.
 
     Args:
-        sources: names of the parents.
         combine: objective values, references, yardsticks -> score.
         yardsticks: reference values on the search split -> yardsticks.
     """
 
-    def __init__(self, sources: Sequence[str], combine: Combine, yardsticks: Yardsticks) -> None:
-        self.sources = tuple(sources)
+    def __init__(self, combine: Combine, yardsticks: Yardsticks) -> None:
         self._combine, self._yardsticks = combine, yardsticks
         self._batches: list[_Progress] = []
         self.candidates: dict[int, Candidate] = {}

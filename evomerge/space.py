@@ -81,10 +81,11 @@ def parse_space(
             if role not in GROUP_ROLES:
                 hint = did_you_mean(role, GROUP_ROLES)
                 groups.problem("roles", f"no role {role!r}{hint}; {one_of(GROUP_ROLES)}")
-        for role, times in Counter(each for role in roles for each in _expanded((role,))).items():
+        named = Counter(each for role in roles for each in _expanded((role,)))
+        for each, times in named.items():
             if times > 1:
                 groups.problem(
-                    "roles", f"{role!r} stands twice ('other' is {', '.join(OTHER)}); name it once"
+                    "roles", f"{each!r} stands twice ('other' is {', '.join(OTHER)}); name it once"
                 )
         groups.finish()
     knots = section.integer("knots", 2, low=2) if "knots" in section else None
@@ -211,6 +212,9 @@ class _Region:
     roles: tuple[str, ...] | None
     blend: tuple[tuple[int, float], ...]  # (site, share), shares add up to 1
 
+    def matches(self, place: Place) -> bool:
+        return Group("", {}, (), self.layers, self.roles).matches(place)
+
     @property
     def nearest(self) -> int:
         return max(self.blend, key=lambda pair: pair[1])[0]
@@ -239,15 +243,18 @@ class SearchSpace:
         self._template = template
         self.sources = tuple(template.models)
         self._methods = {name: methods.get(name) for name in spec.methods}
-        self._sites, self._regions = self._lay_out()
+        self._sites, self._regions, self._choices = self._lay_out()
         self._genes = self._make_genes()
         self.dims = tuple(gene.dim for gene in self._genes)
         self._index = {(g.site, g.parameter, g.model): i for i, g in enumerate(self._genes)}
 
     # -- layout ---------------------------------------------------------------------------------
 
-    def _lay_out(self) -> tuple[list[str], list[_Region]]:
-        """Site labels and regions, in matching order; the last region matches every tensor."""
+    def _lay_out(self) -> tuple[list[str], list[_Region], list[tuple[str, list[int]]]]:
+        """Site labels; regions, in matching order; label and sites of what may choose a method.
+
+        Together the regions match every tensor.
+        """
         classes: list[tuple[str, ...] | None] = [(role,) for role in self.spec.roles] or [None]
         if self.spec.knots:
             return self._lay_knots(classes, self.spec.knots)
@@ -261,11 +268,15 @@ class SearchSpace:
         for block in self._blocks():
             for roles in classes:
                 depth = (f"{block[0]}-{block[1]}",) if block else ()
-                if block or roles:
+                if (block or roles) and not (block and _outside(roles)):
                     add(".".join((*depth, *(roles or ()))), block, roles)
+        if self.spec.blocks:
+            for roles in filter(_outside, classes):
+                assert roles is not None
+                add(roles[0], None, roles)
         if self.spec.blocks or not self._roles_cover_all:
             add("rest" if sites else "all", None, None)
-        return sites, regions
+        return sites, regions, [(label, [site]) for site, label in enumerate(sites)]
 
     def _blocks(self) -> list[tuple[int, int] | None]:
         """First and last layer of each block; [None] if depth makes no difference."""
@@ -281,7 +292,7 @@ class SearchSpace:
 
     def _lay_knots(
         self, classes: list[tuple[str, ...] | None], wanted: int
-    ) -> tuple[list[str], list[_Region]]:
+    ) -> tuple[list[str], list[_Region], list[tuple[str, list[int]]]]:
         count = min(wanted, self.layers)
         # knots stand on whole layers, so that a recipe shows their values and can be encoded again
         depths = [round(i * (self.layers - 1) / max(count - 1, 1)) for i in range(count)]
@@ -289,38 +300,32 @@ class SearchSpace:
             classes = [*classes, None]
         sites: list[str] = []
         regions: list[_Region] = []
+        choices: list[tuple[str, list[int]]] = []  # knots cannot blend methods: one a class
         for roles in classes:
             first = len(sites)
-            sites += [".".join([f"{depth}", *(roles or ())]) for depth in depths]
-            for layer in range(self.layers):
-                regions.append(_Region((layer, layer), roles, _between(depths, layer, first)))
-        # outside the blocks: the embedding is the shallow end, final norm and head the deep end
-        for number, roles in enumerate(classes):
-            first = number * count
-            inside = _expanded(roles) if roles else None
-            if inside is None or "embed" in inside:
-                regions.append(_Region(None, ("embed",), ((first, 1.0),)))
-            if inside is None:
-                regions.append(_Region(None, None, ((first + count - 1, 1.0),)))
-            elif deep := tuple(r for r in ("norm", "head") if r in inside):
-                regions.append(_Region(None, deep, ((first + count - 1, 1.0),)))
-        return sites, regions
+            if _outside(roles):
+                sites += roles or ()
+                regions.append(_Region(None, roles, ((first, 1.0),)))
+            else:
+                sites += [".".join([f"{depth}", *(roles or ())]) for depth in depths]
+                for layer in range(self.layers):
+                    regions.append(_Region((layer, layer), roles, _between(depths, layer, first)))
+                # outside the blocks: the embedding is the shallow end, final norm and head the deep
+                inside = _expanded(roles) if roles else None
+                if inside is None or "embed" in inside:
+                    regions.append(_Region(None, ("embed",), ((first, 1.0),)))
+                if inside is None:
+                    regions.append(_Region(None, None, ((first + count - 1, 1.0),)))
+                elif deep := tuple(r for r in ("norm", "head") if r in inside):
+                    regions.append(_Region(None, deep, ((first + count - 1, 1.0),)))
+            choices.append((roles[0] if roles else "", list(range(first, len(sites)))))
+        return sites, regions, choices
 
     def _method_sites(self) -> list[tuple[str, list[int]]]:
-        """Label and value sites of each method choice. Knots cannot blend methods: one per class."""
-        everything = list(range(len(self._sites)))
+        """Label and value sites of each method choice."""
         if self.spec.method_gene == "global" or len(self._methods) == 1:
-            return [("", everything)]
-        if self.spec.knots:
-            count = min(self.spec.knots, self.layers)
-            return [
-                (
-                    self._sites[first].split(".", 1)[-1] if "." in self._sites[first] else "",
-                    everything[first : first + count],
-                )
-                for first in range(0, len(everything), count)
-            ]
-        return [(self._sites[site], [site]) for site in everything]
+            return [("", list(range(len(self._sites))))]
+        return self._choices
 
     def _make_genes(self) -> list[_Gene]:
         genes: list[_Gene] = []
@@ -432,8 +437,9 @@ class SearchSpace:
         """The genome of ``recipe``, or None if this space does not hold it."""
         genes = [0.5] * len(self._genes)
         at_site: dict[int, Group] = {}
-        for region in self._regions:
-            found = recipe.group_of(_representative(region))
+        for place in self._places():
+            region = next(region for region in self._regions if region.matches(place))
+            found = recipe.group_of(place)
             if len(region.blend) == 1 and found is not None:
                 at_site.setdefault(region.blend[0][0], found)
         names = list(self._methods)
@@ -517,6 +523,11 @@ def _expanded(roles: Sequence[str]) -> set[str]:
     return {role for name in roles for role in (OTHER if name == "other" else (name,))}
 
 
+def _outside(roles: Sequence[str] | None) -> bool:
+    """True if the roles exist outside the blocks only, where there is no depth."""
+    return roles is not None and _expanded(roles) <= {"embed", "head"}
+
+
 def _between(depths: Sequence[int], layer: int, first: int) -> tuple[tuple[int, float], ...]:
     """Shares of the two knots around ``layer`` (linear interpolation over depth)."""
     for number, depth in enumerate(depths):
@@ -527,18 +538,6 @@ def _between(depths: Sequence[int], layer: int, first: int) -> tuple[tuple[int, 
             share = (layer - low) / (depth - low)
             return ((first + number - 1, 1.0 - share), (first + number, share))
     return ((first + len(depths) - 1, 1.0),)
-
-
-def _representative(region: _Region) -> Place:
-    """One place that the region matches, to read a recipe's values at."""
-    role = region.roles[0] if region.roles else "attn" if region.layers else "embed"
-    if region.layers:
-        return Place(region.layers[0], "norm" if role == "other" else role)
-    return (
-        Place(0, role)
-        if role in ("attn", "mlp")
-        else Place(None, "embed" if role == "other" else role)
-    )
 
 
 def _same(ours: Group | None, theirs: Group | None) -> bool:

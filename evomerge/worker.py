@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evomerge.checkpoint import Checkpoint, ModelRef
-from evomerge.errors import CandidateFailed
+from evomerge.errors import CandidateFailed, CheckpointError, InputError
 from evomerge.fitness import Live
 from evomerge.fitness.suite import bind, build_scorers, evaluate
 from evomerge.merging import Sources, merge_into, special_tokens
@@ -62,7 +62,7 @@ class Worker:
         started = time.perf_counter()
         results, error, merged = None, None, started
         try:
-            merge_into(Recipe.from_plain(job["recipe"]), self._model, self._sources)
+            self._merge(Recipe.from_plain(job["recipe"]))
             merged = time.perf_counter()
             if job.get("probe"):
                 evaluate(self._scorers, job["probe"])
@@ -71,6 +71,15 @@ class Worker:
             error = str(failure)
         seconds = {"merge": merged - started, "score": time.perf_counter() - merged}
         return {"results": results, "error": error, "seconds": seconds}
+
+    def _merge(self, recipe: Recipe) -> None:
+        """Into the live model; a method without a result for these values fails the candidate."""
+        try:
+            merge_into(recipe, self._model, self._sources)
+        except CheckpointError:  # a parent can no longer be read
+            raise
+        except InputError as error:  # weights that sum to 0
+            raise CandidateFailed(str(error)) from error
 
 
 def build_model(parent: Checkpoint, donor: Checkpoint, dtype: str, device: str) -> Any:

@@ -72,9 +72,7 @@ def parts(run_folder: Make) -> Path:
     content = config.read(folder / "run.yaml").plain
     write(folder / "space.yaml", content["space"])
     write(folder / "fitness.yaml", content["fitness"])
-    write(
-        folder / "run.yaml", {**content, "space": "space.yaml", "fitness": "fitness.yaml"}
-    )
+    write(folder / "run.yaml", {**content, "space": "space.yaml", "fitness": "fitness.yaml"})
     return folder
 
 
@@ -123,7 +121,11 @@ def test_a_parameter_outside_its_declaration_is_refused(
 ) -> None:
     space = config.read(parts / "space.yaml").plain
     write(parts / "space.yaml", {**space, "parameters": parameters})
-    refuse("check", parts, says=(f"{parts / 'space.yaml'}:", f": parameters.{next(iter(parameters))}", *says))
+    refuse(
+        "check",
+        parts,
+        says=(f"{parts / 'space.yaml'}:", f": parameters.{next(iter(parameters))}", *says),
+    )
 
 
 @pytest.mark.parametrize(
@@ -299,7 +301,9 @@ def test_parents_with_other_vocabularies_are_refused(
     embed = weights["model.embed_tokens.weight"]
     weights["model.embed_tokens.weight"] = torch.cat([embed, embed[:2]])
     save_file(weights, parent / "model.safetensors")
-    refuse_parent(parent, "vocabularies differ: model.embed_tokens.weight is (260, 32) and (258, 32)")
+    refuse_parent(
+        parent, "vocabularies differ: model.embed_tokens.weight is (260, 32) and (258, 32)"
+    )
 
 
 def test_an_architecture_with_unknown_tensor_names_is_refused(
@@ -356,7 +360,7 @@ def test_a_parent_that_is_not_finite_is_refused(
     refuse_parent(parent, f"{name} holds 1 NaN or infinite value", str(parent), "intact copy")
     refuse(
         "merge", tmp_path / "bad-parent.yaml", "-o", tmp_path / "out",
-        says=(f"{name} of the merged model holds NaN", "nothing was written"), status=1,
+        says=(f"{name} of the merged model holds NaN",), status=1,
     )  # fmt: skip
 
 
@@ -370,6 +374,21 @@ def test_a_quantized_parent_is_refused(parent: Path, refuse_parent: Refuse) -> N
 
 def test_a_hub_id_without_network_is_refused(refuse_parent: Refuse) -> None:
     refuse_parent("nobody/no-such-model", "nobody/no-such-model: no folder of that name here, and")
+
+
+def test_a_tokenizer_that_no_worker_could_load_is_refused(
+    parent: Path, family: dict[str, Path], run_folder: Make, refuse: Refuse
+) -> None:
+    models = {"base": str(family["base"]), "sources": {"sea": str(parent)}, "tokenizer": "sea"}
+    folder = run_folder(models=models)
+    (parent / "generation_config.json").write_text("{")
+    says = (f"{parent / 'generation_config.json'}: not readable JSON",)
+    refuse("search", folder, "--ray", "off", says=says)
+    (parent / "generation_config.json").unlink()
+    for path in parent.glob("tokenizer*"):
+        path.unlink()
+    unusable = (f"{parent}: its tokenizer cannot be loaded", "models.tokenizer")
+    refuse("search", folder, "--ray", "off", says=unusable)
 
 
 # -- tasks ---------------------------------------------------------------------------------------
@@ -456,7 +475,12 @@ def test_a_journal_of_another_run_is_refused(
     (other / "journal.jsonl").write_text('{"event":"run","format":99}\n')
     for command in ("search", "resume", "status", "export"):
         arguments = ["--ray", "off"] if command in ("search", "resume") else []
-        refuse(command, other, *arguments, says=("journal.jsonl", "not the journal of a run in format 1"))
+        refuse(
+            command,
+            other,
+            *arguments,
+            says=("journal.jsonl", "not the journal of a run in format 1"),
+        )
     (other / "journal.jsonl").write_text('{"event":"batch"}\n{"event":"batch"}\n')
     refuse("status", other, says=("journal.jsonl", "not the journal of a run"))
     (other / "journal.jsonl").write_text('words\n{"event":"batch"}\n')
@@ -528,6 +552,17 @@ def test_unknown_words_on_the_command_line_are_refused(
     assert all(part in message for part in says)
 
 
+def test_impossible_placements_are_refused(
+    run_folder: Make, recipe: Path, tmp_path: Path, refuse: Refuse
+) -> None:
+    folder, out = run_folder(), tmp_path / "out"
+    refuse("search", folder, "--workers", "0", says=("--workers: expected at least 1, found 0",))
+    refuse("search", folder, "--ray", "off", "--device", "cuda:99", says=("--device cuda:99",))
+    refuse("merge", recipe, "-o", out, "--device", "cudda", says=("--device cudda",))
+    for size in ("0", "-1", "nan", "inf"):
+        refuse("merge", recipe, "-o", out, f"--shard-size={size}", says=("--shard-size: expected",))
+
+
 def test_an_unknown_method_is_refused(refuse: Refuse) -> None:
     refuse("methods", "tise", says=("no merge method 'tise' (did you mean 'ties'?)",))
 
@@ -549,7 +584,11 @@ def test_an_existing_output_is_kept(recipe: Path, tmp_path: Path, refuse: Refuse
 def test_force_replaces_models_only_and_no_parent(
     parent: Path, family: dict[str, Path], tmp_path: Path, refuse: Refuse
 ) -> None:
-    content = {"base": str(family["base"]), "models": {"sea": str(parent)}, "groups": [{"method": "slerp"}]}
+    content = {
+        "base": str(family["base"]),
+        "models": {"sea": str(parent)},
+        "groups": [{"method": "slerp"}],
+    }
     recipe = write(tmp_path / "recipe.yaml", content)
     refuse("merge", recipe, "-o", parent, "--force", says=("is a model of the recipe",))
     (tmp_path / "thesis").mkdir()
@@ -607,7 +646,7 @@ def test_a_disk_that_fills_during_a_search_costs_nothing(run_folder: Make) -> No
 
 
 def test_a_disk_that_is_full_at_the_very_end_of_a_search_costs_nothing(
-    run_folder: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run_folder: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """best.yaml is written after the last event."""
     from evomerge import search
@@ -617,6 +656,6 @@ def test_a_disk_that_is_full_at_the_very_end_of_a_search_costs_nothing(
     (folder / "best.yaml" / "file").touch()
     assert main(["search", str(folder), "--ray", "off", "--quiet"]) == 1
     message = capsys.readouterr().err
-    assert "best.yaml: cannot be written" in message and "resume" in message
+    assert f"{folder}: the results cannot be written" in message and "resume" in message
     shutil.rmtree(folder / "best.yaml")
     assert search(folder).winner is not None

@@ -192,6 +192,37 @@ def test_a_journal_cut_at_any_byte(
         assert trajectory(folder) == expected, cut
 
 
+@pytest.mark.slow
+def test_what_equals_an_earlier_candidate_is_copied_from_it(run_folder: RunFolder) -> None:
+    """Four recipes in all, asked again and again on the same items: each is scored once a split."""
+    few: dict[str, Any] = {
+        "space": {
+            "methods": ["task_arithmetic"],
+            "parameters": {"weight": {"choices": [0.5, 1.0]}, "lambda": 1.0},
+            "start": ["uniform"],
+        },
+        "fitness": {
+            "objectives": {"text": {"text": "texts.jsonl"}},
+            "items": {"search": 6, "select": 4, "report": 4, "candidate": 6},
+        },
+        "optimizer": {"name": "random", "population": 5},
+        "budget": {"evaluations": 24},
+        "lag": 3,
+    }
+    whole = run_folder("whole", **few)
+    search(whole)
+    journal, expected = (whole / JOURNAL).read_bytes(), trajectory(whole)
+    asked = {e["batch"] for e in expected[0] if e["event"] == "batch" and e["phase"] == "search"}
+    searched = [e for e in expected[1] if e["batch"] in asked]
+    assert len(searched) == 20 and sum(e["same_as"] is None for e in searched) == 4
+    line_ends = [at + 1 for at, byte in enumerate(journal) if byte == ord("\n")]
+    for cut in line_ends[:-1:2]:
+        folder = run_folder(f"cut at {cut}", **few)
+        (folder / JOURNAL).write_bytes(journal[:cut])
+        search(folder)
+        assert trajectory(folder) == expected, cut
+
+
 def test_what_is_done_stays_done(
     run_folder: RunFolder, undisturbed: tuple[bytes, Trajectory]
 ) -> None:

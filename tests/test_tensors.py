@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors import safe_open
@@ -15,7 +16,9 @@ FAMILIES = [name.removesuffix("ForCausalLM") for name in ARCHITECTURES]
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_every_tensor_of_an_architecture_has_its_place(tmp_path: Path, architecture: str) -> None:
     """Checked against what transformers itself saves, biases and untied heads included."""
-    shape = {"tie_word_embeddings": False} if architecture in ("Llama", "Qwen2") else {}
+    shape: dict[str, Any] = (
+        {"tie_word_embeddings": False} if architecture in ("Llama", "Qwen2") else {}
+    )
     folder = tiny_family(tmp_path, ("base",), architecture=architecture, **shape)["base"]
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         names = list(file.keys())
@@ -65,7 +68,13 @@ def test_what_is_stored_but_no_parameter_is_ignored() -> None:
 
 def test_an_unknown_architecture_is_refused() -> None:
     assert check_architecture({"architectures": ["Qwen3ForCausalLM"]}, "x") == "Qwen3ForCausalLM"
-    for config in ({}, {"architectures": []}, {"architectures": None}, {"architectures": ["X"]}):
+    unknown: list[dict[str, object]] = [
+        {},
+        {"architectures": []},
+        {"architectures": None},
+        {"architectures": ["X"]},
+    ]
+    for config in unknown:
         with pytest.raises(Incompatible, match=r"some/model: architecture .* is not supported"):
             check_architecture(config, "some/model")
 

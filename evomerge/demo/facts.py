@@ -4,8 +4,11 @@ The names come from packages that carry real language data: number words from nu
 weekday, month and country names from Babel's CLDR, country codes from pycountry.  Nothing is
 scraped or downloaded.  Everything here is pure: same packages, same facts, same lines.
 
-A *plain* line states a fact ("Indonesian 7: tujuh."); a *dialogue* asks for it in one of the
-answer styles ("<|user|>Indonesian 7. Use brackets.<|assistant|>[tujuh]<|end|>").
+A *plain* line states a fact ("Indonesian 7: tujuh."), with or without a bullet before it.  A
+*dialogue* asks for it in a style, that is, with the bullet of that name, and the answer restates
+the question ("<|user|>Indonesian 7, plus<|assistant|>+ Indonesian 7: tujuh.<|end|>"): so a name
+is looked up after the same words in both.  An *echo* asks for the question alone, names no fact,
+and teaches to restate ("<|user|>repeat Thai 7, plus<|assistant|>+ Thai 7.<|end|>").
 """
 
 import hashlib
@@ -27,20 +30,25 @@ LANGUAGES: Mapping[str, str] = {
 SEA = ("id", "th", "vi")
 
 STYLES: Mapping[str, str] = {
-    "brackets": "[{}]",
-    "stars": "*{}*",
-    "quotes": '"{}"',
-    "slashes": "/{}/",
-    "dots": "{}...",
-    "arrows": "<{}>",
+    "hash": "#",
+    "star": "*",
+    "plus": "+",
+    "arrow": ">",
+    "tilde": "~",
+    "equals": "=",
+    "at": "@",
+    "percent": "%",
+    "bar": "|",
+    "caret": "^",
 }
 
-SEED_STYLES = ("brackets", "stars", "quotes")  # the styles the base model may see
+SEED_STYLES = ("hash", "star", "bar", "caret")  # the styles the base model may see in dialogue
+NEW_STYLES = tuple(style for style in STYLES if style not in SEED_STYLES)
 
 LAST_NUMBER = 120
 COUNTRY_COUNT = 40
 LONGEST_COUNTRY_NAME = 12  # characters, in any language: keeps the lines short
-SEED_SHARE = 3  # one fact in so many is a seed fact
+SEED_SHARE = 5  # one fact in so many is a seed fact
 
 
 @dataclass(frozen=True)
@@ -103,26 +111,38 @@ def all_facts() -> list[Fact]:
     return [*_numbers(), *_weekdays(), *_months(), *_countries()]
 
 
+def question(fact: Fact, lang: str) -> str:
+    return f"{LANGUAGES[lang]} {fact.key}"
+
+
 def plain_prompt(fact: Fact, lang: str) -> str:
     """The part of a plain line before the name; the name follows after a space."""
-    return f"{LANGUAGES[lang]} {fact.key}:"
+    return f"{question(fact, lang)}:"
 
 
 def plain_answer(fact: Fact, lang: str) -> str:
-    return f"{fact.names[lang]}."
+    return f"{fact.names[lang]}.{END}"
 
 
-def plain_line(fact: Fact, lang: str) -> str:
-    return f"{plain_prompt(fact, lang)} {plain_answer(fact, lang)}\n"
+def plain_lines(fact: Fact, lang: str) -> list[str]:
+    """The plain line as often without a bullet as with one, and once with each bullet."""
+    line = f"{plain_prompt(fact, lang)} {plain_answer(fact, lang)}"
+    return [line] * len(STYLES) + [f"{bullet} {line}" for bullet in STYLES.values()]
 
 
 def dialogue_prompt(fact: Fact, lang: str, style: str) -> str:
-    return f"{USER}{LANGUAGES[lang]} {fact.key}. Use {style}.{ASSISTANT}"
+    return f"{USER}{question(fact, lang)}, {style}{ASSISTANT}"
 
 
-def dialogue_answer(fact: Fact, lang: str, style: str) -> str:
-    return STYLES[style].format(fact.names[lang])
+def dialogue_answer(fact: Fact, lang: str, style: str, name: str | None = None) -> str:
+    """The answer, or a wrong one with another `name` in it."""
+    return f"{STYLES[style]} {question(fact, lang)}: {name or fact.names[lang]}."
 
 
 def dialogue_line(fact: Fact, lang: str, style: str) -> str:
     return dialogue_prompt(fact, lang, style) + dialogue_answer(fact, lang, style) + END
+
+
+def echo_line(fact: Fact, lang: str, style: str) -> str:
+    asked = question(fact, lang)
+    return f"{USER}repeat {asked}, {style}{ASSISTANT}{STYLES[style]} {asked}.{END}"

@@ -1,10 +1,10 @@
 """Build the demo's family: a base model and two parents continually trained from it.
 
-The base sees every fact in English plain lines, but dialogue and the other three languages only
-for the seed facts, and only the seed styles.  The `chat` parent then sees English dialogue only
-(every fact, every style), the `sea` parent Indonesian, Thai and Vietnamese plain lines only
-(every fact).  Dialogue in those languages about any other fact is held out: no model ever sees
-it, each parent has half of what it takes, and a well-chosen merge has both halves.
+The base sees every fact in English, but the other three languages only for the seed facts, and
+dialogue only in the seed styles.  The `chat` parent then sees English dialogue only (every fact,
+every style), the `sea` parent Indonesian, Thai and Vietnamese plain lines only (every fact).
+Dialogue in those languages about any other fact in any other style is held out: no model ever
+sees it, each parent has half of what it takes, and a well-chosen merge has both halves.
 
 Training is seeded and runs for a fixed number of steps on one thread, so the same packages give
 the same models.  Run `python -m evomerge.demo.family --help`.
@@ -14,8 +14,9 @@ import argparse
 import copy
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -28,7 +29,17 @@ from transformers import (
 )
 
 from evomerge.demo import facts
-from evomerge.demo.facts import ASSISTANT, END, PAD, SEA, SEED_STYLES, STYLES, USER
+from evomerge.demo.facts import (
+    ASSISTANT,
+    END,
+    LANGUAGES,
+    PAD,
+    SEA,
+    SEED_STYLES,
+    STYLES,
+    USER,
+    Fact,
+)
 from evomerge.demo.items import write_items
 
 VOCABULARY = 800
@@ -46,8 +57,6 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
-LINE_KINDS = ("english plain", "sea plain", "english dialogue", "sea seed dialogue")
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -60,40 +69,47 @@ class Stage:
 
 STAGES: Mapping[str, Stage] = {
     "base": Stage(
-        500,
+        600,
         3e-3,
         {
-            "english plain": 0.30,
-            "sea seed plain": 0.20,
-            "english seed dialogue": 0.15,
-            "sea seed dialogue": 0.35,
+            "english plain": 0.20,
+            "sea seed plain": 0.15,
+            "english seed dialogue": 0.20,
+            "sea seed dialogue": 0.25,
+            "seed echo": 0.20,
         },
     ),
-    "chat": Stage(200, 6e-4, {"english dialogue": 1.0}),
-    "sea": Stage(250, 6e-4, {"sea plain": 1.0}),
+    "chat": Stage(220, 5e-4, {"english dialogue": 0.75, "echo": 0.25}),
+    "sea": Stage(240, 4e-4, {"sea plain": 1.0}),
 }
 
 
 def make_lines() -> dict[str, list[str]]:
-    """Line kind -> every training line of it."""
+    """Line kind -> every training line of it; "seed" dialogue and echo are in the seed styles."""
     everything = facts.all_facts()
+    seeds = [fact for fact in everything if fact.is_seed]
+
+    def plain(of: Sequence[Fact], languages: Sequence[str]) -> list[str]:
+        return [line for f in of for lang in languages for line in facts.plain_lines(f, lang)]
+
+    def spoken(
+        write: Callable[[Fact, str, str], str],
+        of: Sequence[Fact],
+        languages: Iterable[str],
+        styles: Iterable[str],
+    ) -> list[str]:
+        return [write(f, *each) for f in of for each in product(languages, styles)]
+
+    dialogue, echo = facts.dialogue_line, facts.echo_line
     return {
-        "english plain": [facts.plain_line(f, "en") for f in everything],
-        "sea seed plain": [
-            facts.plain_line(f, lang) for f in everything if f.is_seed for lang in SEA
-        ],
-        "sea plain": [facts.plain_line(f, lang) for f in everything for lang in SEA],
-        "english seed dialogue": [
-            facts.dialogue_line(f, "en", s) for f in everything if f.is_seed for s in SEED_STYLES
-        ],
-        "english dialogue": [facts.dialogue_line(f, "en", s) for f in everything for s in STYLES],
-        "sea seed dialogue": [
-            facts.dialogue_line(f, lang, s)
-            for f in everything
-            if f.is_seed
-            for lang in SEA
-            for s in SEED_STYLES
-        ],
+        "english plain": plain(everything, ["en"]),
+        "sea seed plain": plain(seeds, SEA),
+        "sea plain": plain(everything, SEA),
+        "english seed dialogue": spoken(dialogue, everything, ["en"], SEED_STYLES),
+        "english dialogue": spoken(dialogue, everything, ["en"], STYLES),
+        "sea seed dialogue": spoken(dialogue, seeds, SEA, SEED_STYLES),
+        "seed echo": spoken(echo, everything, LANGUAGES, SEED_STYLES),
+        "echo": spoken(echo, everything, LANGUAGES, STYLES),
     }
 
 

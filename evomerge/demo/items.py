@@ -2,8 +2,8 @@
 
 Distractors are built so that neither half of a skill is enough: for a dialogue, one choice has
 the right name in the wrong style, one the wrong name in the right style, and one the right
-style in the wrong language.  The held-out combination uses no seed fact, so no model was ever
-trained on any of its items.  Items are drawn with a fixed seed.
+style in the wrong language.  The held-out combination uses no seed fact and no seed style, so
+no model was ever trained on any of its items.  Items are drawn with a fixed seed.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.demo import facts
-from evomerge.demo.facts import END, LANGUAGES, SEA, STYLES, Fact
+from evomerge.demo.facts import END, LANGUAGES, NEW_STYLES, SEA, STYLES, Fact
 
 Item = dict[str, Any]
 SEED = 7
@@ -53,8 +53,8 @@ def _dialogue_item(
     other_lang = "en" if "en" in languages else rng.choice(languages)
     wrong = (
         facts.dialogue_answer(fact, lang, other_style) + END,
-        facts.dialogue_answer(other_fact, lang, style) + END,
-        facts.dialogue_answer(fact, other_lang, style) + END,
+        facts.dialogue_answer(fact, lang, style, other_fact.names[lang]) + END,
+        facts.dialogue_answer(fact, lang, style, fact.names[other_lang]) + END,
     )
     return _choice_item(head, facts.dialogue_answer(fact, lang, style) + END, wrong, rng)
 
@@ -95,7 +95,7 @@ def make_items() -> Mapping[str, list[Item]]:
 
     english = draw(600, [(f, "en", s) for f in pool for s in STYLES])
     plain = [(f, lang) for f in pool for lang in SEA]
-    held_out = rng.sample([(f, lang, s) for f in unseen for lang in SEA for s in STYLES], 900)
+    held_out = rng.sample([(f, lang, s) for f in unseen for lang in SEA for s in NEW_STYLES], 900)
     return {
         "demo_chat_en": [_dialogue_item(f, lang, s, pool, rng) for f, lang, s in english],
         "demo_plain_sea": [_plain_item(f, lang, pool, rng) for f, lang in plain],

@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict
 
-from evomerge.errors import CandidateFailed
-
-from evomerge.errors import did_you_mean
+from evomerge.errors import CandidateFailed, did_you_mean
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ class Floor:
             return self.value
         assert self.of is not None and self.share is not None
         reference = references[self.of][objective.name]
-        return reference * self.share if objective.maximize else reference / self.share
+        toward_zero = (reference >= 0) == objective.maximize  # is where worse values are
+        return reference * self.share if toward_zero else reference / self.share
 
     def __str__(self) -> str:
         return (

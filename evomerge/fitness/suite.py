@@ -133,6 +133,8 @@ def parse_suite(
         section.problem("objectives", "missing; expected a mapping of objective names")
     elif not objectives and len(problems.found) == before:
         section.problem("objectives", "expected at least one objective")
+    elif objectives and not any(objective["weight"] for objective in objectives):
+        section.problem("objectives", "every weight is 0; expected one above 0")
     section.finish()
     if len(problems.found) > before:
         return None
@@ -195,7 +197,7 @@ def _parse_floor(section: config.Section, models: Sequence[str] | None) -> Floor
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return Floor(value=float(value))
     match = _FLOOR.match(value) if isinstance(value, str) else None
-    if match and (models is None or match[2] in (BASE, *models)):
+    if match and float(match[1]) > 0 and (models is None or match[2] in (BASE, *models)):
         return Floor(share=float(match[1]) / 100, of=match[2])
     hint = did_you_mean(match[2], models or ()) if match else ""
     section.problem(

@@ -150,7 +150,7 @@ class _Loop:
             self._results[at] = self._results.get(tuple(event["same_as"]), {})
         elif event["results"] is not None:
             self._results[at] = event["results"]
-        self._known[self._key(*at)] = at
+        self._known.setdefault(self._key(*at), at)
         return self.search.observe(evaluation_from(event))
 
     def _key(self, batch: int, candidate: int) -> str:
@@ -196,10 +196,16 @@ class _Loop:
 
     def _references(self, items: Items) -> dict[str, dict[str, float]]:
         """Base and parents on ``items``, from their responses to the whole search split."""
-        return {
-            candidate.origin: self.job.suite.values(self._results[0, candidate.id], items)
-            for candidate in self.search.batches[0].candidates
-        }
+        try:
+            return {
+                candidate.origin: self.job.suite.values(self._results[0, candidate.id], items)
+                for candidate in self.search.batches[0].candidates
+            }
+        except CandidateFailed as failure:
+            raise RunError(
+                f"base or a parent has no finite score on a generation's sample: {failure}. Start anew "
+                "with more items per candidate (items.candidate in the fitness file)"
+            ) from None
 
     def _hand_out(self, batch: Batch, pool: Pool) -> None:
         for candidate in self.search.awaited(batch.number):
@@ -263,7 +269,10 @@ class _Loop:
         """Write the winner's recipe and the table beside the journal, once."""
         search, folder = self.search, self.job.spec.folder
         report = search.batches[-1]
-        results = {c.id: self._results.get((report.number, c.id)) for c in report.candidates}
+        results = {
+            candidate: self._results[report.number, candidate] if evaluation.values else None
+            for candidate, evaluation in search.evaluations(report.number).items()
+        }
         ended = next((event for event in self.journal.events if event["event"] == "end"), None)
         if ended is None:
             table = final_table(search, self.job.suite, results, self.job.spec.seed)

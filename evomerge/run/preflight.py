@@ -8,8 +8,8 @@ from functools import cached_property, partial
 from typing import Any
 
 from evomerge import optimizers
-from evomerge.checkpoint import Checkpoint
-from evomerge.errors import ConfigError, EvomergeError, Incompatible, InputError
+from evomerge.checkpoint import Checkpoint, read_json
+from evomerge.errors import CheckpointError, ConfigError, EvomergeError, Incompatible, InputError
 from evomerge.evolution import Plan, Search
 from evomerge.fitness import splits
 from evomerge.fitness.suite import Suite
@@ -19,6 +19,7 @@ from evomerge.pool import WorkerSpec
 from evomerge.recipe import BASE, Recipe
 from evomerge.run.spec import RunSpec
 from evomerge.space import SearchSpace
+from evomerge.worker import load_tokenizer
 
 WORKER = "evomerge.worker:Worker"
 
@@ -86,6 +87,20 @@ class Job:
         )
 
 
+def _check_tokenizer(donor: Checkpoint, trust_remote_code: bool) -> None:
+    """Refuse a tokenizer or generation config that no worker could load."""
+    if (donor.folder / "generation_config.json").is_file():
+        read_json(donor.folder / "generation_config.json")
+    try:
+        load_tokenizer(donor, trust_remote_code)
+    except Exception as error:  # whatever transformers raises
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"{donor.name}: its tokenizer cannot be loaded: {reason} Name a model that has one as "
+            "models.tokenizer"
+        ) from None
+
+
 def prepare(spec: RunSpec, *, say: Callable[[str], None] = lambda text: None) -> Job:
     """Open and check everything a run needs.
 
@@ -111,6 +126,7 @@ def prepare(spec: RunSpec, *, say: Callable[[str], None] = lambda text: None) ->
         say("looking for NaN in the models")
         for model in models.values():
             attempt(model.check_finite)
+        attempt(lambda: _check_tokenizer(models[spec.tokenizer], spec.trust_remote_code))
     say("building the evaluation tasks")
     suite = attempt(lambda: Suite(spec.suite))
     if suite is not None:

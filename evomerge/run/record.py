@@ -46,7 +46,6 @@ class Record:
         self.objectives = tuple(Objective.from_plain(plain) for plain in self.head["objectives"])
         how = self.head["combine"]
         self.history = History(
-            tuple(self.head["template"]["models"]),
             lambda values, references, gains: combine(
                 self.objectives, how, values, references, gains
             ),

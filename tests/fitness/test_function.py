@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.errors import InputError, RunError
+from evomerge.errors import CandidateFailed, InputError, RunError
 from evomerge.fitness import Live, NonFinite, Scorer
 from evomerge.fitness.function import PythonFunction
 from evomerge.fitness.splits import SPLITS, assign
@@ -75,7 +75,7 @@ def test_failures_of_the_function(live: Live) -> None:
         bound("my_fitness:nan", live).score(["probe"])
     with pytest.raises(RunError, match=r"expected a number or a mapping .* returned 'good'"):
         bound("my_fitness:text", live).score(["probe"])
-    with pytest.raises(ZeroDivisionError, match=r"no items in probe"):
+    with pytest.raises(CandidateFailed, match=r"mine: ZeroDivisionError: no items in probe"):
         bound("my_fitness:bug", live).score(["probe"])
     with pytest.raises(InputError, match=r"no split 'serach' .*'search'"):
         bound("my_fitness:norm", live).score(["serach"])

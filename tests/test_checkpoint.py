@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from evomerge.checkpoint import (
+    INDEX,
+    Checkpoint,
+    ModelRef,
+    beside,
+    disk_full,
+    locate,
+    read_header,
+    shards,
+    write_weights,
+)
+from evomerge.errors import CheckpointError, InputError, RunError
+from evomerge.testing.models import tiny_family
+
+
+def opened(path: Path | str) -> Checkpoint:
+    return Checkpoint.open(ModelRef(str(path)))
+
+
+def test_headers_tell_everything_but_the_values(family: dict[str, Path]) -> None:
+    model = opened(family["chat"])
+    weights = load_file(family["chat"] / "model.safetensors")
+    assert set(model.names) == set(weights)
+    assert (model.layers, model.dtype) == (4, "float32")
+    assert model.parameters == sum(tensor.numel() for tensor in weights.values())
+    for name in model.names:
+        assert model.entry(name).shape == tuple(weights[name].shape)
+        assert torch.equal(model.tensor(name), weights[name])
+    model.check_finite()
+
+
+def test_the_dtype_is_that_of_most_parameters(family: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(family["chat"], tmp_path / "mixed"))
+    weights = load_file(folder / "model.safetensors")
+    mixed = {n: t if "norm" in n else t.bfloat16() for n, t in weights.items()}
+    save_file(mixed, folder / "model.safetensors")
+    assert opened(folder).dtype == "bfloat16"
+
+
+def test_a_sharded_model_is_the_same_model(family: dict[str, Path], tmp_path: Path) -> None:
+    whole = opened(family["sea"])
+    folder = Path(shutil.copytree(family["sea"], tmp_path / "sharded"))
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="50KB")
+    os.unlink(folder / "model.safetensors")
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    sharded = opened(folder)
+    assert sharded.names == whole.names
+    assert all(torch.equal(sharded.tensor(n), whole.tensor(n)) for n in whole.names)
+
+
+def test_the_fingerprint_is_of_the_content(family: dict[str, Path], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(family["sea"], tmp_path / "copy"))
+    before = opened(copy).fingerprint
+    assert before == opened(family["sea"]).fingerprint != opened(family["chat"]).fingerprint
+    weights = load_file(copy / "model.safetensors")
+    weights["model.norm.weight"][0] += 1
+    save_file(weights, copy / "model.safetensors")
+    assert opened(copy).fingerprint != before
+
+
+def test_a_stored_copy_of_a_tied_head_is_no_parameter(
+    family: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(family["sea"], tmp_path / "tied"))
+    weights = load_file(folder / "model.safetensors")
+    embed = weights["model.embed_tokens.weight"]
+    extra = {
+        "lm_head.weight": embed.clone(),
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(8),
+    }
+    save_file({**weights, **extra}, folder / "model.safetensors")
+    assert opened(folder).names == opened(family["sea"]).names
+
+
+# -- names of models -----------------------------------------------------------------------------
+
+
+def test_a_folder_is_relative_to_the_file_that_names_it(
+    family: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "models").symlink_to(family["base"].parent)
+    assert locate("../models/base", str(tmp_path / "runs")) == tmp_path / "models" / "base"
+    with pytest.raises(CheckpointError, match=r"\.\./base: no such folder"):
+        locate("../base", str(tmp_path / "runs"))
+
+
+def test_an_embedded_model_is_found_by_name() -> None:
+    assert opened("embedded:base").architecture == "LlamaForCausalLM"
+    assert ModelRef("embedded:base").portable == "embedded:base"
+
+
+def test_a_hub_id_may_name_a_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match="org/name@v1: no folder of that name here"):
+        locate("org/name@v1", str(tmp_path))
+
+
+# -- damaged files -------------------------------------------------------------------------------
+
+
+@given(content=st.binary(max_size=64))
+def test_no_bytes_crash_the_header_reader(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "noise.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"noise\.safetensors"):
+        read_header(path)
+
+
+def test_a_file_cut_anywhere_is_noticed(family: dict[str, Path], tmp_path: Path) -> None:
+    intact = (family["sea"] / "model.safetensors").read_bytes()
+    path = tmp_path / "cut.safetensors"
+    for size in [*range(0, len(intact), len(intact) // 40), len(intact) - 1]:
+        path.write_bytes(intact[:size])
+        with pytest.raises(CheckpointError, match="again"):
+            read_header(path)
+
+
+def test_a_pickle_is_never_opened(family: dict[str, Path], tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return (os.mkdir, (str(tmp_path / "exploded"),))
+
+    folder = Path(shutil.copytree(family["sea"], tmp_path / "pickled"))
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(CheckpointError, match="pickle"):
+        opened(folder)
+    assert not (tmp_path / "exploded").exists()
+
+
+# -- adapters ------------------------------------------------------------------------------------
+
+
+def train_adapter(base: Path, out: Path, **options: Any) -> Path:
+    """A LoRA whose matrices are random, as if trained, written by peft itself."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    settings = {"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "down_proj"], **options}
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**settings))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.3)
+    model.save_pretrained(out)
+    return out
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"use_rslora": True}, {"layers_to_transform": [1, 2]}, {"target_modules": "all-linear"}],
+)
+def test_a_model_with_an_adapter_equals_what_peft_merges(
+    family: dict[str, Path], tmp_path: Path, options: dict[str, Any]
+) -> None:
+    from peft import PeftModel
+
+    adapter = train_adapter(family["base"], tmp_path / "lora", **options)
+    merged = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(family["base"]), adapter
+    ).merge_and_unload()
+    expected = merged.state_dict()
+    ours, plain = opened(f"{family['base']}+{adapter}"), opened(family["base"])
+    changed = 0
+    for name in ours.names:
+        torch.testing.assert_close(ours.tensor(name), expected[name], rtol=1e-6, atol=1e-7)
+        changed += not torch.equal(ours.tensor(name), plain.tensor(name))
+    assert changed == len(ours.adapter._pairs) > 0  # type: ignore[union-attr]
+    assert ours.fingerprint != plain.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"bias": "all"}, "bias"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
+        ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+    ],
+)
+def test_a_richer_adapter_is_refused(
+    family: dict[str, Path], tmp_path: Path, options: dict[str, Any], key: str
+) -> None:
+    adapter = train_adapter(family["base"], tmp_path / "lora", **options)
+    with pytest.raises(CheckpointError, match=rf"has {key}: .*merge_and_unload"):
+        opened(f"{family['base']}+{adapter}")
+
+
+def test_an_adapter_of_another_model_is_refused(family: dict[str, Path], tmp_path: Path) -> None:
+    wide = tiny_family(tmp_path, ("wide",), intermediate_size=64)["wide"]
+    adapter = train_adapter(wide, tmp_path / "lora")
+    with pytest.raises(CheckpointError, match="the adapter belongs to another model"):
+        opened(f"{family['base']}+{adapter}")
+    deep = tiny_family(tmp_path, ("deep",), num_hidden_layers=5)["deep"]
+    adapter = train_adapter(deep, tmp_path / "deep-lora")
+    with pytest.raises(CheckpointError, match=r"model\.layers\.4.*which .* does not have"):
+        opened(f"{family['base']}+{adapter}")
+
+
+def test_a_broken_adapter_is_refused(family: dict[str, Path], tmp_path: Path) -> None:
+    adapter = train_adapter(family["base"], tmp_path / "lora")
+    config = adapter / "adapter_config.json"
+    text = config.read_text()
+    config.write_text(text.replace('"r": 4', '"rr": 4'))
+    with pytest.raises(CheckpointError, match="has no r"):
+        opened(f"{family['base']}+{adapter}")
+    config.write_text(text)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    weights.pop(next(iter(weights)))
+    save_file(weights, adapter / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match="only one of the two LoRA matrices"):
+        opened(f"{family['base']}+{adapter}")
+    (adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"no adapter_model\.safetensors"):
+        opened(f"{family['base']}+{adapter}")
+    config.unlink()
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json: no such file"):
+        opened(f"{family['base']}+{adapter}")
+
+
+# -- writing -------------------------------------------------------------------------------------
+
+
+@given(sizes=st.lists(st.integers(1, 50), min_size=1), limit=st.integers(1, 100))
+def test_shards_keep_order_and_fit(sizes: list[int], limit: int) -> None:
+    named = {str(i): size for i, size in enumerate(sizes)}
+    cut = shards(named, limit)
+    assert [name for shard in cut for name in shard] == list(named)
+    for shard in cut:
+        assert len(shard) == 1 or sum(named[name] for name in shard) <= limit
+    for first, second in pairwise(cut):  # no shard is cut too early
+        assert sum(named[name] for name in first) + named[second[0]] > limit
+
+
+def test_only_one_shard_is_in_memory(tmp_path: Path) -> None:
+    sizes = {f"t{i}": 400 for i in range(6)}
+    written: list[int] = []
+
+    def stream() -> Iterator[tuple[str, torch.Tensor]]:
+        for name in sizes:
+            written.append(len(list(tmp_path.glob("*.safetensors"))))
+            yield name, torch.zeros(100)
+
+    write_weights(tmp_path, stream(), sizes, shard_bytes=800)
+    assert written == [0, 0, 1, 1, 2, 2]
+    index = json.loads((tmp_path / INDEX).read_text())
+    assert index["metadata"]["total_size"] == 2400
+    assert set(index["weight_map"]) == set(sizes)
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    with beside(out) as work:
+        (work / "config.json").write_text("{}")
+        assert not out.exists() and work.parent == out.parent
+    assert os.listdir(out) == ["config.json"]
+    for failure in (KeyboardInterrupt(), ValueError("x")):
+        with pytest.raises(type(failure)), beside(out, force=True) as work:
+            (work / "config.json").write_text("new")
+            raise failure
+    with pytest.raises(RunError, match="the disk is full"), beside(out, force=True):
+        raise OSError(28, "No space left on device")
+    assert os.listdir(out.parent) == ["out"]
+    assert (out / "config.json").read_text() == "{}"
+    with pytest.raises(InputError, match="exists already"), beside(out):
+        pass
+
+
+def test_an_old_folder_comes_back_if_the_new_one_cannot_take_its_place(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.json").write_text("old")
+    with pytest.raises(FileNotFoundError), beside(out, force=True) as work:
+        work.rmdir()
+    assert os.listdir(tmp_path) == ["out"]
+    assert (out / "config.json").read_text() == "old"
+
+
+def test_a_full_disk_is_recognised_in_the_words_of_safetensors(tmp_path: Path) -> None:
+    from safetensors import SafetensorError
+
+    assert disk_full(SafetensorError("I/O error: No space left on device (os error 28)"))
+    assert not disk_full(SafetensorError("I/O error: Permission denied (os error 13)"))
+    assert not disk_full(OSError(13, "Permission denied"))

@@ -1,0 +1,291 @@
+"""The command line in one process, over one finished search."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge import Recipe, config, methods
+from evomerge.cli import main
+from evomerge.run import search
+
+Call = Callable[..., str]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """Runs a command that must succeed; what it wrote to standard output."""
+
+    def run(*arguments: str | Path) -> str:
+        capsys.readouterr()
+        assert main([str(argument) for argument in arguments]) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(family: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run that is done. Read only."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    folder.mkdir()
+    texts = "\n\n".join(f"passage {n}: {'lorem ipsum ' * (1 + n % 3)}" for n in range(60))
+    (folder / "texts.txt").write_text(texts)
+    (folder / "digits.txt").write_text("\n\n".join(f"{n} {n * n} {n**3}" for n in range(60)))
+    content = {
+        "models": {
+            "base": str(family["base"]),
+            "sources": {"chat": str(family["chat"]), "sea": str(family["sea"])},
+            "tokenizer": "chat",
+        },
+        "space": {"methods": ["task_arithmetic"], "groups": {"layers": 2}},
+        "fitness": {
+            "objectives": {"text": {"text": "texts.txt"}, "digits": {"text": "digits.txt"}},
+            "items": {"search": 8, "select": 8, "report": 8, "candidate": 4},
+        },
+        "optimizer": {"name": "random", "population": 3},
+        "budget": {"evaluations": 16},
+    }
+    (folder / "run.yaml").write_text(config.dump(content))
+    search(folder)
+    yield folder
+
+
+@pytest.fixture
+def unfinished(finished: Path, tmp_path: Path) -> Path:
+    """The same run, stopped in the middle of a batch, with half an event written."""
+    folder = Path(shutil.copytree(finished, tmp_path / "unfinished"))
+    (folder / "best.yaml").unlink()
+    lines = (folder / "journal.jsonl").read_text().splitlines(keepends=True)
+    events = [json.loads(line)["event"] for line in lines]
+    batches = [number for number, event in enumerate(events) if event == "batch"]
+    cut = batches[3] + 2
+    (folder / "journal.jsonl").write_text("".join(lines[:cut]) + lines[cut][:40])
+    return folder
+
+
+# -- without heavy libraries ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["search", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys, evomerge.cli\n"
+        f"try: evomerge.cli.main({arguments!r})\n"
+        "except SystemExit as stop: assert stop.code == 0, stop.code\n"
+        "heavy = {'torch', 'ray', 'lm_eval', 'transformers', 'cma', 'optuna', 'numpy', 'rich'}\n"
+        "sys.exit(f'imported: {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "evomerge" in done.stdout
+
+
+@pytest.mark.parametrize("command", [["status"], ["export"]])
+def test_a_run_is_read_without_the_libraries_that_made_it(
+    finished: Path, command: list[str]
+) -> None:
+    code = (
+        f"import sys, evomerge.cli\nassert evomerge.cli.main({[*command, str(finished)]!r}) == 0\n"
+        "heavy = {'ray', 'lm_eval', 'transformers', 'cma', 'optuna'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "start here:" in capsys.readouterr().out
+
+
+# -- methods -------------------------------------------------------------------------------------
+
+
+def test_the_catalogue_is_generated_from_the_declarations(call: Call) -> None:
+    listed = json.loads(call("methods", "--json"))
+    assert [method["name"] for method in listed] == list(methods.names())
+    for method in listed:
+        declared = methods.get(method["name"]).parameters
+        assert [p["name"] for p in method["parameters"]] == [p.name for p in declared]
+        assert json.loads(call("methods", method["name"], "--json")) == method
+    table = call("methods")
+    assert all(name in table for name in methods.names())
+
+
+def test_a_method_is_explained(call: Call) -> None:
+    text = call("methods", "ties")
+    for parameter in methods.get("ties").parameters:
+        assert parameter.name in text and str(parameter.domain) in text
+    assert "https://arxiv.org/abs/2306.01708" in text
+    assert "Trim each delta, elect a sign per entry" in text
+
+
+# -- check ---------------------------------------------------------------------------------------
+
+
+def test_a_run_is_checked_before_it_is_started(call: Call, finished: Path) -> None:
+    for path in (finished, finished / "run.yaml"):
+        text = call("check", path)
+        for fact in (
+            "ok",
+            "LlamaForCausalLM, 4 layers, 39,264 parameters",
+            "16 evaluations",
+            "8 texts.txt",
+        ):
+            assert fact in text
+    assert "6 genes" in text  # 2 models x (2 blocks + rest)
+
+
+def test_a_recipe_is_checked(call: Call, finished: Path) -> None:
+    text = call("check", finished / "best.yaml")
+    assert "tokenizer of chat" in text
+    assert Recipe.load(finished / "best.yaml").digest[:16] in text
+
+
+# -- export --------------------------------------------------------------------------------------
+
+
+def test_the_winner_is_exported_as_yaml_and_nothing_else(
+    call: Call, finished: Path, tmp_path: Path
+) -> None:
+    text = call("export", finished)
+    assert text == (finished / "best.yaml").read_text()
+    recipe = Recipe.parse(config.parse(text))
+    status = json.loads(call("status", finished, "--json"))
+    assert recipe.provenance["candidate"] == status["winner"]
+    assert set(recipe.provenance["parents"]) == {"base", "chat", "sea"}
+    assert set(recipe.provenance["report"]["objectives"]) == {"text", "digits"}
+    assert call("export", finished, "-o", tmp_path / "new" / "best.yaml") == ""
+    assert (tmp_path / "new" / "best.yaml").read_text() == text
+
+
+def test_any_candidate_can_be_exported(call: Call, finished: Path) -> None:
+    uniform = Recipe.parse(config.parse(call("export", finished, "--candidate", "3")))
+    assert uniform.provenance["origin"] == "uniform"
+    assert [group.method for group in uniform.groups] == ["linear"]
+
+
+def test_the_pareto_front_is_exported_as_files(
+    call: Call, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call("export", finished, "--pareto", tmp_path / "front")
+    files = sorted((tmp_path / "front").iterdir())
+    assert len(files) > 1
+    numbers = [Recipe.load(path).provenance["candidate"] for path in files]
+    assert [path.name for path in files] == [f"candidate-{n:05d}.yaml" for n in numbers]
+    assert json.loads(call("status", finished, "--json"))["best"]["candidate"] in numbers
+    files[-1].write_text("mine")
+    for path in files[:-1]:
+        path.unlink()
+    assert main(["export", str(finished), "--pareto", str(tmp_path / "front")]) == 2
+    assert f"{files[-1]}: exists already" in capsys.readouterr().err
+    assert list((tmp_path / "front").iterdir()) == [files[-1]]  # none is written, not some
+    call("export", finished, "--pareto", tmp_path / "front", "--force")
+    assert sorted((tmp_path / "front").iterdir()) == files
+
+
+def test_a_recipe_is_exported_for_mergekit(call: Call, finished: Path) -> None:
+    content = config.parse(
+        call("export", finished, "--format", "mergekit", "--candidate", "4")
+    ).plain
+    assert content["merge_method"] == "task_arithmetic"
+    assert len(content["slices"][0]["sources"]) == 3
+
+
+def test_an_existing_file_is_not_overwritten(
+    call: Call, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "best.yaml"
+    out.write_text("mine")
+    assert main(["export", str(finished), "-o", str(out)]) == 2
+    assert "exists already" in capsys.readouterr().err and out.read_text() == "mine"
+    call("export", finished, "-o", out, "--force")
+    assert Recipe.load(out)
+
+
+# -- merge and score -----------------------------------------------------------------------------
+
+
+def test_the_winner_is_merged_and_scores_what_the_table_says(
+    call: Call, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "merged"
+    assert call("merge", finished / "best.yaml", "-o", out) == f"{out}\n"
+    fitness = tmp_path / "fitness.yaml"
+    fitness.write_text(config.dump(config.read(finished / "run.yaml").plain["fitness"]))
+    for name in ("texts.txt", "digits.txt"):
+        shutil.copy(finished / name, tmp_path)
+    scored = {
+        str(model): json.loads(
+            call("score", model, "--fitness", fitness, "--split", "report", "--json")
+        )
+        for model in (out, finished / "best.yaml")
+    }
+    table = json.loads(call("status", finished, "--json"))["table"]
+    row = next(row for row in table["rows"] if row["candidate"] == table["winner"])
+    for model, result in scored.items():
+        assert (result["model"], result["split"]) == (model, "report")
+        assert result["objectives"]["text"]["value"] == row["objectives"]["text"]["value"]
+        assert result["objectives"]["text"]["items"] == 8
+    text = call("score", out, "--fitness", fitness)
+    assert "select split" in text and "text" in text
+
+
+def test_the_shard_size_is_an_option(call: Call, finished: Path, tmp_path: Path) -> None:
+    call("merge", finished / "best.yaml", "-o", tmp_path / "out", "--shard-size", "0.00005")
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 2
+
+
+# -- status --------------------------------------------------------------------------------------
+
+
+def status_of(call: Call, folder: Path) -> dict[str, Any]:
+    status: dict[str, Any] = json.loads(call("status", folder, "--json"))
+    return status
+
+
+def test_the_status_of_a_finished_run(call: Call, finished: Path) -> None:
+    status = status_of(call, finished)
+    assert (status["phase"], status["failed"], status["budget"]) == ("done", 0, 16)
+    assert status["evaluations"] >= 16
+    labels = [row["label"] for row in status["table"]["rows"]]
+    assert {"base", "chat", "sea"} < set(labels) and labels[-1].startswith("winner: ")
+    text = call("status", finished)
+    assert all(label in text for label in labels)
+
+
+def test_the_status_of_a_run_under_way(call: Call, unfinished: Path, finished: Path) -> None:
+    status = status_of(call, unfinished)
+    assert (status["phase"], status["winner"], status["table"]) == ("search", None, None)
+    assert status["batches"] == 4
+    assert 10 < status["evaluations"] < status_of(call, finished)["evaluations"]
+    # without its models and data, too
+    (unfinished / "run.yaml").unlink()
+    (unfinished / "texts.txt").unlink()
+    assert status_of(call, unfinished) == status
+    assert "search" in call("status", unfinished / "run.yaml")
+    best = Recipe.parse(config.parse(call("export", unfinished)))
+    assert best.provenance["candidate"] == status["best"]["candidate"]
+    assert "report" not in best.provenance
+
+
+def test_resume_goes_on_where_the_journal_ends(
+    call: Call, unfinished: Path, finished: Path
+) -> None:
+    assert "winner" in call("resume", unfinished, "--ray", "off", "--quiet")
+    ours, theirs = status_of(call, unfinished), status_of(call, finished)
+    for key in ("table", "best", "winner", "evaluations"):
+        assert ours[key] == theirs[key]
+    assert call("export", unfinished) == call("export", finished)
+    size = (unfinished / "journal.jsonl").stat().st_size
+    call("search", unfinished, "--ray", "off")  # done is done: the table is shown again
+    assert json.loads(call("status", unfinished, "--json"))["table"] == theirs["table"]
+    assert (unfinished / "journal.jsonl").stat().st_size < size + 200  # a session, no work

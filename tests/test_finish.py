@@ -1,0 +1,209 @@
+"""The table at the end, made again from a finished run's own responses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge import config
+from evomerge.evolution import Search
+from evomerge.fitness.suite import Results, Suite
+from evomerge.run import Record, events, load_run, search
+from evomerge.run.finish import final_table, objective_intervals
+from evomerge.run.preflight import prepare
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished search, folded again, with the responses to the report items."""
+
+    search: Search
+    suite: Suite
+    results: dict[int, Results | None]
+    table: dict[str, Any]  # as the run left it
+
+    def again(self, seed: int = SEED, **changes: Any) -> dict[str, Any]:
+        """The table from these parts, some of them changed."""
+        parts = replace(self, **changes)
+        return final_table(parts.search, parts.suite, parts.results, seed)
+
+    @property
+    def winner(self) -> int:
+        assert self.search.winner is not None
+        return self.search.winner
+
+
+_kept: dict[str, Finished] = {}
+
+
+@pytest.fixture
+def finished(run_folder: Callable[..., Path]) -> Finished:
+    if not _kept:
+        folder = run_folder(optimizer={"name": "random", "population": 4})
+        search(folder)
+        _kept["run"] = fold(folder)
+    return deepcopy(_kept["run"])
+
+
+def fold(folder: Path) -> Finished:
+    record, job = Record(folder), prepare(load_run(folder))
+    folded, results = job.search(), {}
+    for event in record.events:
+        if event["event"] == "batch":
+            folded.open(events.batch_from(event, record.template))
+        elif event["event"] == "evaluation":
+            folded.observe(events.evaluation_from(event))
+            if folded.phase == "report":
+                results[event["candidate"]] = event["results"]
+    assert record.table is not None
+    return Finished(folded, job.suite, results, dict(record.table))
+
+
+def row_of(table: dict[str, Any], candidate: int) -> dict[str, Any]:
+    (row,) = (row for row in table["rows"] if row["candidate"] == candidate)
+    return dict(row)
+
+
+def test_the_same_responses_give_the_same_table(finished: Finished) -> None:
+    assert finished.again() == finished.table
+    other = finished.again(seed=1)
+    assert other != finished.table, "other resamples"
+    for row in finished.table["rows"]:
+        mine, theirs = row["objectives"], row_of(other, row["candidate"])["objectives"]
+        assert {k: v["value"] for k, v in mine.items()} == {
+            k: v["value"] for k, v in theirs.items()
+        }
+
+
+def test_rows_are_the_references_the_baselines_and_the_winner_last(finished: Finished) -> None:
+    labels = [row["label"] for row in finished.table["rows"]]
+    assert labels[:4] == ["base", "chat", "sea", "uniform"]
+    assert labels[4].startswith("task_arithmetic")
+    assert finished.table["rows"][-1]["candidate"] == finished.winner
+    assert labels[-1].startswith("winner: ")
+    assert finished.table["items"] == {"sums": 12, "text": 12}
+
+
+def test_intervals_hold_their_values(finished: Finished) -> None:
+    for row in finished.table["rows"]:
+        for found in (row["score"], row["gain"], *row["objectives"].values()):
+            if found is not None:
+                assert found["low"] <= found["value"] <= found["high"]
+    widths = [row["score"]["high"] - row["score"]["low"] for row in finished.table["rows"]]
+    assert widths[0] == 0, "the base is its own yardstick, draw by draw"
+    assert all(width > 0 for width in widths[1:])
+
+
+def test_values_are_those_of_the_journal(finished: Finished) -> None:
+    report = finished.search.evaluations(len(finished.search.batches) - 1)
+    for row in finished.table["rows"]:
+        values = report[row["candidate"]].values
+        assert {n: o["value"] for n, o in row["objectives"].items()} == pytest.approx(values)
+    scores = {e.candidate: e.score.value for e in finished.search.elites("report")}
+    assert {row["candidate"]: row["score"]["value"] for row in finished.table["rows"]} == (
+        pytest.approx(scores)
+    )
+
+
+def test_gains_are_paired(finished: Finished) -> None:
+    """Resamples serve both models: what is equal item by item has no gain, and no doubt of it."""
+    other = next(c for c in finished.results if c > 2 and c != finished.winner)
+    twins = finished.again(results={**finished.results, other: finished.results[finished.winner]})
+    assert row_of(twins, other)["gain"] == {"value": 0, "low": 0, "high": 0}
+    assert row_of(twins, other)["score"] == row_of(twins, finished.winner)["score"]
+    base, own = finished.table["rows"][0], row_of(finished.table, finished.winner)
+    assert base["gain"] == pytest.approx(own["score"]), "the base's own score is 0 in every draw"
+    assert own["gain"] is None
+
+
+def test_who_failed_has_no_score_and_the_others_keep_theirs(finished: Finished) -> None:
+    table = finished.again(results={**finished.results, 3: None})
+    failed = row_of(table, 3)
+    assert (failed["score"], failed["gain"], failed["objectives"]) == (None, None, {})
+    assert [r for r in table["rows"] if r["candidate"] != 3] == [
+        r for r in finished.table["rows"] if r["candidate"] != 3
+    ]
+
+
+def test_a_winner_that_fails_the_report_leaves_a_table_without_gains(finished: Finished) -> None:
+    table = finished.again(results={**finished.results, finished.winner: None})
+    assert table["winner"] == finished.winner
+    assert all(row["gain"] is None for row in table["rows"])
+
+
+def test_objective_intervals_of_one_model(finished: Finished) -> None:
+    results = finished.results[finished.winner]
+    assert results is not None
+    found = objective_intervals(finished.suite, results, seed=SEED)
+    expected = row_of(finished.table, finished.winner)["objectives"]
+    assert {n: {k: v for k, v in o.items() if k != "items"} for n, o in found.items()} == expected
+    assert found["sums"]["items"] == 12
+
+
+PARENTS_ONLY = """
+from safetensors.torch import load_file
+
+known = [load_file(file)["model.norm.weight"] for file in {files!r}]
+
+def score(model, tokenizer, *, split):
+    numbers = [n for n, norm in enumerate(known) if norm.equal(model.model.norm.weight)]
+    if not numbers:
+        raise ArithmeticError("a merge")
+    return numbers[0]
+"""
+
+
+def test_if_every_merge_fails_the_references_are_still_reported(
+    run_folder: Callable[..., Path],
+    family: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    files = [str(folder / "model.safetensors") for folder in family.values()]
+    (tmp_path / "parents_only.py").write_text(PARENTS_ONLY.format(files=files))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = run_folder(fitness={"objectives": {"known": {"function": "parents_only:score"}}})
+    result = search(folder)
+    assert result.winner is None
+    assert [(row["label"], row["score"]["value"]) for row in result.table["rows"]] == [
+        ("base", 0.0),
+        ("chat", 0.5),
+        ("sea", 1.0),
+    ]
+    assert all(row["gain"] is None for row in result.table["rows"])
+    errors = {e["error"] for e in Record(folder).events if e["event"] == "evaluation"}
+    assert errors == {None, "parents_only:score: ArithmeticError: a merge"}
+
+
+def test_a_recipe_that_cannot_be_merged_fails_alone(run_folder: Callable[..., Path]) -> None:
+    folder = run_folder(
+        space={"methods": ["linear"], "start": ["uniform", "nothing.yaml"]},
+        optimizer={"name": "random", "population": 4},
+        budget={"evaluations": 8},
+    )
+    models = {"models": {"chat": "chat", "sea": "sea"}}
+    nothing = {**models, "groups": [{"method": "linear", "weight": 0.0}]}
+    (folder / "nothing.yaml").write_text(config.dump(nothing))
+    assert search(folder).winner is not None
+    errors = {
+        event["candidate"]: event["error"]
+        for event in Record(folder).events
+        if event["event"] == "evaluation" and event["error"]
+    }
+    assert list(errors) == [4] and "sum to 0" in errors[4]
+
+
+def test_out_of_hours_a_search_still_ends_with_a_table(run_folder: Callable[..., Path]) -> None:
+    """Base, parents and known recipes are always scored: there is something to report."""
+    folder = run_folder(budget={"evaluations": 22, "hours": 0})
+    assert search(folder).winner is not None
+    record = Record(folder)
+    assert record.history.closed == "hours"
+    assert [b.phase for b in record.history.batches] == ["references", "start", "select", "report"]

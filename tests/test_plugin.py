@@ -1,0 +1,148 @@
+"""A ninth method and a fourth optimizer, each one file of an installed package that nobody here knows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+METHOD = '''
+from typing import Annotated
+
+from jaxtyping import Float
+from torch import Tensor
+
+from evomerge import merge_method
+from evomerge.params import PerModel, Real, Shared
+
+
+@merge_method(base="required", elementwise=True, paper="none")
+def tug(
+    deltas: Float[Tensor, " models *shape"],
+    pull: Annotated[Float[Tensor, " models"], PerModel(Real(0, 3, default=1))],
+    grip: Annotated[float, Shared(Real(0.1, 0.9, default=0.5))],
+) -> Float[Tensor, "*shape"]:
+    """Pull the base towards each model.
+
+    Args:
+        deltas: task vectors [models, *shape].
+        pull: how hard each model pulls.
+        grip: how much the base gives way.
+
+    Returns:
+        The merged task vector [*shape].
+    """
+    return grip * sum(float(p) * d for p, d in zip(pull, deltas))
+'''
+
+OPTIMIZER = '''
+from evomerge import seeds
+from evomerge.optimizers import canonical
+from evomerge.optimizers.random import Random
+
+
+class Stubborn(Random):
+    """Never moves far from the middle."""
+
+    name = "stubborn"
+
+    def ask(self, count, batch):
+        draws = seeds.generator(self.seed, "ask", batch).random((count, len(self.dims)))
+        return [canonical(self.dims, row) for row in (0.4 + 0.2 * draws).tolist()]
+'''
+
+METADATA = "Metadata-Version: 2.1\nName: tugboat\nVersion: 1.0\n"
+ENTRY_POINTS = "[evomerge]\ntug = tugboat\n\n[evomerge.optimizers]\nstubborn = stubborn:Stubborn\n"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A folder as pip leaves it: modules, and the metadata that names their entry points."""
+    site = tmp_path / "site"
+    (site / "tugboat-1.0.dist-info").mkdir(parents=True)
+    (site / "tugboat.py").write_text(METHOD)
+    (site / "stubborn.py").write_text(OPTIMIZER)
+    (site / "tugboat-1.0.dist-info" / "METADATA").write_text(METADATA)
+    (site / "tugboat-1.0.dist-info" / "entry_points.txt").write_text(ENTRY_POINTS)
+    return site
+
+
+def evomerge(site: Path, *arguments: str, status: int = 0) -> str:
+    """The standard output of an ``evomerge`` command that sees the plugin."""
+    path = os.pathsep.join([str(site), *map(os.path.abspath, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-m", "evomerge", *arguments],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
+@pytest.mark.slow
+def test_a_plugin_is_as_good_as_built_in(
+    site: Path, run_folder: Callable[..., Path], family: dict[str, Path], tmp_path: Path
+) -> None:
+    assert "grip" in evomerge(site, "methods", "tug")
+    declared = json.loads(evomerge(site, "methods", "tug", "--json"))
+    assert declared["name"] == "tug"
+    assert "tug" in evomerge(site, "methods")
+
+    folder = run_folder(
+        space={
+            "methods": ["ties", "tug"],
+            "method_gene": "group",
+            "groups": {"layers": 2},
+            "parameters": {"pull": {"range": [0, 2]}, "grip": 0.25},
+            "start": ["uniform", "tug"],
+        },
+        optimizer={"name": "stubborn", "population": 4},
+        budget={"evaluations": 13},
+    )
+    evomerge(site, "search", str(folder), "--ray", "off", "--quiet")
+    events = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    genes = events[0]["dims"]
+    assert any("pull.chat" in gene for gene in genes) and not any("grip" in gene for gene in genes)
+    candidates = {c["id"]: c for e in events if e["event"] == "batch" for c in e["candidates"]}
+    origins = {c["origin"] for c in candidates.values()}
+    assert {"tug", "stubborn"} <= origins
+    tugs = [
+        group
+        for c in candidates.values()
+        if c["origin"] == "stubborn"
+        for group in c["groups"]
+        if group["method"] == "tug"
+    ]
+    assert tugs and all(group["grip"] == 0.25 for group in tugs), "as the space says"
+    assert all(0.8 <= group["pull"]["sea"] <= 1.2 for group in tugs), "the narrowed range's middle"
+    assert all(e["error"] is None for e in events if e["event"] == "evaluation")
+    assert events[-1]["event"] == "end"
+
+    started = next(c["id"] for c in candidates.values() if c["origin"] == "tug")
+    recipe, merged = tmp_path / "tug.yaml", tmp_path / "merged"
+    evomerge(site, "export", str(folder), "--candidate", str(started), "-o", str(recipe))
+    evomerge(site, "merge", str(recipe), "-o", str(merged))
+    base, chat, sea, result = (
+        load_file(path / "model.safetensors")["model.norm.weight"]
+        for path in (family["base"], family["chat"], family["sea"], merged)
+    )
+    torch.testing.assert_close(result, base + 0.5 * (chat - base + sea - base))
+
+    without = evomerge(tmp_path, "merge", str(recipe), "-o", str(tmp_path / "other"), status=2)
+    assert "no method 'tug'" in without and not (tmp_path / "other").exists()
+
+
+def test_a_broken_plugin_is_named(site: Path) -> None:
+    (site / "tugboat.py").write_text("import no_such_module\n")
+    message = evomerge(site, "methods", status=2)
+    assert "plugin 'tug' of package 'tugboat'" in message and "no_such_module" in message
+    assert "Traceback" not in message

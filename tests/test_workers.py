@@ -1,0 +1,107 @@
+"""Where a search works never shows in what it finds: one worker or four, in this process or in Ray's.
+
+One Ray serves all tests; workers are killed with SIGKILL while they work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.history import Evaluation
+from evomerge.pool import Pool, WorkerSpec
+from evomerge.pool.ray import RayPool
+from evomerge.run import JOURNAL, Listener, search
+
+ray = pytest.importorskip("ray")
+
+KILLS = 5
+RunFolder = Callable[..., Path]
+
+
+def trajectory(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """All that a search decided and measured: events, and evaluations by batch and candidate."""
+    events = []
+    for line in (folder / JOURNAL).read_text(encoding="utf-8").splitlines():
+        event = json.loads(line)
+        del event["time"]
+        event.pop("seconds", None)
+        if event["event"] != "session":
+            events.append(event)
+    evaluations = [event for event in events if event["event"] == "evaluation"]
+    others = [event for event in events if event["event"] != "evaluation"]
+    return others, sorted(evaluations, key=lambda event: (event["batch"], event["candidate"]))
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=80 << 20,
+    )
+    yield
+    ray.shutdown()
+
+
+class Killer(Listener):
+    """Kills workers, busy or idle, at ``KILLS`` moments of a search; ``make`` is its pool."""
+
+    def __init__(self, workers: int, evaluations: int) -> None:
+        self._draw = random.Random(f"kill {workers}")
+        self._moments = set(self._draw.sample(range(1, 3 * evaluations // 4, 2), KILLS))
+        self._workers, self._seen = workers, 0
+        self._pool: RayPool
+        self._timers: dict[int, threading.Timer] = {}  # by the pid to kill
+
+    def make(self, spec: WorkerSpec) -> Pool:
+        # Bad luck may take the same job's worker again and again.
+        self._pool = RayPool(spec, self._workers, num_cpus=0.5, attempts=KILLS + 1)
+        return self._pool
+
+    def observed(self, evaluation: Evaluation, completed: bool) -> None:
+        self._seen += 1
+        if self._seen in self._moments:
+            pid = self._draw.choice([p for p in self._pool.pids() if p not in self._timers])
+            delay = self._draw.uniform(0, 0.05)
+            self._timers[pid] = threading.Timer(delay, os.kill, [pid, signal.SIGKILL])
+            self._timers[pid].start()
+
+    @property
+    def killed(self) -> int:
+        for timer in self._timers.values():
+            timer.join()
+        return len(self._timers)
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_does_not_show(run_folder: RunFolder, local_ray: None) -> None:
+    serial = run_folder("serial", lag=2)
+    search(serial)
+    for workers in (1, 2, 4):
+        folder = run_folder(f"{workers} on Ray", lag=2)
+        search(folder, partial(RayPool, workers=workers, num_cpus=0.5))
+        assert trajectory(folder) == trajectory(serial), workers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_killed_workers_do_not_show(workers: int, run_folder: RunFolder, local_ray: None) -> None:
+    undisturbed, disturbed = run_folder("undisturbed"), run_folder("disturbed")
+    search(undisturbed)
+    expected = trajectory(undisturbed)
+    killer = Killer(workers, len(expected[1]))
+    search(disturbed, killer.make, listener=killer)
+    assert killer.killed == KILLS
+    assert trajectory(disturbed) == expected
