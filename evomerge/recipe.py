@@ -328,6 +328,11 @@ def _value(section: config.Section, parameter: Parameter, models: Sequence[str])
                 )
             elif problem := parameter.domain.problem(item.plain):
                 section.problem(f"{parameter.name}.{model}", problem, item)
+        if missing := [model for model in models if model not in node.value]:
+            section.problem(
+                parameter.name,
+                f"no value for {', '.join(missing)}; give one, or one for all models",
+            )
         return node.plain
     if problem := parameter.domain.problem(node.plain):
         section.problem(parameter.name, problem)

@@ -97,9 +97,16 @@ def search(
     folder = job.spec.folder
     with Journal.open(folder / JOURNAL) as journal:
         loop = _Loop(job, journal, listener)
-        if not loop.search.done:
-            with pool(job.worker(device)) as workers:
-                loop.work(workers)
+        try:
+            if not loop.search.done:
+                with pool(job.worker(device)) as workers:
+                    loop.work(workers)
+        except InputError:
+            if (
+                not loop.any_outcome
+            ):  # a search that never got going leaves nothing to disagree with
+                journal.path.unlink()
+            raise
         return loop.finish()
 
 
@@ -157,6 +164,11 @@ class _Loop:
         """Names the work: equal recipes on equal items are one job."""
         recipe = self.search.candidates[candidate].recipe
         return f"{recipe.digest[:16]}-{items_digest(self._items[batch])}"
+
+    @property
+    def any_outcome(self) -> bool:
+        """True once an evaluation is in the journal."""
+        return bool(self._known)
 
     # -- working --------------------------------------------------------------------------------
 

@@ -87,18 +87,24 @@ class Job:
         )
 
 
-def _check_tokenizer(donor: Checkpoint, trust_remote_code: bool) -> None:
-    """Refuse a tokenizer or generation config that no worker could load."""
+def _check_tokenizer(donor: Checkpoint, spec: RunSpec) -> None:
+    """Refuse a tokenizer or generation config that no worker could load, or without its template."""
     if (donor.folder / "generation_config.json").is_file():
         read_json(donor.folder / "generation_config.json")
     try:
-        load_tokenizer(donor, trust_remote_code)
+        tokenizer = load_tokenizer(donor, spec.trust_remote_code)
     except Exception as error:  # whatever transformers raises
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"{donor.name}: its tokenizer cannot be loaded: {reason} Name a model that has one as "
             "models.tokenizer"
         ) from None
+    chats = [s.name for s in spec.suite.scorers if s.options.get("apply_chat_template")]
+    if chats and not tokenizer.chat_template:
+        raise CheckpointError(
+            f"{donor.name}: its tokenizer has no chat template, which apply_chat_template of "
+            f"{', '.join(chats)} asks for. Name a model that has one as models.tokenizer"
+        )
 
 
 def prepare(spec: RunSpec, *, say: Callable[[str], None] = lambda text: None) -> Job:
@@ -126,7 +132,7 @@ def prepare(spec: RunSpec, *, say: Callable[[str], None] = lambda text: None) ->
         say("looking for NaN in the models")
         for model in models.values():
             attempt(model.check_finite)
-        attempt(lambda: _check_tokenizer(models[spec.tokenizer], spec.trust_remote_code))
+        attempt(lambda: _check_tokenizer(models[spec.tokenizer], spec))
     say("building the evaluation tasks")
     suite = attempt(lambda: Suite(spec.suite))
     if suite is not None:

@@ -1,0 +1,103 @@
+"""Naming models: what the user writes, and the folder it means."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evomerge.errors import CheckpointError, did_you_mean
+
+EMBEDDED = Path(__file__).parents[1] / "demo" / "models"
+_HUB_ID = re.compile(r"^\w[\w.-]*/\w[\w.-]*(?:@[\w./-]+)?$")
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model as the user named it; relative folders start from ``origin``."""
+
+    text: str
+    origin: str = field(default=".", compare=False)
+
+    @property
+    def parts(self) -> list[str]:
+        """The model, and the adapter if there is one. A folder whose name holds a + is a model."""
+        found = _local(self.text, self.origin)
+        return [self.text] if found is not None and found.exists() else self.text.split("+", 1)
+
+    @property
+    def model(self) -> str:
+        return self.parts[0]
+
+    @property
+    def adapter(self) -> str | None:
+        return self.parts[1] if len(self.parts) > 1 else None
+
+    @property
+    def portable(self) -> str:
+        """The same name with folders made absolute, so that it means the same anywhere."""
+        parts = [
+            part
+            if (path := _local(part, self.origin)) is None or part.startswith("embedded:")
+            else str(path)
+            for part in self.parts
+        ]
+        return "+".join(parts)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _local(text: str, origin: str) -> Path | None:
+    """The folder ``text`` means on this machine, or None if it reads as a hub id."""
+    if text.startswith("embedded:"):
+        return EMBEDDED / text.removeprefix("embedded:")
+    path = (Path(origin) / Path(text).expanduser()).absolute()
+    path = Path(os.path.normpath(path))
+    return path if path.exists() or not _HUB_ID.match(text) else None
+
+
+def locate(text: str, origin: str = ".") -> Path:
+    """The local folder of a model or adapter; a hub id is downloaded into the hub's cache.
+
+    Raises:
+        CheckpointError: no such folder, or the hub does not answer.
+    """
+    path = _local(text, origin)
+    if path is None:
+        return _download(text)
+    if not path.is_dir():
+        if text.startswith("embedded:"):
+            known = sorted(p.name for p in EMBEDDED.iterdir()) if EMBEDDED.is_dir() else []
+            name = text.removeprefix("embedded:")
+            raise CheckpointError(
+                f"{text}: no such embedded model{did_you_mean(name, known)}; there are: {', '.join(known)}"
+            )
+        raise CheckpointError(
+            f"{text}: no such folder ({path}); expected a Hugging Face model folder, a hub id "
+            "(org/name[@revision]) or MODEL+ADAPTER"
+        )
+    return path
+
+
+def _download(text: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    repository, _, revision = text.partition("@")
+    try:
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision or None,
+                allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt"],
+            )
+        )
+    except Exception as error:  # the hub client raises many kinds; all mean "not to be had"
+        reason = (
+            str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        )
+        raise CheckpointError(
+            f"{text}: no folder of that name here, and the hub did not give it: {reason}. Check the "
+            "name and the connection (a private or gated model needs `hf auth login`)"
+        ) from None
