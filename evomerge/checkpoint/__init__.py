@@ -9,6 +9,8 @@ they are asked for.
 from evomerge.checkpoint.adapter import Adapter
 from evomerge.checkpoint.reading import (
     DTYPES,
+    INDEX,
+    WEIGHTS,
     Checkpoint,
     Entry,
     read_header,
@@ -22,6 +24,8 @@ __all__ = [
     "COMPANIONS",
     "DTYPES",
     "EMBEDDED",
+    "INDEX",
+    "WEIGHTS",
     "Adapter",
     "Checkpoint",
     "Entry",
