@@ -31,7 +31,7 @@ def console(*, err: bool = False) -> Console:
     """Wide enough for tables when the output is not a terminal."""
     made = Console(stderr=err, highlight=False, soft_wrap=not sys.stdout.isatty())
     if not made.is_terminal:
-        made.width = 160
+        made.width = 200
     return made
 
 
