@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test soak lint family bench clean
+.PHONY: demo test soak lint family clean
 
 demo: $(VENV)/.installed  ## search over the embedded tiny models (a few minutes)
 	$(BIN)/evomerge demo
@@ -12,8 +12,8 @@ demo: $(VENV)/.installed  ## search over the embedded tiny models (a few minutes
 test: $(VENV)/.installed-test  ## everything CI runs but the linters
 	$(BIN)/python -m pytest
 
-soak: $(VENV)/.installed-test  ## slow tests: the demo's search killed again and again
-	$(BIN)/python -m pytest tests/soak
+soak: $(VENV)/.installed-test  ## searches killed many more times than in `make test`
+	EVOMERGE_TEST_KILLS=20 $(BIN)/python -m pytest tests/test_resume.py tests/test_workers.py
 
 lint: $(VENV)/.installed-test  ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"evomerge: {error}", file=sys.stderr)
         return 2
-    except EvomergeError as error:
+    except (EvomergeError, OSError) as error:
         print(f"evomerge: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -207,7 +207,9 @@ def _placement(sub: argparse.ArgumentParser) -> None:
         help="GPUs per worker, may be a fraction (default: 1 if there are any)",
     )
     place.add_argument(
-        "--device", help="device of the workers (default: cuda if there is any, else cpu)"
+        "--device",
+        help="device of the workers (default: cuda if there is any, else cpu); keep a run to one kind, "
+        "they round differently",
     )
     place.add_argument("--quiet", action="store_true", help="only the table at the end")
 
@@ -236,9 +238,16 @@ def _search(arguments: argparse.Namespace) -> None:
 
     if arguments.workers is not None and arguments.workers < 1:
         raise InputError(f"--workers: expected at least 1, found {arguments.workers}")
-    if arguments.ray == "off":
+    if arguments.ray == "off" and arguments.workers not in (None, 1):
+        raise InputError(
+            f"--workers {arguments.workers}: --ray off has one worker; leave one of them out"
+        )
+    if arguments.num_cpus <= 0 or (arguments.num_gpus or 0) < 0:
+        raise InputError("--num-cpus and --num-gpus: expected numbers above 0")
+    if arguments.ray in ("off", "local"):
         _check_device(arguments.device)
     signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)  # a script's background job inherits it ignored
     display = Display(quiet=arguments.quiet)
     try:
         with display:

@@ -93,7 +93,8 @@ class Search(History):
             "search",
             [
                 Candidate(first + i, self.optimizer.name, self.space.decode(genome), genome)
-                for i, genome in enumerate(map(self.space.canonical, genomes))
+                # as drawn, not canonical: CMA-ES learns from its own points, not from rounded ones
+                for i, genome in enumerate(genomes)
             ],
         )
 
@@ -125,11 +126,16 @@ class Search(History):
         self._tell(len(self._batches))
         chosen = [c for c in self._batches[0].batch.candidates]
         chosen += [self.candidates[i] for i in self.baselines]
-        chosen += [self.candidates[e.candidate] for e in best(self.merges(), SHORTLIST)]
+        distinct = {
+            self.candidates[e.candidate].recipe.digest: e
+            for e in best(self.merges(), len(self.candidates))[::-1]
+        }
+        chosen += [self.candidates[e.candidate] for e in best(list(distinct.values()), SHORTLIST)]
         genome = self.optimizer.recommend()
         if genome is not None:
             genome = self.space.canonical(genome)
-            known = next((c for c in self.candidates.values() if c.genome == genome), None)
+            drawn = [c for c in self.candidates.values() if c.genome is not None]
+            known = next((c for c in drawn if self.space.canonical(c.genome or ()) == genome), None)
             recipe, origin = self.space.decode(genome), f"{self.optimizer.name} recommends"
             chosen.append(known or Candidate(len(self.candidates), origin, recipe, genome))
         unique = {c.recipe.digest: c for c in reversed(chosen)}

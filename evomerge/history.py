@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from evomerge.archive import Elite, best
-from evomerge.errors import RunError
+from evomerge.errors import InputError, RunError
 from evomerge.fitness.objectives import Score, Values
 from evomerge.params import Genome
 from evomerge.recipe import Recipe
@@ -88,9 +88,11 @@ class History:
 
     def open(self, batch: Batch) -> None:
         """Fold: ``batch`` was opened."""
-        assert batch.number == len(self._batches), (
-            f"batch {batch.number} after {len(self._batches)}"
-        )
+        if batch.number != len(self._batches):
+            raise InputError(
+                f"the journal is damaged: batch {batch.number} where {len(self._batches)} was expected; "
+                "restore it from a copy, or start anew in another folder"
+            )
         self._batches.append(_Progress(batch))
         self.candidates.update({c.id: c for c in batch.candidates})
 
@@ -104,7 +106,18 @@ class History:
         Raises:
             RunError: the base or a parent failed; no candidate can be judged without them.
         """
-        progress = self._batches[evaluation.batch]
+        progress = (
+            self._batches[evaluation.batch] if evaluation.batch < len(self._batches) else None
+        )
+        if (
+            progress is None
+            or evaluation.candidate in progress.evaluations
+            or all(c.id != evaluation.candidate for c in progress.batch.candidates)
+        ):
+            raise InputError(
+                f"the journal is damaged: an unexpected evaluation of candidate {evaluation.candidate} in "
+                f"batch {evaluation.batch}; restore it from a copy, or start anew in another folder"
+            )
         progress.evaluations[evaluation.candidate] = evaluation
         if not progress.complete:
             return False

@@ -8,10 +8,11 @@ about mergekit are those of version 0.1.5.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from evomerge import config, methods
-from evomerge.checkpoint import Checkpoint
+from evomerge.checkpoint import Checkpoint, ModelRef, locate
 from evomerge.errors import InputError
 from evomerge.merging import vocabulary
 from evomerge.params import Value
@@ -49,7 +50,7 @@ def to_mergekit(recipe: Recipe) -> str:
         )
     _refuse_random(method, groups.values())
     slices = _slices(recipe, groups, model.layers, sources)
-    portable = recipe.portable()
+    portable = _located(recipe)
     content: dict[str, Any] = {
         "merge_method": method,
         **(
@@ -69,6 +70,17 @@ def to_mergekit(recipe: Recipe) -> str:
         f"# copy the tokenizer files of {donor.name} into the merged folder yourself\n"
         + config.dump(content)
     )
+
+
+def _located(recipe: Recipe) -> Recipe:
+    """Folders absolute, embedded models by their folder: names that mergekit knows."""
+
+    def ref(model: ModelRef) -> ModelRef:
+        embedded = model.text.startswith("embedded:")
+        return ModelRef(str(locate(model.text)) if embedded else model.portable)
+
+    models = {name: ref(model) for name, model in recipe.models.items()}
+    return replace(recipe, base=recipe.base and ref(recipe.base), models=models)
 
 
 def _group(recipe: Recipe, place: Place) -> Group:
@@ -135,7 +147,7 @@ def _slices(
 def _slice(
     recipe: Recipe, low: int, high: int, by_role: Mapping[str, Group], sources: Sequence[str]
 ) -> dict[str, Any]:
-    portable = recipe.portable()
+    portable = _located(recipe)
     some = next(iter(by_role.values()))
     method = methods.get(some.method)
     shared = {

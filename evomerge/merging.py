@@ -30,6 +30,17 @@ if TYPE_CHECKING:
     import torch
 
 SHARD_BYTES = 4 * 2**30
+# what gives the same weights another meaning
+SAME_CONFIG = (
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "sliding_window",
+)
 
 
 class Sources:
@@ -94,11 +105,15 @@ def _differences(model: Checkpoint, first: Checkpoint) -> list[str]:
             rows = tensors.place_of(name).role in ("embed", "head") and shape[0] != first_shape[0]
             what = "vocabularies" if rows else "shapes"
             return [f"{what} differ: {name} is {shape} and {first_shape}"]
-    ours, theirs = vocabulary(model), vocabulary(first)
-    if ours and theirs:
-        at = {row: token for token, row in theirs.items()}
+    for key in SAME_CONFIG:
+        ours, theirs = model.config.get(key), first.config.get(key)
+        if ours is not None and theirs is not None and ours != theirs:
+            return [f"config.json differs: {key} is {ours!r} and {theirs!r}"]
+    tokens, known = vocabulary(model), vocabulary(first)
+    if tokens and known:
+        at = {row: token for token, row in known.items()}
         # a token in a row that the other leaves unused moves no meaning
-        moved = [t for t, row in ours.items() if theirs.get(t, row) != row or at.get(row, t) != t]
+        moved = [t for t, row in tokens.items() if known.get(t, row) != row or at.get(row, t) != t]
         if moved:
             return [
                 f"vocabularies differ: {len(moved)} tokens have other rows, for example {moved[0]!r}"

@@ -70,6 +70,9 @@ class Display(Listener):
         self._began = time.monotonic()
         journal = job.spec.folder / JOURNAL
         done = sum(len(search.evaluations(b.number)) for b in search.batches)
+        if search.done:
+            self._line(f"finished already: {done} evaluations are in {journal}")
+            return
         verb = (
             f"resuming: {done} evaluations are in {journal}"
             if resumed
@@ -200,6 +203,7 @@ def progress_bar(what: str) -> Iterator[Callable[[str, int], None]]:
     with Progress(
         TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console(err=True),
         transient=True,
+        disable=not console(err=True).is_terminal,
     ) as progress:  # fmt: skip
         task = progress.add_task(what, total=None)
 

@@ -24,8 +24,10 @@ class Worker:
     """Built once per slot from plain data, called once per job.
 
     Args:
-        argument: ``models`` (name -> portable model text), ``tokenizer`` (one of the names), ``dtype``, ``suite`` (``SuiteSpec.plain``), ``batch_size``, ``max_length``, ``threads``,
-            ``device``, ``trust_remote_code``.
+        argument: ``models`` (name -> portable model text), ``tokenizer`` (one of the names),
+            ``dtype`` (as torch names it), ``suite`` (``SuiteSpec.plain``), ``batch_size``,
+            ``max_length`` (tokens, or None for the model's), ``threads`` (of torch), ``device`` (or
+            None: CUDA if there is any), ``trust_remote_code`` (for the tokenizer).
     """
 
     def __init__(self, argument: Mapping[str, Any]) -> None:

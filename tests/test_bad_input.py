@@ -459,11 +459,33 @@ def test_a_parent_changed_after_the_start_is_refused(
     refuse("search", folder, "--ray", "off", says=says)
 
 
-def test_data_changed_after_the_start_is_refused(started: Path, refuse: Refuse) -> None:
-    lines = (started / "sums.jsonl").read_text().splitlines(keepends=True)
-    (started / "sums.jsonl").write_text("".join(lines[5:]))
-    says = ("the items of the evaluation tasks changed since the search was started",)
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("sums.jsonl", '"question": "2+3"', '"question": "2+4"'),
+        ("sums.yaml", "{{question}}=", "{{question}} ="),
+        ("texts.jsonl", "passage 3:", "passage three:"),
+    ],
+)
+def test_data_changed_after_the_start_is_refused(
+    file: str, old: str, new: str, started: Path, refuse: Refuse
+) -> None:
+    text = (started / file).read_text()
+    assert old in text
+    (started / file).write_text(text.replace(old, new))
+    says = (": its data, task file or code changed since the search was started",)
     refuse("search", started, "--ray", "off", says=says)
+
+
+def test_parents_whose_weights_mean_something_else_are_refused(
+    family: dict[str, Path], run_folder: Make, tmp_path: Path, refuse: Refuse
+) -> None:
+    parent = tmp_path / "other-heads"
+    shutil.copytree(family["chat"], parent)
+    config = json.loads((parent / "config.json").read_text())
+    (parent / "config.json").write_text(json.dumps({**config, "num_attention_heads": 4}))
+    models = {"base": str(family["base"]), "sources": {"chat": str(parent)}}
+    refuse("check", run_folder(models=models), says=("num_attention_heads is 4 and 2",))
 
 
 def test_a_journal_of_another_run_is_refused(

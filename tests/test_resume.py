@@ -162,7 +162,7 @@ def test_a_driver_killed_five_times(
     assert trajectory(folder) == undisturbed[1]
 
 
-KILLS_OF_RAY = int(os.environ.get("EVOMERGE_TEST_KILLS", "2"))
+KILLS_OF_RAY = int(os.environ.get("EVOMERGE_TEST_KILLS", "5"))
 
 
 @pytest.mark.slow

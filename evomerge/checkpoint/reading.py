@@ -196,8 +196,14 @@ class Checkpoint:
 
         file = self._entries[name].file
         if file not in self._open:
-            self._open[file] = safe_open(file, framework="pt", device="cpu")
-        tensor: torch.Tensor = self._open[file].get_tensor(name)
+            try:
+                self._open[file] = safe_open(file, framework="pt", device="cpu")
+            except Exception as error:  # as below
+                raise CheckpointError(f"{file}: not a readable safetensors file: {error}") from None
+        try:
+            tensor: torch.Tensor = self._open[file].get_tensor(name)
+        except Exception as error:  # safetensors raises its own kind for a header that lies
+            raise CheckpointError(f"{file}: {name} cannot be read: {error}") from None
         return self.adapter.applied(name, tensor) if self.adapter else tensor
 
     @cached_property

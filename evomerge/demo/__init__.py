@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from evomerge import config
+from evomerge.errors import InputError
 
 _CLONE = Path(__file__).parents[2]
 _INSTALLED = Path(__file__).parents[1] / "presets"
@@ -24,5 +25,10 @@ def prepare_run(folder: Path) -> Path:
     for part in ("space", "fitness"):
         job[part] = str((root / JOB.parent / job[part]).resolve())
     header = "# The demo's job. `evomerge demo` runs it; `evomerge status` watches it.\n"
-    config.write_text(folder / JOB.name, header + config.dump(job))
+    try:
+        config.write_text(folder / JOB.name, header + config.dump(job))
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written: {error.strerror}; choose another --run"
+        ) from None
     return folder

@@ -81,6 +81,11 @@ class Scorer(Protocol):
     @property
     def metrics(self) -> Mapping[str, bool]: ...
 
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of what is asked and how: documents, prompts, metrics; a resumed run compares it."""
+        ...
+
     def items(self) -> list[Item]:
         """Every item, in the order of the data. Ids are unique and stable."""
         ...

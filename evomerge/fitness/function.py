@@ -10,7 +10,9 @@ must be deterministic. An exception fails the candidate, with the exception's me
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -37,6 +39,15 @@ class PythonFunction:
         self.metrics: dict[str, bool] = {}
         self._function = _load(name, target)
         self._live: Live | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the function's own source; what it calls is not followed."""
+        try:
+            source = inspect.getsource(self._function)
+        except (OSError, TypeError):  # built in, or typed at a prompt
+            source = self.name
+        return hashlib.sha256(source.encode()).hexdigest()
 
     def items(self) -> list[Item]:
         return [Item(split, split, split=split) for split in SPLITS]

@@ -10,6 +10,9 @@ The one module that imports ``lm_eval``.
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import json
 import logging
 import math
 import random
@@ -107,6 +110,13 @@ class LmEvalTask:
         self._rows = {id: row for row, id in enumerate(ids)}
         self._lm: _ResidentLM | None = None
         self._requests: dict[int, list[_Request]] = {}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the documents, the task's whole configuration and the source of its functions."""
+        content = [[dict(doc) for doc in self._docs], self._task.dump_config()]
+        text = json.dumps(content, sort_keys=True, default=_described)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def items(self) -> list[Item]:
         """One item per document of the test split, or of the validation split if there is none."""
@@ -441,6 +451,16 @@ def _set_fewshot(task: Any, name: str, num_fewshot: int | None) -> None:
             "leave num_fewshot out, or change the task"
         )
     task.set_config(key="num_fewshot", value=(own or 0) if num_fewshot is None else num_fewshot)
+
+
+def _described(value: Any) -> str:
+    """What JSON cannot hold, in a way that is the same in every process."""
+    if callable(value):
+        try:
+            return inspect.getsource(value)
+        except (OSError, TypeError):
+            return getattr(value, "__qualname__", type(value).__qualname__)
+    return str(value)
 
 
 def _ids(docs: Sequence[Any]) -> list[str]:

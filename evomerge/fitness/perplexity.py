@@ -9,6 +9,7 @@ Log-probabilities are taken in float32 whatever the model's dtype, at the scored
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -51,6 +52,12 @@ class BitsPerByte:
         self._items = [Item(str(row), source) for row, source in enumerate(sources)]
         self._live: Live | None = None
         self._windows: dict[int, list[_Window]] = {}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the passages."""
+        text = json.dumps(self._passages)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def items(self) -> list[Item]:
         return list(self._items)

@@ -19,13 +19,6 @@ Items = dict[str, list[str]]  # scorer name -> item ids
 COMBINATIONS = ("retention", "mean")
 LIMITS = {"probe": 4, "search": 200, "select": 200, "report": 400}  # items per scorer
 _FLOOR = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*%\s*of\s+(\S+)\s*$")
-_TASK_OPTIONS = (
-    "num_fewshot",
-    "apply_chat_template",
-    "fewshot_as_multiturn",
-    "system_instruction",
-    "source",
-)
 
 
 @dataclass(frozen=True)
@@ -106,7 +99,10 @@ def parse_suite(
     max_length = section.integer("max_length", 0, low=1) or None
     limits, shares, per_candidate = dict(LIMITS), dict(splits.SHARES), 60
     if items := section.section("items"):
-        limits = {split: items.integer(split, size, low=1) for split, size in LIMITS.items()}
+        limits = {
+            split: items.integer(split, size, low=0 if split == "probe" else 1)
+            for split, size in LIMITS.items()
+        }
         per_candidate = items.integer("candidate", per_candidate, low=1)
         if part := items.section("shares"):
             shares = {
@@ -166,9 +162,15 @@ def _parse_objective(
     written = target = targets[kind]
     options: dict[str, Any] = {}
     if kind == "task":
-        for option in _TASK_OPTIONS:
-            if (item := section.get(option)) is not None:
-                options[option] = item.plain
+        for option, read in (
+            ("num_fewshot", lambda key: section.integer(key, 0)),
+            ("apply_chat_template", lambda key: section.flag(key, False)),
+            ("fewshot_as_multiturn", lambda key: section.flag(key, False)),
+            ("system_instruction", section.text),
+            ("source", section.text),
+        ):
+            if option in section:
+                options[option] = read(option)
     elif kind == "text":
         target = str((node.folder / target).resolve())
         if "field" in section:

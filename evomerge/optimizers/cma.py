@@ -241,7 +241,10 @@ class CMA(Optimizer):
                 points[index] = strategy.mean
         costs = np.empty(len(order))
         costs[order] = np.arange(len(order))
-        strategy.tell(list(points), costs.tolist())
+        with warnings.catch_warnings():
+            # foreign points (known recipes, points of an older distribution) are expected
+            warnings.simplefilter("ignore")
+            strategy.tell(list(points), costs.tolist())
         self._update_odds(
             [(w, genomes[i]) for w, i in zip(weights, elites, strict=True) if scores[i] is not None]
         )

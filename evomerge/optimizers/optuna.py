@@ -9,6 +9,7 @@ Papers: Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -78,9 +79,14 @@ class TPE(Optimizer):
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every new study
         try:
-            sampler = optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=int(str(self.options["startup"]))
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                sampler = optuna.samplers.TPESampler(
+                    seed=seed,
+                    n_startup_trials=int(str(self.options["startup"])),
+                    multivariate=True,
+                    constant_liar=True,
+                )
             study = optuna.create_study(direction="maximize", sampler=sampler)
         finally:
             optuna.logging.set_verbosity(verbosity)

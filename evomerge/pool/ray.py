@@ -246,7 +246,7 @@ class _Session:
             import ray
         except ImportError:
             raise InputError(
-                "Ray is not installed: pip install 'evomerge[ray]', or search with --ray off"
+                "Ray is not installed: pip install ray, or search with --ray off"
             ) from None
         self.ray: Any = ray
         if ray.is_initialized():

@@ -1,6 +1,7 @@
 """Runs: one search in one folder. Starting and resuming are the same loop."""
 
-from evomerge.run.loop import JOURNAL, Listener, Result, search
+from evomerge.run.events import JOURNAL
+from evomerge.run.loop import Listener, Result, search
 from evomerge.run.record import Record
 from evomerge.run.spec import RunSpec, load_run
 

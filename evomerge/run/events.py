@@ -27,6 +27,7 @@ from evomerge.history import Batch, Candidate, Evaluation, History
 from evomerge.recipe import Recipe
 
 FORMAT = 1
+JOURNAL = "journal.jsonl"
 Event = dict[str, Any]
 _LIBRARIES = ("evomerge", "torch", "transformers", "lm_eval", "cma", "optuna", "ray")
 

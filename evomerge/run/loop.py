@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from evomerge.pool.serial import SerialPool
 from evomerge.recipe import Recipe
 from evomerge.run.events import (
     FORMAT,
+    JOURNAL,
     batch_event,
     batch_from,
     evaluation_event,
@@ -34,7 +36,9 @@ from evomerge.run.finish import final_table, score_interval, table_markdown
 from evomerge.run.preflight import Job, prepare
 from evomerge.run.spec import load_run
 
-JOURNAL, BEST, REPORT = "journal.jsonl", "best.yaml", "report.md"
+BEST, REPORT = "best.yaml", "report.md"
+_log = logging.getLogger("evomerge.run")
+
 MakePool = Callable[[WorkerSpec], Pool]
 IntervalOf = Callable[[int, int], Interval]
 
@@ -251,6 +255,11 @@ class _Loop:
                 values = self.job.suite.values(outcome["results"])
             except CandidateFailed as failure:  # finite answers, but a metric of them is not
                 error = str(failure)
+        if error is not None and self.search.batches[first[0]].phase == "references":
+            raise RunError(
+                f"{self.search.candidates[first[1]].origin} itself could not be scored: {error}. Every "
+                "score is relative to base and parents. Mend the cause, then resume"
+            )
         evaluation = Evaluation(*first, values, error)
         self._take(
             evaluation_event(evaluation, results=outcome["results"], seconds=outcome["seconds"])
@@ -321,6 +330,7 @@ def run_event(job: Job) -> dict[str, Any]:
         objectives=[objective.plain for objective in job.suite.objectives],
         combine=job.suite.spec.combination,
         splits={"digest": job.splits_digest, "items": job.suite.splits},
+        scorers={name: scorer.fingerprint for name, scorer in job.suite.scorers.items()},
         versions=versions(),
     )
 
@@ -346,6 +356,20 @@ def check_same(event: Mapping[str, Any], job: Job, path: Path) -> None:
             raise InputError(
                 f"{name} ({model.name}): its weights changed since the search was started. {advice}"
             )
+    for name, scorer in job.suite.scorers.items():
+        if event["scorers"][name] != scorer.fingerprint:
+            raise InputError(
+                f"{name}: its data, task file or code changed since the search was started. {advice}"
+            )
+    now = versions()
+    moved = [
+        f"{n} {old} -> {now.get(n)}" for n, old in event["versions"].items() if now.get(n) != old
+    ]
+    if moved:
+        _log.warning(
+            "other library versions than at the start (%s): later candidates may differ in the last digits",
+            ", ".join(moved),
+        )
     if event["splits"]["digest"] != job.splits_digest:
         raise InputError(
             f"the items of the evaluation tasks changed since the search was started. {advice}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,6 @@ from evomerge.fitness.objectives import Objective, combine, yardsticks
 from evomerge.history import History
 from evomerge.recipe import Recipe
 from evomerge.run import events
-
-JOURNAL = "journal.jsonl"
 
 
 class Record:
@@ -34,7 +33,7 @@ class Record:
         self.folder = Path(folder)
         if self.folder.suffix in (".yaml", ".yml"):
             self.folder = self.folder.parent
-        path = self.folder / JOURNAL
+        path = self.folder / events.JOURNAL
         if not path.is_file():
             raise InputError(
                 f"{path}: no such file: nothing was searched here yet (see `evomerge search`)"
@@ -94,6 +93,4 @@ class Record:
 def template_from(plain: Mapping[str, Any], folder: Path) -> Recipe:
     """A recipe without groups from plain data."""
     passthrough = [{"method": "passthrough", "models": [next(iter(plain["models"]))]}]
-    from dataclasses import replace
-
     return replace(Recipe.from_plain({**plain, "groups": passthrough}, str(folder)), groups=())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -191,8 +191,3 @@ def _parse_optimizer(section: config.Section) -> tuple[str, dict[str, Any], int 
             options[option.name] = node.plain
     part.finish()
     return name, options, population
-
-
-def with_folder(spec: RunSpec, folder: Path) -> RunSpec:
-    """The same job run in another folder."""
-    return replace(spec, folder=folder)

@@ -1,0 +1,66 @@
+"""CMA-ES inside a real search: it meets its own points again after a recipe rounded them."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import replace
+
+import pytest
+
+from evomerge.checkpoint import ModelRef
+from evomerge.evolution import Plan, Search
+from evomerge.fitness.objectives import Objective, combine, yardsticks
+from evomerge.history import Evaluation
+from evomerge.optimizers import make
+from evomerge.recipe import Recipe
+from evomerge.space import SearchSpace, SpaceSpec
+
+WANTED = (Objective("score", "score", "value"),)
+
+
+def search(start: tuple[str, ...]) -> Search:
+    models = {"chat": ModelRef("chat"), "sea": ModelRef("sea")}
+    template = Recipe(ModelRef("base"), models, (), "float32")
+    space = SearchSpace(SpaceSpec(("task_arithmetic",), blocks=2, start=start), template, 4)
+    return Search(
+        space,
+        make("cma", space.dims, seed=0, population=8),
+        Plan(evaluations=160, population=8),
+        combine=lambda values, references, gains: combine(
+            WANTED, "mean", values, references, gains
+        ),
+        yardsticks=lambda references: yardsticks(WANTED, references),
+    )
+
+
+def loss(recipe: Recipe) -> float:
+    """Distance of all weights from 0.3 (on two groups) and 1.9."""
+    wanted = {"chat": 0.3, "sea": 1.9}
+    return sum(
+        (weight - wanted[model]) ** 2
+        for group in recipe.groups
+        if group.method == "task_arithmetic"
+        for model, weight in group.values["weight"].items()  # type: ignore[union-attr]
+    )
+
+
+@pytest.mark.parametrize("start", [("uniform",), ("task_arithmetic",)])
+def test_it_recognises_its_own_points_and_converges(start: tuple[str, ...]) -> None:
+    found = search(start)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        while (batch := found.propose()) is not None and batch.phase != "select":
+            if batch.phase != "references":
+                batch = replace(
+                    batch, references={n: {"score": -10.0} for n in ("base", "chat", "sea")}
+                )
+            found.open(batch)
+            for candidate in batch.candidates:
+                known = candidate.recipe.groups[0].method == "task_arithmetic"
+                value = -loss(candidate.recipe) if known else -10.0
+                found.observe(Evaluation(batch.number, candidate.id, {"score": value}))
+    assert found.optimizer._offset is not None, "not one drawn point was recognised"
+    recommended = found.optimizer.recommend()
+    assert recommended is not None
+    assert math.sqrt(loss(found.space.decode(recommended))) < 0.4
