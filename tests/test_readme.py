@@ -56,6 +56,14 @@ def test_methods_table_is_generated() -> None:
     assert shown[1] == methods_table()
 
 
+def test_the_demo_table_is_there() -> None:
+    shown = re.search(r"<!-- demo table -->\n(.*?)<!-- end -->", README, re.S)
+    assert shown is not None
+    rows = [line for line in shown[1].splitlines() if line.startswith("| ")]
+    assert {"base", "chat", "sea", "uniform"} <= {row.split("|")[1].strip() for row in rows}
+    assert "winner" in rows[-1] and "DEMO_MINUTES" not in README
+
+
 def test_links_exist() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("http") or (ROOT / target).exists(), target
