@@ -58,21 +58,21 @@ class Worker:
                 a few items that catch a broken model before the others are paid for).
 
         Returns:
-            ``results`` (scorer -> responses) or None, ``error`` (why it failed) or None, and
-            ``seconds`` spent merging and scoring.
+            ``results`` and ``probe`` (scorer -> responses) or None, ``error`` (why it failed) or
+            None, and ``seconds`` spent merging and scoring.
         """
         started = time.perf_counter()
-        results, error, merged = None, None, started
+        probe, results, error, merged = None, None, None, started
         try:
             self._merge(Recipe.from_plain(job["recipe"]))
             merged = time.perf_counter()
             if job.get("probe"):
-                evaluate(self._scorers, job["probe"])
+                probe = evaluate(self._scorers, job["probe"])
             results = evaluate(self._scorers, job["items"])
         except CandidateFailed as failure:
             error = str(failure)
         seconds = {"merge": merged - started, "score": time.perf_counter() - merged}
-        return {"results": results, "error": error, "seconds": seconds}
+        return {"results": results, "probe": probe, "error": error, "seconds": seconds}
 
     def _merge(self, recipe: Recipe) -> None:
         """Into the live model; a method without a result for these values fails the candidate."""

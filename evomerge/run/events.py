@@ -94,6 +94,7 @@ def evaluation_event(
     evaluation: Evaluation,
     *,
     results: Results | None,
+    probe: Results | None = None,
     seconds: Mapping[str, float],
     same_as: Sequence[int] | None = None,
 ) -> Event:
@@ -105,6 +106,7 @@ def evaluation_event(
         values=evaluation.values,
         error=evaluation.error,
         results=results,
+        probe=probe,
         same_as=None if same_as is None else list(same_as),
         seconds=dict(seconds),
     )

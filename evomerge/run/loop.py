@@ -262,7 +262,12 @@ class _Loop:
             )
         evaluation = Evaluation(*first, values, error)
         self._take(
-            evaluation_event(evaluation, results=outcome["results"], seconds=outcome["seconds"])
+            evaluation_event(
+                evaluation,
+                results=outcome["results"],
+                probe=outcome["probe"],
+                seconds=outcome["seconds"],
+            )
         )
         for batch, candidate in others:
             self._copy(batch, candidate, first)
