@@ -23,27 +23,12 @@ from typing import Any
 import pytest
 
 from evomerge.run import JOURNAL, search
+from evomerge.testing.trajectory import Trajectory, trajectory
 
 PATIENCE = 120.0  # seconds that a loaded machine may take
 RUN = {"lag": 2, "budget": {"evaluations": 26}}
 
-Trajectory = tuple[list[dict[str, Any]], list[dict[str, Any]], str]
 RunFolder = Callable[..., Path]
-
-
-def trajectory(folder: Path) -> Trajectory:
-    """All that a search decided and measured: events, evaluations by batch and candidate, winner."""
-    events = []
-    for line in (folder / JOURNAL).read_text(encoding="utf-8").splitlines():
-        event = json.loads(line)
-        del event["time"]
-        event.pop("seconds", None)
-        if event["event"] != "session":
-            events.append(event)
-    evaluations = [event for event in events if event["event"] == "evaluation"]
-    others = [event for event in events if event["event"] != "evaluation"]
-    evaluations.sort(key=lambda event: (event["batch"], event["candidate"]))
-    return others, evaluations, (folder / "best.yaml").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

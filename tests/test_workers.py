@@ -5,7 +5,6 @@ One Ray serves all tests; workers are killed with SIGKILL while they work.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -13,33 +12,19 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from evomerge.history import Evaluation
 from evomerge.pool import Pool, WorkerSpec
 from evomerge.pool.ray import RayPool
-from evomerge.run import JOURNAL, Listener, search
+from evomerge.run import Listener, search
+from evomerge.testing.trajectory import trajectory
 
 ray = pytest.importorskip("ray")
 
 KILLS = 5
 RunFolder = Callable[..., Path]
-
-
-def trajectory(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """All that a search decided and measured: events, and evaluations by batch and candidate."""
-    events = []
-    for line in (folder / JOURNAL).read_text(encoding="utf-8").splitlines():
-        event = json.loads(line)
-        del event["time"]
-        event.pop("seconds", None)
-        if event["event"] != "session":
-            events.append(event)
-    evaluations = [event for event in events if event["event"] == "evaluation"]
-    others = [event for event in events if event["event"] != "evaluation"]
-    return others, sorted(evaluations, key=lambda event: (event["batch"], event["candidate"]))
 
 
 @pytest.fixture(scope="module")
