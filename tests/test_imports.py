@@ -19,7 +19,8 @@ __main__
 cli
 progress
 display
-run report interop demo testing
+testing
+run report interop demo
 evolution pool journal
 worker history
 archive

@@ -47,6 +47,9 @@ from evomerge.fitness import Item, Live, NonFinite, Responses, unknown_metric
 _ID_FIELDS = ("id", "idx", "key", "pair_id", "question_id", "doc_id", "uuid")
 _SOURCE_FIELDS = ("source_id", "source")
 
+# Configuration that says where a task's data is, not what it asks.
+_WHEREABOUTS = ("dataset_path", "dataset_name", "dataset_kwargs", "metadata")
+
 Tokens = list[int]
 
 
@@ -113,8 +116,12 @@ class LmEvalTask:
 
     @property
     def fingerprint(self) -> str:
-        """Of the documents, the task's whole configuration and the source of its functions."""
-        content = [[dict(doc) for doc in self._docs], self._task.dump_config()]
+        """Of the documents, the task's configuration and the source of its functions.
+
+        Not of where the documents lie: a run's folder may move.
+        """
+        config = {k: v for k, v in self._task.dump_config().items() if k not in _WHEREABOUTS}
+        content = [[dict(doc) for doc in self._docs], config]
         text = json.dumps(content, sort_keys=True, default=_described)
         return hashlib.sha256(text.encode()).hexdigest()
 
