@@ -89,7 +89,7 @@ def status_of(record: Record) -> dict[str, Any]:
     return {
         "run": str(record.folder),
         "phase": "done" if record.table else history.phase or "starting",
-        "evaluations": record.evaluations,
+        "evaluations": history.arrived,
         "budget": record.head["evaluations"],
         "batches": len(history.batches),
         "failed": sum(

@@ -170,6 +170,11 @@ class History:
     def batches(self) -> list[Batch]:
         return [progress.batch for progress in self._batches]
 
+    @property
+    def arrived(self) -> int:
+        """Evaluations that arrived, of all phases."""
+        return sum(len(progress.evaluations) for progress in self._batches)
+
     def evaluations(self, batch: int) -> Mapping[int, Evaluation]:
         """Evaluations of a batch so far, by candidate."""
         return self._batches[batch].evaluations

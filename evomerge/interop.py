@@ -16,7 +16,7 @@ from evomerge.checkpoint import Checkpoint, ModelRef, locate
 from evomerge.errors import InputError
 from evomerge.merging import vocabulary
 from evomerge.params import Value
-from evomerge.recipe import BASE, Group, Recipe
+from evomerge.recipe import BASE, Group, Recipe, uncovered
 from evomerge.tensors import Place, place_of
 
 KNOWN = ("linear", "task_arithmetic", "slerp", "ties", "dare_linear", "dare_ties", "passthrough")
@@ -38,8 +38,8 @@ def to_mergekit(recipe: Recipe) -> str:
         InputError: mergekit cannot express it; the reason is given.
     """
     model = Checkpoint.open(recipe.ref(recipe.used[0]))
-    if uncovered := [name for name in model.names if recipe.group_of(place_of(name)) is None]:
-        raise InputError(f"no group of the recipe matches {uncovered[0]!r}; nothing was exported")
+    if missing := uncovered(recipe, model.names):
+        raise InputError(f"no group of the recipe matches {missing[0]!r}; nothing was exported")
     places = {name: place_of(name) for name in model.names}
     groups = {place: _group(recipe, place) for place in set(places.values())}
     method = _one_method(groups.values())

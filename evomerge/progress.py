@@ -69,7 +69,7 @@ class Display(Listener):
         self._job, self._search, self._interval = job, search, interval
         self._began = time.monotonic()
         journal = job.spec.folder / JOURNAL
-        done = sum(len(search.evaluations(b.number)) for b in search.batches)
+        done = search.arrived
         if search.done:
             self._line(f"finished already: {done} evaluations are in {journal}")
             return
@@ -107,7 +107,7 @@ class Display(Listener):
         """Say what is kept and how to go on."""
         if self._search is None:
             return
-        done = sum(len(self._search.evaluations(b.number)) for b in self._search.batches)
+        done = self._search.arrived
         self._console.print(
             f"{done} evaluations are kept; go on with: evomerge resume {shlex.quote(run_dir)}",
             soft_wrap=True,
@@ -127,7 +127,7 @@ class Display(Listener):
         """Estimated time to the shortlist."""
         assert self._search is not None
         total = self._search.plan.evaluations
-        done = sum(len(self._search.evaluations(b.number)) for b in self._search.batches)
+        done = self._search.arrived
         if self._arrived < 3 or done >= total or self._search.closed:
             return ""
         minutes = (total - done) / self._rate()
@@ -139,7 +139,7 @@ class Display(Listener):
 
     def _summary(self) -> str:
         assert self._search is not None
-        done = sum(len(self._search.evaluations(b.number)) for b in self._search.batches)
+        done = self._search.arrived
         text = f"{done} evaluations, {self._rate():.1f} per minute{self._left()}"
         best = self._search.best
         if best is None:
@@ -162,7 +162,7 @@ class Display(Listener):
         search = self._search
         batch = search.batches[-1]
         arrived = len(search.evaluations(batch.number))
-        done = sum(len(search.evaluations(b.number)) for b in search.batches)
+        done = search.arrived
         progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(30),

@@ -106,9 +106,8 @@ def search(
                 with pool(job.worker(device)) as workers:
                     loop.work(workers)
         except InputError:
-            if (
-                not loop.any_outcome
-            ):  # a search that never got going leaves nothing to disagree with
+            # a search that never got going leaves nothing to disagree with
+            if not loop.any_outcome:
                 journal.path.unlink()
             raise
         return loop.finish()

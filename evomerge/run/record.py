@@ -73,11 +73,6 @@ class Record:
         """Seconds worked so far, over all sessions."""
         return events.seconds_worked(self.events)
 
-    @property
-    def evaluations(self) -> int:
-        """Evaluations that arrived, of all phases."""
-        return sum(event["event"] == "evaluation" for event in self.events)
-
     def recipe(self, candidate: int) -> Recipe:
         """The portable recipe of a candidate, with its provenance.
 

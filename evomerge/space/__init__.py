@@ -289,10 +289,8 @@ class SearchSpace:
                     return None
                 genes[index] = domain.encode(value)
         genome = self.canonical(tuple(genes))
-        same = all(
-            _same(self.decode(genome).group_of(place), recipe.group_of(place))
-            for place in self._places()
-        )
+        decoded = self.decode(genome)
+        same = all(_same(decoded.group_of(p), recipe.group_of(p)) for p in self._places())
         return genome if same else None
 
     def _places(self) -> list[Place]:
