@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# mergekit in an environment of its own, for the tests that compare with it
+MERGEKIT := $(VENV)/mergekit
 
-.PHONY: demo test soak lint family clean
+.PHONY: demo test soak lint family mergekit clean
 
 demo: $(VENV)/.installed  ## search over the embedded tiny models (a few minutes)
 	$(BIN)/evomerge demo
@@ -23,6 +25,8 @@ lint: $(VENV)/.installed-test  ## formatting, lint, types
 family: $(VENV)/.installed-test  ## train the embedded models and write the demo's tasks again
 	$(BIN)/python -m evomerge.demo.family --out evomerge/demo/models --tasks fitness/demo_tasks
 
+mergekit: $(MERGEKIT)/.installed  ## mergekit beside, to compare with: EVOMERGE_MERGEKIT_PYTHON=.venv/mergekit/bin/python make test
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -33,6 +37,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[test]'
 	touch $(VENV)/.installed $@
+
+# It sees the packages of the test environment and adds its own: torch is downloaded once, and both
+# sides compute with the same.
+$(MERGEKIT)/.installed: constraints.txt | $(VENV)/.installed-test
+	$(BIN)/python -m venv $(MERGEKIT)
+	$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' \
+	  > "$$($(MERGEKIT)/bin/python -c 'import site; print(site.getsitepackages()[0])')/test-environment.pth"
+	$(MERGEKIT)/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt mergekit==0.1.5
+	touch $@
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -120,7 +120,10 @@ def _parser() -> argparse.ArgumentParser:
         "export",
         _export,
         "write a recipe of a search as YAML",
-        "By default the winner (before the end: the best so far, by its search score).",
+        "By default the winner (before the end: the best so far, by its search score). For mergekit\n"
+        "(0.1.5) the models keep the names given in run.yaml; where methods differ between layers or\n"
+        "roles the file holds several merges, for mergekit-multi. What mergekit would merge to other\n"
+        "tensors is refused with the reason.",
     )
     sub.add_argument("run_dir", metavar="RUN_DIR")
     sub.add_argument(
@@ -137,6 +140,23 @@ def _parser() -> argparse.ArgumentParser:
         "--pareto", metavar="DIR", help="write every recipe of the Pareto front into DIR instead"
     )
     sub.add_argument("--force", action="store_true", help="replace existing files")
+
+    sub = command(
+        "import",
+        _import,
+        "turn a mergekit file into a recipe, or a mergekit-evolve file into a run.yaml",
+        "The recipe gives the tensors that mergekit 0.1.5 gives, within rounding: what it does counts,\n"
+        "not what its file seems to say. Unknown keys are refused. What is not carried over stands in\n"
+        "comments at the top of the result.",
+    )
+    sub.add_argument("file", metavar="MERGEKIT.yaml")
+    sub.add_argument(
+        "-o", "--output", metavar="FILE", help="file to write (default: standard output)"
+    )
+    sub.add_argument(
+        "--layers", type=int, metavar="N", help="depth of the models, if they are not at hand"
+    )
+    sub.add_argument("--force", action="store_true", help="replace an existing file")
 
     sub = command(
         "merge",
@@ -337,7 +357,19 @@ def _export(arguments: argparse.Namespace) -> None:
         candidate = record.history.best.candidate
     if candidate is None:
         raise InputError(f"{arguments.run_dir}: no merge was scored yet; see `evomerge status`")
-    text = _text(record.recipe(candidate), arguments.format)
+    _put(_text(record.recipe(candidate), arguments.format), arguments)
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from evomerge.interop import from_mergekit
+
+    if arguments.layers is not None and arguments.layers < 1:
+        raise InputError(f"--layers: expected at least 1, found {arguments.layers}")
+    _put(from_mergekit(arguments.file, arguments.layers), arguments)
+
+
+def _put(text: str, arguments: argparse.Namespace) -> None:
+    """Write ``text`` to the file asked for, else print it."""
     if arguments.output:
         _write(Path(arguments.output), text, arguments.force)
     else:

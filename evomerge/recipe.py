@@ -16,9 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evomerge import config, methods, tensors
+from evomerge import config, lines, methods, tensors
 from evomerge.checkpoint import DTYPES, ModelRef
 from evomerge.errors import did_you_mean, one_of
+from evomerge.lines import Lines, line_factor
 from evomerge.params import Parameter, Value
 
 BASE = "base"  # the name under which the base model may be used as a source
@@ -36,6 +37,7 @@ class Group:
         layers: first and last block, both included; None matches every tensor.
         roles: roles matched (``other`` = norm, embed, head); None matches every role.
         models: the sources that take part, in order.
+        lines: scales by depth what the method changes in the base; None leaves it as it is.
     """
 
     method: str
@@ -43,6 +45,16 @@ class Group:
     models: tuple[str, ...]
     layers: tuple[int, int] | None = None
     roles: tuple[str, ...] | None = None
+    lines: Lines | None = None
+
+    @property
+    def needs_base(self) -> bool:
+        """True if merging reads the base whether or not it is one of ``models``."""
+        return self.lines is not None or methods.get(self.method).base == "required"
+
+    def scale(self, place: tensors.Place, layers: int) -> float:
+        """Factor of the merged delta at ``place``, in a model of ``layers`` blocks."""
+        return 1.0 if self.lines is None else line_factor(self.lines, place, layers)
 
     def matches(self, place: tensors.Place) -> bool:
         if self.layers is not None and (
@@ -61,6 +73,7 @@ def group(
     *,
     layers: tuple[int, int] | None = None,
     roles: Sequence[str] | None = None,
+    lines: Lines | None = None,
 ) -> Group:
     """A group with every parameter of ``method`` filled in from ``values`` or its default."""
     given = dict(values or {})
@@ -74,7 +87,9 @@ def group(
             value = _tidy(parameter, value)
         full[parameter.name] = value
     assert not given, f"{method} has no parameter {sorted(given)}"
-    return Group(method, full, tuple(models), layers, None if roles is None else tuple(roles))
+    return Group(
+        method, full, tuple(models), layers, None if roles is None else tuple(roles), lines
+    )
 
 
 def _tidy(parameter: Parameter, value: Any) -> Value:
@@ -118,7 +133,7 @@ class Recipe:
     def used(self) -> tuple[str, ...]:
         """Names of the models that some group reads, ``base`` included where it is needed."""
         names = {m for g in self.groups for m in g.models}
-        if any(methods.get(g.method).base == "required" for g in self.groups):
+        if any(g.needs_base for g in self.groups):
             names.add(BASE)
         return tuple(name for name in (BASE, *self.models) if name in names)
 
@@ -152,6 +167,10 @@ class Recipe:
         for name, value in group.values.items():
             if value is not None:
                 shown[name] = dict(value) if isinstance(value, Mapping) else value
+        if group.lines is not None:
+            line = {"alpha": float(group.lines.alpha), "beta": float(group.lines.beta)}
+            deep = group.lines.head == lines.HEADS[0]
+            shown["lines"] = line if deep else {**line, "head": group.lines.head}
         return shown
 
     def to_yaml(self) -> str:
@@ -282,6 +301,9 @@ def _parse_group(
     method = methods.get(name)
     if problem := method.arity_problem(len(models), has_base):
         section.problem("method", problem)
+    line = _lines(section)
+    if line is not None and not has_base:
+        section.problem("lines", "scales what changes in the base model, and there is none")
     values = {
         parameter.name: _value(section, parameter, models)
         for parameter in method.parameters
@@ -292,7 +314,25 @@ def _parse_group(
     section.finish()
     if len(problems.found) > before:
         return None
-    return group(name, models, values, layers=layers, roles=roles)
+    return group(name, models, values, layers=layers, roles=roles, lines=line)
+
+
+def _lines(section: config.Section) -> Lines | None:
+    part = section.section("lines")
+    if part is None:
+        return None
+    found = {}
+    for parameter in lines.PARAMETERS:
+        node = part.require(parameter.name, "a number")
+        if node is None:
+            continue
+        if problem := parameter.domain.problem(node.plain):
+            part.problem(parameter.name, problem)
+        else:
+            found[parameter.name] = float(node.plain)
+    head = part.choice("head", lines.HEADS, lines.HEADS[0])
+    part.finish()
+    return Lines(**found, head=head) if len(found) == len(lines.PARAMETERS) else None
 
 
 def _layers(section: config.Section) -> tuple[int, int] | None:

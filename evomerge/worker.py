@@ -16,7 +16,7 @@ from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.errors import CandidateFailed, CheckpointError, InputError
 from evomerge.fitness import Live
 from evomerge.fitness.suite import bind, build_scorers, evaluate
-from evomerge.merging import Sources, merge_into, special_tokens
+from evomerge.merging import Materializer, Sources, shared_memory
 from evomerge.recipe import Recipe
 
 
@@ -40,9 +40,12 @@ class Worker:
         models = {
             name: Checkpoint.open(ModelRef(text)) for name, text in argument["models"].items()
         }
-        self._sources = Sources(models)
+        sources = Sources(models, argument["tokenizer"])
+        self._materializer = Materializer(
+            sources, device=device, threads=threads, memory=shared_memory()
+        )
         donor = models[argument["tokenizer"]]
-        self._model = build_model(next(iter(models.values())), donor, argument["dtype"], device)
+        self._model = build_model(sources, argument["dtype"], device)
         tokenizer = load_tokenizer(donor, argument["trust_remote_code"])
         self._scorers = build_scorers(argument["suite"])
         bind(
@@ -77,21 +80,26 @@ class Worker:
     def _merge(self, recipe: Recipe) -> None:
         """Into the live model; a method without a result for these values fails the candidate."""
         try:
-            merge_into(recipe, self._model, self._sources)
+            self._materializer.into(recipe, self._model)
         except CheckpointError:  # a parent can no longer be read
             raise
         except InputError as error:  # weights that sum to 0
             raise CandidateFailed(str(error)) from error
 
 
-def build_model(parent: Checkpoint, donor: Checkpoint, dtype: str, device: str) -> Any:
-    """A live causal LM of a parent's architecture, in eval mode, that generates as the tokenizer's model does."""
-    import torch
-    from transformers import AutoModelForCausalLM, GenerationConfig
+def build_model(sources: Sources, dtype: str, device: str) -> Any:
+    """A live causal LM with the merged model's shapes, in eval mode, that generates as the tokenizer's model does.
 
-    model = AutoModelForCausalLM.from_pretrained(parent.folder, dtype=getattr(torch, dtype))
-    for key, value in special_tokens(donor).items():
-        setattr(model.config, key, value)
+    It is loaded from that model, whose vocabulary it has; a candidate overwrites every weight.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    donor, content = sources.models[sources.tokenizer], sources.config()
+    config = type(AutoConfig.for_model(content["model_type"])).from_dict(content)
+    model = AutoModelForCausalLM.from_pretrained(
+        donor.folder, config=config, dtype=getattr(torch, dtype)
+    )
     if (donor.folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(donor.folder)
     return model.to(device).eval().requires_grad_(False)

@@ -26,7 +26,7 @@ worker history
 archive
 space merging fitness optimizers
 recipe
-methods checkpoint
+methods checkpoint lines
 tensors
 params seeds config
 errors

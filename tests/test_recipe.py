@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from evomerge import config, methods
 from evomerge.checkpoint import ModelRef
 from evomerge.errors import ConfigError
-from evomerge.params import Choice, Parameter
+from evomerge.lines import Lines, auto_alpha
+from evomerge.params import Choice, Integer, Parameter
 from evomerge.recipe import GROUP_ROLES, Group, Recipe, group, uncovered
 from evomerge.tensors import OTHER, Place
 
@@ -25,7 +26,9 @@ def values(parameter: Parameter) -> st.SearchStrategy[Any]:
     domain = parameter.domain
     if isinstance(domain, Choice):
         return st.sampled_from(domain.options)
-    low, high = (max(domain.low - 1, domain.valid[0]), min(domain.high + 1, domain.valid[1]))  # type: ignore[union-attr]
+    if isinstance(domain, Integer):
+        return st.integers(domain.low, domain.high)
+    low, high = (max(domain.low - 1, domain.valid[0]), min(domain.high + 1, domain.valid[1]))
     return st.floats(low, high) | st.sampled_from([domain.low, domain.high])
 
 
@@ -42,9 +45,11 @@ def groups(draw: st.DrawFn) -> Group:
     }
     layers = draw(st.none() | st.tuples(st.integers(0, 3), st.integers(3, 9)))
     roles = draw(st.none() | st.lists(st.sampled_from(GROUP_ROLES), min_size=1, unique=True))
-    return group(name, models, given, layers=layers, roles=roles)
+    return group(name, models, given, layers=layers, roles=roles, lines=draw(st.none() | lines))
 
 
+numbers = st.floats(-2, 2)
+lines = st.builds(Lines, numbers, numbers, st.sampled_from(["deep", "shallow"]))
 folders = st.sampled_from(["models/a", "/data/b", "org/name@v1", "embedded:base", "no", "x+y", "1"])
 recipes = st.builds(
     Recipe,
@@ -121,6 +126,23 @@ def test_one_value_stands_for_all_models_and_whole_numbers_for_real_ones() -> No
     assert len(digests) == 1
 
 
+def test_lines_scale_by_depth() -> None:
+    """Embedding alpha, then a straight line to alpha + beta; final norm and head where asked."""
+    places = [Place(None, "embed"), *(Place(layer, "mlp") for layer in range(3))]
+    places += [Place(None, "norm"), Place(None, "head")]
+    for head, end in (("deep", 1.0), ("shallow", 0.25)):
+        scaled = group("linear", SOURCES, lines=Lines(0.25, 0.75, head))
+        assert [scaled.scale(place, 3) for place in places] == [0.25, 0.25, 0.625, 1.0, end, end]
+    # one block is the last: with the authors' beta = 1 - alpha it keeps all of the merge
+    assert scaled.scale(Place(0, "attn"), 1) == 1.0
+    assert {group("linear", SOURCES).scale(place, 3) for place in places} == {1.0}
+
+
+def test_the_automatic_alpha_is_one_over_the_models_for_a_sum() -> None:
+    assert auto_alpha(3.0, 3.0, 4) == auto_alpha(0.0, 0.0, 4) == 0.25
+    assert auto_alpha(3.0, 6.0, 2) == 0.25
+
+
 def test_only_models_that_some_group_reads_are_used() -> None:
     head = "base: b\nmodels: {chat: a, sea: c}\ngroups:\n"
     for group_text, used in (
@@ -128,6 +150,10 @@ def test_only_models_that_some_group_reads_are_used() -> None:
         ("- {method: linear, models: [base, sea]}", ("base", "sea")),
         ("- {method: slerp, models: [sea]}", ("base", "sea")),
         ("- {method: passthrough, models: [chat]}", ("chat",)),
+        (
+            "- {method: passthrough, models: [chat], lines: {alpha: 0, beta: 1}}",
+            ("base", "chat"),
+        ),
     ):
         assert Recipe.parse(config.parse(head + group_text)).used == used
 
@@ -164,7 +190,12 @@ def test_folders_are_relative_to_the_recipe_and_portable_when_absolute(tmp_path:
         ("models: {a: x}\ngroups: [{}]", "groups[0].method: missing"),
         ("base: b\nmodels: {a: x}\ngroups: [{method: ties, lambda: {a: 1}}]", "one value for all models"),
         ("base: b\nmodels: {a: x}\ngroups: [{method: ties, density: 2}]", "expected a number in [0, 1], found 2"),
-        ("base: b\nmodels: {a: x}\ngroups: [{method: ties, normalize: 1}]", "expected false or true, found 1"),
+        ("base: b\nmodels: {a: x}\ngroups: [{method: linear, normalize: 1}]", "expected false or true, found 1"),
+        ("base: b\nmodels: {a: x}\ngroups: [{method: ties, lines: 1}]", "lines: expected a mapping of keys, found 1"),
+        ("base: b\nmodels: {a: x}\ngroups: [{method: ties, lines: {alpha: 1}}]", "lines.beta: missing; expected a number"),
+        ("base: b\nmodels: {a: x}\ngroups: [{method: ties, lines: {alpha: .nan, beta: 0}}]", "expected a number, found nan"),
+        ("base: b\nmodels: {a: x}\ngroups: [{method: ties, lines: {alpha: 1, beta: 0, heads: deep}}]", "did you mean 'head'?"),
+        ("models: {a: x}\ngroups: [{method: linear, lines: {alpha: 1, beta: 0}}]", "changes in the base model, and there is none"),
     ],
 )  # fmt: skip
 def test_what_is_no_recipe_is_refused(text: str, says: str) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,26 +10,32 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from evomerge import config, methods
-from evomerge.checkpoint import ModelRef
+from evomerge import config, methods, seeds
+from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.errors import ConfigError
-from evomerge.params import Choice, Genome
-from evomerge.recipe import GROUP_ROLES, Recipe, group
-from evomerge.space import SWEEP, SearchSpace, parse_space
+from evomerge.lines import PARAMETERS, Lines
+from evomerge.params import Choice, Domain, Genome, Integer, Real
+from evomerge.recipe import GROUP_ROLES, Recipe, group, uncovered
+from evomerge.space import SWEEP, SearchSpace, parse_space, simplex
 from evomerge.tensors import OTHER, Place
 
 SOURCES = ("chat", "sea")
 TEMPLATE = Recipe(
     ModelRef("base"), {"chat": ModelRef("a"), "sea": ModelRef("b")}, (), "float32", 3, "chat"
 )
+THREE = replace(TEMPLATE, models={**TEMPLATE.models, "math": ModelRef("c")})
+PRESETS = sorted(Path(__file__).parents[1].glob("search_spaces/*.yaml"))
 
 
-def fit(content: dict[str, Any], layers: int = 6, folder: str = "memory") -> SearchSpace:
+def fit(
+    content: dict[str, Any], layers: int = 6, folder: str = "memory", template: Recipe = TEMPLATE
+) -> SearchSpace:
     problems = config.Problems()
-    spec = parse_space(config.parse(config.dump(content), folder), SOURCES, problems)
+    node = config.parse(config.dump(content), folder)
+    spec = parse_space(node, tuple(template.models), problems)
     problems.check()
     assert spec is not None
-    return SearchSpace(spec, TEMPLATE, layers)
+    return SearchSpace(spec, template, layers)
 
 
 def places(layers: int) -> list[Place]:
@@ -36,8 +45,6 @@ def places(layers: int) -> list[Place]:
 
 # -- shapes of spaces ----------------------------------------------------------------------------
 
-merging = [name for name in methods.names() if methods.get(name).max_models is None]
-
 
 @st.composite
 def role_lists(draw: st.DrawFn) -> list[str]:
@@ -46,36 +53,40 @@ def role_lists(draw: st.DrawFn) -> list[str]:
     return [role for role in roles if "other" not in roles or role not in OTHER]
 
 
+def setting(draw: st.DrawFn, domains: Sequence[Domain], *, choices: bool = True) -> Any:
+    """Anything a space may say of one value in all of ``domains``."""
+    if any(isinstance(domain, Choice) for domain in domains):
+        common = [
+            option
+            for option in domains[0].options  # type: ignore[union-attr]
+            if all(domain.problem(option) is None for domain in domains)
+        ]
+        return draw(st.sampled_from([common[0], {"choices": common}, {"choices": common[-1:]}]))
+    low = max(domain.low for domain in domains)  # type: ignore[union-attr]
+    high = min(domain.high for domain in domains)  # type: ignore[union-attr]
+    steps = [low, *(low + (high - low) * step / 20 for step in range(1, 20)), high]
+    numbers: st.SearchStrategy[float] = st.sampled_from(steps)
+    if any(isinstance(domain, Integer) for domain in domains):
+        numbers = st.integers(int(low), int(high))
+    first, second = sorted(draw(st.tuples(numbers, numbers)))
+    options: list[Any] = [first, {"range": [first, second]}]
+    return draw(st.sampled_from(options + [{"choices": [second, first]}] * choices))
+
+
 @st.composite
-def settings_of(draw: st.DrawFn, name: str, names: list[str]) -> Any:
+def settings_of(draw: st.DrawFn, name: str, names: list[str], sources: Sequence[str]) -> Any:
     """Anything a space may say of parameter ``name``: a value, a range, choices, or per model."""
     declared = [p for n in names for p in methods.get(n).parameters if p.name == name]
     domains = [p.domain for p in declared]
-
-    def one() -> Any:
-        if any(isinstance(domain, Choice) for domain in domains):
-            common = [
-                option
-                for option in domains[0].options  # type: ignore[union-attr]
-                if all(domain.problem(option) is None for domain in domains)
-            ]
-            return draw(st.sampled_from([common[0], {"choices": common}, {"choices": common[-1:]}]))
-        low = max(domain.low for domain in domains)  # type: ignore[union-attr]
-        high = min(domain.high for domain in domains)  # type: ignore[union-attr]
-        numbers = st.decimals(str(low), str(high), places=2).map(float)
-        first, second = sorted(draw(st.tuples(numbers, numbers)))
-        return draw(
-            st.sampled_from([first, {"range": [first, second]}, {"choices": [second, first]}])
-        )
-
     if all(p.per_model for p in declared) and draw(st.booleans()):
-        return {model: one() for model in SOURCES if draw(st.booleans())}
-    return one()
+        return {model: setting(draw, domains) for model in sources if draw(st.booleans())}
+    return setting(draw, domains)
 
 
 @st.composite
-def spaces(draw: st.DrawFn) -> SearchSpace:
-    names = draw(st.lists(st.sampled_from(merging), min_size=1, max_size=3, unique=True))
+def value_spaces(draw: st.DrawFn, sources: Sequence[str]) -> dict[str, Any]:
+    """Methods and their parameters, with everything that may be said of them."""
+    names = draw(st.lists(st.sampled_from(methods.names()), min_size=1, max_size=3, unique=True))
     content: dict[str, Any] = {
         "methods": names,
         "method_gene": draw(st.sampled_from(["global", "group"])),
@@ -90,10 +101,53 @@ def spaces(draw: st.DrawFn) -> SearchSpace:
         content["knots"] = draw(st.integers(2, 5))
     if layout:
         content["groups"] = layout
-    known = sorted({p.name for name in names for p in methods.get(name).parameters})
-    named = draw(st.lists(st.sampled_from(known), max_size=3, unique=True))
-    content["parameters"] = {name: draw(settings_of(name, names)) for name in named}
-    return fit(content, draw(st.integers(1, 7)))
+    if draw(st.booleans()):
+        models = {
+            name: draw(st.permutations([*sources, "base"]))[: draw(st.integers(2, 4))]
+            for name in names
+        }
+        content["models"] = draw(st.sampled_from([models, models[names[0]]]))
+    parameters = [p for name in names for p in methods.get(name).parameters]
+    known = {p.name for p in parameters}
+    if any(p.name == "weight" and p.per_model for p in parameters) and draw(st.booleans()):
+        content["weights"] = "simplex"
+        known.remove("weight")
+    if known:
+        named = draw(st.lists(st.sampled_from(sorted(known)), max_size=3, unique=True))
+        content["parameters"] = {name: draw(settings_of(name, names, sources)) for name in named}
+    return content
+
+
+@st.composite
+def swap_spaces(draw: st.DrawFn, sources: Sequence[str]) -> dict[str, Any]:
+    """Layer swaps."""
+    swap: dict[str, Any] = {"outside": draw(st.sampled_from(["outer", "inner"]))}
+    for name in ("bottom", "top", "transition"):
+        if draw(st.booleans()):
+            swap[name] = setting(draw, [Integer(0, 6, 1)], choices=False)
+    strengths = [Real(0, 2, 1)]
+    match draw(st.sampled_from(["silent", "one", "each"])):
+        case "one":
+            swap["strength"] = setting(draw, strengths, choices=False)
+        case "each":
+            swap["strength"] = {"inner": setting(draw, strengths, choices=False)}
+    outer, inner = draw(st.permutations(sources))[:2]
+    swap.update(draw(st.sampled_from([{}, {"outer": outer}, {"outer": outer, "inner": inner}])))
+    return {"layer_swap": swap}
+
+
+@st.composite
+def spaces(draw: st.DrawFn) -> SearchSpace:
+    template = draw(st.sampled_from([TEMPLATE, THREE]))
+    sources = tuple(template.models)
+    content = draw(st.one_of(*[value_spaces(sources)] * 3, swap_spaces(sources)))
+    if draw(st.booleans()):
+        lines = {p.name: setting(draw, [p.domain]) for p in PARAMETERS if draw(st.booleans())}
+        lines["head"] = draw(st.sampled_from(["deep", "shallow"]))
+        content["lines"] = draw(st.sampled_from([True, lines]))
+    kept = draw(st.lists(st.sampled_from(["embed", "head"]), unique=True))
+    content["keep"] = {role: draw(st.sampled_from(("base", *sources))) for role in kept}
+    return fit(content, draw(st.integers(1, 7)), template=template)
 
 
 @st.composite
@@ -128,10 +182,16 @@ def test_every_tensor_is_covered_within_the_ranges(point: tuple[SearchSpace, Gen
     assert (recipe.dtype, recipe.seed, recipe.tokenizer) == ("float32", 3, "chat")
     for place in places(space.layers):
         found = recipe.group_of(place)
-        assert found is not None and found.models == SOURCES
+        assert found is not None
+        if donor := space.spec.keep.get(place.role):
+            assert found == group("passthrough", (donor,), roles=(place.role,))
+            continue
         method = methods.get(found.method)
         assert found.method in space.spec.methods
-        assert method.check(found.values, SOURCES) == found.values  # complete and valid
+        assert method.arity_problem(len(found.models), True) is None
+        assert method.check(found.values, found.models) == found.values  # complete and valid
+        if space.spec.simplex and isinstance(weights := found.values.get("weight"), dict):
+            assert math.isclose(sum(weights.values()), 1.0) and min(weights.values()) >= 0
     # a recipe that a person may read is one that evomerge reads
     assert Recipe.parse(config.parse(recipe.to_yaml())) == recipe
 
@@ -162,7 +222,7 @@ def test_every_gene_reaches_a_tensor(
 def _shown(recipe: Recipe, place: Place) -> Any:
     found = recipe.group_of(place)
     assert found is not None
-    return found.method, dict(found.values)
+    return found.method, found.models, dict(found.values), found.lines
 
 
 @settings(max_examples=40, deadline=None)
@@ -218,7 +278,7 @@ def test_knots_are_interpolated_over_depth() -> None:
     recipe = space.decode((0.0, 1.0))
 
     def weights(*where: Place) -> list[Any]:
-        return [_shown(recipe, place)[1]["weight"]["sea"] for place in where]
+        return [_shown(recipe, place)[2]["weight"]["sea"] for place in where]
 
     assert weights(*(Place(layer, "mlp") for layer in range(5))) == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert weights(*(Place(None, role) for role in ("embed", "norm", "head"))) == [0.0, 1.0, 1.0]
@@ -277,3 +337,210 @@ def test_a_start_file_about_other_models_is_refused(tmp_path: Path) -> None:
 def test_depth_is_placed_once() -> None:
     with pytest.raises(ConfigError, match=r"either knots or groups\.layers"):
         fit({"knots": 3, "groups": {"layers": 2}})
+
+
+# -- which models take part ----------------------------------------------------------------------
+
+
+def test_a_method_that_takes_fewer_models_chooses_them() -> None:
+    groups = {"layers": 2}
+    space = fit({"methods": ["passthrough"], "groups": groups, "parameters": {"scale": 1.0}})
+    assert [d.name for d in space.dims] == ["models@0-2", "models@3-5", "models@rest"]
+    recipe = space.decode((0.0, 1.0, 0.0))
+    assert [g.models for g in recipe.groups] == [("chat",), ("sea",), ("chat",)]
+    # one gene for all methods that choose among the same sets, another for other sets
+    content = {"methods": ["slerp", "nearswap", "nuslerp", "ties"]}
+    names = [d.name for d in fit(content, template=THREE).dims]
+    assert names[:3] == ["method", "models.slerp", "models.nuslerp"]
+    assert "models" in [d.name for d in fit(content).dims]  # two sources: nuslerp takes both
+
+
+def test_models_names_who_takes_part() -> None:
+    models = {"slerp": ["sea"], "ties": ["math", "chat"]}
+    space = fit({"methods": ["slerp", "ties"], "models": models}, template=THREE)
+    assert "models" not in [d.name for d in space.dims]
+    assert not [d.name for d in space.dims if d.name.endswith(".sea")]
+    assert {
+        space.decode((g,) + (0.5,) * (len(space.dims) - 1)).groups[0].models for g in (0, 1)
+    } == {
+        ("sea",),
+        ("math", "chat"),
+    }
+    assert space.starts()["slerp"].groups[0].models == ("sea",)
+    everywhere = fit({"methods": ["ties"], "models": ["base", "sea"]}, template=THREE)
+    assert everywhere.decode((0.5,) * len(everywhere.dims)).groups[0].models == ("base", "sea")
+
+
+# -- weights on the simplex ----------------------------------------------------------------------
+
+
+@settings(max_examples=200, deadline=None)
+@given(genes=st.lists(st.floats(0, 1), min_size=0, max_size=15))
+def test_shares_are_whole_units_that_sum_to_one(genes: list[float]) -> None:
+    units = simplex.decode(genes)
+    assert sum(units) == simplex.UNITS and min(units) >= 0
+    again = simplex.encode(units)
+    assert simplex.decode(again) == units
+    assert simplex.encode(simplex.decode(again)) == again
+    # and an optimizer's nine decimals are enough
+    assert simplex.decode([round(gene, 9) for gene in again]) == units
+
+
+@given(sizes=st.lists(st.integers(0, 30), min_size=2, max_size=6).filter(any))
+def test_every_vertex_edge_and_ratio_is_reached(sizes: list[int]) -> None:
+    units = simplex.blend([[size * simplex.UNITS for size in sizes]], [1 / sum(sizes)])
+    assert simplex.decode(simplex.encode(units)) == units
+
+
+def test_a_soup_has_a_gene_less_than_sources() -> None:
+    space = fit({"methods": ["linear"], "weights": "simplex"}, template=THREE)
+    assert [d.name for d in space.dims] == ["weight.chat", "weight.sea"]
+    assert space.decode((0.5, 0.5)).groups[0].values["weight"] == {
+        "chat": 0.3333, "sea": 0.3334, "math": 0.3333,
+    }  # fmt: skip
+    assert space.encode(space.uniform()) == space.canonical((0.5, 0.5))
+    # with two models the gene is the weight; where nothing is left, a gene is inactive
+    two = fit({"methods": ["linear"], "weights": "simplex"})
+    assert two.decode((0.3,)).groups[0].values["weight"] == {"chat": 0.3, "sea": 0.7}
+    assert space.canonical((1.0, 0.1)) == (1.0, 0.5)
+
+
+def test_knots_blend_weights_that_sum_to_one() -> None:
+    space = fit({"methods": ["linear"], "weights": "simplex", "knots": 2}, 3)
+    recipe = space.decode((0.0, 0.5))
+    shares = [_shown(recipe, Place(layer, "mlp"))[2]["weight"]["chat"] for layer in range(3)]
+    assert shares == [0.0, 0.25, 0.5]
+
+
+# -- lines, layer swap, keep ---------------------------------------------------------------------
+
+
+def test_lines_are_two_genes_whatever_else_there_is() -> None:
+    space = fit({"knots": 3, "lines": True})
+    assert [d.name for d in space.dims][-2:] == ["lines.alpha", "lines.beta"]
+    assert len(space.dims) == 2 * 3 + 2
+    recipe = space.decode((0.5,) * 6 + (0.4, 1.0))
+    assert {g.lines for g in recipe.groups} == {Lines(0.4, 1.0)}
+    # a line that changes nothing is no line, so plain recipes are inside
+    plain = fit({"knots": 3}).decode((0.5,) * 6)
+    genome = space.encode(plain)
+    assert genome is not None and space.decode(genome) == plain
+    assert fit({"knots": 3, "lines": {"alpha": 0.5}}).encode(plain) is None
+
+
+def test_a_layer_swap_takes_outer_blocks_from_one_parent() -> None:
+    swap = {"outer": "sea", "inner": "chat", "bottom": {"range": [0, 9]}, "top": {"range": [0, 3]}}
+    space = fit({"layer_swap": {**swap, "transition": 1, "strength": {"inner": 1.5}}}, layers=8)
+    assert [d.name for d in space.dims] == ["bottom", "top", "strength.outer"]
+    recipe = space.decode((0.3, 0.3, 0.5))
+    assert [(g.layers, dict(g.values["weight"])) for g in recipe.groups] == [  # type: ignore[arg-type]
+        ((0, 1), {"sea": 1.0}),
+        ((2, 2), {"sea": 0.5, "chat": 0.75}),
+        ((3, 5), {"chat": 1.5}),
+        ((6, 6), {"sea": 0.5, "chat": 0.75}),
+        ((7, 7), {"sea": 1.0}),
+        (None, {"sea": 1.0}),
+    ]
+    # counts beyond the depth leave the inner parent its block
+    deep = space.decode((1.0, 1.0, 0.5))
+    assert [(g.layers, tuple(g.models)) for g in deep.groups[:-1]] == [
+        ((0, 6), ("sea",)),
+        ((7, 7), ("chat",)),
+    ]
+    assert len(fit({"layer_swap": True}, template=THREE).dims) == 6
+
+
+def test_what_the_outer_parent_does_not_give_is_inactive() -> None:
+    space = fit({"layer_swap": {"outside": "inner"}}, template=THREE)
+    names = [d.name for d in space.dims]
+    nothing = [0.9 if name in ("parents", "strength.inner") else 0.0 for name in names]
+    genome = dict(zip(names, space.canonical(tuple(nothing)), strict=True))
+    assert (genome["strength.outer"], genome["transition"]) == (0.5, 0.5)
+    assert space.decode(tuple(nothing)).used == ("base", "sea")  # the last pair: sea inside math
+
+
+def test_kept_roles_come_from_one_model_in_every_known_recipe() -> None:
+    space = fit({"keep": {"embed": "sea", "head": "base"}, "knots": 2})
+    recipes = [space.decode((0.5,) * len(space.dims)), *space.starts().values()]
+    for recipe in recipes:
+        for role, model in (("embed", "sea"), ("head", "base")):
+            found = recipe.group_of(Place(None, role))
+            assert found is not None and (found.method, found.models) == ("passthrough", (model,))
+    # groups for what is kept would be genes for nothing
+    roles = {"roles": ["attn", "mlp", "norm", "embed"]}
+    assert names_of({"groups": roles, "keep_from": "chat"}) == [
+        f"weight.{model}@{role}" for role in ("attn", "mlp", "norm") for model in SOURCES
+    ]
+
+
+def test_forms_have_known_recipes() -> None:
+    space = fit({"layer_swap": True, "lines": True, "start": ["layer_swap", "lines"]}, layers=32)
+    starts = space.starts()
+    assert list(starts) == [
+        "uniform",
+        "layer_swap chat around sea",
+        "layer_swap sea around chat",
+        "lines",
+    ]
+    blocks = [(g.layers, g.models) for g in starts["layer_swap sea around chat"].groups]
+    assert blocks == [
+        ((0, 4), ("sea",)), ((5, 5), ("sea", "chat")), ((6, 28), ("chat",)),
+        ((29, 29), ("sea", "chat")), ((30, 31), ("sea",)), (None, ("sea",)),
+    ]  # fmt: skip
+    assert space.encode(starts["layer_swap sea around chat"]) is not None
+    line = starts["lines"].groups[0]
+    assert (line.lines, line.values["weight"]) == (Lines(0.5, 0.5), {"chat": 1.0, "sea": 1.0})
+    soup = fit({"weights": "simplex", "lines": True})
+    assert soup.encode(soup.starts()["lines"]) is not None
+    assert soup.starts()["lines"].groups[0].lines == Lines(1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"methods": ["ties"], "models": ["chat", "se"]}, "models: no source 'se' (did you mean 'sea'?)"),
+        ({"methods": ["ties"], "models": {"tise": ["sea"]}}, "models.tise: unknown key (did you mean 'ties'?)"),
+        ({"methods": ["ties"], "models": {"ties": ["sea", "sea"]}}, "models.ties: 'sea' stands twice"),
+        ({"methods": ["karcher"], "models": []}, "karcher takes at least"),
+        ({"methods": ["slerp"], "weights": "simplex"}, "weights: no method here has weights"),
+        ({"weights": "simplex", "parameters": {"weight": 1}}, "remove parameters.weight"),
+        ({"weights": "simple"}, "did you mean 'simplex'?"),
+        ({"lines": {"alpha": {"range": [0, 2]}}}, "lines.alpha.range: [0, 2] reaches outside the declared [0, 1]"),
+        ({"lines": {"gamma": 1}}, "lines.gamma: unknown key"),
+        ({"lines": 3}, "lines: expected a mapping of keys, found 3"),
+        ({"keep": {"embed": "chta"}}, "keep.embed: no model 'chta' (did you mean 'chat'?)"),
+        ({"keep": {"attn": "chat"}}, "keep.attn: unknown key; known here: embed, head"),
+        ({"keep_from": "see"}, "keep_from: no model 'see' (did you mean 'sea'?)"),
+        ({"keep_from": "sea", "keep": {"head": "sea"}}, "give either keep or keep_from"),
+        ({"layer_swap": {"outer": "chat", "inner": "chat"}}, "layer_swap.inner: 'chat' is the outer parent"),
+        ({"layer_swap": {"outer": "chad"}}, "layer_swap.outer: no source 'chad' (did you mean 'chat'?)"),
+        ({"layer_swap": {"bottom": 0.5}}, "layer_swap.bottom: expected a whole number, found 0.5"),
+        ({"layer_swap": {"top": {"choices": [1, 2]}}}, "layer_swap.top: expected a number or a range"),
+        ({"layer_swap": {"strength": {"outer": "big"}}}, "strength.outer: expected a number, found 'big'"),
+        ({"layer_swap": True, "knots": 3}, "knots: a layer swap decides this itself"),
+    ],
+)  # fmt: skip
+def test_what_is_no_space_is_refused(content: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        fit(content)
+    assert says in str(caught.value)
+
+
+# -- the presets ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_a_preset_fits_the_embedded_family(path: Path) -> None:
+    models = {name: ModelRef(f"embedded:{name}") for name in ("base", *SOURCES)}
+    base = Checkpoint.open(models.pop("base"))
+    template = Recipe(ModelRef("embedded:base"), models, (), base.dtype)
+    problems = config.Problems()
+    spec = parse_space(config.read(path), SOURCES, problems)
+    problems.check()
+    assert spec is not None
+    space = SearchSpace(spec, template, base.layers)
+    assert space.dims
+    genome = tuple(seeds.unit("preset", path.stem, n) for n in range(len(space.dims)))
+    for recipe in (space.decode(genome), *space.starts().values()):
+        assert uncovered(recipe, base.names) == []
+    assert any(space.encode(recipe) for recipe in space.starts().values())

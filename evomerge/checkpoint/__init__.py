@@ -1,7 +1,7 @@
 """Checkpoints: reading models lazily, writing them shard by shard.
 
 A model is named by text: a folder, a hub id (``org/name[@revision]``), ``embedded:NAME`` for the
-tiny family that ships with evomerge, each optionally ``+ADAPTER`` (a plain PEFT LoRA folder or hub
+tiny family that ships with evomerge, each optionally ``+ADAPTER`` (a PEFT LoRA or DoRA folder or hub
 id). Only safetensors are read: a pickle can run code. Tensors stay on disk, memory-mapped, until
 they are asked for.
 """
@@ -18,9 +18,18 @@ from evomerge.checkpoint.reading import (
     tensor_bytes,
 )
 from evomerge.checkpoint.reference import EMBEDDED, ModelRef, locate
-from evomerge.checkpoint.writing import COMPANIONS, beside, disk_full, shards, write_weights
+from evomerge.checkpoint.vocabulary import ABSENT, matching_rows, same_tokenizer, vocabulary
+from evomerge.checkpoint.writing import (
+    COMPANIONS,
+    WeightFiles,
+    beside,
+    disk_full,
+    shards,
+    write_weights,
+)
 
 __all__ = [
+    "ABSENT",
     "COMPANIONS",
     "DTYPES",
     "EMBEDDED",
@@ -30,12 +39,16 @@ __all__ = [
     "Checkpoint",
     "Entry",
     "ModelRef",
+    "WeightFiles",
     "beside",
     "disk_full",
     "locate",
+    "matching_rows",
     "read_header",
     "read_json",
+    "same_tokenizer",
     "shards",
     "tensor_bytes",
+    "vocabulary",
     "write_weights",
 ]

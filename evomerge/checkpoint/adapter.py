@@ -1,84 +1,187 @@
-"""Plain LoRA adapters, expanded into the tensors they touch."""
+"""LoRA adapters, expanded into the tensors they touch."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from evomerge.checkpoint.reading import Checkpoint, read_header, read_json
+from evomerge import tensors
+from evomerge.checkpoint.reading import Checkpoint, mapped_file, read_header, read_json
 from evomerge.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
 
+_LORA = re.compile(
+    r"^base_model\.model\.(.+)\.lora_(embedding_)?(A|B|magnitude_vector)(?:\.default)?(?:\.weight)?$"
+)
+_WHOLE = re.compile(r"^base_model\.model\.(.+?)(?:\.base_layer)?\.weight$")
+# what only changes the training, or nothing; any other value changes the expansion
+_PLAIN: dict[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "bias": ("none", None),
+    "lora_bias": (False, None),
+    # the others (PiSSA, OLoRA, ...) change the base's own weights
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
+    "layer_replication": (None, []),
+    "target_parameters": (None, []),
+    "trainable_token_indices": (None, [], {}),
+    "alora_invocation_tokens": (None, []),
+    "arrow_config": (None,),
+    "kasa_config": (None,),
+    "monteclora_config": (None,),
+    "velora_config": (None,),
+}
+
+
+@dataclass
+class Update:
+    """The stored keys of one adapted tensor (``A``, ``B``, perhaps ``magnitude_vector``)."""
+
+    embedding: bool = False
+    keys: dict[str, str] = field(default_factory=dict)
+    scale: float = 1.0
+
 
 class Adapter:
-    """A plain PEFT LoRA: W + (lora_alpha / r) B A for each tensor it touches.
+    """A PEFT LoRA: W + s B A for each tensor it touches, s = lora_alpha / r.
 
-    Richer kinds (DoRA, rank patterns, trained biases or embeddings) are refused with the reason.
-    Source: LoRA, https://arxiv.org/abs/2106.09685, equation 3; rsLoRA divides by sqrt(r).
+    rsLoRA takes s = lora_alpha / sqrt(r); ``rank_pattern`` and ``alpha_pattern`` set r and lora_alpha
+    by module. DoRA rescales the sum to learnt norms m, one an output feature:
+    m (W + s B A) / ||W + s B A||. ``modules_to_save`` replaces whole tensors. What changes weights
+    in other ways is refused with the reason.
+
+    Source: LoRA, https://arxiv.org/abs/2106.09685, equation 3; DoRA, https://arxiv.org/abs/2402.09353,
+    equation 5; both as ``merge_and_unload`` of peft computes them, in float32.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        config = read_json(folder / "adapter_config.json")
+        self.config = read_json(folder / "adapter_config.json")
         self.file = folder / "adapter_model.safetensors"
         if not self.file.is_file():
             raise CheckpointError(f"{folder}: no adapter_model.safetensors in it")
-        for key, plain in (
-            ("peft_type", ("LORA",)),
-            ("use_dora", (False, None)),
-            ("bias", ("none", None)),
-            ("modules_to_save", (None, [])),
-            ("rank_pattern", (None, {})),
-            ("alpha_pattern", (None, {})),
-            # the others (PiSSA, OLoRA, ...) change the base's own weights
-            ("init_lora_weights", (True, False, None, "gaussian", "eva", "orthogonal")),
-        ):
-            if config.get(key) not in plain:
-                raise CheckpointError(
-                    f"{folder}: adapter_config.json has {key}: {config.get(key)!r}; only plain LoRA is "
-                    "expanded here. Merge it into its base with peft (merge_and_unload) and name that folder"
-                )
-        if missing := [key for key in ("r", "lora_alpha") if not config.get(key)]:
-            raise CheckpointError(f"{folder}: adapter_config.json has no {missing[0]}")
-        rank, alpha = int(config["r"]), float(config["lora_alpha"])
-        self.scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-        self.transposed = bool(config.get("fan_in_fan_out"))
+        self._refuse_other_kinds()
         self._entries = read_header(self.file)
-        self._pairs: dict[str, dict[str, str]] = {}
+        self._updates: dict[str, Update] = {}
+        self._whole: dict[str, str] = {}
         for key in self._entries:
-            match = re.match(r"^base_model\.model\.(.+)\.lora_(A|B)(?:\.default)?\.weight$", key)
-            if not match:
+            if match := _LORA.match(key):
+                module, embedding, part = match.groups()
+                update = self._updates.setdefault(f"{module}.weight", Update())
+                update.keys[part] = key
+                update.embedding |= bool(embedding)
+            elif match := _WHOLE.match(key):
+                self._whole[f"{match[1]}.weight"] = key
+            else:
                 raise CheckpointError(f"{self.file}: {key!r} is not a plain LoRA matrix")
-            self._pairs.setdefault(f"{match[1]}.weight", {})[match[2]] = key
+        for name, update in self._updates.items():
+            self._complete(name, update)
+        self._handle: Any = None
+
+    def touches(self, name: str) -> bool:
+        """True if the adapter changes the parameter ``name``."""
+        return name in self._updates or name in self._whole
 
     def check(self, model: Checkpoint) -> None:
         """Refuse an adapter that was trained for another model."""
-        for name, pair in self._pairs.items():
-            if set(pair) != {"A", "B"}:
-                raise CheckpointError(f"{self.file}: only one of the two LoRA matrices of {name!r}")
-            if name not in model.names:
+        saved = tuple(self.config.get("modules_to_save") or ())
+        trained = {n for n in self._whole if n.removesuffix(".weight").endswith(saved)}
+        for name in {*self._updates, *trained} if model.tied else ():
+            if name == model.embedding or tensors.ignored(name, tied=True):
                 raise CheckpointError(
-                    f"{self.folder}: adapts {name!r}, which {model.name} does not have"
+                    f"{self.folder}: trains {name!r}, but {model.name} ties its output head to the "
+                    "embedding, and one matrix cannot be both the trained and the plain one. Untie the "
+                    "model first (lm_head.weight = a copy of the embedding, tie_word_embeddings: false)"
                 )
-            out, inner = self._entries[pair["B"]].shape[0], self._entries[pair["A"]].shape[1]
-            shape = (inner, out) if self.transposed else (out, inner)
-            if model.entry(name).shape != shape:
-                raise CheckpointError(
-                    f"{self.folder}: adapts {name!r} as {shape}, but in {model.name} it is "
-                    f"{model.entry(name).shape}; the adapter belongs to another model"
-                )
+        for name, update in self._updates.items():
+            a, b = (self._entries[update.keys[part]].shape for part in "AB")
+            self._check_shape(model, name, (a[1], b[0]) if update.embedding else (b[0], a[1]))
+        for name, key in self._whole.items():
+            if not tensors.ignored(name, tied=model.tied):
+                self._check_shape(model, name, self._entries[key].shape)
 
     def applied(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """``tensor`` with the adapter's update, float32; untouched tensors come back as they are."""
-        if name not in self._pairs:
+        if name in self._whole:
+            tensor = self._read(self._whole[name])
+        update = self._updates.get(name)
+        if update is None:
             return tensor
-        from safetensors import safe_open
+        a, b = (self._read(update.keys[part]).float() for part in "AB")
+        result: torch.Tensor = (b @ a).mul_(update.scale)
+        if update.embedding:
+            result = result.T.contiguous()
+        result += tensor
+        if "magnitude_vector" in update.keys:
+            import torch
 
-        with safe_open(self.file, framework="pt", device="cpu") as file:
-            a, b = (file.get_tensor(self._pairs[name][key]).float() for key in ("A", "B"))
-        update: torch.Tensor = (b @ a) * self.scale
-        return tensor.float() + (update.T if self.transposed else update)
+            features = 1 if update.embedding else 0
+            norm = torch.linalg.vector_norm(result, dim=1 - features, keepdim=True)
+            magnitude = self._read(update.keys["magnitude_vector"]).float()
+            result *= magnitude.reshape(norm.shape) / norm
+        return result
+
+    def _refuse_other_kinds(self) -> None:
+        wrong = [key for key, plain in _PLAIN.items() if self.config.get(key) not in plain]
+        known = ("use_rslora", "use_dora")
+        wrong += [
+            k for k, v in self.config.items() if k.startswith("use_") and v and k not in known
+        ]
+        if wrong:
+            raise CheckpointError(
+                f"{self.folder}: adapter_config.json has {wrong[0]}: {self.config[wrong[0]]!r}; only "
+                "LoRA and DoRA are expanded here. Merge it into its base with peft "
+                "(merge_and_unload) and name that folder"
+            )
+        if missing := [key for key in ("r", "lora_alpha") if not self.config.get(key)]:
+            raise CheckpointError(f"{self.folder}: adapter_config.json has no {missing[0]}")
+
+    def _complete(self, name: str, update: Update) -> None:
+        """Give ``update`` its scale, or refuse it."""
+        if not {"A", "B"} <= set(update.keys):
+            raise CheckpointError(f"{self.file}: only one of the two LoRA matrices of {name!r}")
+        if bool(self.config.get("use_dora")) != ("magnitude_vector" in update.keys):
+            raise CheckpointError(
+                f"{self.file}: adapter_config.json has use_dora: {self.config.get('use_dora')!r}, but "
+                f"{name!r} has {'a' if 'magnitude_vector' in update.keys else 'no'} magnitude vector"
+            )
+        module = name.removesuffix(".weight")
+        rank = int(_by_pattern(self.config.get("rank_pattern"), module, self.config["r"]))
+        alpha = _by_pattern(self.config.get("alpha_pattern"), module, self.config["lora_alpha"])
+        a, b = (self._entries[update.keys[part]].shape for part in "AB")
+        if len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank:
+            raise CheckpointError(
+                f"{self.file}: the LoRA matrices of {name!r} are {a} and {b}, but by "
+                f"adapter_config.json their rank is {rank}"
+            )
+        update.scale = float(alpha) / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
+
+    def _check_shape(self, model: Checkpoint, name: str, shape: tuple[int, ...]) -> None:
+        if name not in model.names:
+            raise CheckpointError(
+                f"{self.folder}: adapts {name!r}, which {model.name} does not have"
+            )
+        if model.entry(name).shape != shape:
+            raise CheckpointError(
+                f"{self.folder}: adapts {name!r} as {shape}, but in {model.name} it is "
+                f"{model.entry(name).shape}; the adapter belongs to another model"
+            )
+
+    def _read(self, key: str) -> torch.Tensor:
+        if self._handle is None:
+            self._handle = mapped_file(self.file)
+        tensor: torch.Tensor = self._handle.get_tensor(key)
+        return tensor
+
+
+def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
+    """The value of the first pattern that matches a whole tail of ``module``'s dotted name."""
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default

@@ -128,17 +128,18 @@ class Checkpoint:
         folder: where it lies.
         config: its ``config.json``.
         names: parameter names in depth order (a tied head is not a parameter of its own).
+        tied: whether the output head is the embedding.
     """
 
     def __init__(self, name: str, folder: Path, adapter: Adapter | None = None) -> None:
         self.name, self.folder, self.adapter = name, folder, adapter
         self.config = read_json(folder / "config.json")
         self.architecture = tensors.check_architecture(self.config, name)
-        tied = bool(self.config.get("tie_word_embeddings", self._tied_by_default))
+        self.tied = bool(self.config.get("tie_word_embeddings", self._tied_by_default))
         self._entries = {
             key: entry
             for key, entry in _entries(folder).items()
-            if not tensors.ignored(key, tied=tied)
+            if not tensors.ignored(key, tied=self.tied)
         }
         for key, entry in self._entries.items():
             if entry.dtype not in _FLOATS:
@@ -147,7 +148,8 @@ class Checkpoint:
                     f"merged. Use the model in one of {', '.join(DTYPES)}"
                 )
         self.names = tensors.ordered(self._entries)
-        self._open: dict[Path, Any] = {}
+        self._files: dict[Path, Any] = {}
+        self._tensors: dict[str, torch.Tensor] = {}
         if adapter:
             adapter.check(self)
 
@@ -190,27 +192,50 @@ class Checkpoint:
         """Number of parameters."""
         return sum(math.prod(entry.shape) for entry in self._entries.values())
 
-    def tensor(self, name: str) -> torch.Tensor:
-        """The parameter ``name``: mapped from disk, in its stored dtype, adapter applied (float32)."""
-        from safetensors import safe_open
+    @cached_property
+    def embedding(self) -> str:
+        """Name of the embedding."""
+        if (
+            not self.names or tensors.place_of(self.names[0]).role != "embed"
+        ):  # first in depth order
+            raise CheckpointError(f"{self.name}: its weights hold no embedding")
+        return self.names[0]
 
+    @property
+    def height(self) -> int:
+        """Rows of the embedding: tokens and padding."""
+        return self.entry(self.embedding).shape[0]
+
+    def mapped(self, name: str) -> bool:
+        """True if ``tensor(name)`` is a view of a mapped file, False if each call computes it."""
+        return self.adapter is None or not self.adapter.touches(name)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The parameter ``name``: mapped from disk, in its stored dtype, adapter applied (float32).
+
+        A mapped tensor is the same object at every call; do not write into it.
+        """
+        stored = self._tensors.get(name)
+        if stored is None:
+            stored = self._tensors[name] = self._mapped(name)
+        return self.adapter.applied(name, stored) if self.adapter else stored
+
+    def _mapped(self, name: str) -> torch.Tensor:
         file = self._entries[name].file
-        if file not in self._open:
-            try:
-                self._open[file] = safe_open(file, framework="pt", device="cpu")
-            except Exception as error:  # as below
-                raise CheckpointError(f"{file}: not a readable safetensors file: {error}") from None
+        if file not in self._files:
+            self._files[file] = mapped_file(file)
         try:
-            tensor: torch.Tensor = self._open[file].get_tensor(name)
+            tensor: torch.Tensor = self._files[file].get_tensor(name)
         except Exception as error:  # safetensors raises its own kind for a header that lies
             raise CheckpointError(f"{file}: {name} cannot be read: {error}") from None
-        return self.adapter.applied(name, tensor) if self.adapter else tensor
+        return tensor
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the content of every weight file (and the adapter's), in name order."""
+        """sha256 over the content of every weight file (and the adapter's files), in name order."""
         files = sorted({entry.file for entry in self._entries.values()})
-        files += [self.adapter.file] if self.adapter else []
+        if self.adapter:
+            files += [self.adapter.file, self.adapter.folder / "adapter_config.json"]
         digest = hashlib.sha256()
         for file in files:
             digest.update(_file_digest(file).encode())
@@ -226,6 +251,16 @@ class Checkpoint:
                     f"{self.name}: {name} holds {bad} NaN or infinite value(s) (file "
                     f"{self._entries[name].file}); a merge with it would be NaN, too. Use an intact copy"
                 )
+
+
+def mapped_file(path: Path) -> Any:
+    """A handle on a safetensors file whose tensors are views of its mapping."""
+    from safetensors import safe_open
+
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except Exception as error:  # safetensors raises its own kind
+        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
 
 
 def _file_digest(path: Path) -> str:

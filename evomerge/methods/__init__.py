@@ -4,8 +4,20 @@ A file of this package that declares a ``@merge_method`` is a method; nothing el
 """
 
 from evomerge.methods._declaration import merge_method
-from evomerge.methods._merge_tensors import merge_tensors
-from evomerge.methods._method import Method, Values
+from evomerge.methods._facts import FactStore
+from evomerge.methods._merge_tensors import merge_states, merge_tensors, survey
+from evomerge.methods._method import Method, Values, Where
 from evomerge.methods._registry import get, names
 
-__all__ = ["Method", "Values", "get", "merge_method", "merge_tensors", "names"]
+__all__ = [
+    "FactStore",
+    "Method",
+    "Values",
+    "Where",
+    "get",
+    "merge_method",
+    "merge_states",
+    "merge_tensors",
+    "names",
+    "survey",
+]

@@ -6,7 +6,7 @@ import inspect
 import keyword
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from evomerge.methods import _registry
@@ -24,6 +24,8 @@ def merge_method(
     min_models: int = 1,
     max_models: int | None = None,
     name: str | None = None,
+    surveys: tuple[Callable[..., Any], ...] = (),
+    exempt: Mapping[str, str] | None = None,
 ) -> Callable[[Kernel], Kernel]:
     """Register a kernel as a merge method; the function itself stays as it is.
 
@@ -31,12 +33,19 @@ def merge_method(
 
         deltas   [models, *shape]  sources minus base; the kernel returns the merged *delta*
         tensors  [models, *shape]  the sources; the kernel returns the merged tensor
+        operands                   an ``Operands``: the tensors where they lie, with their facts;
+                                   the kernel returns what ``entrywise`` makes, to be run in one pass
         base     [*shape]          the base model's tensor, None where it is optional and absent
         noise    [models, *shape]  uniforms in [0, 1), keyed by (recipe seed, tensor, model)
         role     str               attn, mlp, norm, embed, head or other
+        layer    int | None        the tensor's block; ``layers``: how many there are
+        facts                      a ``Facts``: ``facts.get(name, compute)`` keeps what does not depend
+                                   on parameters for the next candidate
+        totals   tuple of tensors  the sums of the method's ``surveys``
         fisher, gram, mean_abs_activation  [models, ...]  statistics, None where not collected
 
-    all float32, and exactly one of ``deltas`` and ``tensors``. Every other argument is a parameter,
+    tensors float32, and exactly one of ``deltas``, ``tensors`` and ``operands``. Every other argument
+    is a parameter,
     annotated ``Annotated[type, PerModel(...)]`` (arrives as float64 [models] on the CPU) or
     ``Annotated[type, Shared(...)]`` (arrives as a plain value), and has a line under ``Args:``. A
     name that Python reserves takes a trailing underscore: ``lambda_`` declares ``lambda``.
@@ -48,6 +57,10 @@ def merge_method(
         min_models: fewest source models, the base not counted.
         max_models: most source models; None for any number.
         name: the method's name if the function's is not it.
+        surveys: functions of some of the kernel's arguments whose results (tensors of one shape, or
+            None where the parameters need none) are summed over all tensors of the model; the kernel
+            and later surveys see the sums as ``totals``.
+        exempt: law -> why this method does not obey it; see ``tests/methods/test_laws.py``.
 
     Raises:
         TypeError: the signature does not follow these rules.
@@ -72,6 +85,8 @@ def merge_method(
                 inputs=inputs,
                 doc=doc,
                 summary=doc.partition("\n\n")[0].replace("\n", " "),
+                surveys=surveys,
+                exempt=dict(exempt or {}),
             )
         )
         return kernel
@@ -111,8 +126,8 @@ def _read_signature(
 
 
 def _check_inputs(method: str, base: Base, inputs: frozenset[str]) -> None:
-    if len(inputs & {"deltas", "tensors"}) != 1:
-        raise TypeError(f"method {method!r}: takes exactly one of 'deltas' and 'tensors'")
+    if len(inputs & {"deltas", "tensors", "operands"}) != 1:
+        raise TypeError(f"method {method!r}: takes exactly one of 'deltas', 'tensors' and 'operands'")
     if base not in typing.get_args(Base):
         raise TypeError(
             f"method {method!r}: base is one of {typing.get_args(Base)}, found {base!r}"

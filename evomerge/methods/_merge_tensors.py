@@ -1,14 +1,14 @@
-"""``merge_tensors``: one merge of one tensor, everything checked."""
+"""``merge_tensors`` and ``merge_states``: a merge of given tensors, everything checked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from evomerge.errors import InputError
-from evomerge.methods._method import Method
+from evomerge.methods._method import Method, Where
 from evomerge.methods._registry import get
 
 
@@ -46,6 +46,49 @@ def merge_tensors(
         InputError: unknown method or parameter, value out of range, wrong number of models, base
             missing or superfluous, tensors that do not fit together.
     """
+    one = {"": base} if base is not None else None
+    merged = merge_states(
+        method,
+        {model: {name: tensor} for model, tensor in models.items()},
+        base=one and {name: one[""]},
+        parameters=parameters,
+        stats=stats and {name: stats},
+        seed=seed,
+        places={name: Where(_role_of(name) if role is None else role)},
+        noise=noise and {name: noise},
+    )
+    return merged[name]
+
+
+def merge_states(
+    method: str | Method,
+    models: Mapping[str, Mapping[str, Tensor]],
+    *,
+    base: Mapping[str, Tensor] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    stats: Mapping[str, Mapping[str, Mapping[str, Tensor]]] | None = None,
+    seed: int = 0,
+    places: Mapping[str, Where] | None = None,
+    noise: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> dict[str, Tensor]:
+    """Merge whole models with one method: as ``merge_tensors``, for methods that look at all tensors.
+
+    Args:
+        method: a method or its name.
+        models: model name -> tensor name -> tensor; all with the first one's names.
+        base: tensor name -> tensor, where the method takes a base.
+        parameters: parameter -> value.
+        stats: tensor name -> statistic -> model -> tensor.
+        seed: recipe seed.
+        places: tensor name -> role and depth; the role is read off the name if not given.
+        noise: tensor name -> model -> uniforms.
+
+    Returns:
+        Tensor name -> merged tensor, float32.
+
+    Raises:
+        InputError: as ``merge_tensors``.
+    """
     method = get(method) if isinstance(method, str) else method
     if problem := method.arity_problem(len(models), base is not None):
         raise InputError(problem)
@@ -54,24 +97,46 @@ def merge_tensors(
             f"{method.name} takes no base; leave it out, or list it among the models to merge it"
         )
     values = method.check(parameters or {}, tuple(models))
-    _check_tensors(method.name, models, base)
-    extra = dict(stats or {})
-    if noise is not None:
-        _check_tensors(f"{method.name}: noise", noise, next(iter(models.values())))
-        extra["noise"] = noise
-    for what, given in extra.items():
-        if missing := [model for model in models if model not in given]:
-            raise InputError(f"{method.name}: {what}: nothing for model {', '.join(missing)}")
-    return method.apply(
-        models,
-        base=base,
-        values=values,
-        seed=seed,
-        name=name,
-        role=_role_of(name) if role is None else role,
-        noise=noise,
-        stats=stats,
-    )
+    given: dict[str, dict[str, Any]] = {}
+    for name in next(iter(models.values())):
+        each = {model: state[name] for model, state in models.items()}
+        own = None if base is None else base[name]
+        _check_tensors(method.name, each, own)
+        extra = dict((stats or {}).get(name, {}))
+        draws = (noise or {}).get(name)
+        if draws is not None:
+            _check_tensors(f"{method.name}: noise", draws, next(iter(each.values())))
+            extra["noise"] = draws
+        for what, found in extra.items():
+            if missing := [model for model in each if model not in found]:
+                raise InputError(f"{method.name}: {what}: nothing for model {', '.join(missing)}")
+        given[name] = {
+            "models": each,
+            "base": own,
+            "values": values,
+            "seed": seed,
+            "name": name,
+            "place": (places or {}).get(name) or Where(_role_of(name)),
+            "noise": draws,
+            "stats": (stats or {}).get(name),
+        }
+    totals = survey(method, given.values())
+    return {name: method.apply(**one, totals=totals) for name, one in given.items()}
+
+
+def survey(method: Method, tensors: Iterable[Mapping[str, Any]]) -> tuple[Tensor, ...]:
+    """The totals of the method's surveys over ``tensors``, each the arguments of ``Method.survey``."""
+    totals: list[Tensor] = []
+    for number in range(len(method.surveys)):
+        total: Tensor | None = None
+        for one in tensors:
+            found = method.survey(number, **one, totals=totals)
+            if found is None:
+                break  # these parameters need none
+            total = found if total is None else total + found
+        if total is not None:
+            totals.append(total)
+    return tuple(totals)
 
 
 def _check_tensors(where: str, tensors: Mapping[str, Tensor], base: Tensor | None) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import keyword
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from evomerge import seeds
 from evomerge.errors import InputError, did_you_mean, one_of
+from evomerge.methods._draw import uniforms
+from evomerge.methods._entrywise import Entrywise
+from evomerge.methods._facts import Facts, FactStore
+from evomerge.methods._operands import Operands, draw_key
 from evomerge.params import Parameter, Value
 
 Base = Literal["required", "optional", "none"]
@@ -20,11 +25,31 @@ Base = Literal["required", "optional", "none"]
 Values = Mapping[str, Value | Mapping[str, Value]]
 
 # What a kernel may ask for by argument name, besides its parameters.
-INPUTS = ("deltas", "tensors", "base", "noise", "role")
+INPUTS = (
+    "deltas",
+    "tensors",
+    "operands",
+    "base",
+    "noise",
+    "role",
+    "layer",
+    "layers",
+    "facts",
+    "totals",
+)
 
 # The same for data collected once per source model, each [models, ...] float32,
 # or None where a tensor has none (a norm has no Gram matrix).
 STATISTICS = ("fisher", "gram", "mean_abs_activation")
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a tensor sits: its role, its block (None outside the blocks) and how many there are."""
+
+    role: str = "other"
+    layer: int | None = None
+    layers: int = 1
 
 
 @dataclass(frozen=True)
@@ -33,10 +58,12 @@ class Method:
 
     ``inputs`` are the argument names of the kernel that are not parameters. ``elementwise``: an
     entry of the result depends on the same entry of the inputs only, so tiles may be merged apart.
+    ``surveys`` are summed over all tensors before the kernel sees any; ``exempt`` names the laws
+    that the method does not obey, with the reason.
     """
 
     name: str
-    kernel: Callable[..., Tensor]
+    kernel: Callable[..., Tensor | Entrywise]
     base: Base
     elementwise: bool
     paper: str
@@ -46,6 +73,8 @@ class Method:
     inputs: frozenset[str]
     doc: str
     summary: str
+    surveys: tuple[Callable[..., Tensor | None], ...] = ()
+    exempt: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def takes(self) -> str:
@@ -118,8 +147,15 @@ class Method:
             checked[parameter.name] = value
         return checked
 
+    def apply(self, models: Mapping[str, Tensor], *, values: Values, **more: Any) -> Tensor:
+        """The merge of one tensor, base included, in float32 on the device of the models.
+
+        Arguments as for ``run``.
+        """
+        return self.run(models, values=values, **more)[0]
+
     @torch.no_grad()
-    def apply(
+    def run(
         self,
         models: Mapping[str, Tensor],
         *,
@@ -127,11 +163,15 @@ class Method:
         values: Values,
         seed: int = 0,
         name: str = "",
-        role: str = "other",
+        place: Where = Where(),
         noise: Mapping[str, Tensor] | None = None,
         stats: Mapping[str, Mapping[str, Tensor]] | None = None,
-    ) -> Tensor:
-        """The merge of one tensor, base included, in float32 on the device of the models.
+        totals: Sequence[Tensor] = (),
+        facts: FactStore | None = None,
+        scale: float = 1.0,
+        out: Tensor | None = None,
+    ) -> tuple[Tensor, bool]:
+        """The merge of one tensor, base included, and whether all of it is finite.
 
         Nothing is validated here: ``values`` come from ``check``, the tensors are of one shape. Any
         floating dtype will do, since all are upcast before they are subtracted. An entry that is
@@ -139,51 +179,143 @@ class Method:
 
         Args:
             models: model name -> tensor [*shape].
-            base: the base model's tensor [*shape]; ignored if the kernel does not ask for it.
+            base: the base model's tensor [*shape]; ignored if nothing asks for it.
             values: checked parameters.
             seed: recipe seed; keys the noise, together with ``name`` and the models' names.
             name: the tensor's name.
-            role: attn, mlp, norm, embed, head or other.
+            place: its role and depth.
             noise: model -> uniforms [*shape], to use instead of the keyed draw.
             stats: statistic -> model -> tensor.
+            totals: the sums of the method's surveys over the whole model.
+            facts: where candidate-invariant work is kept for the next merge.
+            scale: factor of the merged delta (a post-operation); other than 1 needs ``base``.
+            out: where the result goes, cast once [*shape], contiguous; None: a new float32 tensor.
         """
-        device = next(iter(models.values())).device
-        stack = _stack(models.values(), device)
-        given: dict[str, Any] = {"tensors": stack, "role": role, "base": None}
-        if base is not None:
-            given["base"] = base.to(device, torch.float32)
-        if "deltas" in self.inputs:
-            given["deltas"] = stack.sub_(given["base"])
-        if "noise" in self.inputs:
-            shape = stack.shape[1:]
-            drawn = noise or {model: draw_noise(shape, seed, name, model) for model in models}
-            given["noise"] = _stack([drawn[model] for model in models], device)
-        for statistic in STATISTICS:
-            found = (stats or {}).get(statistic)
-            given[statistic] = found and _stack([found[model] for model in models], device)
-        arguments = {argument: given[argument] for argument in self.inputs}
+        given = _Given(self, models, base, seed, name, place, noise, stats, totals, facts)
+        merged = self.kernel(**given.arguments(self.inputs), **self._parameters(values, models))
+        if isinstance(merged, Entrywise) and (scale == 1.0 or merged.of == "deltas"):
+            return given.operands.merge(merged, out, scale)
+        if isinstance(merged, Entrywise):
+            merged, _ = given.operands.merge(merged)
+        elif "deltas" in self.inputs:
+            merged = given.base + (merged if scale == 1.0 else merged * scale)
+            scale = 1.0
+        if scale != 1.0:
+            merged = given.base + (merged - given.base) * scale
+        if out is None:
+            return merged, bool(merged.isfinite().all())
+        out.copy_(merged.view(out.shape))
+        return out, bool(out.isfinite().all())
+
+    @torch.no_grad()
+    def survey(
+        self,
+        number: int,
+        models: Mapping[str, Tensor],
+        *,
+        values: Values,
+        base: Tensor | None = None,
+        seed: int = 0,
+        name: str = "",
+        place: Where = Where(),
+        noise: Mapping[str, Tensor] | None = None,
+        stats: Mapping[str, Mapping[str, Tensor]] | None = None,
+        totals: Sequence[Tensor] = (),
+        facts: FactStore | None = None,
+    ) -> Tensor | None:
+        """What survey ``number`` finds in one tensor; None if these values need no survey.
+
+        Arguments as for ``run``; ``totals`` are those of the surveys before.
+        """
+        given = _Given(self, models, base, seed, name, place, noise, stats, totals, facts)
+        function = self.surveys[number]
+        wanted = set(inspect.signature(function).parameters)
+        parameters = {k: v for k, v in self._parameters(values, models).items() if k in wanted}
+        found: Tensor | None = function(**given.arguments(wanted & {*INPUTS}), **parameters)
+        return found
+
+    def _parameters(self, values: Values, models: Collection[str]) -> dict[str, Any]:
+        """Parameters as the kernel takes them."""
+        arguments: dict[str, Any] = {}
         for parameter in self.parameters:
-            value = values[parameter.name]
+            value: Any = values[parameter.name]
             if isinstance(value, Mapping):
                 # float64, so that counts such as int(density * n) see no float32 rounding; on the
                 # CPU, because kernels use these few numbers one by one
-                each = [value[model] for model in models]
-                arguments[argument_name(parameter.name)] = torch.tensor(each, dtype=torch.float64)
+                value = torch.tensor([value[m] for m in models], dtype=torch.float64)
             elif parameter.domain.kind == "real" and isinstance(value, int):
-                arguments[argument_name(parameter.name)] = float(value)
-            else:
-                arguments[argument_name(parameter.name)] = value
-        merged = self.kernel(**arguments)
-        return given["base"] + merged if "deltas" in self.inputs else merged
+                value = float(value)
+            arguments[argument_name(parameter.name)] = value
+        return arguments
 
 
-def draw_noise(shape: torch.Size, seed: int, tensor: str, model: str) -> Tensor:
-    """Uniforms in [0, 1) for one tensor of one model.
+@dataclass
+class _Given:
+    """Everything a kernel or survey may ask for, made when it is asked for."""
 
-    Drawn on the CPU: the same on every device, in any order, whatever the other models are.
-    """
-    draw = seeds.uniforms(shape.numel(), seed, "noise", tensor, model)
-    return torch.from_numpy(draw).reshape(shape)
+    method: Method
+    models: Mapping[str, Tensor]
+    raw_base: Tensor | None
+    seed: int
+    name: str
+    place: Where
+    drawn: Mapping[str, Tensor] | None
+    stats: Mapping[str, Mapping[str, Tensor]] | None
+    totals: Sequence[Tensor]
+    store: FactStore | None
+
+    def arguments(self, inputs: Collection[str]) -> dict[str, Any]:
+        return {name: self._input(name) for name in inputs}
+
+    def _input(self, name: str) -> Any:
+        if name in STATISTICS:
+            found = (self.stats or {}).get(name)
+            return found and _stack([found[model] for model in self.models], self.device)
+        if name in ("role", "layer", "layers"):
+            return getattr(self.place, name)
+        if name == "totals":
+            return tuple(self.totals)
+        return getattr(self, name)
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.models.values())).device
+
+    @cached_property
+    def base(self) -> Tensor | None:
+        return None if self.raw_base is None else self.raw_base.to(self.device, torch.float32)
+
+    @cached_property
+    def tensors(self) -> Tensor:
+        return _stack(self.models.values(), self.device)
+
+    @cached_property
+    def deltas(self) -> Tensor:
+        return _stack(self.models.values(), self.device).sub_(self.base)
+
+    @cached_property
+    def facts(self) -> Facts:
+        has_base = self.method.base != "none" and self.raw_base is not None
+        # `or` would take an empty store for none
+        store = FactStore() if self.store is None else self.store
+        return Facts(store, self.name, tuple(self.models), has_base)
+
+    @cached_property
+    def operands(self) -> Operands:
+        base = None if self.method.base == "none" else self.raw_base
+        return Operands(self.models, base, self.facts, self._key, self.drawn)
+
+    def _key(self, model: str) -> int:
+        return draw_key(self.seed, self.name, model)
+
+    @property
+    def noise(self) -> Tensor:
+        shape = next(iter(self.models.values())).shape
+        drawn = self.drawn or {
+            model: uniforms(self._key(model), 0, shape.numel(), self.device).reshape(shape)
+            for model in self.models
+        }
+        return _stack([drawn[model] for model in self.models], self.device)
 
 
 def argument_name(public: str) -> str:

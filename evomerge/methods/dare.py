@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._parts import drop, elect, restore_norm, weight_total, weighted_sum
-from evomerge.params import Choice, Flag, PerModel, Real, Shared
+from evomerge.methods._entrywise import Entrywise
+from evomerge.methods._operands import Operands
+from evomerge.methods._sparse import (
+    LAMBDA,
+    WEIGHT,
+    Survivors,
+    combine,
+    drawn,
+    fractions,
+    normalize_flag,
+    rescale_flag,
+    restored,
+)
+from evomerge.params import Flag, PerModel, Real, Shared
 
 PAPER = "https://arxiv.org/abs/2311.03099"
-WEIGHT = PerModel(Real(0, 2, default=1))
 DENSITY = PerModel(Real(0.05, 1, default=0.5, valid=(0, 1)))
-LAMBDA = Shared(Real(0, 2, default=1), searched=False)  # redundant with the weights
-RESCALE = Shared(Choice((True, False, "density"), default=True), searched=False)
+RESCALE = rescale_flag(True, "density")
 
 
 @merge_method(base="required", elementwise=False, paper=PAPER)
 def dare_linear(
-    deltas: Float[Tensor, " models *shape"],
-    noise: Float[Tensor, " models *shape"],
+    operands: Operands,
     weight: Annotated[Float[Tensor, " models"], WEIGHT],
     density: Annotated[Float[Tensor, " models"], DENSITY],
     lambda_: Annotated[float, LAMBDA],
     normalize: Annotated[bool, Shared(Flag(False), searched=False)],
     rescale: Annotated[bool | str, RESCALE],
-) -> Float[Tensor, "*shape"]:
+) -> Entrywise:
     """Drop entries of each delta at random, rescale the rest, add up with weights.
 
         kept_i = delta_i where noise_i < density_i, else 0; rescaled
         merged = base + lambda sum_i weight_i kept_i         (/ sum_i weight_i if normalize)
 
     Args:
-        deltas: sources minus base [models, *shape].
-        noise: uniforms in [0, 1) [models, *shape].
+        operands: the sources and the base.
         weight: coefficient of the model's delta.
         density: probability that an entry of the model's delta is kept.
         lambda_: scale of the merged delta; redundant with the weights, so not searched by itself.
@@ -45,7 +53,7 @@ def dare_linear(
             leaves it.
 
     Returns:
-        The merged delta [*shape].
+        The merge, entry by entry.
 
     Paper: Yu et al. 2024, Language Models are Super Mario; mergekit ``dare_linear``. The authors
     divide by the density (``rescale: density``), which is unbiased; the default is mergekit's.
@@ -53,20 +61,19 @@ def dare_linear(
     Deviations: the mask is keyed by seed, tensor and model, not drawn from a global stream;
     mergekit spares norms below 1e-7, here a norm of which less than 1e-7 is left.
     """
-    kept = _drop_and_rescale(deltas, noise, density, rescale)
-    return weighted_sum(kept, weight) * (lambda_ / weight_total(weight, normalize))
+    survivors = _dropped(operands, fractions(density), rescale)
+    return combine(survivors, weight, scale=lambda_, elect=False, normalize=normalize)
 
 
 @merge_method(base="required", elementwise=False, paper=PAPER)
 def dare_ties(
-    deltas: Float[Tensor, " models *shape"],
-    noise: Float[Tensor, " models *shape"],
+    operands: Operands,
     weight: Annotated[Float[Tensor, " models"], WEIGHT],
     density: Annotated[Float[Tensor, " models"], DENSITY],
     lambda_: Annotated[float, LAMBDA],
-    normalize: Annotated[bool, Shared(Flag(False), searched=False)],
+    normalize: Annotated[bool | str, normalize_flag(False)],
     rescale: Annotated[bool | str, RESCALE],
-) -> Float[Tensor, "*shape"]:
+) -> Entrywise:
     """Drop entries of each delta at random, rescale the rest, then elect signs as TIES does.
 
         kept_i = delta_i where noise_i < density_i, else 0; rescaled
@@ -75,34 +82,31 @@ def dare_ties(
         merged = base + lambda sum_agree weight_i kept_i     (/ sum_agree weight_i if normalize)
 
     Args:
-        deltas: sources minus base [models, *shape].
-        noise: uniforms in [0, 1) [models, *shape].
+        operands: the sources and the base.
         weight: coefficient of the model's delta, applied before the election.
         density: probability that an entry of the model's delta is kept.
         lambda_: scale of the merged delta; redundant with the weights, so not searched by itself.
-        normalize: divide by the summed weights of the models that agree.
+        normalize: divide by the summed weights of the models that agree: true takes their
+            magnitudes, signed the weights as they are.
         rescale: true restores each delta's L1 norm, density divides it by its density, false
             leaves it.
 
     Returns:
-        The merged delta [*shape].
+        The merge, entry by entry.
 
     Paper: Yu et al. 2024, Language Models are Super Mario; Yadav et al. 2023, TIES-Merging;
     mergekit ``dare_ties``.
 
-    Deviations: those of ``dare_linear``.
+    Deviations: those of ``dare_linear``; and mergekit divides by signed weights, which may cancel
+    (``normalize: signed``).
     """
-    kept = _drop_and_rescale(deltas, noise, density, rescale)
-    return elect(kept, weight, normalize) * lambda_
+    survivors = _dropped(operands, fractions(density), rescale)
+    return combine(survivors, weight, scale=lambda_, elect=True, normalize=normalize)
 
 
-def _drop_and_rescale(
-    deltas: Tensor, noise: Tensor, density: Tensor, rescale: bool | str
-) -> Tensor:
-    kept = drop(deltas, density, noise)
+def _dropped(operands: Operands, density: list[float], rescale: bool | str) -> Survivors:
+    survivors = drawn(operands, density)
     if rescale == "density":
         # nothing survives density 0, so there is nothing to divide
-        return torch.stack(
-            [d / p if p > 0 else d for d, p in zip(kept, density.tolist(), strict=True)]
-        )
-    return restore_norm(kept, deltas) if rescale else kept
+        return replace(survivors, factor=[1 / p if p > 0 else 1.0 for p in density])
+    return replace(survivors, factor=restored(operands, survivors)) if rescale else survivors

@@ -9,27 +9,29 @@ from torch import Tensor
 
 from evomerge.errors import InputError
 from evomerge.methods import merge_method
-from evomerge.methods._parts import weighted_sum
+from evomerge.methods._entrywise import Entrywise, entrywise
+from evomerge.methods._operands import Operands
+from evomerge.methods._sparse import fractions, weighted
 from evomerge.params import Flag, PerModel, Real, Shared
 
 
 @merge_method(base="none", elementwise=True, paper="https://arxiv.org/abs/2203.05482")
 def linear(
-    tensors: Float[Tensor, " models *shape"],
+    operands: Operands,
     weight: Annotated[Float[Tensor, " models"], PerModel(Real(0, 2, default=1))],
     normalize: Annotated[bool, Shared(Flag(True), searched=False)],
-) -> Float[Tensor, "*shape"]:
+) -> Entrywise:
     """Average the models, each with its weight.
 
         merged = sum_i weight_i W_i / sum_i weight_i
 
     Args:
-        tensors: the models [models, *shape]. The base is one of them only if it is listed.
+        operands: the models. The base is one of them only if it is listed.
         weight: coefficient of the model; may be negative in a recipe.
         normalize: divide by the sum of the weights.
 
     Returns:
-        The merged tensor [*shape].
+        The merge, entry by entry.
 
     Raises:
         InputError: normalised weights sum to 0.
@@ -44,4 +46,4 @@ def linear(
             f"linear: weights {weight.tolist()} sum to 0, so their average does not exist; "
             "change a weight, or set normalize: false"
         )
-    return weighted_sum(tensors, weight) / total
+    return entrywise(weighted, fractions(weight), 1 / total, 0.0, of="tensors")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from jaxtyping import Float
-from torch import Tensor
-
 from evomerge.methods import merge_method
+from evomerge.methods._entrywise import Entrywise, entrywise
+from evomerge.methods._operands import Operands
+from evomerge.methods._sparse import weighted
 from evomerge.params import Real, Shared
 
 
@@ -18,22 +18,22 @@ from evomerge.params import Real, Shared
     max_models=1,
 )
 def passthrough(
-    tensors: Float[Tensor, " 1 *shape"],
+    operands: Operands,
     scale: Annotated[float | None, Shared(Real(0.8, 1.2, default=1, optional=True))],
-) -> Float[Tensor, "*shape"]:
+) -> Entrywise:
     """Take one model's tensor, scaled if asked.
 
         merged = scale W
 
     Args:
-        tensors: the one model [1, *shape].
+        operands: the one model.
         scale: factor; null is 1. Scaling a block's output projections by 0 takes the block out.
 
     Returns:
-        The merged tensor [*shape].
+        The merge, entry by entry.
 
     Paper: Goddard et al. 2024, Arcee's MergeKit; mergekit ``passthrough``.
 
     Deviations: none.
     """
-    return tensors[0] * (1.0 if scale is None else scale)
+    return entrywise(weighted, [1.0 if scale is None else scale], 1.0, 0.0, of="tensors")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from math import nan
 from typing import Annotated
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int32
 from torch import Tensor
 
 from evomerge.methods import merge_method
+from evomerge.methods._entrywise import Columns, Entries, Entrywise, Rows, entrywise
+from evomerge.methods._operands import Operands
+from evomerge.methods._sparse import weighted
+from evomerge.methods._tiled import CPU_TILE, DEVICE_TILE
 from evomerge.params import Real, Shared
 
 
@@ -19,12 +25,11 @@ from evomerge.params import Real, Shared
     min_models=2,
 )
 def widen(
-    tensors: Float[Tensor, " models *shape"],
-    base: Float[Tensor, "*shape"],
+    operands: Operands,
     role: str,
     above_average_value_ratio: Annotated[float, Shared(Real(0.5, 1.9, default=1))],
     score_calibration_value: Annotated[float, Shared(Real(0.3, 1.3, default=1))],
-) -> Float[Tensor, "*shape"]:
+) -> Entrywise:
     """Weigh each model's columns by how much they changed, in magnitude and in direction.
 
     For a matrix, per model i and column j (one input feature; in the embedding one token):
@@ -39,14 +44,13 @@ def widen(
     columns are added in full.
 
     Args:
-        tensors: the models [models, *shape].
-        base: the base model [*shape].
+        operands: the sources and the base.
         role: ``embed`` makes rows of a matrix its columns.
         above_average_value_ratio: how far above the average a rank is calibrated; 2 is never.
         score_calibration_value: the score of those columns.
 
     Returns:
-        The merged tensor [*shape].
+        The merge, entry by entry.
 
     Paper: Yu et al. 2024, Extend Model Merging from Fine-Tuned to Pre-Trained LLMs.
 
@@ -55,60 +59,79 @@ def widen(
     caller, so any architecture will do. Tensors of more than two axes are taken as [out, rest].
     """
     ratio, calibration = above_average_value_ratio, score_calibration_value
-    if role == "embed" and base.ndim > 1:
-        turned = widen(tensors.flatten(2).mT, base.flatten(1).mT, "other", ratio, calibration)
-        return turned.mT.reshape(base.shape)
-    if base.ndim > 1:
-        models, origin = tensors.flatten(2), base.flatten(1)
-        magnitude, direction = (
-            _rank_scores(ranks, ratio, calibration) for ranks in column_ranks(models, origin)
+    if len(operands.shape) < 2:
+        scores = _entry_scores(operands, ratio, calibration).float()
+        return entrywise(weighted, [Entries(each) for each in scores], 1.0, 0.0)
+    by_row = role == "embed"
+    ranks = [
+        operands.facts.get(
+            ("column ranks", by_row),
+            lambda tensor=tensor: column_ranks(tensor, operands.base, by_row),
+            of=name,
         )
-        scores = (magnitude + direction).unsqueeze(1) / 2  # [models, 1, columns]
-    else:
-        models, origin = tensors.reshape(len(tensors), base.numel()), base.reshape(base.numel())
-        scores = _entry_scores(models - origin, ratio, calibration)  # [models, entries]
-    merged = origin.clone()
-    for model, score in zip(models, scores.float(), strict=True):
-        merged += score * (model - origin)
-    return merged.reshape(base.shape)
+        for name, tensor in zip(operands.names, operands.tensors, strict=True)
+    ]
+    both = torch.stack(ranks, dim=1)  # [magnitude and direction, models, columns]
+    scores = _rank_scores(both, ratio, calibration).mean(0).float()
+    kind = Rows if by_row else Columns
+    return entrywise(weighted, [kind(each) for each in scores], 1.0, 0.0)
 
 
 def column_ranks(
-    tensors: Float[Tensor, "models rows columns"], base: Float[Tensor, "rows columns"]
-) -> tuple[Int[Tensor, "models columns"], Int[Tensor, "models columns"]]:
-    """Rank 0..columns-1 of each column's change of magnitude and of direction, within its model.
+    tensor: Float[Tensor, "rows columns"], base: Float[Tensor, "rows columns"], by_row: bool = False
+) -> Int32[Tensor, "2 units"]:
+    """Rank 0..columns-1 of each column's change of magnitude, and of its change of direction.
 
-    Ascending and stable. A zero column has no direction; its NaN ranks highest.
+    With ``by_row`` of each row. Ascending and stable. A zero column has no direction; its NaN ranks highest.
     """
-    origin = base.double()
-    norm = origin.norm(dim=0)
-    magnitude, direction = [], []
-    for tensor in tensors:
-        own = tensor.double().norm(dim=0)
-        magnitude.append((own - norm).abs())
-        # 1 - cos(u, v) = |u/|u| - v/|v||^2 / 2, which does not cancel
-        direction.append((tensor / own - origin / norm).square().sum(0) / 2)
-    return _ranks(torch.stack(magnitude)), _ranks(torch.stack(direction))
+    origin, along, change = _products(tensor, base, by_row)
+    own, norm = (origin + 2 * along + change).clamp_(min=0).sqrt(), origin.sqrt()
+    # |w| - |b| and 1 - cos(w, b) from w - b, so that nothing cancels where it is small
+    grown = torch.where(change > 0, (2 * along + change) / (own + norm), 0.0)
+    turned = (change - grown.square()).clamp_(min=0) / torch.where(own * norm > 0, own * norm, nan)
+    changes = torch.stack([grown.abs(), turned])
+    return changes.argsort(dim=1, stable=True).argsort(dim=1).int()
 
 
-def _ranks(changes: Float[Tensor, "models columns"]) -> Int[Tensor, "models columns"]:
-    return changes.argsort(dim=1, stable=True).argsort(dim=1)
+def _products(tensor: Tensor, base: Tensor, by_row: bool) -> Float64[Tensor, "3 units"]:
+    """Per column ``|b|^2``, ``b (w - b)`` and ``|w - b|^2``, in tiles: no copy of the tensor."""
+    rows, columns = tensor.shape
+    sums = tensor.new_zeros(3, rows if by_row else columns, dtype=torch.float64)
+    for at in _tiles(rows, columns, CPU_TILE if tensor.is_cpu else DEVICE_TILE):
+        origin = base[at].double()
+        change = tensor[at].double().sub_(origin)
+        into = sums[:, at[0] if by_row else at[1]]
+        for slot, (left, right) in zip(
+            into, ((origin, origin), (origin, change), (change, change)), strict=True
+        ):
+            slot += (left * right).sum(1 if by_row else 0)
+    return sums
+
+
+def _tiles(rows: int, columns: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """Parts of a matrix of at most ``size`` entries, whose sums no thread count changes."""
+    width = max(min(columns, size), 1)
+    height = max(size // width, 1)
+    for left in range(0, columns, width):
+        for top in range(0, rows, height):
+            yield slice(top, top + height), slice(left, left + width)
 
 
 def _rank_scores(
-    ranks: Int[Tensor, "models columns"], ratio: float, calibration: float
-) -> Float[Tensor, "models columns"]:
-    columns = ranks.shape[1]
-    softmax = (ranks.double() / max(columns, 1)).softmax(0)
+    ranks: Int32[Tensor, "2 models columns"], ratio: float, calibration: float
+) -> Float64[Tensor, "2 models columns"]:
+    columns = ranks.shape[2]
+    softmax = (ranks.double() / max(columns, 1)).softmax(1)
     # the mean rank is (columns - 1) / 2
     return _calibrated(softmax, 2 * ranks > ratio * (columns - 1), calibration)
 
 
 def _entry_scores(
-    deltas: Float[Tensor, "models entries"], ratio: float, calibration: float
-) -> Float[Tensor, "models entries"]:
-    change = deltas.double().abs()
-    above = change > ratio * change.mean(1, keepdim=True)
+    operands: Operands, ratio: float, calibration: float
+) -> Float64[Tensor, "models 1 entries"]:
+    change = torch.stack([operands.delta(i).abs() for i in range(len(operands))]).double()
+    means = [operands.mass(i) / max(operands.size, 1) for i in range(len(operands))]
+    above = change > ratio * change.new_tensor(means).view(-1, 1, 1)
     return _calibrated(change.softmax(0), above, calibration)
 
 

@@ -43,6 +43,7 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
         f"models: {', '.join(f'{name} = {model.name}' for name, model in sources.models.items())}",
         f"{sources.first.architecture}, {sources.first.layers} layers, {sources.first.parameters:,} parameters",
         f"merged model: {_gigabytes(size)} in {recipe.dtype}; tokenizer of {recipe.tokenizer}",
+        *sources.notes(),
         f"digest {recipe.digest[:16]}",
     ]
 
@@ -51,8 +52,9 @@ def _check_run(path: Path) -> list[str]:
     job = prepare(load_run(path))
     spec, space, suite = job.spec, job.space, job.suite
     base = job.models[BASE]
-    resident = sum(tensor_bytes(base.entry(name).shape, job.dtype) for name in base.names)
-    largest = max(tensor_bytes(base.entry(name).shape, "float32") for name in base.names)
+    sources = Sources(job.models, spec.tokenizer)
+    resident = sum(tensor_bytes(sources.shape(name), job.dtype) for name in sources.names)
+    largest = max(tensor_bytes(sources.shape(name), "float32") for name in sources.names)
     sample = suite.sample(spec.seed, 2)
     splits = {
         split: ", ".join(f"{len(ids)} {name}" for name, ids in items.items())
@@ -66,6 +68,7 @@ def _check_run(path: Path) -> list[str]:
         f"{spec.folder}: ok",
         f"models: {', '.join(f'{name} = {model.name}' for name, model in job.models.items())}",
         f"{base.architecture}, {base.layers} layers, {base.parameters:,} parameters; merged and scored in {job.dtype}",
+        *sources.notes(),
         f"space: {', '.join(spec.space.methods)}; {len(space.dims)} genes",
         f"optimizer: {spec.optimizer}, population {job.optimizer().population}, lag {spec.lag}",
         f"budget: {spec.evaluations} evaluations, of them {known} base, parents and known recipes",

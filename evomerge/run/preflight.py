@@ -128,7 +128,7 @@ def prepare(spec: RunSpec, *, say: Callable[[str], None] = lambda text: None) ->
     opened = {name: attempt(partial(Checkpoint.open, spec.model(name))) for name in spec.names}
     models = {name: model for name, model in opened.items() if model is not None}
     if len(models) == len(opened):
-        attempt(lambda: check_compatible(models))
+        attempt(lambda: check_compatible(models, spec.tokenizer))
         say("looking for NaN in the models")
         for model in models.values():
             attempt(model.check_finite)

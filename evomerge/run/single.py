@@ -10,6 +10,7 @@ from evomerge import recipe as recipes
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.errors import RunError
 from evomerge.fitness.suite import Suite, parse_suite
+from evomerge.merging import Sources
 from evomerge.recipe import Recipe
 from evomerge.run.finish import objective_intervals
 from evomerge.worker import Worker
@@ -36,7 +37,7 @@ def score(
     worker = Worker(
         {
             "models": {
-                n: recipe.ref(n).portable for n in dict.fromkeys((*recipe.used, recipe.tokenizer))
+                n: recipe.ref(n).portable for n in Sources.open(recipe).models
             },
             "tokenizer": recipe.tokenizer,
             "dtype": recipe.dtype,

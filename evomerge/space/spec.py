@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,11 +9,15 @@ from typing import Any
 
 from evomerge import config, methods
 from evomerge.errors import did_you_mean, one_of
-from evomerge.params import Choice, Domain, Integer, Parameter
-from evomerge.recipe import GROUP_ROLES
+from evomerge.params import Parameter
+from evomerge.recipe import BASE, GROUP_ROLES
+from evomerge.space.layer_swap import METHOD, SwapSpec, parse_layer_swap
+from evomerge.space.lines import LineSpec, parse_lines
+from evomerge.space.settings import parse_setting
 from evomerge.tensors import OTHER
 
-STARTS = ("parents", "uniform")  # besides the names of methods and recipe files
+STARTS = ("parents", "uniform", "lines", "layer_swap")  # besides names of methods and recipe files
+KEPT = ("embed", "head")  # roles that may be copied from one model
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,11 @@ class SpaceSpec:
         knots: number of depths, or None.
         parameters: name -> fixed value, domain, or {model: value or domain}.
         start: known recipes scored first.
+        models: method -> the models it may merge; all sources where nothing is said.
+        simplex: the weights of a group sum to 1.
+        lines: LiNeS over all groups.
+        keep: role -> the model it is copied from.
+        swap: layer swaps, instead of methods and their parameters.
     """
 
     methods: tuple[str, ...]
@@ -39,6 +47,24 @@ class SpaceSpec:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     start: tuple[str, ...] = ("parents", "uniform", "task_arithmetic")
     origin: str = "."
+    models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    simplex: bool = False
+    lines: LineSpec | None = None
+    keep: Mapping[str, str] = field(default_factory=dict)
+    swap: SwapSpec | None = None
+
+    def team(self, method: str, sources: Sequence[str]) -> tuple[str, ...]:
+        """The models that ``method`` may merge."""
+        return tuple(self.models.get(method, sources))
+
+    def setting(self, parameter: Parameter, model: str | None) -> Any:
+        """A fixed value or a domain; what the declaration says where the space is silent."""
+        found = self.parameters.get(parameter.name)
+        if isinstance(found, Mapping):
+            found = found.get(model) if model else None
+        if found is not None:
+            return found
+        return parameter.domain if parameter.searched else parameter.default
 
 
 def parse_space(
@@ -47,48 +73,39 @@ def parse_space(
     """A space from YAML; problems are noted, None is returned if there were any."""
     before = len(problems.found)
     section = config.Section(node, problems, "" if node.line <= 1 else "space.")
+    item = section.get("layer_swap")
+    swap = parse_layer_swap(item, f"{section.path}layer_swap", sources, problems) if item else None
+    if swap:
+        for key in ("methods", "method_gene", "groups", "knots", "parameters", "models", "weights"):
+            if key in section:
+                section.problem(key, "a layer swap decides this itself; remove one of the two")
+    names = section.texts("methods", (METHOD,))
     known = frozenset(methods.names())
-    names = section.texts("methods", ("task_arithmetic",))
+    teams = _parse_models(section, names, sources)
     for name in names:
+        team = teams.get(name, tuple(sources))
         if name not in known:
             section.problem(
                 "methods", f"no method {name!r}{did_you_mean(name, known)}; see `evomerge methods`"
             )
-        elif problem := methods.get(name).arity_problem(len(sources), True):
+        elif problem := methods.get(name).arity_problem(_count(name, team), True):
             section.problem("methods", problem)
     if not names:
         section.problem("methods", "expected at least one method")
     gene = section.choice("method_gene", ("global", "group"), "global")
-    blocks: int | None = None
-    roles: tuple[str, ...] = ()
-    if groups := section.section("groups"):
-        blocks = groups.integer("layers", 1, low=1) if "layers" in groups else None
-        roles = groups.texts("roles")
-        for role in roles:
-            if role not in GROUP_ROLES:
-                hint = did_you_mean(role, GROUP_ROLES)
-                groups.problem("roles", f"no role {role!r}{hint}; {one_of(GROUP_ROLES)}")
-        named = Counter(each for role in roles for each in expanded((role,)))
-        for each, times in named.items():
-            if times > 1:
-                groups.problem(
-                    "roles", f"{each!r} stands twice ('other' is {', '.join(OTHER)}); name it once"
-                )
-        groups.finish()
+    blocks, roles = _parse_groups(section)
     knots = section.integer("knots", 2, low=2) if "knots" in section else None
     if knots and blocks:
         section.problem("knots", "give either knots or groups.layers: both place values over depth")
-    parameters: dict[str, Any] = {}
     declared = [p for name in names if name in known for p in methods.get(name).parameters]
-    for name, item in section.items("parameters"):
-        mine = [p for p in declared if p.name == name]
-        where = f"{section.path}parameters.{name}"
-        if mine:
-            parameters[name] = _parse_setting(item, where, mine, sources, problems)
-        elif known.issuperset(names):
-            hint = did_you_mean(name, {p.name for p in declared})
-            problems.add(item, where, f"no parameter of {', '.join(names)}{hint}")
-    start = section.texts("start", _default_start([name for name in names if name in known]))
+    parameters = _parse_parameters(section, names, declared, sources)
+    simplex = _parse_simplex(section, declared, parameters)
+    item = section.get("lines")
+    lines = parse_lines(item, f"{section.path}lines", problems) if item else None
+    keep = _parse_keep(section, sources)
+    start = section.texts(
+        "start", _default_start([name for name in names if name in known], lines, swap)
+    )
     for name in start:
         if name not in (*STARTS, *known) and not name.endswith((".yaml", ".yml")):
             hint = did_you_mean(name, (*STARTS, *known))
@@ -99,96 +116,122 @@ def parse_space(
     section.finish()
     if len(problems.found) > before:
         return None
-    return SpaceSpec(names, gene, blocks, roles, knots, parameters, start, str(node.folder))
+    return SpaceSpec(
+        names, gene, blocks, roles, knots, parameters, start, str(node.folder),
+        teams, simplex, lines, keep, swap,
+    )  # fmt: skip
 
 
-def _default_start(names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(("parents", "uniform", "task_arithmetic", *names)))
+def _count(name: str, team: Sequence[str]) -> int:
+    """How many of ``team`` the method merges: a gene chooses where it takes fewer."""
+    most = methods.get(name).max_models
+    return len(team) if most is None else min(most, len(team))
 
 
-def _parse_setting(
-    node: config.Node,
-    where: str,
+def _parse_models(
+    section: config.Section, names: Sequence[str], sources: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """``models``: a list for all methods, or a list a method."""
+    node = section.get("models")
+    if node is None:
+        return {}
+    if isinstance(node.value, dict):
+        part = config.Section(node, section.problems, f"{section.path}models.")
+        found = {name: part.texts(name) for name in names if name in part}
+        part.finish()
+    else:
+        part = section
+        found = dict.fromkeys(names, section.texts("models"))
+    for name, team in found.items():
+        key = name if part is not section else "models"
+        for model in dict.fromkeys(team):
+            if model not in (*sources, BASE):
+                part.problem(
+                    key, f"no source {model!r}{did_you_mean(model, sources)}; {one_of(sources)}"
+                )
+            elif team.count(model) > 1:
+                part.problem(key, f"{model!r} stands twice")
+        if part is section:
+            break
+    return found
+
+
+def _parse_groups(section: config.Section) -> tuple[int | None, tuple[str, ...]]:
+    """Number of blocks, roles."""
+    groups = section.section("groups")
+    if groups is None:
+        return None, ()
+    blocks = groups.integer("layers", 1, low=1) if "layers" in groups else None
+    roles = groups.texts("roles")
+    for role in roles:
+        if role not in GROUP_ROLES:
+            hint = did_you_mean(role, GROUP_ROLES)
+            groups.problem("roles", f"no role {role!r}{hint}; {one_of(GROUP_ROLES)}")
+    for each, times in Counter(each for role in roles for each in expanded((role,))).items():
+        if times > 1:
+            groups.problem(
+                "roles", f"{each!r} stands twice ('other' is {', '.join(OTHER)}); name it once"
+            )
+    groups.finish()
+    return blocks, roles
+
+
+def _parse_parameters(
+    section: config.Section,
+    names: Sequence[str],
     declared: Sequence[Parameter],
     sources: Sequence[str],
-    problems: config.Problems,
-) -> Any:
-    """A fixed value, a narrowed domain, or {model: either}."""
-    if isinstance(node.value, dict) and not {"range", "choices"} & set(node.value):
-        if not all(p.per_model for p in declared):
-            problems.add(
-                node,
-                where,
-                f"one value for all models; expected a value, range or choices, found {node.plain!r}",
-            )
-            return None
-        setting = {}
-        for model, item in node.value.items():
-            if model not in sources:
-                problems.add(
-                    item,
-                    f"{where}.{model}",
-                    f"no source {model!r}{did_you_mean(model, sources)}; {one_of(sources)}",
-                )
-                continue
-            setting[model] = _parse_setting(item, f"{where}.{model}", declared, sources, problems)
-        return setting
-    if isinstance(node.value, dict):
-        return _parse_domain(node, where, declared, problems)
-    for parameter in declared:
-        if problem := parameter.domain.problem(node.plain):
-            problems.add(node, where, problem)
-            break
-    return node.plain
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, item in section.items("parameters"):
+        mine = [p for p in declared if p.name == name]
+        where = f"{section.path}parameters.{name}"
+        if mine:
+            found[name] = parse_setting(item, where, mine, sources, section.problems)
+        elif set(methods.names()).issuperset(names):
+            hint = did_you_mean(name, {p.name for p in declared})
+            section.problems.add(item, where, f"no parameter of {', '.join(names)}{hint}")
+    return found
 
 
-def _parse_domain(
-    node: config.Node, where: str, declared: Sequence[Parameter], problems: config.Problems
-) -> Domain | None:
-    section = config.Section(node, problems, f"{where}.")
-    spread, options = section.get("range"), section.get("choices")
-    section.finish()
-    if options is not None:
-        values = options.plain if isinstance(options.value, list) else [options.plain]
-        for value in values:
-            for parameter in declared:
-                if problem := parameter.domain.problem(value):
-                    problems.add(options, f"{where}.choices", problem)
-        if not values:
-            problems.add(options, f"{where}.choices", "expected at least one value, found []")
-            return None
-        return Choice(tuple(values), values[0])
-    value = spread.plain if spread else None
-    numbers = value if isinstance(value, list) else []
-    if any(
-        isinstance(v, bool) or not isinstance(v, (int, float)) or math.isnan(v) for v in numbers
-    ):
-        numbers = []
-    if len(numbers) != 2 or numbers[0] > numbers[1]:
-        problems.add(spread or node, f"{where}.range", f"expected [low, high], found {value!r}")
-        return None
-    low, high = numbers
-    domain: Domain | None = None
-    for parameter in declared:
-        mine = parameter.domain
-        if isinstance(mine, Choice):
-            problems.add(node, where, f"has choices ({mine}), not a range")
-            return None
-        if low < mine.low or high > mine.high:
-            problems.add(
-                spread or node,
-                f"{where}.range",
-                f"[{low:g}, {high:g}] reaches outside the declared [{mine.low:g}, {mine.high:g}]; "
-                "a space may narrow a range, not widen it",
+def _parse_simplex(
+    section: config.Section, declared: Sequence[Parameter], parameters: Mapping[str, Any]
+) -> bool:
+    if not section.choice("weights", ("simplex",), ""):
+        return False
+    if not any(p.name == "weight" and p.per_model for p in declared):
+        section.problem("weights", "no method here has weights")
+    if "weight" in parameters:
+        section.problem(
+            "weights", "on the simplex, weights have no range; remove parameters.weight"
+        )
+    return True
+
+
+def _parse_keep(section: config.Section, sources: Sequence[str]) -> dict[str, str]:
+    """``keep: {role: model}``, or ``keep_from: model`` for both roles."""
+    found: dict[str, str] = {}
+    if donor := section.text("keep_from"):
+        found = dict.fromkeys(KEPT, donor)
+    if part := section.section("keep"):
+        if found:
+            section.problem("keep", "give either keep or keep_from")
+        found = {role: part.text(role) for role in KEPT if role in part}
+        part.finish()
+    for role, model in found.items():
+        if model not in (*sources, BASE):
+            key = f"keep.{role}" if part else "keep_from"
+            section.problem(
+                key, f"no model {model!r}{did_you_mean(model, sources)}; {one_of((BASE, *sources))}"
             )
-            return None
-        if isinstance(mine, Integer) and math.ceil(low) > math.floor(high):
-            problems.add(
-                spread or node, f"{where}.range", f"[{low:g}, {high:g}] holds no whole number"
-            )
-            return None
-        domain = mine.narrowed(low, high)
-    return domain
+    return found
+
+
+def _default_start(
+    names: Sequence[str], lines: LineSpec | None, swap: SwapSpec | None
+) -> tuple[str, ...]:
+    forms = [*(["lines"] if lines else ()), *(["layer_swap"] if swap else ())]
+    return tuple(dict.fromkeys(("parents", "uniform", "task_arithmetic", *names, *forms)))
 
 
 def expanded(roles: Sequence[str]) -> set[str]:

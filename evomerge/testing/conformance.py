@@ -26,13 +26,21 @@ from torch import Tensor
 
 from evomerge import methods
 from evomerge.errors import InputError, did_you_mean
-from evomerge.methods import Method, merge_tensors
+from evomerge.lines import Lines, auto_alpha, line_factor
+from evomerge.methods import Method, Where, merge_states, merge_tensors
+from evomerge.methods.sparsify import sparsify
+from evomerge.tensors import place_of
+from evomerge.testing.originals import ORIGINALS
 
 Status = Literal["passed", "failed", "not implemented", "skipped"]
 STATUSES: tuple[Status, ...] = ("passed", "failed", "not implemented", "skipped")
 
 DRAWS = 1000  # of a random method, where a case states the statistics of many
 BELONGINGS = re.compile(r"(mask|drop-mask|fisher|gram)-(\d+)")  # data of one model
+LINES = {  # what a case of LiNeS scales -> the method that merges so
+    "sum of deltas": "task_arithmetic",
+    "elementwise max-magnitude delta (later model wins ties)": "magmax",
+}
 ROLES = {"embedding": "embed", "lm_head": "head", "linear": "mlp", "vector": "norm"}
 
 Tensors = dict[str, Tensor]
@@ -87,10 +95,22 @@ def _run_case(folder: Path, case: dict[str, Any]) -> tuple[Status, str]:
     if case.get("compare") == "quirk":
         return "skipped", "shows a reference oddity"
     try:
+        if case["method"] == "lines":
+            problem = _compare_lines(case, _read_tensors(folder / case["file"], case["case"]))
+            return ("failed", problem) if problem else ("passed", "")
+        if case["method"] == "sparsify":
+            problem = _compare_sparsified(case, _read_tensors(folder / case["file"], case["case"]))
+            return ("failed", problem) if problem else ("passed", "")
         method, parameters = _translate(case)
         tensors = _read_tensors(folder / case["file"], case["case"])
+        parameters |= _values_given_as_tensors(tensors)
+        _make_models_of_deltas(tensors)
         _require_inputs(method, tensors)
-        problem = _compare(case, tensors, method, parameters)
+        problem = ""
+        if case["method"] == "cabs":
+            problem = _compare_sparse(case, tensors, method, parameters)
+        if not problem and (case["method"] != "cabs" or "expected" in tensors):
+            problem = _compare(case, tensors, method, parameters)
     except _NotImplemented as reason:
         return "not implemented", str(reason)
     except (InputError, SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -103,26 +123,119 @@ def _translate(case: dict[str, Any]) -> tuple[Method, dict[str, Any]]:
     name, parameters = case["method"], dict(case["parameters"])
     for key in ("n_draws", "role"):
         parameters.pop(key, None)
-    if name == "dare_original":
-        name, parameters = "dare_linear", _dare_parameters(parameters, case["n_models"])
+    if name in ORIGINALS:
+        name, parameters = ORIGINALS[name](parameters, case)
+    if name in WORDS:
+        parameters = WORDS[name](parameters, case)
+    if case["parameters"].get("use_ties"):
+        name = "consensus_ties"
     if name not in methods.names():
         raise _NotImplemented("no such method")
     method = methods.get(name)
+    if parameters.get("normalize") and "signed" in _choices(method, "normalize"):
+        parameters["normalize"] = "signed"  # as mergekit divides
     if unknown := parameters.keys() - {parameter.name for parameter in method.parameters}:
         raise _NotImplemented(f"no parameter {', '.join(sorted(unknown))}")
     return method, parameters
 
 
-def _dare_parameters(original: Mapping[str, Any], models: int) -> dict[str, Any]:
-    """The DARE authors' parameters as those of ``dare_linear``."""
-    if original.get("mask_strategy", "random") != "random":
-        raise _NotImplemented("drops at random only")
-    average = original["mask_apply_method"] == "average_merging"
+def _choices(method: Method, name: str) -> tuple[Any, ...]:
+    """The named choices of a parameter; none if it has no choices."""
+    domains = [p.domain for p in method.parameters if p.name == name]
+    return tuple(getattr(domains[0], "options", ())) if domains else ()
+
+
+def _spectral_parameters(original: dict[str, Any], case: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of ``iso_c``, ``iso_cts`` and ``tsvm``."""
+    if original.pop("sv_reduction", reduction := f"1/{case['n_models']}") != reduction:
+        raise _NotImplemented("keeps as many triples as fit")
+    original["lambda"] = original.pop("scaling_coef")
+    # a sum without some directions, which the authors' code strengthens like the others
+    original["rank"] = "full" if case["compare"] == "singular-values" else "numerical"
+    return original
+
+
+def _ties_parameters(original: dict[str, Any], case: Mapping[str, Any]) -> dict[str, Any]:
+    """The TIES authors' parameters as those of ``ties_original``."""
+    threshold = original["reset_thresh"]
     return {
-        "weight": 1 / models if average else original["scaling_coefficient"],
-        "density": [1 - rate for rate in original["weight_mask_rates"]],
-        "rescale": "density" if original["use_weight_rescale"] else False,
+        "density": threshold / 100 if threshold > 1 else threshold,
+        "resolve": original["resolve_method"],
+        "aggregate": original["merge_func"].removeprefix("dis-"),
+        "lambda": original["lamda"],
     }
+
+
+def _opcm_parameters(original: dict[str, Any], case: Mapping[str, Any]) -> dict[str, Any]:
+    if original["shuffle_order"]:
+        raise _NotImplemented("takes no random order")
+    return {"alpha": original["alpha"]}
+
+
+def _compeft_parameters(original: dict[str, Any], case: Mapping[str, Any]) -> dict[str, Any]:
+    share, factor = original["k"], original["replace_factor"]
+    coded = {-1: "kept", -2: "signed_mean"}
+    return {
+        "density": share / 100 if share > 1 else share,
+        "weight": 1 if factor in coded else factor,
+        "magnitude": coded.get(factor, "std"),
+    }
+
+
+def _cabs_parameters(original: dict[str, Any], case: Mapping[str, Any]) -> dict[str, Any]:
+    parameters: dict[str, Any] = {"tail": "dropped", "pruning_method": "n:m"}
+    if case["variant"] == "original-7b":
+        parameters["overlap"] = "half"
+    if original["pruning_method"] == "magnitude":
+        parameters |= {"pruning_method": "magnitude", "density": 1 - original["sparsity_level"]}
+    else:
+        parameters |= {"density": original["n"] / original["m"], "m": original["m"]}
+    if "lamb" in original:
+        parameters["weight"] = original["lamb"]
+    if order := original.get("order"):
+        parameters["order"] = [order.index(model) for model in range(len(order))]
+    return parameters
+
+
+def _magmax_parameters(original: dict[str, Any], case: Mapping[str, Any]) -> dict[str, Any]:
+    return {"lambda": original["scaling_coef"]}
+
+
+def _consensus_parameters(original: dict[str, Any], case: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of ``consensus_ta`` and ``consensus_ties``."""
+    percent = 20 if original["use_ties"] else original["k"]
+    return {
+        "density": percent / 100 if percent > 1 else percent,
+        "mask_lambda": original["tall_mask_lambda"],
+        "k": original["prun_thre_k"],
+        "lambda": original["scaling_coef"],
+        "scope": "model",
+    }
+
+
+def _pcb_parameters(original: dict[str, Any], case: Mapping[str, Any]) -> dict[str, Any]:
+    if case["variant"] == "original":
+        return {"ratio": original["pcb_ratio"], "lambda": original["lamda"]}
+    return {
+        "ratio": original["att_ratio"],
+        "weight": original["lams"],
+        "clamp": original["clamp_ratio"],
+        "rivals": "normalized",
+    }
+
+
+WORDS = {  # method -> its parameters in a case, as ours
+    "iso_c": _spectral_parameters,
+    "iso_cts": _spectral_parameters,
+    "tsvm": _spectral_parameters,
+    "opcm": _opcm_parameters,
+    "cabs": _cabs_parameters,
+    "compeft": _compeft_parameters,
+    "ties_original": _ties_parameters,
+    "magmax": _magmax_parameters,
+    "consensus_ta": _consensus_parameters,
+    "pcb": _pcb_parameters,
+}
 
 
 def _read_tensors(path: Path, case: str) -> Tensors:
@@ -134,6 +247,24 @@ def _read_tensors(path: Path, case: str) -> Tensors:
         }
 
 
+def _values_given_as_tensors(tensors: Tensors) -> dict[str, Any]:
+    """Parameters that a case gives among its tensors, which lose them."""
+    values: dict[str, Any] = {}
+    if (losses := tensors.pop("losses", None)) is not None:
+        values["loss"] = losses.tolist()
+    if (logits := tensors.pop("router-logits", None)) is not None:
+        values["weight"] = logits.double().softmax(0).tolist()
+    return values
+
+
+def _make_models_of_deltas(tensors: Tensors) -> None:
+    """``delta``, or ``delta-0``, ``delta-1``, ..., become models of a base of zeros."""
+    for name in [name for name in tensors if re.fullmatch(r"delta(-\d+)?", name)]:
+        delta = tensors.pop(name)
+        tensors[f"model{name.removeprefix('delta') or '-0'}"] = delta
+        tensors["base"] = torch.zeros_like(delta)
+
+
 def _require_inputs(method: Method, tensors: Tensors) -> None:
     """Refuse a case that gives data the method does not take."""
     for name in tensors:
@@ -142,7 +273,7 @@ def _require_inputs(method: Method, tensors: Tensors) -> None:
         needed = owned[1].replace("drop-mask", "mask").replace("mask", "noise") if owned else head
         if head.startswith(("model-", "expected")) or head == "base":
             continue
-        if needed not in method.inputs:
+        if needed not in method.inputs and not (needed == "noise" and "operands" in method.inputs):
             raise _NotImplemented(f"takes no {head}")
 
 
@@ -158,20 +289,103 @@ def _compare(
         raise _NotImplemented("the case expects no merged tensor")
     for suffix in suffixes:
         out = _merge(case, tensors, method, parameters, suffix)
-        expected = tensors[f"expected{suffix}"].float()
-        if out.shape != expected.shape:
-            return f"{suffix} has shape {list(out.shape)}, expected {list(expected.shape)}"
-        if compare == "tie-multiset":
-            out, expected = (x.abs().flatten().sort().values for x in (out, expected))
-        elif compare == "singular-values":
-            base = tensors[f"base{suffix}"].float()
-            out, expected = (torch.linalg.svdvals(x - base) for x in (out, expected))
-        elif compare != "allclose":
-            raise _NotImplemented(f"comparison {compare!r}")
-        excess = (out - expected).abs() - (case["atol"] + case["rtol"] * expected.abs())
-        if not (excess <= 0).all():
-            worst = float((out - expected).abs().max())
-            return f"{suffix or 'the result'} is off by {worst:.3g}".lstrip("/")
+        base = tensors.get(f"base{suffix}")
+        if problem := _difference(case, out, tensors[f"expected{suffix}"].float(), base, suffix):
+            return problem
+    return ""
+
+
+def _difference(
+    case: dict[str, Any],
+    out: Tensor,
+    expected: Tensor,
+    base: Tensor | None = None,
+    suffix: str = "",
+) -> str:
+    """How a result differs from what a case expects; empty if it does not."""
+    compare = case["compare"]
+    if out.shape != expected.shape:
+        return f"{suffix} has shape {list(out.shape)}, expected {list(expected.shape)}"
+    if compare == "tie-multiset":
+        out, expected = (x.abs().flatten().sort().values for x in (out, expected))
+    elif compare == "singular-values" and base is not None:
+        out, expected = (torch.linalg.svdvals(x - base.float()) for x in (out, expected))
+    elif compare != "allclose":
+        raise _NotImplemented(f"comparison {compare!r}")
+    excess = (out - expected).abs() - (case["atol"] + case["rtol"] * expected.abs())
+    if not (excess <= 0).all():
+        worst = float((out - expected).abs().max())
+        return f"{suffix or 'the result'} is off by {worst:.3g}".lstrip("/")
+    return ""
+
+
+def _compare_sparsified(case: dict[str, Any], tensors: Tensors) -> str:
+    """What is wrong with one delta made sparse; empty if nothing."""
+    parameters, mask = dict(case["parameters"]), tensors.get("mask-0")
+    out = sparsify(
+        tensors["delta"],
+        parameters.pop("method"),
+        norm=parameters.pop("rescale_norm"),
+        noise=None if mask is None else 1 - mask.float(),
+        **parameters,
+    )
+    return _difference(case, out, tensors["expected"].float())
+
+
+def _compare_lines(case: dict[str, Any], tensors: Tensors) -> str:
+    """What is wrong with a merge scaled by depth; empty if nothing."""
+    parameters = case["parameters"]
+    name = LINES.get(parameters["merge"], "")
+    if name not in methods.names():
+        raise _NotImplemented(f"no method for {parameters['merge']!r}")
+    states: dict[str, Tensors] = {}
+    for key, tensor in tensors.items():
+        model, _, parameter = key.partition("/")
+        states.setdefault(model, {})[parameter] = tensor
+    base, expected = states.pop("base"), states.pop("expected")
+    expected_alpha = states.pop("expected-alpha", None)
+
+    def merge(name: str, parameter: str, scale: float = 1.0) -> Tensor:
+        method = methods.get(name)
+        return method.apply(
+            {model: state[parameter] for model, state in states.items()},
+            base=base[parameter],
+            values=method.check({}, tuple(states)),
+            name=parameter,
+            scale=scale,
+        )
+
+    def length(name: str) -> float:
+        return sum(float((merge(name, p) - base[p]).double().abs().sum()) for p in base)
+
+    alpha = parameters["alpha"]
+    if isinstance(alpha, str):
+        alpha = auto_alpha(length("task_arithmetic"), length(name), len(states))
+    if expected_alpha is not None:
+        wanted = float(expected_alpha[""])
+        if abs(alpha - wanted) > case["rtol"] * abs(wanted):
+            return f"alpha is {alpha:.6g}, expected {wanted:.6g}"
+    line = Lines(alpha, parameters["beta"], head="shallow")  # as the authors' code
+    for parameter, tensor in expected.items():
+        factor = line_factor(line, place_of(parameter), parameters["num_blocks"])
+        error = (merge(name, parameter, factor) - tensor).abs()
+        if not (error <= case["atol"] + case["rtol"] * tensor.abs()).all():
+            return f"{parameter} is off by {float(error.max()):.3g}"
+    return ""
+
+
+def _compare_sparse(
+    case: dict[str, Any], tensors: Tensors, method: Method, parameters: Mapping[str, Any]
+) -> str:
+    """What is wrong with the sparse deltas of a case, which weights of 1 and 0 single out."""
+    for name, expected in tensors.items():
+        if not (match := re.fullmatch(r"expected-sparse-(\d+)", name)):
+            continue
+        models = sum(key.startswith("model-") for key in tensors)
+        alone = {**parameters, "weight": [float(i == int(match[1])) for i in range(models)]}
+        out = _merge(case, tensors, method, alone) - tensors["base"].float()
+        if problem := _difference(case, out, expected.float()):
+            return f"{name.removeprefix('expected-')}: {problem}"
     return ""
 
 
@@ -207,6 +421,8 @@ def _merge(
     seed: int = 0,
 ) -> Tensor:
     """Merge the tensors named ``base<suffix>``, ``model-0<suffix>``, ..."""
+    if suffix and method.surveys:
+        return _merge_whole(case, tensors, method, parameters)[suffix.removeprefix("/")]
     names = [name for name in tensors if re.fullmatch(rf"model-\d+{re.escape(suffix)}", name)]
     models = {f"model-{i}": tensors[f"model-{i}{suffix}"] for i in range(len(names))}
     owned: dict[str, Tensors] = {}
@@ -226,6 +442,28 @@ def _merge(
         name=suffix.removeprefix("/"),
         role=ROLES.get(case["parameters"].get("role", "")),
         noise=dropped,  # a uniform of 0 is below every density, one of 1 below none
+    )
+
+
+def _merge_whole(
+    case: dict[str, Any], tensors: Tensors, method: Method, parameters: Mapping[str, Any]
+) -> Tensors:
+    """Merge the models whose tensors are named ``base/<tensor>``, ``model-0/<tensor>``, ..."""
+    states: dict[str, Tensors] = {}
+    for name, tensor in tensors.items():
+        owner, _, parameter = name.partition("/")
+        if parameter and not owner.startswith("expected"):
+            states.setdefault(owner, {})[parameter] = tensor
+    base = states.pop("base", None)
+    places = {}
+    if linear := case["parameters"].get("linear_weights"):  # only these are projected
+        places = {name: Where("mlp" if name in linear else "embed") for name in base or ()}
+    return merge_states(
+        method,
+        {f"model-{i}": states[f"model-{i}"] for i in range(len(states))},
+        base=base,
+        parameters=parameters,
+        places=places,
     )
 
 

@@ -1,0 +1,275 @@
+"""mergekit YAML out: the same merge in the peer's words, or a refusal with the reason.
+
+Only what survives the translation is used: explicit slices (never lists over depth, of which head
+and final norm take the first value), per-filter values, float32 arithmetic with one cast at the
+end. Where groups differ in method or models, every combination becomes a document of its own that
+merges the whole model, and a last one picks from each what it is responsible for: ``linear`` with
+weights 1 and 0, which copies exactly.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from evomerge import config, methods
+from evomerge.checkpoint import ModelRef, locate, vocabulary
+from evomerge.errors import InputError
+from evomerge.interop.catalogue import PEERS, Peer
+from evomerge.interop.layout import Runs, by_layer, runs_of
+from evomerge.merging import Sources
+from evomerge.params import Value
+from evomerge.recipe import BASE, Group, Recipe, uncovered
+from evomerge.tensors import Place, place_of
+
+EMBED, NORM, HEAD = Place(None, "embed"), Place(None, "norm"), Place(None, "head")
+MATERIALIZE = "materialize the recipe with `evomerge merge` instead"
+
+# role -> what mergekit's filters look for in a tensor's name; the first hit wins, and the norms of
+# attention (self_attn.q_norm) must not be taken for attention, nor the final norm for another
+FILTERS = {
+    "final": "model.norm",
+    "norm": "norm",
+    "attn": "self_attn",
+    "mlp": "mlp",
+    "embed": "embed_tokens",
+    "head": "lm_head",
+}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A method and the models it merges: what one mergekit document can hold."""
+
+    method: str
+    models: tuple[str, ...]
+
+    @classmethod
+    def of(cls, group: Group) -> _Part:
+        return cls(group.method, group.models)
+
+
+def to_mergekit(recipe: Recipe) -> str:
+    """``recipe`` as YAML for mergekit 0.1.5, which gives the same tensors.
+
+    Raises:
+        InputError: mergekit cannot express it; the reason is given.
+    """
+    sources = Sources.open(recipe)
+    if missing := uncovered(recipe, sources.names):
+        raise InputError(f"no group of the recipe matches {missing[0]!r}; nothing was exported")
+    layers = sources.first.layers
+    groups: dict[Place, Group] = {}
+    for place in dict.fromkeys(map(place_of, sources.names)):
+        group = recipe.group_of(place)
+        assert group is not None
+        groups[place] = _plain(group, place, layers)
+    groups.setdefault(HEAD, _tied_head(recipe, groups, layers))
+    groups = _translated(groups, max(math.prod(sources.shape(name)) for name in sources.names))
+    tokenizer, comment = _tokenizer(recipe, sources, groups)
+    parts = list(dict.fromkeys(_Part.of(group) for group in groups.values()))
+    models = {**({BASE: recipe.base} if recipe.base else {}), **recipe.models}
+    names = {name: _reference(model) for name, model in models.items()}
+    if any("+" in name for name in names.values()):
+        comment += "# adapters: mergekit wants --lora-merge-cache DIR\n"
+    documents = [_merge(part, _filled(part, groups), layers, names, recipe) for part in parts]
+    for document in documents:
+        document.update(tokenizer)
+    if len(documents) == 1:
+        return f"{comment}{config.dump(documents[0])}"
+    labels = [f"part-{number}-{part.method}" for number, part in enumerate(parts, 1)]
+    listed = [{"name": label, **content} for label, content in zip(labels, documents, strict=True)]
+    listed.append(_pick(parts, labels, groups, layers, recipe.dtype))
+    head = "# run with: mergekit-multi FILE --intermediate-dir PARTS --out-path MERGED\n"
+    return head + comment + "---\n".join(map(config.dump, listed))
+
+
+def _tied_head(recipe: Recipe, groups: Mapping[Place, Group], layers: int) -> Group:
+    """What the recipe says of a head that is no tensor of its own, where another tensor is merged
+    by the same method; else what it says of the final norm. It makes no difference."""
+    group = recipe.group_of(HEAD)
+    plain = group and _plain(group, HEAD, layers)
+    known = plain and _Part.of(plain) in map(_Part.of, groups.values())
+    return plain if plain and known else groups[NORM]
+
+
+# -- what cannot be said -------------------------------------------------------------------------
+
+
+def _plain(group: Group, place: Place, layers: int) -> Group:
+    """``group`` as it merges the tensors at ``place``: without layers and roles, and with the
+    factor of its line over depth as part of ``lambda``."""
+    values = dict(group.values)
+    factor = group.scale(place, layers)
+    if factor != 1.0:
+        if "lambda" not in values:
+            raise InputError(
+                f"mergekit scales no merge over depth, and {group.method} has no lambda to take it up; take "
+                f"`lines` out, or {MATERIALIZE}"
+            )
+        values["lambda"] *= factor  # type: ignore[operator]
+    return replace(group, values=values, layers=None, roles=None, lines=None)
+
+
+def _translated(groups: Mapping[Place, Group], entries: int) -> dict[Place, Group]:
+    """``groups`` with parameters as mergekit has them; what it has not is refused."""
+    if unknown := sorted({group.method for group in groups.values()} - set(PEERS)):
+        known = ", ".join(name for name in PEERS if name in methods.names())
+        raise InputError(
+            f"mergekit has no {', '.join(unknown)}; it knows {known} of the methods here; {MATERIALIZE}"
+        )
+    found = {}
+    for place, group in groups.items():
+        peer = PEERS[group.method]
+        try:
+            if BASE in group.models and peer.base != "source":
+                raise InputError("mergekit does not take the base for one of the sources")
+            found[place] = replace(group, values=peer.from_ours(group.values, entries))
+        except InputError as error:
+            raise InputError(f"{group.method}: {error}, or {MATERIALIZE}") from None
+    return found
+
+
+def _reference(model: ModelRef) -> str:
+    """A model as mergekit finds it: hub ids as given, folders absolute, also embedded ones."""
+    text = str(locate(model.text)) if model.text.startswith("embedded:") else model.portable
+    revisions = sum("@" in part for part in text.split("+") if not part.startswith("/"))
+    adapters = len(model.parts) - 1
+    if text.count("+") > adapters or text.count("@") > revisions or re.search(r'[\s"]', text):
+        raise InputError(
+            f"{text}: mergekit cannot read a folder with a space, @ or + in its name; rename it"
+        )
+    return text
+
+
+def _tokenizer(
+    recipe: Recipe, sources: Sources, groups: Mapping[Place, Group]
+) -> tuple[dict[str, Any], str]:
+    """The key that gives the recipe's tokenizer, or a comment where mergekit has none for it."""
+    donor = sources.models[sources.tokenizer]
+    if len({model.tied for model in sources.models.values()}) > 1:
+        raise InputError(
+            "some models tie the output head to the embedding and others do not: mergekit writes a config "
+            f"that fits only one kind; {MATERIALIZE}"
+        )
+    if len(vocabulary(donor)) == sources.height:
+        return {"tokenizer": {"source": _reference(recipe.ref(sources.tokenizer))}}, ""
+    # told to take a tokenizer, mergekit cuts padded vocabularies to its size
+    if sources.notes():
+        raise InputError(
+            f"the models' vocabularies differ, and {donor.name} has rows without a token, which mergekit "
+            f"cuts; {MATERIALIZE}"
+        )
+    based = any(_has_base(PEERS[group.method], recipe) for group in groups.values())
+    if based and sources.tokenizer == BASE:
+        return {}, ""  # is what mergekit copies
+    return {}, f"# copy the tokenizer files of {donor.name} into the merged folder yourself\n"
+
+
+# -- documents -----------------------------------------------------------------------------------
+
+
+def _filled(part: _Part, groups: Mapping[Place, Group]) -> dict[Place, Group]:
+    """``groups`` with those of other parts replaced by what this part did last for their role."""
+    own = {place: group for place, group in groups.items() if _Part.of(group) == part}
+    recent: dict[str, Group] = {}
+    filled = {}
+    for place in groups:
+        if place in own:
+            recent[place.role] = own[place]
+        filled[place] = own.get(place) or recent.get(place.role) or next(iter(own.values()))
+    return filled
+
+
+def _has_base(peer: Peer, recipe: Recipe) -> bool:
+    return peer.base == "required" or (peer.base == "optional" and recipe.base is not None)
+
+
+def _merge(
+    part: _Part,
+    groups: Mapping[Place, Group],
+    layers: int,
+    names: Mapping[str, str],
+    recipe: Recipe,
+) -> dict[str, Any]:
+    """The document that merges the whole model by one method."""
+    peer = PEERS[part.method]
+    based = _has_base(peer, recipe)
+    parameters = [p for p in methods.get(part.method).parameters if p.name in peer.arguments]
+    slices = []
+    for low, high, by_role in _runs(groups, layers):
+        shared = {
+            p.name: setting
+            for p in parameters
+            if not p.per_model and (setting := _setting(by_role, p.name)) is not None
+        }
+        sources = []
+        for model in part.models:
+            own = {p.name: _setting(by_role, p.name, model) for p in parameters if p.per_model}
+            entry = {"model": names[model], "layer_range": [low, high + 1]}
+            sources.append({**entry, **({"parameters": own} if own else {})})
+        if based:
+            sources.append({"model": names[BASE], "layer_range": [low, high + 1]})
+        slices.append({"sources": sources, **({"parameters": shared} if shared else {})})
+    return {
+        "merge_method": part.method,
+        **({"base_model": names[BASE]} if based else {}),
+        "slices": slices,
+        "dtype": "float32",
+        "out_dtype": recipe.dtype,
+    }
+
+
+def _pick(
+    parts: Sequence[_Part],
+    labels: Sequence[str],
+    groups: Mapping[Place, Group],
+    layers: int,
+    dtype: str,
+) -> dict[str, Any]:
+    """The document that takes every tensor from the part responsible for it."""
+    slices = []
+    for low, high, by_role in _runs(groups, layers):
+        sources = []
+        for part, label in zip(parts, labels, strict=True):
+            weight = {role: float(_Part.of(group) == part) for role, group in by_role.items()}
+            entry = {"model": label, "layer_range": [low, high + 1]}
+            sources.append({**entry, "parameters": {"weight": _filtered(weight)}})
+        slices.append({"sources": sources, "parameters": {"normalize": False}})
+    return {"merge_method": "linear", "slices": slices, "dtype": "float32", "out_dtype": dtype}
+
+
+def _runs(groups: Mapping[Place, Group], layers: int) -> Runs[dict[str, Group]]:
+    """Runs of layers that are merged alike. The first also rules the embedding, the last one the
+    final norm and the head."""
+    runs = [(low, high, dict(by_role)) for low, high, by_role in runs_of(by_layer(groups, layers))]
+    if runs[-1][2]["norm"] != groups[NORM]:
+        runs[-1][2]["final"] = groups[NORM]
+    runs[0][2]["embed"], runs[-1][2]["head"] = groups[EMBED], groups[HEAD]
+    return runs
+
+
+def _setting(by_role: Mapping[str, Group], parameter: str, model: str | None = None) -> Any:
+    """The values of a parameter (of a model) by role, as mergekit writes them."""
+    values: dict[str, Value] = {}
+    for role, group in by_role.items():
+        value = group.values[parameter]
+        if isinstance(value, Mapping):
+            assert model is not None
+            value = value[model]
+        values[role] = value
+    return _filtered(values)
+
+
+def _filtered(values: Mapping[str, Value]) -> Any:
+    """One value, or a list of filters where roles differ."""
+    if len({repr(value) for value in values.values()}) == 1:
+        return next(iter(values.values()))
+    # no scale is a scale of 1, which filters can say
+    plain = {role: 1.0 if value is None else value for role, value in values.items()}
+    return [
+        {"filter": text, "value": plain[role]} for role, text in FILTERS.items() if role in plain
+    ]

@@ -1,0 +1,249 @@
+"""The materializer: merges recipes over the same sources, one after the other.
+
+One task a tensor; every consumer (a resident model, a folder on disk) takes the same tasks, so a
+recipe gives the same bytes everywhere, on any number of threads. What merges of the same sources
+share is kept between them, and a tensor that the last recipe merged the same way is left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from evomerge import methods, tensors
+from evomerge.errors import CandidateFailed, Incompatible
+from evomerge.merging.sources import Sources
+from evomerge.recipe import BASE, Group, Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One tensor's merge: everything that decides its bytes."""
+
+    name: str
+    group: Group
+    place: tensors.Place
+    scale: float
+    totals: tuple[torch.Tensor, ...]
+    signature: str
+
+
+class Materializer:
+    """Merges candidates over ``sources``.
+
+    Args:
+        sources: the opened models.
+        device: where kernels run.
+        threads: tensors merged at a time, each on one core.
+        memory: bytes for what candidates share (see ``FactStore``); 0 keeps nothing, for a single
+            merge.
+    """
+
+    def __init__(
+        self, sources: Sources, *, device: str = "cpu", threads: int = 1, memory: int = 0
+    ) -> None:
+        self.sources, self.device = sources, device
+        self.facts = methods.FactStore(memory)
+        self._threads = threads if device == "cpu" else 1
+        self._resident: dict[str, str] = {}  # tensor -> signature of its merge in the last model
+        self._model: Any = None
+
+    def into(self, recipe: Recipe, model: Any) -> None:
+        """Merge ``recipe`` into the parameters of ``model``; see ``merge_into``.
+
+        The same model again: only tensors that the recipe merges otherwise than the last one did are
+        merged. Nothing else may write to it between.
+
+        Raises:
+            Incompatible: no group of the recipe matches a tensor.
+            CandidateFailed: a merged tensor is not finite, or has no result.
+        """
+        if model is not self._model:
+            self._model, self._resident = model, {}
+        parameters = dict(model.named_parameters())
+        tasks = [
+            task
+            for task in self._tasks(recipe)
+            if self._resident.pop(task.name, None) != task.signature or self._keep(task)
+        ]
+
+        def merge(task: _Task) -> None:
+            self._merge(recipe, task, parameters[task.name].data)
+            self._keep(task)
+
+        self._each(merge, tasks)
+
+    def each(self, recipe: Recipe, take: Callable[[str, torch.Tensor], None]) -> None:
+        """Hand every merged tensor of ``recipe`` to ``take``, in no order, from several threads.
+
+        The tensor is on the CPU, in the recipe's dtype, and its memory is used again afterwards.
+        """
+        import threading
+
+        import torch
+
+        dtype, local = getattr(torch, recipe.dtype), threading.local()
+
+        def merge(task: _Task) -> None:
+            shape = self.sources.shape(task.name)
+            size = torch.Size(shape).numel()
+            if getattr(local, "room", None) is None or local.room.numel() < size:
+                local.room = torch.empty(size, dtype=dtype, device=self.device)
+            out = local.room[:size].view(shape)
+            self._merge(recipe, task, out)
+            take(task.name, out.cpu())
+
+        self._each(merge, self._tasks(recipe))
+
+    # -- tasks -----------------------------------------------------------------------------------
+
+    def _tasks(self, recipe: Recipe) -> list[_Task]:
+        """One task a tensor, the biggest first, so that no thread is left with one at the end."""
+        groups: dict[int, list[tuple[str, tensors.Place]]] = {}
+        for name in self.sources.names:
+            place = tensors.place_of(name)
+            group = recipe.group_of(place)
+            if group is None:
+                raise Incompatible(
+                    f"no group of the recipe matches {name!r} (layer {place.layer}, role {place.role}); "
+                    "end the list of groups with one that has neither layers nor roles"
+                )
+            groups.setdefault(recipe.groups.index(group), []).append((name, place))
+        tasks = []
+        for index, members in groups.items():
+            group = recipe.groups[index]
+            totals = self._survey(recipe, group, members)
+            common = f"{group.method} {group.models} {sorted(group.values.items())} {recipe.seed} {recipe.dtype}"
+            digest = hashlib.sha256(common.encode())
+            for total in totals:
+                digest.update(total.numpy().tobytes())
+            for name, place in members:
+                scale = group.scale(place, self.sources.first.layers)
+                signature = f"{digest.hexdigest()} {scale}"
+                tasks.append(_Task(name, group, place, scale, totals, signature))
+        sizes = {name: -_count(self.sources.shape(name)) for name in self.sources.names}
+        return sorted(tasks, key=lambda task: sizes[task.name])
+
+    def _survey(
+        self, recipe: Recipe, group: Group, members: list[tuple[str, tensors.Place]]
+    ) -> tuple[torch.Tensor, ...]:
+        """What the group's method wants to know of all its tensors."""
+        method = methods.get(group.method)
+        if not method.surveys:
+            return ()
+        with _one_torch_thread():
+            return methods.survey(method, _Members(self, recipe, group, members))
+
+    def _arguments(
+        self, recipe: Recipe, group: Group, name: str, place: tensors.Place
+    ) -> dict[str, Any]:
+        """What ``Method.run`` and ``Method.survey`` are told of one tensor."""
+        wants_base = methods.get(group.method).base != "none" or group.lines is not None
+        has_base = BASE in self.sources.models
+        return {
+            "models": {model: self._tensor(model, name) for model in group.models},
+            "base": self._tensor(BASE, name) if wants_base and has_base else None,
+            "values": group.values,
+            "seed": recipe.seed,
+            "name": name,
+            "place": methods.Where(place.role, place.layer, self.sources.first.layers),
+            "facts": self.facts,
+        }
+
+    def _tensor(self, model: str, name: str) -> torch.Tensor:
+        """A source's tensor on the device; what had to be computed or moved is kept if it fits."""
+        sources = self.sources
+        if self.device == "cpu" and sources.mapped(model, name):
+            return sources.tensor(model, name)
+        return self.facts.get(
+            ("tensor", model, name), lambda: sources.tensor(model, name).to(self.device)
+        )
+
+    def _merge(self, recipe: Recipe, task: _Task, out: torch.Tensor) -> None:
+        method = methods.get(task.group.method)
+        given = self._arguments(recipe, task.group, task.name, task.place)
+        _, finite = method.run(**given, totals=task.totals, scale=task.scale, out=out)
+        if not finite:
+            raise CandidateFailed(f"{task.name} of the merged model holds NaN or infinite values")
+
+    def _keep(self, task: _Task) -> bool:
+        self._resident[task.name] = task.signature
+        return False
+
+    def _each(self, merge: Callable[[_Task], None], tasks: list[_Task]) -> None:
+        """Run the tasks, several at a time; the first failure stops the rest."""
+        with _one_torch_thread():
+            if self._threads == 1:
+                for task in tasks:
+                    merge(task)
+            else:
+                pool = ThreadPoolExecutor(self._threads, initializer=_set_one_thread)
+                try:
+                    for _ in pool.map(merge, tasks):
+                        pass
+                finally:
+                    pool.shutdown(cancel_futures=True)
+        if self.facts.dropped and self.facts.limit:
+            warnings.warn(
+                f"what candidates share takes more than {self.facts.limit / 2**30:.1f} GB, so part of it "
+                "is computed again for each; more memory a worker would make merging faster",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+class _Members:
+    """The tensors of a group as a survey goes through them, as often as it wants."""
+
+    def __init__(
+        self,
+        materializer: Materializer,
+        recipe: Recipe,
+        group: Group,
+        members: list[tuple[str, tensors.Place]],
+    ) -> None:
+        self._arguments = lambda name, place: materializer._arguments(recipe, group, name, place)
+        self._members = members
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self._arguments(name, place) for name, place in self._members)
+
+
+def shared_memory() -> int:
+    """Bytes for what candidates share, by default: an eighth of the machine's memory."""
+    return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 8)
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Torch on one core, for bytes that do not depend on the number of cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _set_one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for length in shape:
+        count *= length
+    return count

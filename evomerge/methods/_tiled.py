@@ -1,0 +1,209 @@
+"""Entrywise passes as torch operations: any device, no compiler, cache-sized tiles on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evomerge.methods import _draw
+from evomerge.methods._entrywise import (
+    Argument,
+    Columns,
+    Cut,
+    Entries,
+    Rows,
+    Uniforms,
+    leaves,
+    segments,
+    threshold,
+)
+
+CPU_TILE = 1 << 15  # entries: a dozen float32 scratch tensors stay within an L2 cache
+DEVICE_TILE = 1 << 25
+
+
+def merge(
+    entry: Callable[..., Any],
+    arguments: Sequence[Argument],
+    tensors: Sequence[Tensor],
+    base: Tensor | None,
+    scale: float,
+    out: Tensor,
+    add: bool = True,
+) -> bool:
+    """Write ``entry`` of every entry into ``out``; True if all of it is finite.
+
+    Args:
+        entry: see ``Entrywise``.
+        arguments: its arguments.
+        tensors: the sources [rows, columns], any floating dtype.
+        base: what they are taken from; None: nothing.
+        scale: factor of the result before the base is added.
+        out: [rows, columns], contiguous, of any floating dtype.
+        add: add the base to the result.
+    """
+    finite = True
+    for start, stop, values, given in _tiles(arguments, tensors, base):
+        merged = entry(values, *given)
+        if scale != 1.0:
+            merged = merged * scale
+        if base is not None and add:
+            merged = _tile(base, start, stop) + merged
+        broken = values[0] - values[0]
+        for value in values[1:]:
+            broken = broken + (value - value)
+        merged = merged + broken
+        tile = out.view(-1)[start:stop]
+        tile.copy_(merged)
+        finite = finite and bool(tile.isfinite().all())
+    return finite
+
+
+def sums(
+    entry: Callable[..., Any],
+    arguments: Sequence[Argument],
+    tensors: Sequence[Tensor],
+    base: Tensor | None,
+    units: Sequence[float],
+) -> list[int]:
+    """Sums over all entries of each value that ``entry`` returns, in multiples of ``units``.
+
+    Each value is rounded to a multiple of its unit first: sums of whole numbers do not depend on
+    the order of the entries.
+    """
+    totals = [0] * len(units)
+    for _, _, values, given in _tiles(arguments, tensors, base):
+        for number, value in enumerate(entry(values, *given)):
+            whole = (value / units[number]).round().long()
+            totals[number] += int(whole.sum())
+    return totals
+
+
+def histogram(tensor: Tensor, base: Tensor, bucket: int | None = None) -> Tensor:
+    """How many entries of |tensor - base| have each value of the upper 16 bits (of 32).
+
+    With ``bucket``: how many of those with these upper bits have each value of the lower 16. Two
+    histograms find any order statistic exactly.
+
+    Returns:
+        Counts [65536], int64, on the CPU.
+    """
+    counts = torch.zeros(1 << 16, dtype=torch.int64, device=tensor.device)
+    tile = CPU_TILE if tensor.device.type == "cpu" else DEVICE_TILE
+    for start in range(0, tensor.numel(), tile):
+        stop = start + tile
+        delta = _tile(tensor, start, stop) - _tile(base, start, stop)
+        bits = delta.abs().view(torch.int32)
+        if bucket is None:
+            counts += torch.bincount(bits >> 16, minlength=1 << 16)
+        else:
+            inside = bits[bits >> 16 == bucket] & 0xFFFF
+            counts += torch.bincount(inside, minlength=1 << 16)
+    return counts.cpu()
+
+
+def drawn_masses(
+    tensor: Tensor, base: Tensor, key: int, thresholds: NDArray[np.float32], unit: float
+) -> NDArray[np.int64]:
+    """Sums of |tensor - base|, in units, over the entries whose draw lies in each interval.
+
+    Args:
+        thresholds: ascending, from 0 to 1 [n + 1]; interval i is [thresholds[i], thresholds[i + 1]).
+
+    Returns:
+        Whole numbers [n].
+    """
+    found = torch.zeros(len(thresholds), dtype=torch.int64, device=tensor.device)
+    edges = torch.from_numpy(thresholds).to(tensor.device)
+    tile = CPU_TILE if tensor.device.type == "cpu" else DEVICE_TILE
+    for start in range(0, tensor.numel(), tile):
+        stop = min(start + tile, tensor.numel())
+        delta = _tile(tensor, start, stop) - _tile(base, start, stop)
+        whole = (delta.abs() / unit).round().long()
+        draws = _draw.uniforms(key, start, stop, tensor.device)
+        found.scatter_add_(0, torch.bucketize(draws, edges, right=True) - 1, whole)
+    return found[:-1].cpu().numpy()
+
+
+def nth(tensor: Tensor, base: Tensor, value: float, number: int) -> int:
+    """Flat index of the ``number``-th entry (from 1) with |tensor - base| equal to ``value``."""
+    equal = (tensor.reshape(-1).float() - base.reshape(-1).float()).abs() == value
+    return int(equal.nonzero()[number - 1])
+
+
+def ranks(tensor: Tensor, base: Tensor) -> Tensor:
+    """Each entry's place by |tensor - base| in its row, ties by position.
+
+    Returns:
+        Whole numbers [rows, columns], uint16 where they fit, else int32.
+    """
+    rows, columns = tensor.shape
+    dtype = torch.uint16 if columns <= 1 << 16 else torch.int32
+    found = torch.empty(rows, columns, dtype=dtype, device=tensor.device)
+    tile = CPU_TILE if tensor.device.type == "cpu" else DEVICE_TILE
+    step = max(1, tile // max(columns, 1))
+    places = torch.arange(columns, dtype=torch.int32, device=tensor.device)
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        order = (tensor[part].float() - base[part].float()).abs().sort(dim=1, stable=True).indices
+        place = torch.empty(order.shape, dtype=torch.int32, device=tensor.device)
+        found[part] = place.scatter_(1, order, places.expand_as(place)).to(dtype)
+    return found
+
+
+def _tiles(
+    arguments: Sequence[Argument], tensors: Sequence[Tensor], base: Tensor | None
+) -> Any:
+    """(start, stop, values, arguments) of each tile, tiles cut at rows where columns matter."""
+    size, columns = tensors[0].numel(), tensors[0].shape[1]
+    tile = CPU_TILE if tensors[0].device.type == "cpu" else DEVICE_TILE
+    by_row = any(isinstance(leaf, (Columns, Rows)) for leaf in leaves(arguments))
+    if by_row:
+        tile = max(1, tile // max(columns, 1)) * columns
+    for begin, end in segments(arguments, size):
+        for start in range(begin, end, max(tile, 1)):
+            stop = min(start + tile, end)
+            values = tuple(_tile(tensor, start, stop) for tensor in tensors)
+            if base is not None:
+                origin = _tile(base, start, stop)
+                values = tuple(value - origin for value in values)
+
+            def given(argument: Any, start: int = start, stop: int = stop) -> Any:
+                return _given(argument, start, stop, columns, tensors[0].device)
+
+            yield (
+                start,
+                stop,
+                values,
+                [
+                    tuple(map(given, argument))
+                    if isinstance(argument, Sequence)
+                    else given(argument)
+                    for argument in arguments
+                ],
+            )
+
+
+def _tile(tensor: Tensor, start: int, stop: int) -> Tensor:
+    return tensor.reshape(-1)[start:stop].float()
+
+
+def _given(leaf: Any, start: int, stop: int, columns: int, device: torch.device) -> Any:
+    """A leaf as the entry function sees it on one tile."""
+    if isinstance(leaf, Cut):
+        return threshold(leaf, start)
+    if isinstance(leaf, Columns):
+        return leaf.values.to(device).repeat((stop - start) // columns)
+    if isinstance(leaf, Rows):
+        rows = leaf.values[start // columns : stop // columns].to(device)
+        return rows.repeat_interleave(columns)
+    if isinstance(leaf, Entries):
+        return _tile(leaf.values, start, stop).to(device)
+    if isinstance(leaf, Uniforms):
+        return _draw.uniforms(leaf.key, start, stop, device)
+    return float(torch.tensor(leaf, dtype=torch.float32))

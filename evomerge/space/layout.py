@@ -1,0 +1,157 @@
+"""Where a space places values: sites over depth and roles, and the regions that read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from evomerge.recipe import Group
+from evomerge.space.spec import SpaceSpec, expanded
+from evomerge.tensors import ROLES, Place
+
+Classes = Sequence[tuple[str, ...] | None]  # roles that share values; None is all roles
+
+
+@dataclass(frozen=True)
+class Region:
+    """Tensors decoded into one group: where it lies and which sites its values come from."""
+
+    layers: tuple[int, int] | None
+    roles: tuple[str, ...] | None
+    blend: tuple[tuple[int, float], ...]  # (site, share), shares add up to 1
+
+    def matches(self, place: Place) -> bool:
+        return Group("", {}, (), self.layers, self.roles).matches(place)
+
+    @property
+    def nearest(self) -> int:
+        return max(self.blend, key=lambda pair: pair[1])[0]
+
+
+@dataclass(frozen=True)
+class Zone:
+    """Sites that choose their method together."""
+
+    label: str
+    sites: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Site labels; regions, in matching order; zones, which hold each site once."""
+
+    sites: tuple[str, ...]
+    regions: tuple[Region, ...]
+    zones: tuple[Zone, ...]
+
+    def region_of(self, place: Place) -> Region:
+        return next(region for region in self.regions if region.matches(place))
+
+    def zone_of(self, site: int) -> int:
+        """The number of the zone that holds ``site``."""
+        return next(n for n, zone in enumerate(self.zones) if site in zone.sites)
+
+    def reached(self, places: Iterable[Place]) -> Layout:
+        """The part of this layout that some place reads."""
+        found = {self.region_of(place) for place in places}
+        regions = [region for region in self.regions if region in found]
+        sites = sorted({site for region in regions for site, _ in region.blend})
+        number = {site: n for n, site in enumerate(sites)}
+        zones = [
+            Zone(zone.label, tuple(number[site] for site in zone.sites if site in number))
+            for zone in self.zones
+        ]
+        return Layout(
+            tuple(self.sites[site] for site in sites),
+            tuple(
+                replace(region, blend=tuple((number[site], share) for site, share in region.blend))
+                for region in regions
+            ),
+            tuple(zone for zone in zones if zone.sites),
+        )
+
+
+def lay_out(spec: SpaceSpec, layers: int) -> Layout:
+    """Blocks or knots over ``layers`` layers x roles; together the regions match every tensor."""
+    classes: Classes = [(role,) for role in spec.roles] or [None]
+    if spec.knots:
+        return _lay_knots(classes, min(spec.knots, layers), layers)
+    return _lay_blocks(classes, min(spec.blocks or 0, layers), layers)
+
+
+def _lay_blocks(classes: Classes, count: int, layers: int) -> Layout:
+    """``count`` blocks of layers (0: depth makes no difference) x roles, and a rest."""
+    sites: list[str] = []
+    regions: list[Region] = []
+
+    def add(label: str, layers: tuple[int, int] | None, roles: tuple[str, ...] | None) -> None:
+        regions.append(Region(layers, roles, ((len(sites), 1.0),)))
+        sites.append(label)
+
+    edges = [round(i * layers / count) for i in range(count + 1)] if count else []
+    blocks: list[tuple[int, int] | None] = [(low, high - 1) for low, high in pairwise(edges)]
+    for block in blocks or [None]:
+        for roles in classes:
+            depth = (f"{block[0]}-{block[1]}",) if block else ()
+            if (block or roles) and not (block and _outside(roles)):
+                add(".".join((*depth, *(roles or ()))), block, roles)
+    if blocks:
+        for roles in filter(_outside, classes):
+            assert roles is not None
+            add(roles[0], None, roles)
+    if blocks or not _cover_all(classes):
+        add("rest" if sites else "all", None, None)
+    zones = [Zone(label, (site,)) for site, label in enumerate(sites)]
+    return Layout(tuple(sites), tuple(regions), tuple(zones))
+
+
+def _lay_knots(classes: Classes, count: int, layers: int) -> Layout:
+    """``count`` knots a class of roles, interpolated over the layers."""
+    # knots stand on whole layers, so that a recipe shows their values and can be encoded again
+    depths = [round(i * (layers - 1) / max(count - 1, 1)) for i in range(count)]
+    if None not in classes and not _cover_all(classes):
+        classes = [*classes, None]
+    sites: list[str] = []
+    regions: list[Region] = []
+    zones: list[Zone] = []  # knots cannot blend methods: one a class
+    for roles in classes:
+        first = len(sites)
+        if _outside(roles):
+            sites += roles or ()
+            regions.append(Region(None, roles, ((first, 1.0),)))
+        else:
+            sites += [".".join([f"{depth}", *(roles or ())]) for depth in depths]
+            for layer in range(layers):
+                regions.append(Region((layer, layer), roles, _between(depths, layer, first)))
+            # outside the blocks: the embedding is the shallow end, final norm and head the deep
+            inside = expanded(roles) if roles else None
+            if inside is None or "embed" in inside:
+                regions.append(Region(None, ("embed",), ((first, 1.0),)))
+            if inside is None:
+                regions.append(Region(None, None, ((first + count - 1, 1.0),)))
+            elif deep := tuple(r for r in ("norm", "head") if r in inside):
+                regions.append(Region(None, deep, ((first + count - 1, 1.0),)))
+        zones.append(Zone(roles[0] if roles else "", tuple(range(first, len(sites)))))
+    return Layout(tuple(sites), tuple(regions), tuple(zones))
+
+
+def _cover_all(classes: Classes) -> bool:
+    return expanded([role for roles in classes for role in roles or ()]) >= set(ROLES)
+
+
+def _outside(roles: Sequence[str] | None) -> bool:
+    """True if the roles exist outside the blocks only, where there is no depth."""
+    return roles is not None and expanded(roles) <= {"embed", "head"}
+
+
+def _between(depths: Sequence[int], layer: int, first: int) -> tuple[tuple[int, float], ...]:
+    """Shares of the two knots around ``layer`` (linear interpolation over depth)."""
+    for number, depth in enumerate(depths):
+        if layer == depth:
+            return ((first + number, 1.0),)
+        if layer < depth:
+            low = depths[number - 1]
+            share = (layer - low) / (depth - low)
+            return ((first + number - 1, 1.0 - share), (first + number, share))
+    return ((first + len(depths) - 1, 1.0),)

@@ -1,0 +1,78 @@
+"""LiNeS in a space: two genes over depth, whatever the merge methods are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge import config
+from evomerge.lines import HEADS, NEUTRAL, PARAMETERS, Lines
+from evomerge.params import Dim, Domain
+from evomerge.space.settings import encode, is_domain, parse_setting
+
+
+@dataclass(frozen=True)
+class LineSpec:
+    """What a space says of LiNeS: each of alpha and beta is fixed or searched.
+
+    A line that changes nothing (alpha 1, beta 0) is no line in a recipe.
+    """
+
+    alpha: float | Domain
+    beta: float | Domain
+    head: str = HEADS[0]
+
+    @property
+    def _settings(self) -> dict[str, float | Domain]:
+        return {"alpha": self.alpha, "beta": self.beta}
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        """``lines.alpha`` and ``lines.beta``, those that are searched."""
+        return tuple(
+            Dim(f"lines.{name}", domain.kind, getattr(domain, "size", 0))
+            for name, domain in self._settings.items()
+            if is_domain(domain)
+        )
+
+    def decode(self, genes: Sequence[float]) -> Lines | None:
+        remaining = iter(genes)
+        alpha, beta = (
+            setting.decode(next(remaining)) if is_domain(setting) else setting
+            for setting in self._settings.values()
+        )
+        found = Lines(float(alpha), float(beta), self.head)  # type: ignore[arg-type]
+        return None if (found.alpha, found.beta) == (NEUTRAL.alpha, NEUTRAL.beta) else found
+
+    def encode(self, lines: Lines | None) -> tuple[float, ...]:
+        """Genes of ``lines``, as near as this space comes."""
+        lines = lines or NEUTRAL
+        genes = []
+        for name, setting in self._settings.items():
+            if is_domain(setting):
+                gene = encode(setting, getattr(lines, name))
+                genes.append(0.5 if gene is None else gene)
+        return tuple(genes)
+
+    def canonical(self, genes: Sequence[float]) -> tuple[float, ...]:
+        return self.encode(self.decode(genes))
+
+
+def parse_lines(node: config.Node, where: str, problems: config.Problems) -> LineSpec | None:
+    """``true``, or alpha and beta as a number or a range each; None for ``false``."""
+    if isinstance(node.value, bool):
+        domains = [parameter.domain for parameter in PARAMETERS]
+        return LineSpec(domains[0], domains[1]) if node.value else None
+    section = config.Section(node, problems, f"{where}.")
+    settings: dict[str, Any] = {}
+    for parameter in PARAMETERS:
+        item = section.get(parameter.name)
+        settings[parameter.name] = (
+            parse_setting(item, f"{where}.{parameter.name}", [parameter], (), problems)
+            if item
+            else parameter.domain
+        )
+    head = section.choice("head", HEADS, HEADS[0])
+    section.finish()
+    return LineSpec(**settings, head=head)

@@ -1,0 +1,266 @@
+"""Methods, the models they merge, and their parameters, placed over depth and roles."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge import methods
+from evomerge.methods import Method
+from evomerge.params import Dim, Domain, Genome, Kind, Real
+from evomerge.recipe import BASE, Group, Recipe, group
+from evomerge.space import simplex
+from evomerge.space.layout import Region, lay_out
+from evomerge.space.settings import encode, is_domain
+from evomerge.space.spec import SpaceSpec
+from evomerge.tensors import Place
+
+Team = tuple[str, ...]  # models that are merged with each other
+
+SHARE = Real(0, 1, default=0.5)  # a simplex gene is its own value
+
+
+@dataclass(frozen=True)
+class _MethodGene:
+    zone: int
+
+
+@dataclass(frozen=True)
+class _TeamGene:
+    """Which models take part, where a method takes fewer than there are."""
+
+    zone: int
+    teams: tuple[Team, ...]
+
+
+@dataclass(frozen=True)
+class _ValueGene:
+    site: int
+    parameter: str
+    model: str | None
+
+
+_Gene = _MethodGene | _TeamGene | _ValueGene
+
+
+class Values:
+    """One gene for each choice of a method, for each choice of models, for each searched parameter.
+
+    Attributes:
+        dims: the axes: ``method@zone``, ``models@zone``, ``parameter.model@site``; what there is
+            one of only is not named.
+    """
+
+    def __init__(
+        self, spec: SpaceSpec, sources: Sequence[str], layers: int, places: Sequence[Place]
+    ) -> None:
+        self._spec, self._places = spec, places
+        self._layout = lay_out(spec, layers).reached(places)
+        self._methods = [methods.get(name) for name in spec.methods]
+        self._teams = {m.name: _teams(m, spec.team(m.name, sources)) for m in self._methods}
+        self._models = (*sources, BASE)
+        genes: dict[_Gene, Dim] = dict(
+            [*self._method_genes(), *self._team_genes(), *self._value_genes()]
+        )
+        self._index = {gene: index for index, gene in enumerate(genes)}
+        self.dims = tuple(genes.values())
+
+    # -- genes ----------------------------------------------------------------------------------
+
+    def _method_genes(self) -> Iterator[tuple[_MethodGene, Dim]]:
+        if len(self._methods) < 2:
+            return
+        for number, zone in enumerate(self._layout.zones):
+            if self._spec.method_gene == "global":
+                yield _MethodGene(0), Dim("method", "categorical", len(self._methods))
+                return
+            name = f"method@{zone.label}" if zone.label else "method"
+            yield _MethodGene(number), Dim(name, "categorical", len(self._methods))
+
+    def _team_genes(self) -> Iterator[tuple[_TeamGene, Dim]]:
+        named = {teams: name for name, teams in reversed(self._teams.items()) if len(teams) > 1}
+        for number, zone in enumerate(self._layout.zones):
+            for teams in dict.fromkeys(self._teams.values()):
+                if teams in named:
+                    name = "models" if len(named) == 1 else f"models.{named[teams]}"
+                    suffix = f"@{zone.label}" if zone.label and len(self._layout.zones) > 1 else ""
+                    yield _TeamGene(number, teams), Dim(name + suffix, "categorical", len(teams))
+
+    def _value_genes(self) -> Iterator[tuple[_ValueGene, Dim]]:
+        for site, label in enumerate(self._layout.sites):
+            suffix = f"@{label}" if len(self._layout.sites) > 1 else ""
+            for name in dict.fromkeys(p.name for m in self._methods for p in m.parameters):
+                for model in (*self._models, None):
+                    domains = [
+                        domain
+                        for method in self._methods
+                        if any(
+                            self._reads(method, team, name, model)
+                            for team in self._teams[method.name]
+                        )
+                        and (domain := self._domain(method, name, model)) is not None
+                    ]
+                    if domains:
+                        full = f"{name}.{model}{suffix}" if model else f"{name}{suffix}"
+                        yield _ValueGene(site, name, model), _dim(full, domains[0])
+
+    def _on_simplex(self, name: str) -> bool:
+        return self._spec.simplex and name == "weight"
+
+    def _reads(self, method: Method, team: Team, name: str, model: str | None) -> bool:
+        """True if a gene of this parameter and model matters to ``method`` merging ``team``."""
+        if model is None:
+            return True
+        return model in (
+            team[:-1] if self._on_simplex(name) else team
+        )  # the last takes what is left
+
+    def _domain(self, method: Method, name: str, model: str | None) -> Domain | None:
+        """The domain of a searched parameter of ``method``, or None if it is absent or fixed."""
+        for parameter in method.parameters:
+            if parameter.name == name and parameter.per_model == (model is not None):
+                if self._on_simplex(name) and parameter.per_model:
+                    return SHARE
+                setting = self._spec.setting(parameter, model)
+                return setting if is_domain(setting) else None
+        return None
+
+    # -- genomes and groups ---------------------------------------------------------------------
+
+    def _method_at(self, genome: Genome, zone: int) -> Method:
+        index = self._index.get(_MethodGene(0 if self._spec.method_gene == "global" else zone))
+        return self._methods[0 if index is None else _cell(genome[index], len(self._methods))]
+
+    def _team_at(self, genome: Genome, zone: int, method: Method) -> Team:
+        teams = self._teams[method.name]
+        index = self._index.get(_TeamGene(zone, teams))
+        return teams[0 if index is None else _cell(genome[index], len(teams))]
+
+    def decode(self, genome: Genome) -> tuple[Group, ...]:
+        return tuple(self._group(genome, region) for region in self._layout.regions)
+
+    def _group(self, genome: Genome, region: Region) -> Group:
+        zone = self._layout.zone_of(region.nearest)
+        method = self._method_at(genome, zone)
+        team = self._team_at(genome, zone, method)
+        values: dict[str, Any] = {}
+        for parameter in method.parameters:
+            name = parameter.name
+            if not parameter.per_model:
+                values[name] = self._value(genome, region, method, name, None)
+            elif self._on_simplex(name):
+                rows = [self._units(genome, site, team) for site, _ in region.blend]
+                units = simplex.blend(rows, [share for _, share in region.blend])
+                values[name] = {m: u / simplex.UNITS for m, u in zip(team, units, strict=True)}
+            else:
+                values[name] = {m: self._value(genome, region, method, name, m) for m in team}
+        return group(method.name, team, values, layers=region.layers, roles=region.roles)
+
+    def _value(
+        self, genome: Genome, region: Region, method: Method, name: str, model: str | None
+    ) -> Any:
+        domain = self._domain(method, name, model)
+        if domain is None:
+            parameter = next(p for p in method.parameters if p.name == name)
+            return self._spec.setting(parameter, model)
+        genes = {
+            site: genome[self._index[_ValueGene(site, name, model)]] for site, _ in region.blend
+        }
+        if isinstance(domain, Real):
+            return domain.decode(sum(share * genes[site] for site, share in region.blend))
+        return domain.decode(genes[region.nearest])
+
+    def _units(self, genome: Genome, site: int, team: Team) -> tuple[int, ...]:
+        """The weights of ``team`` on the simplex at ``site``."""
+        genes = [genome[self._index[_ValueGene(site, "weight", model)]] for model in team[:-1]]
+        return simplex.decode(genes)
+
+    def canonical(self, genome: Genome) -> Genome:
+        fixed = []
+        for gene, index in self._index.items():
+            value = 0.5
+            if isinstance(gene, _MethodGene):
+                value = _centre(genome[index], len(self._methods))
+            elif isinstance(gene, _TeamGene):
+                if self._teams[self._method_at(genome, gene.zone).name] == gene.teams:
+                    value = _centre(genome[index], len(gene.teams))
+            else:
+                zone = self._layout.zone_of(gene.site)
+                method = self._method_at(genome, zone)
+                team = self._team_at(genome, zone, method)
+                domain = self._domain(method, gene.parameter, gene.model)
+                if domain is None or not self._reads(method, team, gene.parameter, gene.model):
+                    pass
+                elif domain is SHARE:
+                    shares = simplex.encode(self._units(genome, gene.site, team))
+                    value = shares[team.index(gene.model or "")]
+                else:
+                    value = domain.encode(domain.decode(genome[index]))
+            fixed.append(value)
+        return tuple(fixed)
+
+    def proposals(self, recipe: Recipe) -> Iterator[Genome]:
+        """The one genome that can be that of ``recipe``, or none."""
+        at_site: dict[int, Group] = {}
+        for place in self._places:
+            region = self._layout.region_of(place)
+            found = recipe.group_of(place)
+            if len(region.blend) == 1 and found is not None:
+                at_site.setdefault(region.blend[0][0], found)
+        if len(at_site) < len(self._layout.sites) or any(
+            found.method not in self._teams or found.models not in self._teams[found.method]
+            for found in at_site.values()
+        ):
+            return
+        genes = [0.5] * len(self.dims)
+        for gene, index in self._index.items():
+            site = (
+                gene.site
+                if isinstance(gene, _ValueGene)
+                else self._layout.zones[gene.zone].sites[0]
+            )
+            found = at_site[site]
+            if isinstance(gene, _MethodGene):
+                number = self._spec.methods.index(found.method)
+                genes[index] = (number + 0.5) / len(self._methods)
+            elif isinstance(gene, _TeamGene):
+                if found.models in gene.teams:
+                    genes[index] = (gene.teams.index(found.models) + 0.5) / len(gene.teams)
+            elif (value := self._encode(gene, found)) is not None:
+                genes[index] = value
+        yield tuple(genes)
+
+    def _encode(self, gene: _ValueGene, found: Group) -> float | None:
+        """The gene that gives ``found`` its value, None where it has none."""
+        method = methods.get(found.method)
+        domain = self._domain(method, gene.parameter, gene.model)
+        value: Any = found.values.get(gene.parameter)
+        if domain is None or not self._reads(method, found.models, gene.parameter, gene.model):
+            return None
+        if isinstance(value, Mapping):
+            if domain is SHARE:
+                units = [round(value[model] * simplex.UNITS) for model in found.models]
+                return simplex.encode(units)[found.models.index(gene.model or "")]
+            value = value.get(gene.model)
+        return None if value is None else encode(domain, value)
+
+
+def _teams(method: Method, models: Team) -> tuple[Team, ...]:
+    """The sets of models that ``method`` may merge, each in the order of ``models``."""
+    size = len(models) if method.max_models is None else min(method.max_models, len(models))
+    return tuple(itertools.combinations(models, size))
+
+
+def _dim(name: str, domain: Domain) -> Dim:
+    kind: Kind = domain.kind
+    return Dim(name, kind, 0 if isinstance(domain, Real) else domain.size)
+
+
+def _cell(gene: float, size: int) -> int:
+    return min(int(gene * size), size - 1)
+
+
+def _centre(gene: float, size: int) -> float:
+    return (_cell(gene, size) + 0.5) / size

@@ -1,0 +1,163 @@
+"""Candidates made by evomerge in process, timed: one process a method, so that the first is cold.
+
+    PYTHON candidates.py TOY_FAMILY FAMILY METHOD WARM
+
+prints a JSON object (``measure``).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from families import MODELS
+
+from evomerge import methods
+from evomerge.checkpoint import ModelRef
+from evomerge.merging import Materializer, Sources, shared_memory
+from evomerge.params import Real
+from evomerge.recipe import Recipe, group
+
+# narrower than declared, so that every method, mergekit's too, takes every value
+RANGES = {"density": (0.3, 0.7), "epsilon": (0.05, 0.15), "weight": (0.2, 1.2)}
+
+
+def values(method: str, number: int) -> dict[str, Any]:
+    """Searched parameters of candidate ``number``: every real one has another value each time."""
+    drawn: dict[str, Any] = {}
+    for parameter in methods.get(method).parameters:
+        domain = parameter.domain
+        if not (parameter.searched and isinstance(domain, Real)):
+            continue
+
+        def draw(model: str, name: str = parameter.name, domain: Real = domain) -> float:
+            gene = random.Random(f"{name} {model} {number}").random()
+            low, high = RANGES.get(name, (domain.low, domain.high))
+            return Real(low, high, default=None, scale=domain.scale).decode(gene)
+
+        models = sources_of(method)
+        drawn[parameter.name] = (
+            {model: draw(model) for model in models} if parameter.per_model else draw("")
+        )
+    return drawn
+
+
+def sources_of(method: str) -> tuple[str, ...]:
+    """As many of the family's sources as the method takes."""
+    return MODELS[1 : 1 + (methods.get(method).max_models or 3)]
+
+
+def recipe(family: Path, method: str, number: int) -> Recipe:
+    models = sources_of(method)
+    return Recipe(
+        ModelRef(str(family / "base")),
+        {model: ModelRef(str(family / model)) for model in models},
+        (group(method, models, values(method, number)),),
+    )
+
+
+class Resident:
+    """A model as the materializer sees it: parameters in memory that was touched before."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._parameters = {
+            name: torch.nn.Parameter(
+                torch.zeros(sources.shape(name), dtype=torch.bfloat16), requires_grad=False
+            )
+            for name in sources.names
+        }
+
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        return iter(self._parameters.items())
+
+
+def timed(work: Callable[[], Any]) -> dict[str, float]:
+    """CPU seconds, wall seconds and page faults of a piece of work."""
+    before, wall, cpu = _faults(), time.perf_counter(), time.process_time()
+    work()
+    return {
+        "cpu": time.process_time() - cpu,
+        "wall": time.perf_counter() - wall,
+        "faults": _faults() - before,
+    }
+
+
+def _faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def bandwidth() -> float:
+    """Bytes read and written per second by one thread that copies: the median of several copies."""
+    source, target = torch.ones(1 << 26), torch.zeros(1 << 26)
+    seconds = [timed(lambda: target.copy_(source))["cpu"] for _ in range(7)]
+    return 2 * source.numel() * source.element_size() / statistics.median(seconds)
+
+
+def rebuilding(sources: Sources) -> float:
+    """CPU seconds of one matrix product for each matrix, as rebuilding it from its factors takes."""
+    seconds = 0.0
+    for name in sources.names:
+        if len(shape := sources.shape(name)) == 2:
+            inner = min(shape)
+            left, right = torch.ones(shape[0], inner), torch.ones(inner, shape[1])
+            out = torch.zeros(shape)
+            left @ right[:, :8]  # warm
+            work: Callable[[], Any] = lambda a=left, b=right, c=out: torch.mm(a, b, out=c)  # noqa: E731
+            seconds += timed(work)["cpu"]
+    return seconds
+
+
+def measure(toy: Path, family: Path, method: str, warm: int) -> dict[str, Any]:
+    """What candidates of a method cost.
+
+    Returns:
+        compile: the first merge of tiny models: imports and compilation.
+        first: the first candidate of the family, with everything compiled.
+        warm: later ones, every parameter new each time, on one thread.
+        two: the same on two threads.
+        bytes: of all sources that the method reads and of the result.
+        bandwidth: of copying, bytes per second.
+        rebuilding: see there.
+    """
+    torch.set_num_threads(1)
+    speed = bandwidth()
+
+    def candidates(folder: Path, sources: Sources, threads: int, model: Resident) -> Callable[[int], Any]:
+        maker = Materializer(sources, threads=threads, memory=shared_memory())
+        return lambda number: maker.into(recipe(folder, method, number), model)
+
+    tiny = Sources.open(recipe(toy, method, 0))
+    make = candidates(toy, tiny, 1, Resident(tiny))
+    compiling = timed(lambda: (make(0), make(1)))
+    sources = Sources.open(recipe(family, method, 0))
+    model = Resident(sources)
+    make = candidates(family, sources, 1, model)
+    first = timed(lambda: make(0))
+    later = [timed(lambda n=n: make(n)) for n in range(1, 1 + warm)]
+    make = candidates(family, sources, 2, model)
+    make(0)
+    two = [timed(lambda n=n: make(n)) for n in range(1, 3)] if first["cpu"] < 60 else []
+    result = sum(p.numel() * p.element_size() for _, p in model.named_parameters())
+    spectral = method.startswith(("iso", "tsvm"))
+    return {
+        "compile": compiling,
+        "first": first,
+        "warm": later,
+        "two": two,
+        "bytes": result * (len(sources.models) + 1),
+        "bandwidth": max(speed, bandwidth()),
+        "rebuilding": rebuilding(sources) if spectral else 0.0,
+    }
+
+
+if __name__ == "__main__":
+    toy, family, method, warm = sys.argv[1:]
+    print(json.dumps(measure(Path(toy), Path(family), method, int(warm))))
