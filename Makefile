@@ -6,13 +6,16 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint const
 # mergekit in an environment of its own, for the tests that compare with it
 MERGEKIT := $(VENV)/mergekit
 
-.PHONY: demo test soak lint family mergekit clean
+.PHONY: demo test bench soak lint family mergekit clean
 
 demo: $(VENV)/.installed  ## search over the embedded tiny models (a few minutes)
 	$(BIN)/evomerge demo
 
 test: $(VENV)/.installed-test  ## everything CI runs but the linters
 	$(BIN)/python -m pytest
+
+bench: $(MERGEKIT)/.installed  ## speed beside mergekit: the README's table (half an hour)
+	$(BIN)/python tests/benchmarks/merge.py --disk --mergekit $(MERGEKIT)/bin/python
 
 soak: $(VENV)/.installed-test  ## searches killed many more times than in `make test`
 	EVOMERGE_TEST_KILLS=20 $(BIN)/python -m pytest tests/test_resume.py tests/test_workers.py

@@ -49,8 +49,8 @@ class Group:
 
     @property
     def needs_base(self) -> bool:
-        """True if merging reads the base whether or not it is one of ``models``."""
-        return self.lines is not None or methods.get(self.method).base == "required"
+        """True if merging reads the base, where there is one, though it is not one of ``models``."""
+        return self.lines is not None or methods.get(self.method).base != "none"
 
     def scale(self, place: tensors.Place, layers: int) -> float:
         """Factor of the merged delta at ``place``, in a model of ``layers`` blocks."""
@@ -133,7 +133,7 @@ class Recipe:
     def used(self) -> tuple[str, ...]:
         """Names of the models that some group reads, ``base`` included where it is needed."""
         names = {m for g in self.groups for m in g.models}
-        if any(g.needs_base for g in self.groups):
+        if self.base is not None and any(g.needs_base for g in self.groups):
             names.add(BASE)
         return tuple(name for name in (BASE, *self.models) if name in names)
 

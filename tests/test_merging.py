@@ -39,7 +39,8 @@ def recipe_of(family: dict[str, Path], *groups: Group, **options: Any) -> Recipe
 def with_method(name: str, **values: Any) -> Group:
     count = methods.get(name).max_models or 2
     given = {"weight": {"chat": 0.7, "sea": 0.6}, "density": {"chat": 0.4, "sea": 0.8}, **values}
-    known = {p.name for p in methods.get(name).parameters}
+    known = {p.name for p in methods.get(name).parameters if p.per_model}
+    known |= values.keys()
     models = SOURCES[:count]
     return group(name, models, {key: value for key, value in given.items() if key in known})
 
@@ -74,7 +75,7 @@ def same_bytes(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", ["linear", "ties", "dare_ties", "widen", "karcher"])
 def test_a_recipe_gives_the_same_bytes_in_memory_and_on_disk(
     family: dict[str, Path], tmp_path: Path, name: str, dtype: str
 ) -> None:

@@ -147,11 +147,10 @@ class Materializer:
         self, recipe: Recipe, group: Group, name: str, place: tensors.Place
     ) -> dict[str, Any]:
         """What ``Method.run`` and ``Method.survey`` are told of one tensor."""
-        wants_base = methods.get(group.method).base != "none" or group.lines is not None
-        has_base = BASE in self.sources.models
+        reads_base = group.needs_base and recipe.base is not None
         return {
             "models": {model: self._tensor(model, name) for model in group.models},
-            "base": self._tensor(BASE, name) if wants_base and has_base else None,
+            "base": self._tensor(BASE, name) if reads_base else None,
             "values": group.values,
             "seed": recipe.seed,
             "name": name,

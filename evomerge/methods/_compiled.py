@@ -135,6 +135,8 @@ def _shape(arguments: Sequence[Argument]) -> tuple[Any, ...]:
 
 
 def _kind(leaf: Any) -> str:
+    if isinstance(leaf, Entries) and leaf.values.dtype == torch.bfloat16:
+        return "Halves"
     return "Number" if isinstance(leaf, (float, int, Cut)) else type(leaf).__name__
 
 
@@ -147,7 +149,9 @@ def _values(arguments: Sequence[Argument], start: int, stop: int) -> list[Any]:
         elif isinstance(leaf, (Columns, Rows)):
             values.append(leaf.values.float().contiguous().numpy())
         elif isinstance(leaf, Entries):
-            values.append(leaf.values.contiguous().view(-1)[start:stop].numpy())
+            array = leaf.values.contiguous().view(-1)[start:stop]
+            half = array.dtype == torch.bfloat16
+            values.append((array.view(torch.uint16) if half else array).numpy())
         elif isinstance(leaf, Uniforms):
             values.append(np.array(_draw.stream(leaf.key, start), np.uint32))
         else:
@@ -218,6 +222,7 @@ _READ = {  # how a leaf called {x} is read at entry i (flat index of the segment
     "Columns": "{x}[i]",
     "Rows": "{x}[row]",
     "Entries": "np.float32({x}[k])",
+    "Halves": "widen({x}[k])",
     "Uniforms": "uniform({x}[0], {x}[1], np.uint32(k))",
 }
 

@@ -196,6 +196,8 @@ class Operands:
         if count >= self.size:
             return EVERYTHING
         value, above = self.order_statistic(index, count)
+        if math.isnan(value):
+            return EVERYTHING  # the result is broken with any cut
         number = count - above
         last = self._engine.nth(self.tensors[index], self._origin, value, number)
         return Cut(value, last)
@@ -228,7 +230,7 @@ class Operands:
         """
 
         def compute() -> tuple[int, Ranking]:
-            values = self._values(entry, arguments)
+            values = self.values(entry, *arguments)
             nonzero = int(values.count_nonzero())
             return nonzero, ranking(values, nonzero)
 
@@ -237,23 +239,17 @@ class Operands:
             nonzero, known = self.facts.get((name, "order statistics"), compute)
             found = look_up(known, int(fraction * nonzero))
         else:
-            values = self._values(entry, arguments)
+            values = self.values(entry, *arguments)
             nonzero = int(values.count_nonzero())
         count = int(fraction * nonzero)
         if count == 0:
             return NOTHING
         if found is None:
-            field = self._values(entry, arguments) if values is None else values
+            field = self.values(entry, *arguments) if values is None else values
             nought = torch.zeros_like(field)
             found = select(lambda bucket: self._engine.histogram(field, nought, bucket), count)
         value, above = found
         return Cut(value, self._nth(entry, arguments, value, count - above))
-
-    def _values(self, entry: Callable[..., Any], arguments: Sequence[Argument]) -> Tensor:
-        """``entry`` of the deltas at every entry, float32 [rows, columns]."""
-        out = torch.empty(self.rows, self.columns, dtype=torch.float32, device=self.device)
-        self._engine.merge(entry, arguments, self.tensors, self.base, 1.0, out, add=False)
-        return out
 
     def _nth(
         self, entry: Callable[..., Any], arguments: Sequence[Argument], value: float, number: int
@@ -283,7 +279,8 @@ class Operands:
         def compute() -> Tensor:
             shape = (self.size // max(length, 1), length)
             source, origin = self.tensors[index].view(shape), self._origin.view(shape)
-            return self._engine.ranks(source, origin)
+            found: Tensor = self._engine.ranks(source, origin)
+            return found
 
         return self.facts.get(("ranks", length), compute, of=self.names[index])
 

@@ -119,14 +119,21 @@ def consensus_ties(
     """
     cut = _cuts(operands, totals, density, scope)
     return entrywise(
-        _agreed_election, cut, fractions(weight), fractions(mask_lambda), float(k), lambda_, 0.0, 1.0
+        _agreed_election,
+        cut,
+        fractions(weight),
+        fractions(mask_lambda),
+        float(k),
+        lambda_,
+        0.0,
+        1.0,
     )
 
 
 def _cuts(operands: Operands, totals: Totals, density: Tensor, scope: str) -> list[Cut]:
     """Per model the cut that its density makes."""
     if scope == "model":
-        return cuts(*totals, ranks(totals[0], density))
+        return cuts(totals[0], totals[1], ranks(totals[0], density))
     counts = [kept(operands.size, p) for p in fractions(density)]
     return [operands.largest(index, count) for index, count in enumerate(counts)]
 

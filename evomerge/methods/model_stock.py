@@ -15,7 +15,6 @@ from evomerge.methods._entrywise import Entries, Entrywise, Leaf, Rows, entrywis
 from evomerge.methods._operands import Operands
 from evomerge.params import Choice, Flag, Shared
 
-
 TILE = 1 << 14  # entries
 
 
@@ -80,14 +79,14 @@ def _spread(ratio: Float64[Tensor, "*rows"], operands: Operands) -> Leaf:
 
 def _row_gram(operands: Operands) -> Float64[Tensor, "rows models models"]:
     """Inner products of the deltas in each row of the last axis."""
-
     width = operands.shape[-1] if operands.shape else 1
     shape = operands.size // max(width, 1), width
     count = len(operands)
 
     def compute() -> Tensor:
         gram = torch.zeros(shape[0], count, count, dtype=torch.float64, device=operands.device)
-        origin, *sources = (each.view(shape) for each in (operands.base, *operands.tensors))
+        stored = (operands.base, *operands.tensors)
+        origin, *sources = (each.view(shape) for each in stored if each is not None)
         for rows, columns in _tiles(*shape):
             base = origin[rows, columns].float()
             deltas = [source[rows, columns].float() - base for source in sources]

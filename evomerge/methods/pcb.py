@@ -48,7 +48,7 @@ def upper_scores(
 
     def compute() -> Tensor:
         keys = [_keys(_contest(operands, i, bounds, rivals)) for i in range(len(operands))]
-        return torch.stack([_count(each >> 16) for each in keys]).int()
+        return torch.stack([_count((each >> 16) + (1 << 15)) for each in keys]).int()
 
     return operands.facts.get(("pcb scores", *bounds, rivals), compute).long()
 
@@ -65,7 +65,7 @@ def lower_scores(
         keys = _keys(_contest(operands, i, bounds, rivals))
         for number, at in enumerate(_places(counts, ratio)):
             bucket, _ = _bucket(counts, at)
-            found[number, i] = _count(keys[keys >> 16 == bucket] & 0xFFFF)
+            found[number, i] = _count(keys[keys >> 16 == bucket - (1 << 15)] & 0xFFFF)
     return found
 
 
@@ -151,7 +151,7 @@ def _contest(operands: Operands, index: int, bounds: list[Range], rivals: str) -
     return operands.values(entry, chosen, own, *_scales(bounds), *CONSTANTS).view(-1)
 
 
-def _ends(size: int, clamp: float) -> Range:
+def _ends(size: int, clamp: float) -> tuple[int, int]:
     """How many magnitudes reach the lower and the upper bound."""
     return size - int(clamp * size), size - max(int(size * (1 - clamp) - 1), 0)
 
@@ -164,7 +164,7 @@ def _bounds(operands: Operands, index: int, clamp: float) -> Range:
 
     def compute() -> Range:
         ends = _ends(operands.size, clamp)
-        low, high = (operands.order_statistic(index, int(count))[0] for count in ends)
+        low, high = (operands.order_statistic(index, count)[0] for count in ends)
         return low, max(low, high)
 
     if operands.size == 0:
@@ -209,7 +209,7 @@ def _places_in(size: int, ratio: Any) -> Any:
 def _ranks(histograms: Tensor, clamp: float) -> tuple[list[int], list[int]]:
     """Per model the ranks of the lower and the upper bound, 1 being the largest magnitude."""
     ends = [_ends(int(histogram.sum()), clamp) for histogram in histograms]
-    return [int(low) for low, _ in ends], [int(high) for _, high in ends]
+    return [low for low, _ in ends], [high for _, high in ends]
 
 
 def _model_bounds(totals: Totals, clamp: float) -> list[Range]:
@@ -222,8 +222,7 @@ def _model_bounds(totals: Totals, clamp: float) -> list[Range]:
 
 def _model_limits(counts: Tensor, lower: Tensor, ratio: float) -> Range:
     low, high = (
-        _value_at(counts, fine, at)
-        for fine, at in zip(lower, _places(counts, ratio), strict=True)
+        _value_at(counts, fine, at) for fine, at in zip(lower, _places(counts, ratio), strict=True)
     )
     return low, high
 
@@ -235,9 +234,9 @@ def _places(counts: Tensor, ratio: float) -> tuple[int, int]:
 
 
 def _keys(z: Tensor) -> Tensor:
-    """Whole numbers in [0, 2**32) that are ordered as the floats are."""
+    """Whole numbers (int32) that are ordered as the floats are."""
     bits = z.view(torch.int32)
-    return (bits ^ (bits >> 31 & 0x7FFFFFFF)).long() + (1 << 31)
+    return bits ^ (bits >> 31 & 0x7FFFFFFF)
 
 
 def _count(keys: Tensor) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
-import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from evomerge.methods import merge_method
+from evomerge.methods._entrywise import Entries, Entrywise, entrywise
+from evomerge.methods._geometry import BLOCK
+from evomerge.methods._operands import Operands
 from evomerge.params import Real, Shared
 
 COLLINEAR = 0.9995  # |cosine| above which the arc is taken for a line
@@ -22,10 +23,9 @@ COLLINEAR = 0.9995  # |cosine| above which the arc is taken for a line
     max_models=1,
 )
 def slerp(
-    tensors: Float[Tensor, " 1 *shape"],
-    base: Float[Tensor, "*shape"],
+    operands: Operands,
     t: Annotated[float, Shared(Real(0, 1, default=0.5, valid=(0, 1)))],
-) -> Float[Tensor, "*shape"]:
+) -> Entrywise:
     """Go from the base to one model along the arc between them.
 
         theta  = angle(base, W)                                         each as one long vector
@@ -36,30 +36,37 @@ def slerp(
     directions, so the norm is not interpolated. A zero tensor counts as orthogonal.
 
     Args:
-        tensors: the one model [1, *shape].
-        base: the first endpoint [*shape].
+        operands: the one model, and the base as the first endpoint.
         t: position on the arc: 0 is the base, 1 the model.
 
     Returns:
-        The merged tensor [*shape].
+        The merge, entry by entry.
 
     Paper: Shoemake 1985, Animating rotation with quaternion curves; mergekit ``slerp``.
 
     Deviations: the angle is computed in float64.
     """
-    cosine = _cosine(base, tensors[0])
-    if abs(cosine) > COLLINEAR:
-        return base * (1 - t) + tensors[0] * t
-    theta = math.acos(cosine)
-    return base * (math.sin((1 - t) * theta) / math.sin(theta)) + tensors[0] * (
-        math.sin(t * theta) / math.sin(theta)
-    )
+    start, end = operands.base, operands.tensors[0]
+    assert start is not None
+    cosine = operands.facts.get("endpoints' cosine", lambda: _cosine(start, end))
+    first, second = 1 - t, t
+    if abs(cosine) <= COLLINEAR:
+        theta = math.acos(cosine)
+        first, second = (math.sin(x * theta) / math.sin(theta) for x in (first, second))
+    return entrywise(blend, Entries(start), first, second, of="tensors")
+
+
+def blend(values: Any, base: Any, first: Any, second: Any) -> Any:
+    return base * first + values[0] * second
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:
     """Cosine of the angle between two tensors; 0 if one of them vanishes."""
-    x, y = a.flatten().double(), b.flatten().double()
-    norms = [float(torch.linalg.vector_norm(v)) for v in (x, y)]
-    if min(norms) < 1e-8:
+    dot, norms = 0.0, [0.0, 0.0]
+    for x, y in zip(a.flatten().split(BLOCK), b.flatten().split(BLOCK)):
+        x, y = x.double(), y.double()
+        dot += float(x @ y)
+        norms = [norms[0] + float(x @ x), norms[1] + float(y @ y)]
+    if min(norms) < 1e-16:
         return 0.0
-    return max(-1.0, min(1.0, float(x @ y) / norms[0] / norms[1]))
+    return max(-1.0, min(1.0, dot / math.sqrt(norms[0]) / math.sqrt(norms[1])))

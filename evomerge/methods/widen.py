@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from math import nan
 from typing import Annotated
 
@@ -62,12 +63,11 @@ def widen(
     if len(operands.shape) < 2:
         scores = _entry_scores(operands, ratio, calibration).float()
         return entrywise(weighted, [Entries(each) for each in scores], 1.0, 0.0)
+    assert operands.base is not None
     by_row = role == "embed"
     ranks = [
         operands.facts.get(
-            ("column ranks", by_row),
-            lambda tensor=tensor: column_ranks(tensor, operands.base, by_row),
-            of=name,
+            ("column ranks", by_row), partial(column_ranks, tensor, operands.base, by_row), of=name
         )
         for name, tensor in zip(operands.names, operands.tensors, strict=True)
     ]
@@ -99,7 +99,7 @@ def _products(tensor: Tensor, base: Tensor, by_row: bool) -> Float64[Tensor, "3 
     sums = tensor.new_zeros(3, rows if by_row else columns, dtype=torch.float64)
     for at in _tiles(rows, columns, CPU_TILE if tensor.is_cpu else DEVICE_TILE):
         origin = base[at].double()
-        change = tensor[at].double().sub_(origin)
+        change = tensor[at].double() - origin
         into = sums[:, at[0] if by_row else at[1]]
         for slot, (left, right) in zip(
             into, ((origin, origin), (origin, change), (change, change)), strict=True

@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def values(method: str, number: int) -> dict[str, Any]:
 
 def sources_of(method: str) -> tuple[str, ...]:
     """As many of the family's sources as the method takes."""
-    return MODELS[1 : 1 + (methods.get(method).max_models or 3)]
+    most: int = methods.get(method).max_models or 3
+    return MODELS[1 : 1 + most]
 
 
 def recipe(family: Path, method: str, number: int) -> Recipe:
@@ -110,8 +112,7 @@ def rebuilding(sources: Sources) -> float:
             left, right = torch.ones(shape[0], inner), torch.ones(inner, shape[1])
             out = torch.zeros(shape)
             left @ right[:, :8]  # warm
-            work: Callable[[], Any] = lambda a=left, b=right, c=out: torch.mm(a, b, out=c)  # noqa: E731
-            seconds += timed(work)["cpu"]
+            seconds += timed(partial(torch.mm, left, right, out=out))["cpu"]
     return seconds
 
 
@@ -130,7 +131,9 @@ def measure(toy: Path, family: Path, method: str, warm: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     speed = bandwidth()
 
-    def candidates(folder: Path, sources: Sources, threads: int, model: Resident) -> Callable[[int], Any]:
+    def candidates(
+        folder: Path, sources: Sources, threads: int, model: Resident
+    ) -> Callable[[int], Any]:
         maker = Materializer(sources, threads=threads, memory=shared_memory())
         return lambda number: maker.into(recipe(folder, method, number), model)
 
@@ -140,11 +143,11 @@ def measure(toy: Path, family: Path, method: str, warm: int) -> dict[str, Any]:
     sources = Sources.open(recipe(family, method, 0))
     model = Resident(sources)
     make = candidates(family, sources, 1, model)
-    first = timed(lambda: make(0))
-    later = [timed(lambda n=n: make(n)) for n in range(1, 1 + warm)]
+    first = timed(partial(make, 0))
+    later = [timed(partial(make, n)) for n in range(1, 1 + warm)]
     make = candidates(family, sources, 2, model)
     make(0)
-    two = [timed(lambda n=n: make(n)) for n in range(1, 3)] if first["cpu"] < 60 else []
+    two = [timed(partial(make, n)) for n in range(1, 3)] if first["cpu"] < 60 else []
     result = sum(p.numel() * p.element_size() for _, p in model.named_parameters())
     spectral = method.startswith(("iso", "tsvm"))
     return {

@@ -57,7 +57,9 @@ ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--size", choices=["135M", "500M", "both"], default="135M")
     parser.add_argument("--methods", default="", help="comma-separated; default: all of the table")
     parser.add_argument("--mergekit", metavar="PYTHON", help="interpreter that has mergekit 0.1.5")
@@ -105,9 +107,7 @@ def in_memory(
     )
     ours_of_task_arithmetic = math.nan
     for name in names:
-        found = json.loads(
-            output(sys.executable, HERE / "candidates.py", toy, family, name, warm)
-        )
+        found = json.loads(output(sys.executable, HERE / "candidates.py", toy, family, name, warm))
         theirs = mergekit_candidate(peer, family, name) if peer and name in SHARED else math.nan
         first = found["first"]["cpu"]
         seconds = [each["cpu"] for each in found["warm"]]
@@ -177,8 +177,15 @@ def on_disk(size: str, toy: Path, family: Path, names: Sequence[str], peer: str 
     script = Path(peer).parent / "mergekit-yaml" if peer else None
     python = [sys.executable, "-m", "evomerge"]
     started = run([sys.executable, "-c", "import evomerge.merging, torch"])
-    process("import evomerge.merging, torch", started, None, f"under {START_UP}{verdict(started.wall < START_UP)}")
-    process("evomerge methods", run([*python, "methods"]), run([script, "--help"]) if script else None)
+    process(
+        "import evomerge.merging, torch",
+        started,
+        None,
+        f"under {START_UP}{verdict(started.wall < START_UP)}",
+    )
+    process(
+        "evomerge methods", run([*python, "methods"]), run([script, "--help"]) if script else None
+    )
     shard = sum(file.stat().st_size for file in (family / "base").glob("*.safetensors"))
     for name in names:
         with tempfile.TemporaryDirectory(dir=family) as scratch:
@@ -191,7 +198,9 @@ def on_disk(size: str, toy: Path, family: Path, names: Sequence[str], peer: str 
                 config.write_text(json.dumps(mergekit_config(family, name)))
                 other = run([script, config, theirs, "--quiet"])
         room = shard + HEADROOM
-        memory = f"{cost.anonymous / 1e6:.0f} of {room / 1e6:.0f} MB{verdict(cost.anonymous <= room)}"
+        memory = (
+            f"{cost.anonymous / 1e6:.0f} of {room / 1e6:.0f} MB{verdict(cost.anonymous <= room)}"
+        )
         process(f"merge: {name}", cost, other, memory)
 
 
