@@ -122,9 +122,7 @@ print(json.dumps({{name: t.resident(t.recipe_of(family, name), threads=2) for na
 
 def test_only_what_differs_is_merged_again(family: dict[str, Path]) -> None:
     plain = recipe_of(family, "task_arithmetic")
-    changed = group(
-        "ties", plain.groups[0].models, {"density": 0.3}, layers=(0, 0), roles=("mlp",)
-    )
+    changed = group("ties", plain.groups[0].models, {"density": 0.3}, layers=(0, 0), roles=("mlp",))
     mixed = Recipe(plain.base, plain.models, (changed, *plain.groups), plain.dtype)
     sources = Sources.open(plain)
     materializer, parameters = Materializer(sources, memory=1 << 30), Parameters(sources)

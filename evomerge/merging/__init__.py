@@ -1,8 +1,8 @@
 """Materialization: a recipe and its sources become a merged model, in memory or on disk."""
 
+from evomerge.checkpoint import vocabulary
 from evomerge.merging.materialize import SHARD_BYTES, merge, merge_into
 from evomerge.merging.materializer import Materializer, shared_memory
-from evomerge.checkpoint import vocabulary
 from evomerge.merging.sources import Sources, check_compatible, special_tokens
 
 __all__ = [

@@ -210,11 +210,12 @@ class _Members:
         group: Group,
         members: list[tuple[str, tensors.Place]],
     ) -> None:
-        self._arguments = lambda name, place: materializer._arguments(recipe, group, name, place)
+        self._materializer, self._recipe, self._group = materializer, recipe, group
         self._members = members
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self._arguments(name, place) for name, place in self._members)
+        for name, place in self._members:
+            yield self._materializer._arguments(self._recipe, self._group, name, place)
 
 
 def shared_memory() -> int:

@@ -316,7 +316,7 @@ def _scan(what: str, tensor: Tensor, base: Tensor) -> Callable[..., Any]:
     return _scan_of(what, str(_array(tensor).dtype), str(_array(base).dtype))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _scan_of(what: str, tensor: str, base: str) -> Callable[..., Any]:
     """A compiled scan over |tensor - base|."""
     magnitude = _MAGNITUDE.format(
@@ -325,7 +325,7 @@ def _scan_of(what: str, tensor: str, base: str) -> Callable[..., Any]:
     return _built(_SCANS[what].format(magnitude=f"np.float32({magnitude})"), "scan", {})
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _loop(
     entry: Callable[..., Any],
     shape: tuple[Any, ...],
@@ -410,12 +410,12 @@ def _compiled(function: Callable[..., Any]) -> Any:
 _OVERLOADED = (_entrywise.where, _entrywise.put)
 
 
-@overload(_entrywise.where, strict=False)
+@overload(_entrywise.where, strict=False)  # type: ignore[untyped-decorator]
 def _where(condition: Any, value: Any, other: Any) -> Any:
     return lambda condition, value, other: np.float32(value) if condition else np.float32(other)
 
 
-@overload(_entrywise.put, strict=False)
+@overload(_entrywise.put, strict=False)  # type: ignore[untyped-decorator]
 def _put(values: Any, index: Any, value: Any) -> Any:
     return lambda values, index, value: tuple_setitem(values, index, np.float32(value))
 

@@ -127,7 +127,9 @@ def _read_signature(
 
 def _check_inputs(method: str, base: Base, inputs: frozenset[str]) -> None:
     if len(inputs & {"deltas", "tensors", "operands"}) != 1:
-        raise TypeError(f"method {method!r}: takes exactly one of 'deltas', 'tensors' and 'operands'")
+        raise TypeError(
+            f"method {method!r}: takes exactly one of 'deltas', 'tensors' and 'operands'"
+        )
     if base not in typing.get_args(Base):
         raise TypeError(
             f"method {method!r}: base is one of {typing.get_args(Base)}, found {base!r}"

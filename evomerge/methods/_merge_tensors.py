@@ -46,16 +46,15 @@ def merge_tensors(
         InputError: unknown method or parameter, value out of range, wrong number of models, base
             missing or superfluous, tensors that do not fit together.
     """
-    one = {"": base} if base is not None else None
     merged = merge_states(
         method,
         {model: {name: tensor} for model, tensor in models.items()},
-        base=one and {name: one[""]},
+        base=None if base is None else {name: base},
         parameters=parameters,
-        stats=stats and {name: stats},
+        stats=None if stats is None else {name: stats},
         seed=seed,
         places={name: Where(_role_of(name) if role is None else role)},
-        noise=noise and {name: noise},
+        noise=None if noise is None else {name: noise},
     )
     return merged[name]
 

@@ -198,10 +198,10 @@ class Method:
         if isinstance(merged, Entrywise):
             merged, _ = given.operands.merge(merged)
         elif "deltas" in self.inputs:
-            merged = given.base + (merged if scale == 1.0 else merged * scale)
+            merged = given.origin + (merged if scale == 1.0 else merged * scale)
             scale = 1.0
         if scale != 1.0:
-            merged = given.base + (merged - given.base) * scale
+            merged = given.origin + (merged - given.origin) * scale
         if out is None:
             return merged, bool(merged.isfinite().all())
         out.copy_(merged.view(out.shape))
@@ -285,13 +285,19 @@ class _Given:
     def base(self) -> Tensor | None:
         return None if self.raw_base is None else self.raw_base.to(self.device, torch.float32)
 
+    @property
+    def origin(self) -> Tensor:
+        """The base where there must be one."""
+        assert self.base is not None
+        return self.base
+
     @cached_property
     def tensors(self) -> Tensor:
         return _stack(self.models.values(), self.device)
 
     @cached_property
     def deltas(self) -> Tensor:
-        return _stack(self.models.values(), self.device).sub_(self.base)
+        return _stack(self.models.values(), self.device).sub_(self.origin)
 
     @cached_property
     def facts(self) -> Facts:

@@ -83,7 +83,12 @@ class Operands:
         if base is None and scale != 1.0:
             raise NotImplementedError("a merge of tensors has no delta to scale")
         finite = self._engine.merge(
-            merge.entry, merge.arguments, self.tensors, base, scale, out.view(self.rows, self.columns)
+            merge.entry,
+            merge.arguments,
+            self.tensors,
+            base,
+            scale,
+            out.view(self.rows, self.columns),
         )
         return out, finite
 
@@ -149,10 +154,11 @@ class Operands:
         With ``bucket``: of those with these upper bits, each value of the lower 16, [65536].
         """
         if bucket is not None:
-            return self._engine.histogram(self.tensors[index], self._origin, bucket)
+            found: Tensor = self._engine.histogram(self.tensors[index], self._origin, bucket)
+            return found
 
         def compute() -> Tensor:
-            counts = self._engine.histogram(self.tensors[index], self._origin)
+            counts: Tensor = self._engine.histogram(self.tensors[index], self._origin)
             return counts[: 1 << 15].int()  # the upper half would have the sign bit set
 
         return self.facts.get("histogram", compute, of=self.names[index])

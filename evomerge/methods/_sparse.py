@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evomerge.methods._entrywise import Entries, Entrywise, Leaf, entrywise, where
-from evomerge.methods._operands import EVERYTHING, NOTHING, Cut, Operands
+from evomerge.methods._entrywise import Cut, Entries, Entrywise, Leaf, entrywise, where
+from evomerge.methods._operands import EVERYTHING, NOTHING, Operands
 from evomerge.params import Choice, PerModel, Real, Shared
 
 WEIGHT = PerModel(Real(0, 2, default=1))
@@ -54,9 +54,16 @@ class Survivors:
     step: Sequence[float]
     factor: Sequence[Leaf] = field(default=())
 
-    def of(self, index: int) -> tuple[Sequence[Leaf], ...]:
+    def of(self, index: int) -> tuple[list[Leaf], ...]:
         """The same of one model, without the factor."""
-        every = (self.low, self.high, self.draws, self.probability, self.ranks, self.step)
+        every: tuple[Sequence[Leaf], ...] = (
+            self.low,
+            self.high,
+            self.draws,
+            self.probability,
+            self.ranks,
+            self.step,
+        )
         return tuple([values[index]] for values in every)
 
 
@@ -111,16 +118,17 @@ def restored(operands: Operands, survivors: Survivors) -> list[float]:
 
 def survived(operands: Operands, survivors: Survivors, index: int) -> float:
     """The L1 norm of a delta's survivors."""
-    low, high, draws, probability, ranks, step = (values[0] for values in survivors.of(index))
+    low, high, draws, _, _, step = (values[0] for values in survivors.of(index))
+    probability = survivors.probability[index]
     if low is EVERYTHING and high is NOTHING and step == 0.0:
         if probability in (0.0, 1.0) and draws == 0.0:
             return operands.mass(index) * float(probability)
         known = operands.drawn_mass(index, draws, float(probability))
         if known is not None:
             return known
-    arguments = (*survivors.of(index), 0.0)
     limits = [operands.extent(index)]
-    return operands.one(index).sums(_surviving_magnitude, *arguments, limits=limits)[0]
+    one = operands.one(index)
+    return one.sums(_surviving_magnitude, *survivors.of(index), 0.0, limits=limits)[0]
 
 
 def combine(
@@ -184,9 +192,7 @@ def summed(
     factor: Any, weight: Any, scale: Any, zero: Any,
 ) -> Any:  # fmt: skip
     total = zero
-    for d, lo, hi, x, q, r, s, f, w in zip(
-        deltas, low, high, u, p, rank, step, factor, weight
-    ):
+    for d, lo, hi, x, q, r, s, f, w in zip(deltas, low, high, u, p, rank, step, factor, weight):
         total = total + survivor(d, lo, hi, x, q, r, s, zero) * f * w
     return total * scale
 
@@ -196,15 +202,11 @@ def elected_sum(
     factor: Any, weight: Any, scale: Any, zero: Any,
 ) -> Any:  # fmt: skip
     total = zero
-    for d, lo, hi, x, q, r, s, f, w in zip(
-        deltas, low, high, u, p, rank, step, factor, weight
-    ):
+    for d, lo, hi, x, q, r, s, f, w in zip(deltas, low, high, u, p, rank, step, factor, weight):
         total = total + survivor(d, lo, hi, x, q, r, s, zero) * f * w
     positive = total >= zero
     merged = zero
-    for d, lo, hi, x, q, r, s, f, w in zip(
-        deltas, low, high, u, p, rank, step, factor, weight
-    ):
+    for d, lo, hi, x, q, r, s, f, w in zip(deltas, low, high, u, p, rank, step, factor, weight):
         value = survivor(d, lo, hi, x, q, r, s, zero) * f * w
         merged = merged + where((value > zero) == positive, value, zero)
     return merged * scale
@@ -215,9 +217,7 @@ def elected_mean(
     factor: Any, weight: Any, share: Any, scale: Any, zero: Any, one: Any,
 ) -> Any:  # fmt: skip
     total = zero
-    for d, lo, hi, x, q, r, s, f, w in zip(
-        deltas, low, high, u, p, rank, step, factor, weight
-    ):
+    for d, lo, hi, x, q, r, s, f, w in zip(deltas, low, high, u, p, rank, step, factor, weight):
         total = total + survivor(d, lo, hi, x, q, r, s, zero) * f * w
     positive = total >= zero
     merged = zero

@@ -156,9 +156,7 @@ def ranks(tensor: Tensor, base: Tensor) -> Tensor:
     return found
 
 
-def _tiles(
-    arguments: Sequence[Argument], tensors: Sequence[Tensor], base: Tensor | None
-) -> Any:
+def _tiles(arguments: Sequence[Argument], tensors: Sequence[Tensor], base: Tensor | None) -> Any:
     """(start, stop, values, arguments) of each tile, tiles cut at rows where columns matter."""
     size, columns = tensors[0].numel(), tensors[0].shape[1]
     tile = CPU_TILE if tensors[0].device.type == "cpu" else DEVICE_TILE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
+import torch
 from torch import Tensor
 
 from evomerge.methods import merge_method
@@ -63,7 +64,7 @@ def blend(values: Any, base: Any, first: Any, second: Any) -> Any:
 def _cosine(a: Tensor, b: Tensor) -> float:
     """Cosine of the angle between two tensors; 0 if one of them vanishes."""
     dot, norms = 0.0, [0.0, 0.0]
-    for x, y in zip(a.flatten().split(BLOCK), b.flatten().split(BLOCK)):
+    for x, y in zip(torch.split(a.flatten(), BLOCK), torch.split(b.flatten(), BLOCK)):
         x, y = x.double(), y.double()
         dot += float(x @ y)
         norms = [norms[0] + float(x @ x), norms[1] + float(y @ y)]

@@ -28,7 +28,9 @@ def upper(operands: Operands, scope: str) -> Tensor | None:
     return upper_histograms(operands) if scope == "model" else None
 
 
-def lower(operands: Operands, totals: tuple[Tensor, ...], density: Tensor, scope: str) -> Tensor | None:
+def lower(
+    operands: Operands, totals: tuple[Tensor, ...], density: Tensor, scope: str
+) -> Tensor | None:
     if scope != "model":
         return None
     return lower_histograms(operands, totals[0], ranks(totals[0], density))
@@ -88,7 +90,7 @@ def ties(
     (``scope: model``; their code to the letter is ``ties_original``).
     """
     if scope == "model":
-        survivors = band(cuts(*totals, ranks(totals[0], density)))
+        survivors = band(cuts(totals[0], totals[1], ranks(totals[0], density)))
     else:
         counts = [kept(operands.size, p) for p in fractions(density)]
         survivors = band([operands.largest(i, count) for i, count in enumerate(counts)])

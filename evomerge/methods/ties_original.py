@@ -30,7 +30,7 @@ def lower(operands: Operands, totals: tuple[Tensor, ...], density: Tensor) -> Te
 def norms(operands: Operands, totals: tuple[Tensor, ...], density: Tensor) -> Tensor:
     """Squared norm of what is kept of each delta [models]."""
     found = []
-    for index, cut in enumerate(cuts(*totals, ranks(totals[0], density))):
+    for index, cut in enumerate(cuts(totals[0], totals[1], ranks(totals[0], density))):
         limits = [operands.extent(index) ** 2]
         found += operands.one(index).sums(_kept_square, [cut], 0.0, limits=limits)
     return torch.tensor(found, dtype=torch.float64)
@@ -40,7 +40,7 @@ def majority(
     operands: Operands, totals: tuple[Tensor, ...], density: Tensor, resolve: str
 ) -> Tensor:
     """Entries with a positive sum minus entries with a negative one [1]."""
-    cut, shares = cuts(*totals[:2], ranks(totals[0], density)), _shares(totals[2], resolve)
+    cut, shares = cuts(totals[0], totals[1], ranks(totals[0], density)), _shares(totals[2], resolve)
     return torch.tensor(operands.sums(_sign, cut, shares, 0.0, 1.0, limits=[1.0]))
 
 
@@ -88,7 +88,7 @@ def ties_original(
     Deviations: density 1 keeps everything, where the authors' code fails. Where most entries elected
     neither sign, negative values are kept at a sum of 0, as in their code.
     """
-    cut = cuts(*totals[:2], ranks(totals[0], density))
+    cut = cuts(totals[0], totals[1], ranks(totals[0], density))
     most = math.copysign(1.0, float(totals[3])) if float(totals[3]) else 0.0
     arguments = (cut, _shares(totals[2], resolve), most, lambda_, 0.0, 1.0)
     return entrywise({"mean": mean, "sum": total, "max": largest}[aggregate], *arguments)

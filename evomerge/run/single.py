@@ -36,9 +36,7 @@ def score(
     items = suite.splits[split]
     worker = Worker(
         {
-            "models": {
-                n: recipe.ref(n).portable for n in Sources.open(recipe).models
-            },
+            "models": {n: recipe.ref(n).portable for n in Sources.open(recipe).models},
             "tokenizer": recipe.tokenizer,
             "dtype": recipe.dtype,
             "suite": spec.plain,

@@ -53,8 +53,8 @@ def values(method: str, number: int) -> dict[str, Any]:
 
 def sources_of(method: str) -> tuple[str, ...]:
     """As many of the family's sources as the method takes."""
-    most: int = methods.get(method).max_models or 3
-    return MODELS[1 : 1 + most]
+    most = methods.get(method).max_models or 3
+    return tuple(MODELS[1 : 1 + most])
 
 
 def recipe(family: Path, method: str, number: int) -> Recipe:
@@ -120,7 +120,7 @@ def measure(toy: Path, family: Path, method: str, warm: int) -> dict[str, Any]:
     """What candidates of a method cost.
 
     Returns:
-        compile: the first merge of tiny models: imports and compilation.
+        compile: CPU seconds of two merges of tiny models: imports and compilation.
         first: the first candidate of the family, with everything compiled.
         warm: later ones, every parameter new each time, on one thread.
         two: the same on two threads.
@@ -131,27 +131,31 @@ def measure(toy: Path, family: Path, method: str, warm: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     speed = bandwidth()
 
-    def candidates(
-        folder: Path, sources: Sources, threads: int, model: Resident
-    ) -> Callable[[int], Any]:
+    def candidates(folder: Path, sources: Sources, threads: int) -> Callable[[int], None]:
         maker = Materializer(sources, threads=threads, memory=shared_memory())
-        return lambda number: maker.into(recipe(folder, method, number), model)
+        return lambda number: maker.into(recipe(folder, method, number), models[number % 2])
 
-    tiny = Sources.open(recipe(toy, method, 0))
-    make = candidates(toy, tiny, 1, Resident(tiny))
-    compiling = timed(lambda: (make(0), make(1)))
+    sources = Sources.open(recipe(toy, method, 0))
+    models = [
+        Resident(sources),
+        Resident(sources),
+    ]  # in turns: no tensor is as the last merge left it
+    make = candidates(toy, sources, threads=1)
+    compiling = [timed(partial(make, number)) for number in (0, 1)]
     sources = Sources.open(recipe(family, method, 0))
-    model = Resident(sources)
-    make = candidates(family, sources, 1, model)
+    models = [Resident(sources), Resident(sources)]
+    make = candidates(family, sources, threads=1)
     first = timed(partial(make, 0))
-    later = [timed(partial(make, n)) for n in range(1, 1 + warm)]
-    make = candidates(family, sources, 2, model)
-    make(0)
-    two = [timed(partial(make, n)) for n in range(1, 3)] if first["cpu"] < 60 else []
-    result = sum(p.numel() * p.element_size() for _, p in model.named_parameters())
+    later = [timed(partial(make, number)) for number in range(1, 1 + warm)]
+    two = []
+    if first["cpu"] < 60:
+        make = candidates(family, sources, threads=2)
+        make(0)
+        two = [timed(partial(make, number)) for number in (1, 2)]
+    result = sum(p.numel() * p.element_size() for _, p in models[0].named_parameters())
     spectral = method.startswith(("iso", "tsvm"))
     return {
-        "compile": compiling,
+        "compile": sum(each["cpu"] for each in compiling),
         "first": first,
         "warm": later,
         "two": two,

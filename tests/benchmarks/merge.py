@@ -128,7 +128,7 @@ def in_memory(
             name,
             number(theirs),
             f"{first:.2f}",
-            f"{found['compile']['cpu']:.1f}",
+            f"{found['compile']:.1f}",
             number(theirs / first),
             met(theirs / first, 5 if name in TRIMMING else 2),
             f"{best:.3f}, {middle:.3f}",

@@ -36,7 +36,11 @@ def test_ways_to_give_per_model_values() -> None:
             "weight: no model 'sae' (did you mean 'sea'?)",
         ),
         ("ties", {"parameters": {"lambda": {"chat": 1, "sea": 1}}}, "lambda: expected a number"),
-        ("ties", {"parameters": {"normalize": 1}}, "normalize: expected true or false or signed, found 1"),
+        (
+            "ties",
+            {"parameters": {"normalize": 1}},
+            "normalize: expected true or false or signed, found 1",
+        ),
         ("dare_ties", {"parameters": {"rescale": "l3"}}, "rescale: expected true or false or"),
         ("ties", {"base": None}, "ties needs the base model"),
         ("linear", {}, "linear takes no base"),
