@@ -6,6 +6,7 @@ a layer and a role. Other architectures are refused with the reason.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Place:
     role: str
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def place_of(name: str) -> Place:
     """Layer and role of the tensor called ``name``.
 

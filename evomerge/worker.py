@@ -42,7 +42,7 @@ class Worker:
         }
         sources = Sources(models, argument["tokenizer"])
         self._materializer = Materializer(
-            sources, device=device, threads=threads, memory=shared_memory()
+            sources, device=device, threads=threads, memory=shared_memory(threads)
         )
         donor = models[argument["tokenizer"]]
         self._model = build_model(sources, argument["dtype"], device)

@@ -167,7 +167,7 @@ class Checkpoint:
         adapter = Adapter(locate(ref.adapter, ref.origin)) if ref.adapter else None
         return cls(str(ref), folder, adapter)
 
-    @property
+    @cached_property
     def layers(self) -> int:
         """Number of transformer blocks."""
         return 1 + max(

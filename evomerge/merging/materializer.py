@@ -218,9 +218,11 @@ class _Members:
             yield self._materializer._arguments(self._recipe, self._group, name, place)
 
 
-def shared_memory() -> int:
-    """Bytes for what candidates share, by default: an eighth of the machine's memory."""
-    return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 8)
+def shared_memory(threads: int = 1) -> int:
+    """Bytes for what candidates share, by default: of a quarter of the machine's memory, the share of
+    a process that has ``threads`` of its cores."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(memory / 4 * min(1.0, threads / (os.cpu_count() or 1)))
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import threading
 import types
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,7 +22,7 @@ from numba.extending import overload
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evomerge.methods import _draw, _entrywise
+from evomerge.methods import _draw, _entrywise, _tiled
 from evomerge.methods._entrywise import (
     Argument,
     Columns,
@@ -36,7 +35,6 @@ from evomerge.methods._entrywise import (
     threshold,
 )
 
-_compiling = threading.Lock()
 # a loop over many arrays is worth the check, once per call, that none of them overlap
 llvm.set_option("", "-runtime-memory-check-threshold=128")
 # LLVM leaves half of a 512-bit register unused by default; drawing numbers takes twice as long so
@@ -44,6 +42,7 @@ _FEATURES = llvm.get_host_cpu_features()
 if numba.config.CPU_FEATURES is None and _FEATURES.get("avx512f"):
     numba.config.CPU_FEATURES = _FEATURES.flatten() + ",-prefer-256-bit"
 
+SMALL = 1 << 15  # entries below which a pass is not worth compiling
 SORTED = 1 << 17  # entries sorted at once: their keys fit an L2 cache
 
 
@@ -70,8 +69,10 @@ def merge(
     target = out if out.dtype in _NATIVE else torch.empty(out.shape, dtype=torch.float32)
     inputs = [_array(tensor) for tensor in ([base] if base is not None else []) + [*tensors]]
     result = _array(target)
-    kinds = tuple(str(array.dtype) for array in inputs)
-    run = _loop(entry, _shape(arguments), kinds, base is not None, str(result.dtype), add)
+    kinds = tuple(array.dtype.name for array in inputs)
+    run = _loop(entry, _shape(arguments), kinds, base is not None, result.dtype.name, add)
+    if _not_worth_compiling(run, out):
+        return _tiled.merge(entry, arguments, tensors, base, scale, out, add)
     broken = 0
     for start, stop in segments(arguments, out.numel()):
         broken |= run(
@@ -96,8 +97,10 @@ def sums(
 ) -> list[int]:
     """As ``_tiled.sums``, for tensors on the CPU."""
     inputs = [_array(tensor) for tensor in ([base] if base is not None else []) + [*tensors]]
-    kinds = tuple(str(array.dtype) for array in inputs)
+    kinds = tuple(array.dtype.name for array in inputs)
     run = _loop(entry, _shape(arguments), kinds, base is not None, count=len(units))
+    if _not_worth_compiling(run, tensors[0]):
+        return _tiled.sums(entry, arguments, tensors, base, units)
     totals = np.zeros(len(units), np.int64)
     inverse = np.array([1 / unit for unit in units], np.float32)
     for start, stop in segments(arguments, tensors[0].numel()):
@@ -109,6 +112,14 @@ def sums(
             *_values(arguments, start, stop),
         )
     return [int(total) for total in totals]
+
+
+def _not_worth_compiling(function: Any, tensor: Tensor) -> bool:
+    """True if a tensor is small and the function was not compiled for a larger one yet.
+
+    The tiled passes give the same bytes.
+    """
+    return tensor.numel() < SMALL and not function.overloads
 
 
 def _span(arguments: Sequence[Argument], columns: int, start: int, stop: int) -> tuple[int, int]:
@@ -129,7 +140,7 @@ def _array(tensor: Tensor) -> NDArray[Any]:
 def _shape(arguments: Sequence[Argument]) -> tuple[Any, ...]:
     """What the loop's text depends on: the kind of each leaf, and which leaves form a tuple."""
     return tuple(
-        tuple(map(_kind, argument)) if isinstance(argument, Sequence) else _kind(argument)
+        tuple(map(_kind, argument)) if isinstance(argument, (tuple, list)) else _kind(argument)
         for argument in arguments
     )
 
@@ -161,10 +172,11 @@ def _values(arguments: Sequence[Argument], start: int, stop: int) -> list[Any]:
 
 def histogram(tensor: Tensor, base: Tensor, bucket: int | None = None) -> Tensor:
     """As ``_tiled.histogram``, for tensors on the CPU."""
+    scan = _scan("count" if bucket is None else "refine", tensor, base)
+    if _not_worth_compiling(scan, tensor):
+        return _tiled.histogram(tensor, base, bucket)
     counts = np.zeros(1 << 16, np.int64)
-    _scan("count" if bucket is None else "refine", tensor, base)(
-        _array(tensor), _array(base), counts, bucket or 0
-    )
+    scan(_array(tensor), _array(base), counts, bucket or 0)
     return torch.from_numpy(counts)
 
 
@@ -172,8 +184,12 @@ def drawn_masses(
     tensor: Tensor, base: Tensor, key: int, thresholds: NDArray[np.float32], unit: float
 ) -> NDArray[np.int64]:
     """As ``_tiled.drawn_masses``, for tensors on the CPU."""
-    found = np.zeros(len(thresholds), np.int64)
     add, s, b = _scan("masses", tensor, base), _array(tensor), _array(base)
+    if _not_worth_compiling(add, tensor):
+        return _tiled.drawn_masses(tensor, base, key, thresholds, unit)
+    found = np.zeros(len(thresholds), np.int64)
+    # the least 24-bit draw of each interval: compared as whole numbers
+    limits = np.ceil(thresholds.astype(np.float64) * 2**24).astype(np.uint32)
     for start in range(0, tensor.numel(), 1 << 32):
         first, stride = _draw.stream(key, start)
         part = slice(start, start + (1 << 32))
@@ -181,7 +197,7 @@ def drawn_masses(
             s[part],
             b[part],
             found,
-            thresholds,
+            limits,
             np.float32(1 / unit),
             np.uint32(first),
             np.uint32(stride),
@@ -192,7 +208,18 @@ def drawn_masses(
 def nth(tensor: Tensor, base: Tensor, value: float, number: int) -> int:
     """As ``_tiled.nth``, for tensors on the CPU."""
     find = _scan("find", tensor, base)
+    if _not_worth_compiling(find, tensor):
+        return _tiled.nth(tensor, base, value, number)
     return int(find(_array(tensor), _array(base), np.float32(value), number))
+
+
+def extent(tensor: Tensor, base: Tensor) -> float:
+    """As ``_tiled.extent``, for tensors on the CPU."""
+    scan = _scan("largest", tensor, base)
+    if _not_worth_compiling(scan, tensor):
+        return _tiled.extent(tensor, base)
+    bits = scan(_array(tensor), _array(base))
+    return float(np.array([min(bits, _tiled.LARGEST)], np.uint32).view(np.float32)[0])
 
 
 def ranks(tensor: Tensor, base: Tensor) -> Tensor:
@@ -204,6 +231,8 @@ def ranks(tensor: Tensor, base: Tensor) -> Tensor:
     found = np.empty((rows, columns), np.uint16 if columns <= 1 << 16 else np.int32)
     source, origin = (_array(each).reshape(rows, columns) for each in (tensor, base))
     make = _scan("keys", tensor, base)
+    if _not_worth_compiling(make, tensor):
+        return _tiled.ranks(tensor, base)
     step = max(1, SORTED // max(columns, 1))
     keys = np.empty((min(step, rows), columns), np.uint64)
     for start in range(0, rows, step):
@@ -274,16 +303,29 @@ def scan(s, b, counts, bucket):
             counts[bits & np.uint32(0xFFFF)] += 1
 """,
     "masses": """
-def scan(s, b, found, thresholds, inverse, first, stride):
-    steps = np.float32(thresholds.size - 1)
+def scan(tensor, base, found, limits, inverse, first, stride):
+    draws = np.empty(1024, np.uint32)
+    amounts = np.empty(1024, np.int32)
+    intervals = np.uint64(limits.size - 1)
+    for start in range(0, tensor.size, 1024):
+        s, b = tensor[start : start + 1024], base[start : start + 1024]
+        for k in range(s.size):
+            draws[k] = draw(first, stride, np.uint32(start + k))
+        for k in range(s.size):
+            amounts[k] = whole({magnitude} * inverse)
+        for k in range(s.size):
+            at = np.int64(np.uint64(draws[k]) * intervals >> np.uint64(24))
+            at += np.int64(limits[at + 1] <= draws[k])
+            at -= np.int64(limits[at] > draws[k])
+            found[at] += amounts[k]
+""",
+    "largest": """
+def scan(s, b):
+    largest = np.uint32(0)
     for k in range(s.size):
-        u = uniform(first, stride, np.uint32(k))
-        at = np.int64(u * steps)
-        while thresholds[at] > u:
-            at -= 1
-        while at + 1 < thresholds.size and thresholds[at + 1] <= u:
-            at += 1
-        found[at] += whole({magnitude} * inverse)
+        bits = {magnitude}.view(np.uint32)
+        largest = bits if bits > largest else largest
+    return largest
 """,
     "keys": """
 def scan(s, b, keys):
@@ -379,21 +421,14 @@ def _built(text: str, name: str, names: dict[str, Any]) -> Callable[..., Any]:
         "widen": _widen,
         "narrow": _narrow,
         "brokenness": _brokenness,
+        "draw": _draw24,
         "uniform": _uniform,
         "whole": _whole,
         **names,
     }
     exec(text, space)
-    function = _jit(space[name])
-
-    def call(*arguments: Any) -> Any:
-        with _compiling:  # two threads must not compile the same function
-            signature = tuple(numba.typeof(argument) for argument in arguments)
-            if signature not in function.overloads:
-                function.compile(signature)
-        return function(*arguments)
-
-    return call
+    function: Callable[..., Any] = _jit(space[name])
+    return function
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
@@ -451,14 +486,20 @@ def _narrow(value: Any) -> Any:
 
 
 @_jit
-def _uniform(start: Any, stride: Any, index: Any) -> Any:
+def _draw24(start: Any, stride: Any, index: Any) -> Any:
+    """The upper 24 bits of a draw's word, as in ``_draw``."""
     word = np.uint32(np.uint32(index * stride) + start)
     word = np.uint32(word ^ np.uint32(word >> np.uint32(16)))
     word = np.uint32(word * np.uint32(_draw.FIRST))
     word = np.uint32(word ^ np.uint32(word >> np.uint32(15)))
     word = np.uint32(word * np.uint32(_draw.SECOND))
     word = np.uint32(word ^ np.uint32(word >> np.uint32(15)))
-    return np.float32(np.uint32(word >> np.uint32(8))) * np.float32(2.0**-24)
+    return np.uint32(word >> np.uint32(8))
+
+
+@_jit
+def _uniform(start: Any, stride: Any, index: Any) -> Any:
+    return np.float32(_draw24(start, stride, index)) * np.float32(2.0**-24)
 
 
 @_jit

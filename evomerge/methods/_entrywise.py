@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -107,7 +108,7 @@ def leaves(arguments: Sequence[Argument]) -> list[Leaf]:
     """The arguments with sequences laid out flat."""
     flat: list[Leaf] = []
     for argument in arguments:
-        flat.extend(argument if isinstance(argument, Sequence) else [argument])
+        flat.extend(argument if isinstance(argument, (tuple, list)) else [cast(Leaf, argument)])
     return flat
 
 
@@ -124,5 +125,4 @@ def threshold(cut: Cut, start: int) -> float:
     """What a cut is in the segment that begins at ``start``."""
     if start <= cut.last:
         return cut.value
-    above = torch.nextafter(torch.tensor(cut.value, dtype=torch.float32), torch.tensor(torch.inf))
-    return float(above)
+    return float(np.nextafter(np.float32(cut.value), np.float32(np.inf)))

@@ -37,7 +37,9 @@ class FactStore:
         value = compute()
         size = _bytes(value)
         with self._lock:
-            if size <= self.limit and key not in self._kept:
+            if size > self.limit:
+                self.dropped += self.limit > 0
+            elif key not in self._kept:
                 self._kept[key] = (value, size)
                 self.used += size
                 while self.used > self.limit:

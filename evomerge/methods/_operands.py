@@ -13,12 +13,10 @@ from torch import Tensor
 
 from evomerge import seeds
 from evomerge.methods import _tiled
-from evomerge.methods._entrywise import Argument, Cut, Entries, Entrywise, Uniforms
+from evomerge.methods._entrywise import Argument, Cut, Entries, Entrywise, Uniforms, put
 from evomerge.methods._facts import Facts
 
 GRID = 10_000  # densities have four decimals, so these are all that a search asks for
-
-SMALL = 1 << 15  # entries below which a compiled pass is not worth compiling
 
 SEARCHED = 1 << 18  # entries whose values are computed at once to find one: they fit an L2 cache
 
@@ -126,9 +124,7 @@ class Operands:
 
     @property
     def _engine(self) -> ModuleType:
-        if self.device.type != "cpu" or self.size < SMALL:
-            return _tiled
-        return _compiled_engine()
+        return _compiled_engine() if self.device.type == "cpu" else _tiled
 
     def one(self, index: int) -> Operands:
         """The operands of one source alone."""
@@ -139,14 +135,12 @@ class Operands:
 
     def extent(self, index: int) -> float:
         """The largest magnitude of a delta."""
-        return self.facts.get("extent", lambda: self._extent(index), of=self.names[index])
 
-    def _extent(self, index: int) -> float:
-        used = self.histogram(index).nonzero()
-        # the upper edge of the highest bucket in use: an upper bound is all that is needed
-        top = int(used[-1]) if len(used) else 0
-        edge = np.array([min(top, 0x7F7F) << 16 | 0xFFFF], np.uint32).view(np.float32)
-        return float(edge[0])
+        def compute() -> float:
+            found: float = self._engine.extent(self.tensors[index], self._origin)
+            return found
+
+        return self.facts.get("extent", compute, of=self.names[index])
 
     def histogram(self, index: int, bucket: int | None = None) -> Tensor:
         """How many magnitudes of a delta have each value of their upper 16 bits, [32768].
@@ -269,10 +263,10 @@ class Operands:
             base = None if self.base is None else self.base.view(1, -1)[:, start:stop]
             found = scratch[:, : stop - start]
             self._engine.merge(entry, arguments, parts, base, 1.0, found, add=False)
-            equal = found == value
-            here = int(equal.count_nonzero())
+            equal = found.cpu().numpy() == np.float32(value)
+            here = int(np.count_nonzero(equal))
             if number <= here:
-                return start + int(equal.view(-1).nonzero()[number - 1])
+                return start + int(np.flatnonzero(equal)[number - 1])
             number -= here
         return self.size - 1
 
@@ -296,14 +290,12 @@ class Operands:
 
     def _gram(self) -> Tensor:
         count = len(self)
-        gram = torch.zeros(count, count, dtype=torch.float64)
+        pairs = [(i, j) for i in range(count) for j in range(i + 1)]
         extents = [self.extent(index) for index in range(count)]
-        for i in range(count):
-            for j in range(i + 1):
-                pair = {"i": self.tensors[i], "j": self.tensors[j]}
-                operands = Operands(pair, self.base, self.facts, self._draw_key)
-                found = operands.sums(_product, limits=[extents[i] * extents[j]])[0]
-                gram[i, j] = gram[j, i] = found
+        limits = [extents[i] * extents[j] for i, j in pairs]
+        gram = torch.zeros(count, count, dtype=torch.float64)
+        for (i, j), found in zip(pairs, self.sums(_products, [0.0] * len(pairs), limits=limits)):
+            gram[i, j] = gram[j, i] = found
         return gram
 
     def uniforms(self) -> list[Uniforms | Entries]:
@@ -333,8 +325,8 @@ def ranking(values: Tensor, population: int) -> Ranking:
     else:
         ascending = values.view(-1).sort().values.cpu().numpy()
     counts = (np.arange(GRID + 1) / GRID * population).astype(np.int64)
-    counts = np.unique(np.concatenate([counts, counts - 1]))
-    counts = counts[counts > 0]
+    counts = np.sort(np.concatenate([counts, counts - 1]))
+    counts = counts[(counts > 0) & (np.diff(counts, prepend=-1) > 0)]  # each once
     found = ascending[len(ascending) - counts]
     return counts, found, len(ascending) - np.searchsorted(ascending, found, "right")
 
@@ -394,8 +386,13 @@ def _magnitudes(deltas: Sequence[Any]) -> Any:
     return (abs(deltas[0]),)
 
 
-def _product(deltas: Sequence[Any]) -> Any:
-    return (deltas[0] * deltas[1],)
+def _products(deltas: Sequence[Any], products: Any) -> Any:
+    at = 0
+    for i in range(len(deltas)):
+        for j in range(i + 1):
+            products = put(products, at, deltas[i] * deltas[j])
+            at += 1
+    return products
 
 
 def _compiled_engine() -> ModuleType:

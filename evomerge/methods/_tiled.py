@@ -25,6 +25,7 @@ from evomerge.methods._entrywise import (
 
 CPU_TILE = 1 << 15  # entries: a dozen float32 scratch tensors stay within an L2 cache
 DEVICE_TILE = 1 << 25
+LARGEST = 0x7F7FFFFF  # bits of the largest float32
 
 
 def merge(
@@ -107,6 +108,17 @@ def histogram(tensor: Tensor, base: Tensor, bucket: int | None = None) -> Tensor
     return counts.cpu()
 
 
+def extent(tensor: Tensor, base: Tensor) -> float:
+    """The largest |tensor - base|; of what is not finite, the largest float32."""
+    largest = 0
+    tile = CPU_TILE if tensor.device.type == "cpu" else DEVICE_TILE
+    for start in range(0, tensor.numel(), tile):
+        stop = start + tile
+        delta = _tile(tensor, start, stop) - _tile(base, start, stop)
+        largest = max(largest, int(delta.abs().view(torch.int32).max()))
+    return float(np.array([min(largest, LARGEST)], np.uint32).view(np.float32)[0])
+
+
 def drawn_masses(
     tensor: Tensor, base: Tensor, key: int, thresholds: NDArray[np.float32], unit: float
 ) -> NDArray[np.int64]:
@@ -180,7 +192,7 @@ def _tiles(arguments: Sequence[Argument], tensors: Sequence[Tensor], base: Tenso
                 values,
                 [
                     tuple(map(given, argument))
-                    if isinstance(argument, Sequence)
+                    if isinstance(argument, (tuple, list))
                     else given(argument)
                     for argument in arguments
                 ],

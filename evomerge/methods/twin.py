@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._parts import trim, weight_total, weighted_sum
+from evomerge.methods._parts import trim, weighted_sum
+from evomerge.methods._sparse import weight_total
 from evomerge.params import Choice, Flag, PerModel, Real, Shared
 
 

@@ -35,7 +35,7 @@ from evomerge.testing.originals import ORIGINALS
 Status = Literal["passed", "failed", "not implemented", "skipped"]
 STATUSES: tuple[Status, ...] = ("passed", "failed", "not implemented", "skipped")
 
-DRAWS = 1000  # of a random method, where a case states the statistics of many
+DRAWS = 500  # of a random method, where a case states the statistics of many
 BELONGINGS = re.compile(r"(mask|drop-mask|fisher|gram)-(\d+)")  # data of one model
 LINES = {  # what a case of LiNeS scales -> the method that merges so
     "sum of deltas": "task_arithmetic",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -234,8 +235,6 @@ def process(what: str, ours: Cost, theirs: Cost | None, bound: str = "-") -> Non
 
 def output(*command: object) -> str:
     """What a command, on one thread, prints in its last line; what it says besides is shown if it fails."""
-    import os
-
     root = str(HERE.parents[1])
     environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": root}
     if command[1] == HERE / "peer.py":

@@ -19,8 +19,8 @@ class Cost:
     Attributes:
         wall: seconds.
         cpu: seconds, user and system, all threads.
-        resident: peak of its memory, mapped files included, bytes.
-        anonymous: peak of its memory, mapped files not included, bytes; sampled.
+        resident: sampled peak of its memory, mapped files included, bytes.
+        anonymous: sampled peak of its memory, mapped files not included, bytes.
     """
 
     wall: float
@@ -43,7 +43,7 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] = {}) -> C
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment},
         )
-        peak, ended = [0], threading.Event()
+        peak, ended = {"RssAnon": 0, "VmHWM": 0}, threading.Event()
         sampler = threading.Thread(target=_sample, args=(process.pid, peak, ended))
         sampler.start()
         _, status, usage = os.wait4(process.pid, 0)
@@ -55,10 +55,14 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] = {}) -> C
             said.seek(0)
             text = said.read().decode(errors="replace")[-2000:]
             raise RuntimeError(f"{' '.join(map(str, command))}: exit {process.returncode}\n{text}")
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, peak[0])
+    return Cost(wall, usage.ru_utime + usage.ru_stime, peak["VmHWM"], peak["RssAnon"])
 
 
-def _sample(pid: int, peak: list[int], ended: threading.Event) -> None:
+def _sample(pid: int, peak: dict[str, int], ended: threading.Event) -> None:
+    """Note the highest of each of the fields of ``peak`` until the process ends.
+
+    ``ru_maxrss`` would not do: a child inherits what its parent had when it was forked.
+    """
     status = Path(f"/proc/{pid}/status")
     while not ended.wait(0.004):
         try:
@@ -66,5 +70,6 @@ def _sample(pid: int, peak: list[int], ended: threading.Event) -> None:
         except (FileNotFoundError, ProcessLookupError):
             return
         for line in lines:
-            if line.startswith("RssAnon"):
-                peak[0] = max(peak[0], int(line.split()[1]) * 1024)
+            field, _, value = line.partition(":")
+            if field in peak:
+                peak[field] = max(peak[field], int(value.split()[0]) * 1024)

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from evomerge import methods, seeds
+from evomerge import methods
 from evomerge.errors import InputError
 from evomerge.methods import merge_tensors
+from evomerge.methods._draw import uniforms
+from evomerge.methods._operands import draw_key
 
 BASE = torch.zeros(2, 3)
 MODELS = {"chat": torch.ones(2, 3), "sea": torch.full((2, 3), 3.0)}
@@ -92,8 +94,8 @@ def test_a_mask_depends_on_seed_tensor_and_model_alone() -> None:
     assert torch.equal(both, random_merge(parameters=parameters))
     for other in ({"seed": 2}, {"name": "v"}):
         assert not torch.equal(both, random_merge(parameters=parameters, **other))
-    uniforms = torch.from_numpy(seeds.uniforms(base.numel(), 1, "noise", "w", "b"))
-    assert torch.equal(alone.flatten() == 100, uniforms < 0.5)
+    draws = uniforms(draw_key(1, "w", "b"), 0, base.numel(), base.device)
+    assert torch.equal(alone.flatten() == 100, draws < 0.5)
 
 
 def test_a_lower_density_keeps_a_subset() -> None:

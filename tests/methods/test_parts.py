@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomerge.methods._parts import elect, largest, restore_norm, trim
+from evomerge.methods import merge_tensors
+from evomerge.methods._parts import largest, trim
 
 
 @given(
@@ -27,24 +29,27 @@ def test_counting_is_not_rounded_to_float32() -> None:
     assert int((kept != 0).sum()) == 28
 
 
+def merged_delta(method: str, deltas: list[list[float]], **parameters: object) -> list[float]:
+    models = {f"m{i}": torch.tensor(delta) for i, delta in enumerate(deltas)}
+    base = torch.zeros(len(deltas[0]))
+    return merge_tensors(method, models, base=base, parameters=parameters).tolist()
+
+
 def test_a_sum_of_zero_elects_the_positive_deltas() -> None:
-    merged = elect(torch.tensor([[1.0, -2.0], [-1.0, 2.0]]), torch.ones(2).double(), True)
-    assert merged.tolist() == [1.0, 2.0]
+    assert merged_delta("ties", [[1.0, -2.0], [-1.0, 2.0]], density=1) == [1.0, 2.0]
 
 
 def test_normalisation_counts_only_those_that_take_part() -> None:
-    deltas = torch.tensor([[4.0], [-1.0], [0.0], [2.0]])
-    weight = torch.tensor([1.0, 1.0, 5.0, 3.0], dtype=torch.float64)
-    assert elect(deltas, weight, True).item() == (4 + 6) / (1 + 3)
+    deltas, weight = [[4.0], [-1.0], [0.0], [2.0]], [1.0, 1.0, 5.0, 3.0]
+    assert merged_delta("ties", deltas, density=1, weight=weight) == [(4 + 6) / (1 + 3)]
 
 
-def test_norms_that_are_gone_stay_gone() -> None:
-    deltas = torch.tensor([[3.0, 1.0], [2.0, 2.0]])
-    sparse = torch.tensor([[3.0, 0.0], [0.0, 0.0]])
-    assert restore_norm(sparse, deltas).tolist() == [[4.0, 0.0], [0.0, 0.0]]
+def test_weights_of_both_signs_do_not_explode_unless_asked_to() -> None:
+    deltas, weight = [[1.0], [-1.0]], [1.0, -0.999]
+    assert abs(merged_delta("ties", deltas, density=1, weight=weight)[0]) <= 1
+    assert merged_delta("ties", deltas, density=1, weight=weight, normalize="signed")[0] > 1000
 
 
 def test_norms_of_tiny_tensors_are_restored() -> None:
-    deltas = torch.tensor([[3e-12, 1e-12]])
-    restored = restore_norm(torch.tensor([[3e-12, 0.0]]), deltas)
-    torch.testing.assert_close(restored, torch.tensor([[4e-12, 0.0]]), rtol=1e-5, atol=0)
+    merged = merged_delta("ties", [[3e-12, 1e-12]], density=0.5, rescale=True, normalize=False)
+    assert merged == pytest.approx([4e-12, 0.0], rel=1e-5)
