@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -234,27 +234,41 @@ class Operands:
             nonzero = int(values.count_nonzero())
             return nonzero, ranking(values, nonzero)
 
-        found, values = None, None
+        def histogram(bucket: int | None) -> Tensor:
+            counts = torch.zeros(1 << 16, dtype=torch.int64)
+            for _, tile in self._tiles_of(entry, arguments):
+                counts += self._engine.histogram(tile, torch.zeros_like(tile), bucket)
+            return counts
+
+        found = None
         if self.facts.lasting:
             nonzero, known = self.facts.get((name, "order statistics"), compute)
             found = look_up(known, int(fraction * nonzero))
         else:
-            values = self.values(entry, *arguments)
-            nonzero = int(values.count_nonzero())
+            tiles = self._tiles_of(entry, arguments)
+            nonzero = sum(int(tile.count_nonzero()) for _, tile in tiles)
         count = int(fraction * nonzero)
         if count == 0:
             return NOTHING
-        if found is None:
-            field = self.values(entry, *arguments) if values is None else values
-            nought = torch.zeros_like(field)
-            found = select(lambda bucket: self._engine.histogram(field, nought, bucket), count)
-        value, above = found
+        value, above = found or select(histogram, count)
         return Cut(value, self._nth(entry, arguments, value, count - above))
 
     def _nth(
         self, entry: Callable[..., Any], arguments: Sequence[Argument], value: float, number: int
     ) -> int:
         """Flat index of the ``number``-th entry (from 1) where ``entry`` is ``value``."""
+        for start, tile in self._tiles_of(entry, arguments):
+            equal = tile.cpu().numpy() == np.float32(value)
+            here = int(np.count_nonzero(equal))
+            if number <= here:
+                return start + int(np.flatnonzero(equal)[number - 1])
+            number -= here
+        return self.size - 1
+
+    def _tiles_of(
+        self, entry: Callable[..., Any], arguments: Sequence[Argument]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """What ``entry`` returns, tile after tile in the same memory, with the first flat index."""
         tile = SEARCHED if self.device.type == "cpu" else 1 << 25
         scratch = torch.empty(1, min(tile, self.size), dtype=torch.float32, device=self.device)
         for start in range(0, self.size, tile):
@@ -263,12 +277,7 @@ class Operands:
             base = None if self.base is None else self.base.view(1, -1)[:, start:stop]
             found = scratch[:, : stop - start]
             self._engine.merge(entry, arguments, parts, base, 1.0, found, add=False)
-            equal = found.cpu().numpy() == np.float32(value)
-            here = int(np.count_nonzero(equal))
-            if number <= here:
-                return start + int(np.flatnonzero(equal)[number - 1])
-            number -= here
-        return self.size - 1
+            yield start, found
 
     def ranks(self, index: int, length: int) -> Tensor:
         """Each entry's place, from 0, by magnitude among its delta's run of ``length`` entries.
