@@ -408,6 +408,7 @@ def _merge(arguments: argparse.Namespace) -> None:
     from evomerge.progress import progress_bar
     from evomerge.recipe import Recipe
 
+    signal.signal(signal.SIGTERM, _interrupt)
     recipe = Recipe.load(arguments.recipe)
     _check_device(arguments.device)
     if not 0 < arguments.shard_size < float("inf"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge.checkpoint import ModelRef
+from evomerge.checkpoint import ModelRef, locate
 from evomerge.tensors import Place, check_architecture
 
 UNKNOWN_DEPTH = (
@@ -89,7 +89,9 @@ def _config(model: ModelRef) -> Mapping[str, Any] | None:
     text = ModelRef(model.model, model.origin).portable
     repository, _, revision = text.partition("@")
     try:
-        if Path(text).is_absolute():
+        if text.startswith("embedded:"):
+            path = locate(text) / "config.json"
+        elif Path(text).is_absolute():
             path = Path(text) / "config.json"
         else:
             from huggingface_hub import hf_hub_download

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoint import COMPANIONS, WeightFiles, beside, tensor_bytes
-from evomerge.errors import InputError
+from evomerge.errors import CandidateFailed, InputError
 from evomerge.merging.materializer import Materializer
 from evomerge.merging.sources import Sources
 from evomerge.recipe import Recipe
@@ -22,10 +22,10 @@ def merge_into(recipe: Recipe, model: Any, sources: Sources | None = None) -> No
     """Merge ``recipe`` into the live ``model``, in place: its parameters take the merged values.
 
     ``model`` is a transformers causal LM of the sources' architecture. Tied parameters are written
-    once.
+    once. Values are rounded to the recipe's dtype, as on disk, whatever the model's is.
 
     Raises:
-        InputError: a model is unreadable or incompatible.
+        InputError: a model is unreadable or incompatible, or ``model`` has other parameters.
         CandidateFailed: the merge holds NaN or infinity.
     """
     device = str(next(iter(model.parameters())).device)
@@ -73,7 +73,12 @@ def merge(
                 files.write(name, tensor)
                 progress(name, len(sizes))
 
-            Materializer(sources, device=device, threads=cores()).each(recipe, take)
+            try:
+                Materializer(sources, device=device, threads=cores()).each(recipe, take)
+            except CandidateFailed:
+                for model in sources.models.values():
+                    model.check_finite()  # which names a broken parent and where it is broken
+                raise
         config = {**sources.config(), "dtype": recipe.dtype}
         (work / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for companion in COMPANIONS:

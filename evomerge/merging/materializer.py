@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,12 +64,16 @@ class Materializer:
         merged. Nothing else may write to it between.
 
         Raises:
-            Incompatible: no group of the recipe matches a tensor.
+            Incompatible: no group of the recipe matches a tensor, or the model has other parameters.
             CandidateFailed: a merged tensor is not finite, or has no result.
         """
+        import torch
+
+        parameters = dict(model.named_parameters())
+        self._check_fit(parameters)
         if model is not self._model:
             self._model, self._resident = model, {}
-        parameters = dict(model.named_parameters())
+        dtype = getattr(torch, recipe.dtype)
         tasks = [
             task
             for task in self._tasks(recipe)
@@ -77,7 +81,14 @@ class Materializer:
         ]
 
         def merge(task: _Task) -> None:
-            self._merge(recipe, task, parameters[task.name].data)
+            parameter = parameters[task.name].data
+            # rounded to the recipe's dtype first, as on disk
+            out = (
+                parameter if parameter.dtype == dtype else torch.empty_like(parameter, dtype=dtype)
+            )
+            self._merge(recipe, task, out)
+            if out is not parameter:
+                parameter.copy_(out)
             self._keep(task)
 
         self._each(merge, tasks)
@@ -103,6 +114,21 @@ class Materializer:
             take(task.name, out.cpu())
 
         self._each(merge, self._tasks(recipe))
+
+    def _check_fit(self, parameters: Mapping[str, torch.Tensor]) -> None:
+        """Refuse a model whose parameters are not the merged ones."""
+        problems = []
+        for name in self.sources.names:
+            expected = self.sources.shape(name)
+            if name not in parameters:
+                problems.append(f"it has no {name}")
+            elif tuple(parameters[name].shape) != expected:
+                problems.append(f"{name} is {tuple(parameters[name].shape)}, merged {expected}")
+        if problems:
+            shown = "\n  ".join(problems[:5])
+            raise Incompatible(
+                f"the model does not fit the merged one ({len(problems)} differences):\n  {shown}"
+            )
 
     # -- tasks -----------------------------------------------------------------------------------
 

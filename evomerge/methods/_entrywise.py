@@ -114,6 +114,8 @@ def leaves(arguments: Sequence[Argument]) -> list[Leaf]:
 
 def segments(arguments: Sequence[Argument], size: int) -> list[tuple[int, int]]:
     """Runs of flat indices within which every cut is one threshold."""
+    kinds = set(map(type, leaves(arguments)))
+    assert not (kinds & {Columns, Rows} and kinds & {Cut, Uniforms}), "segments cut through rows"
     edges = {leaf.last + 1 for leaf in leaves(arguments) if isinstance(leaf, Cut)}
     if any(isinstance(leaf, Uniforms) for leaf in leaves(arguments)):
         edges.update(range(2**32, size, 2**32))  # draws are counted in 32 bits

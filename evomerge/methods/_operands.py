@@ -375,6 +375,8 @@ def draw_key(seed: int, tensor: str, model: str) -> int:
 def _matrix(tensor: Tensor) -> Tensor:
     rows = tensor.shape[0] if tensor.ndim > 1 else 1
     columns = math.prod(tensor.shape[1:]) if tensor.ndim > 1 else tensor.numel()
+    if tensor.dtype not in (torch.bfloat16, torch.float32):
+        tensor = tensor.float()  # once, rather than in every pass
     return tensor.reshape(rows, columns).contiguous()
 
 

@@ -79,7 +79,7 @@ def dare_ties(
         kept_i = delta_i where noise_i < density_i, else 0; rescaled
         sign   = + where sum_i weight_i kept_i >= 0, else -
         agree  = {i: sign(weight_i kept_i) = sign}                      per entry
-        merged = base + lambda sum_agree weight_i kept_i     (/ sum_agree weight_i if normalize)
+        merged = base + lambda sum_agree weight_i kept_i   (/ sum_agree |weight_i| if normalize)
 
     Args:
         operands: the sources and the base.

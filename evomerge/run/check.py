@@ -11,6 +11,7 @@ from evomerge.merging import Sources
 from evomerge.recipe import BASE, Recipe, uncovered
 from evomerge.run.preflight import prepare
 from evomerge.run.spec import NAME, load_run
+from evomerge.tensors import place_of
 
 
 def check(path: str | Path) -> list[str]:
@@ -37,6 +38,16 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
         )  # fmt: skip
     for model in sources.models.values():
         model.check_finite()
+    asked = {
+        recipe.groups.index(found)
+        for name in sources.names
+        if (found := recipe.group_of(place_of(name)))
+    }
+    idle = [
+        f"note: groups[{number}] matches no tensor: it lies beyond the layers, or earlier groups take all of it"
+        for number in range(len(recipe.groups))
+        if number not in asked
+    ]
     size = sum(tensor_bytes(sources.shape(name), recipe.dtype) for name in sources.names)
     return [
         f"{file}: ok",
@@ -45,6 +56,7 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
         f"merged model: {_gigabytes(size)} in {recipe.dtype}; tokenizer of {recipe.tokenizer}",
         *sources.notes(),
         f"digest {recipe.digest[:16]}",
+        *idle,
     ]
 
 
