@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evomerge import merge, methods
 from evomerge.checkpoint import ModelRef
+from evomerge.errors import CandidateFailed, CheckpointError, Incompatible
 from evomerge.merging import Materializer, Sources
 from evomerge.methods import _operands, _tiled
 from evomerge.recipe import Recipe, group
@@ -140,8 +142,6 @@ def test_only_what_differs_is_merged_again(family: dict[str, Path]) -> None:
 
 
 def test_a_recipe_that_failed_is_merged_again(family: dict[str, Path]) -> None:
-    from evomerge.errors import CandidateFailed
-
     good = recipe_of(family, "task_arithmetic")
     bad = recipe_of(family, "task_arithmetic", **{"weight": 3e38, "lambda": 1e4})
     sources = Sources.open(good)
@@ -158,3 +158,43 @@ def test_a_small_memory_gives_the_same_bytes_and_is_said(family: dict[str, Path]
     recipe = recipe_of(family, "ties")
     with pytest.warns(RuntimeWarning, match="computed again for each"):
         assert resident(recipe, memory=1 << 19, times=2) == resident(recipe)
+
+
+# -- live models of other kinds ------------------------------------------------------------------
+
+
+def test_a_model_of_another_dtype_holds_what_the_disk_holds(
+    family: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = recipe_of(family, "ties")
+    sources = Sources.open(recipe)
+    wide = Parameters(sources)
+    wide.tensors = {n: torch.nn.Parameter(p.detach().float()) for n, p in wide.tensors.items()}
+    Materializer(sources).into(recipe, wide)
+    on_disk = load_file(merge(recipe, tmp_path / "merged") / "model.safetensors")
+    assert all(torch.equal(p, on_disk[name].float()) for name, p in wide.named_parameters())
+
+
+def test_a_model_that_does_not_fit_is_refused_before_anything_is_written(
+    family: dict[str, Path],
+) -> None:
+    recipe = recipe_of(family, "linear")
+    sources = Sources.open(recipe)
+    other = Parameters(sources)
+    name = next(name for name in sources.names if "up_proj" in name)
+    other.tensors[name] = torch.nn.Parameter(other.tensors[name].detach().T.contiguous())
+    with pytest.raises(Incompatible, match="up_proj"):
+        Materializer(sources).into(recipe, other)
+    assert all((p == 7.0).all() for _, p in other.named_parameters())
+
+
+def test_a_broken_parent_is_named(family: dict[str, Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(family["sea"], broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][3] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    recipe = recipe_of({**family, "sea": broken}, "ties")
+    with pytest.raises(CheckpointError, match=r"model.norm.weight holds 1 NaN or infinite"):
+        merge(recipe, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()

@@ -289,3 +289,16 @@ def test_resume_goes_on_where_the_journal_ends(
     call("search", unfinished, "--ray", "off")  # done is done: the table is shown again
     assert json.loads(call("status", unfinished, "--json"))["table"] == theirs["table"]
     assert (unfinished / "journal.jsonl").stat().st_size < size + 200  # a session, no work
+
+
+def test_check_names_groups_that_no_tensor_reaches(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "base: embedded:base\nmodels: {chat: embedded:chat, sea: embedded:sea}\ngroups:\n"
+        "- {layers: [90, 99], method: ties, density: 0.5}\n- {method: linear}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "evomerge", "check", str(recipe)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "groups[0] matches no tensor" in done.stdout + done.stderr

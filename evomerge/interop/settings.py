@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from evomerge import config
@@ -74,6 +75,8 @@ def _parse_values(
 ) -> Setting:
     nodes = node.value if isinstance(node.value, list) else [node]
     values = [_scalar(item.value, kind) for item in nodes]
+    if not nodes:
+        problems.add(node, where, f"expected {_EXPECTED[kind]} or a list of them; found none")
     for item, value in zip(nodes, values, strict=True):
         if value is None:
             expected = f"expected {_EXPECTED[kind]}, a list of them over depth, or filters"
@@ -94,7 +97,7 @@ def _scalar(value: object, kind: Kind) -> Value:
             value = float(value)
         except ValueError:
             return None
-    if not isinstance(value, (bool, int, float)):
+    if not isinstance(value, (bool, int, float)) or not math.isfinite(value):
         return None
     if kind == "integer":
         return int(value) if value == int(value) else None
