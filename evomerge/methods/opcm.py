@@ -93,13 +93,14 @@ def opcm(
 def _running_sum(
     operands: Operands, role: str, alpha: float, order: Float[Tensor, " models"], rank: str
 ) -> Float[Tensor, "rows columns"]:
-    """``T_N``; kept from the survey to the merge."""
+    """``T_N``; where facts are kept, computed once for the survey and the merge."""
     models = sequence(order)
     if role == "embed" or not is_matrix(operands):
         return operands.facts.get("opcm sum", lambda: deltas_of(operands).sum(0))
-    return operands.facts.get(
+    total: Tensor = operands.facts.get(
         ("opcm", models, alpha, rank), lambda: _add_up(operands, alpha, models, rank)
     )
+    return total
 
 
 @one_thread
