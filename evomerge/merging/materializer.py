@@ -12,8 +12,9 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge import methods, tensors
@@ -248,6 +249,8 @@ def shared_memory(threads: int = 1) -> int:
     """Bytes for what candidates share, by default: of a quarter of the machine's memory, the share of
     a process that has ``threads`` of its cores."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError):  # a container's limit; "max" is none
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return int(memory / 4 * min(1.0, threads / (os.cpu_count() or 1)))
 
 
