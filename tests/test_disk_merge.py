@@ -257,8 +257,9 @@ def test_a_broken_parent_is_said_in_one_line(
     save_file(weights, broken / "model.safetensors")
     recipe = write_recipe(tmp_path / "broken.yaml", {**family, "sea": broken})
     done = run(recipe, place[1], "--force")
-    assert done.returncode == 1
-    assert name in one_line(done)
+    assert done.returncode == 2
+    said = one_line(done)
+    assert f"{name} holds 1 NaN or infinite" in said and str(broken) in said
 
 
 # -- whole ---------------------------------------------------------------------------------------
