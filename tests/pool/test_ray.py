@@ -120,8 +120,8 @@ with RayPool(probe(), 1) as pool:
     assert drain(pool)["once"]["key"] == "once"
     for key in "ab":
         pool.submit({"key": key, "sleep": 3600})
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         pool.next()
     except KeyboardInterrupt:
         print("interrupted", flush=True)
