@@ -8,6 +8,7 @@ share is kept between them, and a tensor that the last recipe merged the same wa
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -75,11 +76,9 @@ class Materializer:
         if model is not self._model:
             self._model, self._resident = model, {}
         dtype = getattr(torch, recipe.dtype)
-        tasks = [
-            task
-            for task in self._tasks(recipe)
-            if self._resident.pop(task.name, None) != task.signature or self._keep(task)
-        ]
+        tasks = [t for t in self._tasks(recipe) if self._resident.get(t.name) != t.signature]
+        for task in tasks:  # until it is merged again, nothing is known of what the tensor holds
+            self._resident.pop(task.name, None)
 
         def merge(task: _Task) -> None:
             parameter = parameters[task.name].data
@@ -90,7 +89,7 @@ class Materializer:
             self._merge(recipe, task, out)
             if out is not parameter:
                 parameter.copy_(out)
-            self._keep(task)
+            self._resident[task.name] = task.signature
 
         self._each(merge, tasks)
 
@@ -107,7 +106,7 @@ class Materializer:
 
         def merge(task: _Task) -> None:
             shape = self.sources.shape(task.name)
-            size = torch.Size(shape).numel()
+            size = math.prod(shape)
             if getattr(local, "room", None) is None or local.room.numel() < size:
                 local.room = torch.empty(size, dtype=dtype, device=self.device)
             out = local.room[:size].view(shape)
@@ -157,8 +156,7 @@ class Materializer:
                 scale = group.scale(place, self.sources.first.layers)
                 signature = f"{digest.hexdigest()} {scale}"
                 tasks.append(_Task(name, group, place, scale, totals, signature))
-        sizes = {name: -_count(self.sources.shape(name)) for name in self.sources.names}
-        return sorted(tasks, key=lambda task: sizes[task.name])
+        return sorted(tasks, key=lambda task: -math.prod(self.sources.shape(task.name)))
 
     def _survey(
         self, recipe: Recipe, group: Group, members: list[tuple[str, tensors.Place]]
@@ -200,10 +198,6 @@ class Materializer:
         _, finite = method.run(**given, totals=task.totals, scale=task.scale, out=out)
         if not finite:
             raise CandidateFailed(f"{task.name} of the merged model holds NaN or infinite values")
-
-    def _keep(self, task: _Task) -> bool:
-        self._resident[task.name] = task.signature
-        return False
 
     def _each(self, merge: Callable[[_Task], None], tasks: list[_Task]) -> None:
         """Run the tasks, several at a time; the first failure stops the rest."""
@@ -271,10 +265,3 @@ def _set_one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for length in shape:
-        count *= length
-    return count

@@ -187,24 +187,29 @@ def survivor(d: Any, low: Any, high: Any, u: Any, p: Any, rank: Any, step: Any, 
     return where(u < p + rank * step, kept, zero)
 
 
+def votes(
+    deltas: Any, low: Any, high: Any, u: Any, p: Any, rank: Any, step: Any,
+    factor: Any, weight: Any, zero: Any,
+) -> Any:  # fmt: skip
+    """The weighted sum of the survivors, whose sign is the elected one."""
+    total = zero
+    for d, lo, hi, x, q, r, s, f, w in zip(deltas, low, high, u, p, rank, step, factor, weight):
+        total = total + survivor(d, lo, hi, x, q, r, s, zero) * f * w
+    return total
+
+
 def summed(
     deltas: Any, low: Any, high: Any, u: Any, p: Any, rank: Any, step: Any,
     factor: Any, weight: Any, scale: Any, zero: Any,
 ) -> Any:  # fmt: skip
-    total = zero
-    for d, lo, hi, x, q, r, s, f, w in zip(deltas, low, high, u, p, rank, step, factor, weight):
-        total = total + survivor(d, lo, hi, x, q, r, s, zero) * f * w
-    return total * scale
+    return votes(deltas, low, high, u, p, rank, step, factor, weight, zero) * scale
 
 
 def elected_sum(
     deltas: Any, low: Any, high: Any, u: Any, p: Any, rank: Any, step: Any,
     factor: Any, weight: Any, scale: Any, zero: Any,
 ) -> Any:  # fmt: skip
-    total = zero
-    for d, lo, hi, x, q, r, s, f, w in zip(deltas, low, high, u, p, rank, step, factor, weight):
-        total = total + survivor(d, lo, hi, x, q, r, s, zero) * f * w
-    positive = total >= zero
+    positive = votes(deltas, low, high, u, p, rank, step, factor, weight, zero) >= zero
     merged = zero
     for d, lo, hi, x, q, r, s, f, w in zip(deltas, low, high, u, p, rank, step, factor, weight):
         value = survivor(d, lo, hi, x, q, r, s, zero) * f * w
@@ -216,10 +221,7 @@ def elected_mean(
     deltas: Any, low: Any, high: Any, u: Any, p: Any, rank: Any, step: Any,
     factor: Any, weight: Any, share: Any, scale: Any, zero: Any, one: Any,
 ) -> Any:  # fmt: skip
-    total = zero
-    for d, lo, hi, x, q, r, s, f, w in zip(deltas, low, high, u, p, rank, step, factor, weight):
-        total = total + survivor(d, lo, hi, x, q, r, s, zero) * f * w
-    positive = total >= zero
+    positive = votes(deltas, low, high, u, p, rank, step, factor, weight, zero) >= zero
     merged = zero
     divisor = zero
     for d, lo, hi, x, q, r, s, f, w, part in zip(
