@@ -7,11 +7,15 @@ a scorer returns is plain data, for the journal.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
-from evomerge.errors import CandidateFailed, did_you_mean
+from evomerge.errors import CandidateFailed, InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from evomerge.fitness.backend import Backend
 
 
 @dataclass(frozen=True)
@@ -20,24 +24,28 @@ class Item:
 
     ``source`` names the original it was made from: translations of one item share it, and never
     part across splits. ``split`` fixes the split; otherwise the source's hash decides.
+    ``stratum`` is a label, as a rule the language, that samples are spread over evenly; ``text`` is
+    what near-duplicates are found by.
     """
 
     id: str
     source: str
     split: str | None = None
+    stratum: str = ""
+    text: str = ""
 
 
 @dataclass
 class Live:
     """The model that lives in a worker. Weights change in place; everything else stays.
 
-    ``max_length`` is in tokens; None takes the model's own limit.
+    Scorers ask it through ``backend``. ``max_length`` is in tokens; None takes the model's own limit.
     """
 
     model: Any
     tokenizer: Any
     device: str
-    batch_size: int
+    backend: Backend
     max_length: int | None = None
 
 
@@ -45,12 +53,30 @@ class Responses(TypedDict):
     """What a model answered, by columns: position ``i`` of every list belongs to ``items[i]``.
 
     JSON-able, and finite: NaN and infinity are ``NonFinite``, never data. A metric value of None
-    means that the metric does not apply to the item; aggregation skips it.
+    means that the metric does not apply to the item; aggregation skips it. ``metrics`` holds the
+    signals, too. ``tokens`` went through the model for this call.
     """
 
     items: list[str]
     responses: list[Any]
     metrics: dict[str, list[Any]]
+    tokens: int
+
+
+SIGNALS: Mapping[str, bool] = {
+    "margin": True,  # nats by which the right choice leads the best wrong one
+    "target_nats": False,  # nats per token of the right answer
+    "length": False,  # of the written answer, in tokens
+    "truncated": False,  # 1 if the answer was cut at the length cap
+    "repetitive": False,  # 1 if the answer is empty or repeats itself without end
+    "unextracted": False,  # 1 if the task's filters found no answer in it
+    "off_language": False,  # 1 if it is not in the language asked for
+    "in_language": True,
+}
+"""Per-item metrics that evomerge adds to a task's own, and whether higher is better.
+
+One that does not apply to a task is absent from ``Responses.metrics``; they aggregate by the mean.
+"""
 
 
 class NonFinite(CandidateFailed):
@@ -119,6 +145,33 @@ class Scorer(Protocol):
             NonFinite: the number is NaN or infinite, or no item has a value.
         """
         ...
+
+
+def column(responses: Responses, metric: str) -> list[Any]:
+    """The per-item values of ``metric``, which may be a product: ``exact_match,none*in_language``.
+
+    A product has no value where a factor has none; but an answer too short to tell its language is
+    in no other.
+
+    Raises:
+        InputError: the responses have no such metric.
+    """
+    factors = [_factor(responses, name) for name in metric.split("*")]
+    if len(factors) == 1:
+        return factors[0]
+    for name, values in zip(metric.split("*"), factors, strict=True):
+        if name == "in_language":
+            values[:] = [1.0 if value is None else value for value in values]
+    return [None if None in values else math.prod(values) for values in zip(*factors, strict=True)]
+
+
+def _factor(responses: Responses, name: str) -> list[Any]:
+    metrics = responses["metrics"]
+    if name == "in_language" and "off_language" in metrics:
+        return [None if off is None else 1.0 - off for off in metrics["off_language"]]
+    if name not in metrics:
+        raise InputError(f"no {name!r} was measured; there are: {', '.join(metrics)}")
+    return metrics[name]
 
 
 def unknown_metric(name: str, metric: str, known: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ Everything here is a pure function of plain numbers. Values are kept in the metr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -59,6 +60,8 @@ class Objective:
         floor: constraint, or None.
         scale: a gain of this much counts 1 in the combined score; None: what the best parent gains
             over the base.
+        of: other objectives that this one is made of, by ``how``; it has no scorer of its own.
+        how: ``worst`` or ``mean`` of their values.
     """
 
     name: str
@@ -68,6 +71,8 @@ class Objective:
     weight: float = 1.0
     floor: Floor | None = None
     scale: float | None = None
+    of: tuple[str, ...] = ()
+    how: str = ""
 
     @property
     def sign(self) -> float:
@@ -81,7 +86,15 @@ class Objective:
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Objective:
         floor = plain["floor"]
-        return cls(**{**plain, "floor": Floor(**floor) if floor else None})
+        of = tuple(plain["of"])
+        return cls(**{**plain, "floor": Floor(**floor) if floor else None, "of": of})
+
+    def derive(self, values: Values) -> float:
+        """The value of an objective that is made of others."""
+        found = [values[name] for name in self.of]
+        if self.how == "mean":
+            return sum(found) / len(found)
+        return min(found) if self.maximize else max(found)
 
 
 @dataclass(frozen=True)
@@ -138,24 +151,29 @@ def combine(
     """One score from all objectives.
 
     ``retention``: the weighted mean of (value - base) / yardstick, so that 0 is the base and 1 as
-    good as the best parent at everything. ``mean``: the weighted mean of the plain values.
+    good as the best parent at everything. ``worst``: the least of these. ``mean``: the weighted mean
+    of the plain values. Objectives of weight 0 do not count.
 
     Args:
         objectives: what counts.
-        how: ``retention`` or ``mean``.
+        how: ``retention``, ``worst`` or ``mean``.
         values: the candidate's.
         references: base and parents, on the same items.
         gains: from ``yardsticks``, fixed for a run.
     """
     total = sum(objective.weight for objective in objectives)
-    score = violation = 0.0
+    score = math.inf if how == "worst" else 0.0
+    violation = 0.0
     for objective in objectives:
         value = objective.sign * values[objective.name]
-        if how == "retention":
+        if how != "mean":
             value = (value - objective.sign * references[BASE][objective.name]) / gains[
                 objective.name
             ]
-        score += objective.weight * value / total
+        if how != "worst":
+            score += objective.weight * value / total
+        elif objective.weight:
+            score = min(score, value)
         if objective.floor:
             bound = objective.floor.bound(objective, references)
             missed = objective.sign * (bound - values[objective.name])

@@ -1,211 +1,24 @@
-"""A suite: the fitness file. Which scorers, which objectives, how many items, how they combine."""
+"""A suite with its scorers built: the inventory of items, and the arithmetic of scores."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from evomerge import config
 from evomerge.errors import ConfigError, InputError, did_you_mean
-from evomerge.fitness import Live, Responses, Scorer, splits
-from evomerge.fitness.objectives import BASE, Floor, Objective, Score, combine, yardsticks
+from evomerge.fitness import Live, Responses, Scorer, column, schedule, splits
+from evomerge.fitness.objectives import Objective, Score, combine, yardsticks
+from evomerge.fitness.spec import ScorerSpec, SuiteSpec
 
 Results = dict[str, Responses]  # scorer name -> responses
 Items = dict[str, list[str]]  # scorer name -> item ids
-COMBINATIONS = ("retention", "mean")
-LIMITS = {"probe": 4, "search": 200, "select": 200, "report": 400}  # items per scorer
-_FLOOR = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*%\s*of\s+(\S+)\s*$")
-
-
-@dataclass(frozen=True)
-class ScorerSpec:
-    """How to build one scorer: plain data, equal on the driver and on every worker.
-
-    ``name`` is the target as the suite writes it: a text file keeps its name in the journal when
-    the whole folder moves.
-    """
-
-    kind: str  # task | text | function
-    name: str
-    target: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def build(self, include: Sequence[str]) -> Scorer:
-        """The scorer itself. Heavy libraries are imported here and no earlier."""
-        options = dict(self.options)
-        if self.kind == "task":
-            from evomerge.fitness.lm_eval import LmEvalTask
-
-            options["source_field"] = options.pop("source", None)
-            return LmEvalTask(self.target, include=include, **options)
-        if self.kind == "text":
-            from evomerge.fitness.perplexity import BitsPerByte
-
-            return BitsPerByte(self.name, self.target, **options)
-        from evomerge.fitness.function import PythonFunction
-
-        return PythonFunction(self.name, self.target)
-
-
-@dataclass(frozen=True)
-class SuiteSpec:
-    """A suite as configured; plain data (``plain``) rebuilds it on a worker."""
-
-    objectives: tuple[Mapping[str, Any], ...]
-    scorers: tuple[ScorerSpec, ...]
-    include: tuple[str, ...] = ()
-    combination: str = "retention"
-    limits: Mapping[str, int] = field(default_factory=lambda: dict(LIMITS))
-    shares: Mapping[str, float] = field(default_factory=lambda: dict(splits.SHARES))
-    per_candidate: int = 60
-    batch_size: int = 16
-    max_length: int | None = None
-
-    @property
-    def plain(self) -> dict[str, Any]:
-        """What a worker needs to build the scorers."""
-        return {
-            "include": list(self.include),
-            "scorers": [[s.kind, s.name, s.target, dict(s.options)] for s in self.scorers],
-        }
 
 
 def build_scorers(plain: Mapping[str, Any]) -> dict[str, Scorer]:
     """The scorers that ``SuiteSpec.plain`` describes, by name."""
     specs = [ScorerSpec(*entry) for entry in plain["scorers"]]
     return {spec.name: spec.build(plain["include"]) for spec in specs}
-
-
-def parse_suite(
-    node: config.Node, models: Sequence[str] | None, problems: config.Problems
-) -> SuiteSpec | None:
-    """A suite from YAML; problems are noted, None is returned if there were any.
-
-    ``models`` are the sources that floors may name; None accepts any name.
-    """
-    before = len(problems.found)
-    section = config.Section(node, problems, "" if node.line <= 1 else "fitness.")
-    folder = node.folder
-    include = tuple(str((folder / path).resolve()) for path in section.texts("include"))
-    for path in include:
-        if not Path(path).is_dir():
-            section.problem("include", f"no such folder: {path}")
-    combination = section.choice("combine", COMBINATIONS, "retention")
-    batch_size = section.integer("batch_size", 16, low=1)
-    max_length = section.integer("max_length", 0, low=1) or None
-    limits, shares, per_candidate = dict(LIMITS), dict(splits.SHARES), 60
-    if items := section.section("items"):
-        limits = {
-            split: items.integer(split, size, low=0 if split == "probe" else 1)
-            for split, size in LIMITS.items()
-        }
-        per_candidate = items.integer("candidate", per_candidate, low=1)
-        if part := items.section("shares"):
-            shares = {
-                split: part.number(split, share, low=0.0) or 0.0 for split, share in shares.items()
-            }
-            part.finish()
-            if abs(sum(shares.values()) - 1) > 1e-9:
-                items.problem("shares", f"must add up to 1, found {sum(shares.values()):g}")
-        items.finish()
-    objectives: list[dict[str, Any]] = []
-    scorers: dict[str, ScorerSpec] = {}
-    for name, item in section.items("objectives"):
-        parsed = _parse_objective(name, item, models, problems, section.path)
-        if parsed is None:
-            continue
-        objective, scorer = parsed
-        known = scorers.setdefault(scorer.name, scorer)
-        if known != scorer:
-            problems.add(
-                item, f"objectives.{name}", f"{scorer.name} already stands above with other options"
-            )
-        objectives.append(objective)
-    if "objectives" not in section:
-        section.problem("objectives", "missing; expected a mapping of objective names")
-    elif not objectives and len(problems.found) == before:
-        section.problem("objectives", "expected at least one objective")
-    elif objectives and not any(objective["weight"] for objective in objectives):
-        section.problem("objectives", "every weight is 0; expected one above 0")
-    section.finish()
-    if len(problems.found) > before:
-        return None
-    return SuiteSpec(
-        tuple(objectives),
-        tuple(scorers.values()),
-        include,
-        combination,
-        limits,
-        shares,
-        per_candidate,
-        batch_size,
-        max_length,
-    )
-
-
-def _parse_objective(
-    name: str, node: config.Node, models: Sequence[str] | None, problems: config.Problems, path: str
-) -> tuple[dict[str, Any], ScorerSpec] | None:
-    before = len(problems.found)
-    section = config.Section(node, problems, f"{path}objectives.{name}.")
-    kinds = [kind for kind in ("task", "text", "function") if kind in section]
-    targets = {kind: section.text(kind) for kind in ("task", "text", "function")}
-    if len(kinds) != 1 and isinstance(node.value, dict):
-        section.problem(
-            "", "expected exactly one of task, text (a file) and function (module:function)"
-        )
-    kind = kinds[0] if kinds else "task"
-    written = target = targets[kind]
-    options: dict[str, Any] = {}
-    if kind == "task":
-        for option, read in (
-            ("num_fewshot", lambda key: section.integer(key, 0)),
-            ("apply_chat_template", lambda key: section.flag(key, False)),
-            ("fewshot_as_multiturn", lambda key: section.flag(key, False)),
-            ("system_instruction", section.text),
-            ("source", section.text),
-        ):
-            if option in section:
-                options[option] = read(option)
-    elif kind == "text":
-        target = str((node.folder / target).resolve())
-        if "field" in section:
-            options["field"] = section.text("field")
-    default = {"task": "acc", "text": "bits_per_byte", "function": "value"}[kind]
-    objective = {
-        "name": name,
-        "scorer": written,
-        "metric": section.text("metric", default),
-        "direction": section.choice("direction", ("maximize", "minimize", "auto"), "auto"),
-        "weight": section.number("weight", 1.0, low=0.0),
-        "floor": _parse_floor(section, models),
-        "scale": section.number("scale", None, low=1e-9),
-    }
-    section.finish()
-    if len(problems.found) > before:
-        return None
-    return objective, ScorerSpec(kind, written, target, options)
-
-
-def _parse_floor(section: config.Section, models: Sequence[str] | None) -> Floor | None:
-    node = section.get("floor")
-    if node is None:
-        return None
-    value = node.value
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return Floor(value=float(value))
-    match = _FLOOR.match(value) if isinstance(value, str) else None
-    if match and float(match[1]) > 0 and (models is None or match[2] in (BASE, *models)):
-        return Floor(share=float(match[1]) / 100, of=match[2])
-    hint = did_you_mean(match[2], models or ()) if match else ""
-    section.problem(
-        "floor", f"expected a number or text like '98% of {BASE}', found {node.plain!r}{hint}"
-    )
-    return None
 
 
 class Suite:
@@ -224,38 +37,60 @@ class Suite:
                 self.scorers[scorer.name] = scorer.build(spec.include)
             except InputError as error:
                 problems.append(str(error))
-        self.objectives: tuple[Objective, ...] = tuple(
-            self._objective(plain, problems)
+        built = {
+            plain["name"]: self._measured(plain, problems)
             for plain in spec.objectives
             if plain["scorer"] in self.scorers
+        }
+        for plain in spec.objectives:
+            if plain["of"] and all(name in built for name in plain["of"]):
+                built[plain["name"]] = self._derived(plain, built, problems)
+        self.objectives: tuple[Objective, ...] = tuple(
+            built[plain["name"]] for plain in spec.objectives if plain["name"] in built
         )
         if problems:
             raise ConfigError(problems)
 
-    def _objective(self, plain: Mapping[str, Any], problems: list[str]) -> Objective:
-        scorer = self.scorers[plain["scorer"]]
-        metric, maximize = plain["metric"], plain["direction"] != "minimize"
+    def _measured(self, plain: Mapping[str, Any], problems: list[str]) -> Objective:
+        scorer, metric = self.scorers[plain["scorer"]], plain["metric"]
+        maximize = plain["direction"] != "minimize"
         try:
             metric = scorer.resolve_metric(metric)
             if plain["direction"] == "auto":
                 maximize = scorer.metrics.get(metric, True)
         except InputError as error:
             problems.append(f"objectives.{plain['name']}.metric: {error}")
-        return Objective(
-            plain["name"],
-            plain["scorer"],
-            metric,
-            maximize,
-            plain["weight"],
-            plain["floor"],
-            plain["scale"],
-        )
+        return _objective(plain, metric, maximize)
+
+    def _derived(
+        self, plain: Mapping[str, Any], built: Mapping[str, Objective], problems: list[str]
+    ) -> Objective:
+        directions = {built[name].maximize for name in plain["of"]}
+        if len(directions) > 1:
+            problems.append(
+                f"objectives.{plain['name']}: some of {', '.join(plain['of'])} are maximised and others "
+                "minimised; expected one direction"
+            )
+        return _objective(plain, "", directions.pop())
+
+    @property
+    def measured(self) -> list[Objective]:
+        """The objectives that have a scorer: all but those made of others."""
+        return [objective for objective in self.objectives if not objective.of]
 
     @cached_property
     def splits(self) -> dict[str, Items]:
-        """The items of each split, disjoint by source."""
+        """The items of each split, disjoint by source; of the search split the anchors, if there are."""
         inventory = {name: scorer.items() for name, scorer in self.scorers.items()}
-        return splits.assign(inventory, self.spec.shares, self.spec.limits)
+        limits = dict(self.spec.limits)
+        limits["probe"] = -(-limits["probe"] // max(1, len(inventory)))  # shared by the scorers
+        found = splits.assign(inventory, self.spec.shares, limits)
+        if self.spec.anchors:
+            del limits["search"]
+            whole = splits.assign(inventory, self.spec.shares, limits)["search"]
+            for name, weights in self.spec.anchors.items():
+                found["search"][name] = _anchored(name, whole[name], weights)
+        return found
 
     @cached_property
     def source_of(self) -> dict[str, dict[str, str]]:
@@ -265,29 +100,58 @@ class Suite:
             for name, scorer in self.scorers.items()
         }
 
-    def sample(self, seed: int, batch: int) -> Items:
-        """The items of one generation: a keyed draw from the search split, shared by its candidates."""
-        return splits.subset(self.splits["search"], self.spec.per_candidate, seed, "items", batch)
+    @cached_property
+    def stratum_of(self) -> dict[str, dict[str, str]]:
+        """Scorer -> item id -> stratum."""
+        return {
+            name: {item.id: item.stratum for item in scorer.items()}
+            for name, scorer in self.scorers.items()
+        }
 
-    def values(self, results: Results, items: Items | None = None) -> dict[str, float]:
-        """Objective values from responses, over ``items`` of them (default: all)."""
-        found = {}
-        for objective in self.objectives:
-            responses = results[objective.scorer]
-            column = responses["metrics"].get(objective.metric)
-            if column is None:
-                known = ", ".join(responses["metrics"])
-                raise InputError(
-                    f"objectives.{objective.name}.metric: {objective.scorer} gave no {objective.metric!r}; "
-                    f"it gave: {known}"
-                )
-            if items is not None:
-                at = {item: i for i, item in enumerate(responses["items"])}
-                column = [column[at[item]] for item in items[objective.scorer]]
-            found[objective.name] = self.scorers[objective.scorer].aggregate(
-                objective.metric, column
-            )
-        return found
+    def sample(self, seed: int, batch: int, progress: float) -> Items:
+        """The items of one generation: a keyed draw from the search split, shared by its candidates.
+
+        It grows with ``progress``, the part of the search that is over. Anchors are asked in full.
+        """
+        split, count = self.splits["search"], schedule.size(*self.spec.candidate, progress)
+        drawn = schedule.sample(split, self.stratum_of, count, seed, "items", batch)
+        return {name: split[name] if name in self.spec.anchors else drawn[name] for name in split}
+
+    def cost(self, progress: float) -> int:
+        """Items that a candidate is asked, the probe included, when that part of the search is over."""
+        count = schedule.size(*self.spec.candidate, progress)
+        sample = (
+            len(ids) if name in self.spec.anchors else min(count, len(ids))
+            for name, ids in self.splits["search"].items()
+        )
+        return sum(sample) + sum(map(len, self.splits["probe"].values()))
+
+    def rounds(self) -> list[Items]:
+        """The select split in parts that grow, for a race; the last is all of it."""
+        split = self.splits["select"]
+        return [
+            schedule.part(split, self.source_of, self.stratum_of, share)
+            for share in schedule.ROUNDS
+        ]
+
+    def value(self, objective: Objective, results: Results) -> float:
+        """The value of a measured objective over all items of its responses."""
+        try:
+            values = column(results[objective.scorer], objective.metric)
+        except InputError as error:
+            raise InputError(f"objectives.{objective.name}.metric: {error}") from None
+        return self.scorers[objective.scorer].aggregate(objective.metric, values)
+
+    def values(self, results: Results) -> dict[str, float]:
+        """Values of all objectives over all items of the responses."""
+        return self.with_derived({o.name: self.value(o, results) for o in self.measured})
+
+    def with_derived(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Values of all objectives, in their order, from those of the measured ones."""
+        return {
+            objective.name: objective.derive(values) if objective.of else values[objective.name]
+            for objective in self.objectives
+        }
 
     def yardsticks(self, references: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         return yardsticks(self.objectives, references)
@@ -300,6 +164,22 @@ class Suite:
     ) -> Score:
         """See ``objectives.combine``."""
         return combine(self.objectives, self.spec.combination, values, references, gains)
+
+
+def _objective(plain: Mapping[str, Any], metric: str, maximize: bool) -> Objective:
+    settled = {key: value for key, value in plain.items() if key != "direction"}
+    return Objective(**{**settled, "metric": metric, "maximize": maximize})
+
+
+def _anchored(name: str, ids: Sequence[str], weights: Mapping[str, float]) -> list[str]:
+    """The anchors among the search items ``ids``, in their order."""
+    for anchor in weights:
+        if anchor not in ids:
+            raise InputError(
+                f"anchors: {name}: item {anchor!r} is not in the search split{did_you_mean(anchor, ids)}; "
+                "the suite was reduced with other items or shares: reduce it again"
+            )
+    return [id for id in ids if id in weights]
 
 
 def evaluate(scorers: Mapping[str, Scorer], items: Mapping[str, Sequence[str]]) -> Results:

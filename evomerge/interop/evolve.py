@@ -13,7 +13,7 @@ from typing import Any
 from evomerge import config, methods
 from evomerge.checkpoint import ModelRef
 from evomerge.errors import one_of
-from evomerge.fitness.suite import LIMITS
+from evomerge.fitness.spec import LIMITS
 from evomerge.interop.catalogue import PEERS
 from evomerge.interop.naming import name_models
 from evomerge.interop.skeleton import Skeleton, read_skeleton

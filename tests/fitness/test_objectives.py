@@ -121,3 +121,24 @@ def test_scores_are_finite_whatever_the_references() -> None:
     zero = {name: {"acc": 0.0} for name in REFERENCES}
     gains = yardsticks([ACC], zero)
     assert math.isfinite(combine([ACC], "retention", {"acc": 0.5}, zero, gains).value)
+
+
+def test_an_objective_made_of_others() -> None:
+    values = {"th": 0.5, "id": 0.7, "bits": 1.2, "bits_th": 0.9}
+    assert Objective("w", "", "", of=("th", "id"), how="worst").derive(values) == 0.5
+    assert Objective("m", "", "", of=("th", "id"), how="mean").derive(values) == pytest.approx(0.6)
+    bits = Objective("w", "", "", maximize=False, of=("bits", "bits_th"), how="worst")
+    assert bits.derive(values) == 1.2  # minimised: the worst is the highest
+
+
+def test_worst_is_the_least_retention_of_what_counts() -> None:
+    weightless = Objective("low", "task", "acc,none", weight=0)
+    references = {
+        "base": {"acc": 0.2, "bits": 1.0, "low": 0.5},
+        "sea": {"acc": 0.4, "bits": 0.5, "low": 0.9},
+    }
+    objectives = [ACC, BITS, weightless]
+    gains = yardsticks(objectives, references)
+    values = {"acc": 0.3, "bits": 0.6, "low": 0.0}
+    found = combine(objectives, "worst", values, references, gains)
+    assert found.value == pytest.approx(0.5)  # acc; bits gains 0.8, low does not count

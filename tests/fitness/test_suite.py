@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from evomerge import config
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, InputError
+from evomerge.fitness import schedule
 from evomerge.fitness.objectives import Floor
-from evomerge.fitness.suite import Suite, build_scorers, parse_suite
+from evomerge.fitness.spec import parse_suite
+from evomerge.fitness.suite import Suite, build_scorers
 
 LANGUAGES = ("th", "id")
 
@@ -55,13 +58,55 @@ def test_splits_share_no_source_over_all_tasks(folder: Path) -> None:
 
 def test_a_sample_is_shared_within_a_generation_and_differs_between(folder: Path) -> None:
     suite, again = suite_of(folder), suite_of(folder)
-    samples = [suite.sample(3, batch) for batch in range(2, 12)]
-    assert samples == [again.sample(3, batch) for batch in range(2, 12)]
+    samples = [suite.sample(3, batch, 0.5) for batch in range(2, 12)]
+    assert samples == [again.sample(3, batch, 0.5) for batch in range(2, 12)]
     assert len({str(sample) for sample in samples}) == len(samples)
-    assert suite.sample(4, 2) != suite.sample(3, 2)
+    assert suite.sample(4, 2, 0.5) != suite.sample(3, 2, 0.5)
     for sample in samples:
         for name, ids in sample.items():
             assert len(ids) == 7 and set(ids) < set(suite.splits["search"][name])
+
+
+def test_samples_grow_geometrically_with_the_search(folder: Path) -> None:
+    suite = suite_of(folder, items={"candidate": [2, 8], "probe": 2})
+    sizes = [len(suite.sample(0, 2, part)["th.jsonl"]) for part in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert sizes == [2, 3, 4, 6, 8]
+    assert suite.cost(0.5) == 2 * 4 + 2 and suite.cost(1.0) == 2 * 8 + 2
+
+
+def test_every_stratum_gets_its_share_and_every_item_the_same_chance() -> None:
+    strata = {"task": {f"{label}{n}": label for label, size in STRATA.items() for n in range(size)}}
+    split = {"task": list(strata["task"])}
+    draws = [schedule.sample(split, strata, 9, 0, "items", key)["task"] for key in range(600)]
+    for label, size in STRATA.items():
+        counts = {sum(id.startswith(label) for id in ids) for ids in draws}
+        share = 9 * size / 30
+        assert counts <= {int(share), int(share) + 1}, "the share, rounded up or down"
+    chances = [sum(id in ids for ids in draws) / 600 for id in split["task"]]
+    assert min(chances) > 0.22 and max(chances) < 0.38, "0.3, with a standard error of 0.019"
+    assert all(ids == [id for id in split["task"] if id in ids] for ids in draws), "order is kept"
+
+
+STRATA = {"th": 4, "id": 9, "vi": 17}
+
+
+def test_rounds_grow_keep_sources_whole_and_hold_every_stratum(folder: Path) -> None:
+    suite = suite_of(
+        folder, items={"shares": {"probe": 0, "search": 0.2, "select": 0.6, "report": 0.2}}
+    )
+    rounds = suite.rounds()
+    assert rounds[-1] == suite.splits["select"]
+    found = [sources(suite, items) for items in rounds]
+    assert all(small < large for small, large in pairwise(found))
+    count = len(found[-1])
+    assert [len(names) / count for names in found] == pytest.approx([0.25, 0.5, 1], abs=1 / count)
+    for items in rounds:
+        thai, indonesian = (sources(suite, {name: ids}) for name, ids in items.items())
+        assert thai == indonesian, "translations stay together"
+    strata = {name: dict.fromkeys(ids, "common") for name, ids in rounds[-1].items()}
+    rare = rounds[-1]["id.jsonl"][-1]
+    strata["id.jsonl"][rare] = "rare"
+    assert rare in schedule.part(rounds[-1], suite.source_of, strata, 0.05)["id.jsonl"]
 
 
 def test_limits_cap_a_split(folder: Path) -> None:
@@ -70,13 +115,13 @@ def test_limits_cap_a_split(folder: Path) -> None:
         "th.jsonl": 5,
         "id.jsonl": 5,
     }
-    assert capped.sample(0, 2) == capped.splits["search"], "fewer than a candidate may have"
+    assert capped.sample(0, 2, 0.0) == capped.splits["search"], "fewer than a candidate may have"
     assert set(capped.splits["report"]["th.jsonl"]) < set(
         suite_of(folder).splits["report"]["th.jsonl"]
     )
 
 
-def test_values_come_from_responses_over_all_items_or_some(folder: Path) -> None:
+def test_values_come_from_responses(folder: Path) -> None:
     suite = suite_of(folder)
     nats = {"th.jsonl": [8.0, 2.0, 4.0], "id.jsonl": [1.0, 1.0, 1.0]}
     results: Any = {
@@ -84,13 +129,12 @@ def test_values_come_from_responses_over_all_items_or_some(folder: Path) -> None
             "items": ["4", "9", "2"],
             "responses": column,
             "metrics": {"bits_per_byte": [[value, 2] for value in column]},
+            "tokens": 9,
         }
         for name, column in nats.items()
     }
     bit = 0.6931471805599453
     assert suite.values(results) == pytest.approx({"th": 14 / 6 / bit, "id": 0.5 / bit})
-    some = {"th.jsonl": ["2", "9"], "id.jsonl": ["9"]}
-    assert suite.values(results, some) == pytest.approx({"th": 1.5 / bit, "id": 0.5 / bit})
 
 
 def test_directions_come_from_the_metric_unless_said(folder: Path) -> None:
@@ -148,3 +192,16 @@ def test_what_is_wrong_is_said(folder: Path, content: dict[str, Any], messages: 
         suite_of(folder, **content)
     for message in messages:
         assert message in str(caught.value)
+
+
+def test_anchors_take_the_place_of_samples_and_of_the_search_split(folder: Path) -> None:
+    whole = suite_of(folder).splits["search"]
+    chosen = whole["th.jsonl"][-3:]
+    suite = suite_of(folder, anchors={"th.jsonl": {id: 2.0 for id in reversed(chosen)}})
+    assert suite.splits["search"] == {"th.jsonl": chosen, "id.jsonl": whole["id.jsonl"]}
+    sample = suite.sample(0, 2, 0.0)
+    assert sample["th.jsonl"] == chosen and len(sample["id.jsonl"]) == 7
+    assert suite.cost(0.0) == 3 + 7 + sum(map(len, suite.splits["probe"].values()))
+    other = suite.splits["report"]["th.jsonl"][0]
+    with pytest.raises(InputError, match=f"'{other}' is not in the search split.*reduce it again"):
+        suite_of(folder, anchors={"th.jsonl": {other: 1.0}}).cost(0.0)

@@ -1,0 +1,309 @@
+"""The fitness file, read strictly: which scorers and objectives, how many items, how they combine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evomerge import config
+from evomerge.errors import did_you_mean
+from evomerge.fitness import Scorer, estimators, splits
+from evomerge.fitness.objectives import BASE, Floor
+
+COMBINATIONS = ("retention", "mean", "worst")
+KINDS = ("task", "text", "function")
+DERIVED = {"worst_of": "worst", "mean_of": "mean"}  # key of an objective made of others -> how
+LIMITS = {"probe": 10, "search": 200, "select": 200, "report": 400}
+CANDIDATE = (40, 120)  # items per scorer: in the first generation, and in the last
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+_FLOOR = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*%\s*of\s+(\S+)\s*$")
+
+
+@dataclass(frozen=True)
+class ScorerSpec:
+    """How to build one scorer: plain data, equal on the driver and on every worker.
+
+    ``name`` is the target as the suite writes it: a text file keeps its name in the journal when
+    the whole folder moves.
+    """
+
+    kind: str  # task | text | function
+    name: str
+    target: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, include: Sequence[str]) -> Scorer:
+        """The scorer itself. Heavy libraries are imported here and no earlier."""
+        options = dict(self.options)
+        if self.kind == "task":
+            from evomerge.fitness.lm_eval import LmEvalTask
+
+            options["source_field"] = options.pop("source", None)
+            return LmEvalTask(self.target, include=include, **options)
+        if self.kind == "text":
+            from evomerge.fitness.perplexity import BitsPerByte
+
+            return BitsPerByte(self.name, self.target, **options)
+        from evomerge.fitness.function import PythonFunction
+
+        return PythonFunction(self.name, self.target)
+
+
+@dataclass(frozen=True)
+class SuiteSpec:
+    """A suite as configured; plain data (``plain``) rebuilds it on a worker.
+
+    Attributes:
+        objectives, scorers, include, combination: what is wanted, and what measures it.
+        limits: items of each split, at most: per scorer, for the probe in all scorers together.
+        shares: of the sources, per split.
+        candidate: items per scorer that a candidate of the first, and of the last, generation gets.
+        estimator: of a candidate's values on the whole search split, from its sample.
+        anchors: scorer -> item -> weight: a reduced search split, fixed instead of sampled.
+        gates: whether health gates can mark an evaluation invalid.
+        dtype: of scoring; ``auto`` is the recipe's where the device computes fast in it.
+        backend: the engine that runs the model.
+        batch_tokens: tokens per forward pass, padding included; None is the device's default.
+        max_length: of an input in tokens; None is the model's.
+    """
+
+    objectives: tuple[Mapping[str, Any], ...]
+    scorers: tuple[ScorerSpec, ...]
+    include: tuple[str, ...] = ()
+    combination: str = "retention"
+    limits: Mapping[str, int] = field(default_factory=lambda: dict(LIMITS))
+    shares: Mapping[str, float] = field(default_factory=lambda: dict(splits.SHARES))
+    candidate: tuple[int, int] = CANDIDATE
+    estimator: str = "regression"
+    anchors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    gates: bool = True
+    dtype: str = "auto"
+    backend: str = "huggingface"
+    batch_tokens: int | None = None
+    max_length: int | None = None
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """What a worker needs to build the scorers."""
+        return {
+            "include": list(self.include),
+            "scorers": [[s.kind, s.name, s.target, dict(s.options)] for s in self.scorers],
+        }
+
+
+def build_scorers(plain: Mapping[str, Any]) -> dict[str, Scorer]:
+    """The scorers that ``SuiteSpec.plain`` describes, by name."""
+    specs = [ScorerSpec(*entry) for entry in plain["scorers"]]
+    return {spec.name: spec.build(plain["include"]) for spec in specs}
+
+
+def parse_suite(
+    node: config.Node, models: Sequence[str] | None, problems: config.Problems
+) -> SuiteSpec | None:
+    """A suite from YAML; problems are noted, None is returned if there were any.
+
+    ``models`` are the sources that floors may name; None accepts any name.
+    """
+    before = len(problems.found)
+    section = config.Section(node, problems, "" if node.line <= 1 else "fitness.")
+    folder = node.folder
+    include = tuple(str((folder / path).resolve()) for path in section.texts("include"))
+    for path in include:
+        if not Path(path).is_dir():
+            section.problem("include", f"no such folder: {path}")
+    combination = section.choice("combine", COMBINATIONS, "retention")
+    estimator = section.choice("estimator", estimators.names(), "regression")
+    dtype = section.choice("dtype", DTYPES, "auto")
+    backend = section.text("backend", "huggingface")
+    gates = section.flag("gates", True)
+    batch_tokens = section.integer("batch_tokens", 0, low=1) or None
+    max_length = section.integer("max_length", 0, low=1) or None
+    limits, shares, candidate = dict(LIMITS), dict(splits.SHARES), CANDIDATE
+    if items := section.section("items"):
+        limits = {
+            split: items.integer(split, size, low=0 if split == "probe" else 1)
+            for split, size in LIMITS.items()
+        }
+        candidate = _parse_candidate(items)
+        if part := items.section("shares"):
+            shares = {
+                split: part.number(split, share, low=0.0) or 0.0 for split, share in shares.items()
+            }
+            part.finish()
+            if abs(sum(shares.values()) - 1) > 1e-9:
+                items.problem("shares", f"must add up to 1, found {sum(shares.values()):g}")
+        items.finish()
+    objectives: list[dict[str, Any]] = []
+    scorers: dict[str, ScorerSpec] = {}
+    nodes = dict(section.items("objectives"))
+    for name, item in nodes.items():
+        parsed = _parse_objective(name, item, models, problems, section.path)
+        if parsed is None:
+            continue
+        objective, scorer = parsed
+        objectives.append(objective)
+        if scorer is None:
+            continue
+        known = scorers.setdefault(scorer.name, scorer)
+        if known != scorer:
+            problems.add(
+                item, f"objectives.{name}", f"{scorer.name} already stands above with other options"
+            )
+    _check_derived(nodes, objectives, problems)
+    anchors = _parse_anchors(section, scorers)
+    if "objectives" not in section:
+        section.problem("objectives", "missing; expected a mapping of objective names")
+    elif not objectives and len(problems.found) == before:
+        section.problem("objectives", "expected at least one objective")
+    elif objectives and not any(objective["weight"] for objective in objectives):
+        section.problem("objectives", "every weight is 0; expected one above 0")
+    section.finish()
+    if len(problems.found) > before:
+        return None
+    return SuiteSpec(
+        tuple(objectives),
+        tuple(scorers.values()),
+        include,
+        combination,
+        limits,
+        shares,
+        candidate,
+        estimator,
+        anchors,
+        gates,
+        dtype,
+        backend,
+        batch_tokens,
+        max_length,
+    )
+
+
+def _parse_candidate(items: config.Section) -> tuple[int, int]:
+    """One number of items, or those of the first and of the last generation."""
+    node = items.get("candidate")
+    if node is None:
+        return CANDIDATE
+    found = node.plain
+    pair = found if isinstance(found, list) else [found, found]
+    whole = all(isinstance(size, int) and not isinstance(size, bool) for size in pair)
+    if len(pair) == 2 and whole and 1 <= pair[0] <= pair[1]:
+        return pair[0], pair[1]
+    items.problem(
+        "candidate",
+        f"expected a number of items, or [first generation, last generation], found {found!r}",
+    )
+    return CANDIDATE
+
+
+def _check_derived(
+    nodes: Mapping[str, config.Node],
+    objectives: Sequence[Mapping[str, Any]],
+    problems: config.Problems,
+) -> None:
+    """Objectives made of others name measured ones."""
+    measured = [objective["name"] for objective in objectives if not objective["of"]]
+    for objective in objectives:
+        for part in objective["of"]:
+            if part not in measured:
+                name = objective["name"]
+                problems.add(
+                    nodes[name],
+                    f"objectives.{name}",
+                    f"{part!r} is no measured objective{did_you_mean(part, measured)}",
+                )
+
+
+def _parse_anchors(
+    section: config.Section, scorers: Mapping[str, ScorerSpec]
+) -> dict[str, dict[str, float]]:
+    """What `evomerge reduce` wrote: scorer -> item -> weight."""
+    anchors: dict[str, dict[str, float]] = {}
+    for name, node in section.items("anchors"):
+        found = node.plain
+        if name not in scorers:
+            section.problem(
+                "anchors", f"{name!r} is no task of this file{did_you_mean(name, scorers)}", node
+            )
+        elif not (
+            isinstance(found, dict)
+            and found
+            and all(isinstance(w, (int, float)) and w > 0 for w in found.values())
+        ):
+            section.problem("anchors", f"{name}: expected item ids with weights above 0", node)
+        else:
+            anchors[name] = {str(id): float(weight) for id, weight in found.items()}
+    return anchors
+
+
+def _parse_objective(
+    name: str, node: config.Node, models: Sequence[str] | None, problems: config.Problems, path: str
+) -> tuple[dict[str, Any], ScorerSpec | None] | None:
+    """An objective, and the scorer that measures it; None for one made of other objectives."""
+    before = len(problems.found)
+    section = config.Section(node, problems, f"{path}objectives.{name}.")
+    kinds = [kind for kind in (*KINDS, *DERIVED) if kind in section]
+    if len(kinds) != 1 and isinstance(node.value, dict):
+        section.problem(
+            "",
+            "expected exactly one of task, text (a file), function (module:function), "
+            "worst_of and mean_of (lists of objectives)",
+        )
+    kind = kinds[0] if kinds else "task"
+    scorer = None if kind in DERIVED else _parse_scorer(kind, section, node.folder)
+    of = section.texts(kind) if scorer is None else ()
+    default = {"task": "acc", "text": "bits_per_byte", "function": "value"}.get(kind, "")
+    objective = {
+        "name": name,
+        "scorer": scorer.name if scorer else "",
+        "metric": section.text("metric", default) if scorer else "",
+        "direction": section.choice("direction", ("maximize", "minimize", "auto"), "auto"),
+        "weight": section.number("weight", 1.0, low=0.0),
+        "floor": _parse_floor(section, models),
+        "scale": section.number("scale", None, low=1e-9),
+        "of": tuple(of),
+        "how": DERIVED.get(kind, ""),
+    }
+    section.finish()
+    return None if len(problems.found) > before else (objective, scorer)
+
+
+def _parse_scorer(kind: str, section: config.Section, folder: Path) -> ScorerSpec:
+    written = target = section.text(kind)
+    options: dict[str, Any] = {}
+    if kind == "task":
+        for option, read in (
+            ("num_fewshot", lambda key: section.integer(key, 0)),
+            ("apply_chat_template", lambda key: section.flag(key, False)),
+            ("fewshot_as_multiturn", lambda key: section.flag(key, False)),
+            ("system_instruction", section.text),
+            ("source", section.text),
+            ("stratum", section.text),
+            ("language", section.text),
+        ):
+            if option in section:
+                options[option] = read(option)
+    elif kind == "text":
+        target = str((folder / target).resolve())
+        if "field" in section:
+            options["field"] = section.text("field")
+    return ScorerSpec(kind, written, target, options)
+
+
+def _parse_floor(section: config.Section, models: Sequence[str] | None) -> Floor | None:
+    node = section.get("floor")
+    if node is None:
+        return None
+    value = node.value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return Floor(value=float(value))
+    match = _FLOOR.match(value) if isinstance(value, str) else None
+    if match and float(match[1]) > 0 and (models is None or match[2] in (BASE, *models)):
+        return Floor(share=float(match[1]) / 100, of=match[2])
+    hint = did_you_mean(match[2], models or ()) if match else ""
+    section.problem(
+        "floor", f"expected a number or text like '98% of {BASE}', found {node.plain!r}{hint}"
+    )
+    return None

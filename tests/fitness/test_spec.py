@@ -1,0 +1,79 @@
+"""The fitness file: what its keys mean, and what is said about wrong ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from evomerge import config
+from evomerge.fitness.spec import CANDIDATE, SuiteSpec, parse_suite
+
+TWO = """
+objectives:
+  thai: {task: xcopa_th, language: th}
+  bahasa: {task: xcopa_id}
+"""
+
+
+def parsed(text: str, folder: Path) -> tuple[SuiteSpec | None, list[str]]:
+    path = folder / "fitness.yaml"
+    path.write_text(text, encoding="utf-8")
+    problems = config.Problems()
+    return parse_suite(config.read(path), ("chat", "sea"), problems), problems.found
+
+
+def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
+    spec, problems = parsed("objectives: {th: {task: xcopa_th}}", tmp_path)
+    assert spec is not None and not problems
+    assert spec.candidate == CANDIDATE
+    assert (spec.dtype, spec.estimator, spec.gates) == ("auto", "regression", True)
+
+
+@pytest.mark.parametrize(
+    ("written", "sizes"), [("60", (60, 60)), ("[30, 90]", (30, 90)), ("[30, 30]", (30, 30))]
+)
+def test_items_of_a_candidate(tmp_path: Path, written: str, sizes: tuple[int, int]) -> None:
+    spec, problems = parsed(
+        f"{TWO}  x: {{task: ifeval}}\nitems: {{candidate: {written}}}", tmp_path
+    )
+    assert spec is not None and not problems
+    assert spec.candidate == sizes
+
+
+@pytest.mark.parametrize("written", ["[90, 30]", "0", "[30]", "true", "many", "[1.5, 2]"])
+def test_wrong_items_of_a_candidate(tmp_path: Path, written: str) -> None:
+    spec, [problem] = parsed(f"{TWO}  x: {{task: a}}\nitems: {{candidate: {written}}}", tmp_path)
+    assert spec is None
+    assert "fitness.yaml:6: " in problem and "[first generation, last generation]" in problem
+
+
+def test_objectives_made_of_others(tmp_path: Path) -> None:
+    spec, problems = parsed(f"{TWO}  worst: {{worst_of: [thai, bahasa], floor: 0.5}}", tmp_path)
+    assert spec is not None and not problems
+    worst = spec.objectives[-1]
+    assert (worst["of"], worst["how"], worst["scorer"]) == (("thai", "bahasa"), "worst", "")
+    assert [scorer.name for scorer in spec.scorers] == ["xcopa_th", "xcopa_id"]
+    assert spec.scorers[0].options == {"language": "th"}
+
+
+def test_objectives_made_of_unknown_ones(tmp_path: Path) -> None:
+    spec, [problem] = parsed(f"{TWO}  worst: {{worst_of: [tai, bahasa]}}", tmp_path)
+    assert spec is None
+    assert "fitness.yaml:5: " in problem
+    assert "objectives.worst: 'tai' is no measured objective" in problem
+    assert "did you mean 'thai'" in problem
+
+
+def test_anchors_name_tasks_and_weights(tmp_path: Path) -> None:
+    spec, problems = parsed(f"{TWO}anchors: {{xcopa_th: {{'3': 0.5, '9': 1.5}}}}", tmp_path)
+    assert spec is not None and not problems
+    assert spec.anchors == {"xcopa_th": {"3": 0.5, "9": 1.5}}
+    _, problems = parsed(f"{TWO}anchors: {{xcopa_vi: {{'3': 1}}, xcopa_id: {{'3': -1}}}}", tmp_path)
+    assert "'xcopa_vi' is no task of this file" in problems[0]
+    assert "expected item ids with weights above 0" in problems[1]
+
+
+def test_one_kind_an_objective(tmp_path: Path) -> None:
+    _, [problem] = parsed("objectives: {x: {task: a, worst_of: [y]}}", tmp_path)
+    assert "expected exactly one of task, text (a file), function" in problem
