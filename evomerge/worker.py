@@ -15,6 +15,8 @@ from typing import Any
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.errors import CandidateFailed, CheckpointError, InputError
 from evomerge.fitness import Live
+from evomerge.fitness import backend as backends
+from evomerge.fitness.probe import find_collapse
 from evomerge.fitness.suite import bind, build_scorers, evaluate
 from evomerge.merging import Materializer, Sources, shared_memory
 from evomerge.recipe import Recipe
@@ -25,9 +27,10 @@ class Worker:
 
     Args:
         argument: ``models`` (name -> portable model text), ``tokenizer`` (one of the names),
-            ``dtype`` (as torch names it), ``suite`` (``SuiteSpec.plain``), ``batch_size``,
-            ``max_length`` (tokens, or None for the model's), ``threads`` (of torch), ``device`` (or
-            None: CUDA if there is any), ``trust_remote_code`` (for the tokenizer).
+            ``dtype`` (of scoring, as torch names it), ``suite`` (``SuiteSpec.plain``), ``backend`` (a
+            name), ``batch_tokens`` (or None: the device's default), ``max_length`` (tokens, or None
+            for the model's), ``threads`` (of torch), ``device`` (or None: CUDA if there is any),
+            ``trust_remote_code`` (for the tokenizer).
     """
 
     def __init__(self, argument: Mapping[str, Any]) -> None:
@@ -36,34 +39,35 @@ class Worker:
         import torch
 
         torch.set_num_threads(threads)
-        device = argument["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._argument = argument
+        self._device = argument["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
         models = {
             name: Checkpoint.open(ModelRef(text)) for name, text in argument["models"].items()
         }
-        sources = Sources(models, argument["tokenizer"])
+        self._sources = Sources(models, argument["tokenizer"])
         self._materializer = Materializer(
-            sources, device=device, threads=threads, memory=shared_memory(threads)
+            self._sources, device=self._device, threads=threads, memory=shared_memory(threads)
         )
-        donor = models[argument["tokenizer"]]
-        self._model = build_model(sources, argument["dtype"], device)
-        tokenizer = load_tokenizer(donor, argument["trust_remote_code"])
+        self._tokenizer = load_tokenizer(
+            models[argument["tokenizer"]], argument["trust_remote_code"]
+        )
         self._scorers = build_scorers(argument["suite"])
-        bind(
-            self._scorers,
-            Live(self._model, tokenizer, device, argument["batch_size"], argument["max_length"]),
-        )
+        self._load(argument["dtype"])
 
     def __call__(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """Merge the job's recipe into the live model and score it.
 
         Args:
-            job: ``recipe`` (plain), ``items`` (scorer -> ids), ``probe`` (the same, scored first:
-                a few items that catch a broken model before the others are paid for).
+            job: ``recipe`` (plain), ``items`` (scorer -> ids), and if need be ``probe`` (the same,
+                scored first: a few items that catch a collapsed model before the others are paid
+                for) with ``limits`` (see ``probe_limits``), and another ``dtype`` of scoring.
 
         Returns:
             ``results`` and ``probe`` (scorer -> responses) or None, ``error`` (why it failed) or
             None, and ``seconds`` spent merging and scoring.
         """
+        if job.get("dtype", self._dtype) != self._dtype:
+            self._load(job["dtype"])
         started = time.perf_counter()
         probe, results, error, merged = None, None, None, started
         try:
@@ -71,11 +75,31 @@ class Worker:
             merged = time.perf_counter()
             if job.get("probe"):
                 probe = evaluate(self._scorers, job["probe"])
-            results = evaluate(self._scorers, job["items"])
+                if job.get("limits"):
+                    error = find_collapse(probe, job["limits"])
+            if error is None:
+                results = evaluate(self._scorers, job["items"])
         except CandidateFailed as failure:
             error = str(failure)
         seconds = {"merge": merged - started, "score": time.perf_counter() - merged}
         return {"results": results, "probe": probe, "error": error, "seconds": seconds}
+
+    def _load(self, dtype: str) -> None:
+        """Put a live model of ``dtype`` in the place of the one there is, and bind the scorers to it."""
+        argument = self._argument
+        self._model, self._dtype = None, dtype  # never two in memory
+        self._model = build_model(self._sources, dtype, self._device)
+        backend = backends.get(argument["backend"])(
+            self._model,
+            self._tokenizer,
+            device=self._device,
+            batch_tokens=argument["batch_tokens"],
+            max_length=argument["max_length"],
+        )
+        bind(
+            self._scorers,
+            Live(self._model, self._tokenizer, self._device, backend, argument["max_length"]),
+        )
 
     def _merge(self, recipe: Recipe) -> None:
         """Into the live model; a method without a result for these values fails the candidate."""

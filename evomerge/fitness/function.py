@@ -82,6 +82,7 @@ class PythonFunction:
             "items": list(ids),
             "responses": answers,
             "metrics": {metric: [answer.get(metric) for answer in answers] for metric in names},
+            "tokens": 0,  # whatever it puts through the model is its own affair
         }
 
     def aggregate(self, metric: str, values: Sequence[Any]) -> float:

@@ -13,25 +13,15 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from evomerge.errors import InputError, did_you_mean
-from evomerge.fitness import Item, Live, NonFinite, Responses, unknown_metric
+from evomerge.fitness import SIGNALS, Item, Live, NonFinite, Responses, unknown_metric
+from evomerge.fitness.backend import Request
 
 _METRIC = "bits_per_byte"
-
-
-@dataclass(frozen=True)
-class _Window:
-    """``inputs`` go through the model; its last outputs predict ``targets``."""
-
-    row: int
-    inputs: tuple[int, ...]
-    targets: tuple[int, ...]
+_SIGNAL = "target_nats"
 
 
 class BitsPerByte:
@@ -47,11 +37,14 @@ class BitsPerByte:
 
     def __init__(self, name: str, path: str | Path, *, field: str = "text") -> None:
         self.name = name
-        self.metrics: dict[str, bool] = {_METRIC: False}
+        self.metrics: dict[str, bool] = {_METRIC: False, _SIGNAL: SIGNALS[_SIGNAL]}
         self._passages, sources = _read(Path(path), field)
-        self._items = [Item(str(row), source) for row, source in enumerate(sources)]
+        self._items = [
+            Item(str(row), source, text=passage)
+            for row, (source, passage) in enumerate(zip(sources, self._passages, strict=True))
+        ]
         self._live: Live | None = None
-        self._windows: dict[int, list[_Window]] = {}
+        self._windows: dict[int, list[Request]] = {}
 
     @property
     def fingerprint(self) -> str:
@@ -63,9 +56,9 @@ class BitsPerByte:
         return list(self._items)
 
     def resolve_metric(self, metric: str) -> str:
-        """``metric`` if it is ``bits_per_byte``; InputError otherwise."""
-        if metric != _METRIC:
-            raise InputError(unknown_metric(self.name, metric, [_METRIC]))
+        """``metric`` if it is ``bits_per_byte`` or ``target_nats``; InputError otherwise."""
+        if metric not in self.metrics:
+            raise InputError(unknown_metric(self.name, metric, list(self.metrics)))
         return metric
 
     def bind(self, live: Live) -> None:
@@ -76,26 +69,37 @@ class BitsPerByte:
         """Nats of each passage. Batches are laid out from the set of ids alone."""
         if self._live is None:
             raise RuntimeError(f"{self.name}: bind a model before scoring")
+        backend = self._live.backend
+        before = backend.tokens
         rows = {id: self._row(id) for id in ids}
-        windows = [window for row in sorted(rows.values()) for window in self._cut(row)]
-        windows.sort(key=lambda window: (-len(window.inputs), window.row))
-        nats = dict.fromkeys(rows.values(), 0.0)
-        for start in range(0, len(windows), self._live.batch_size):
-            batch = windows[start : start + self._live.batch_size]
-            for window, loss in zip(batch, _nats(self._live, batch), strict=True):
-                nats[window.row] += loss
+        windows = {row: self._cut(row) for row in sorted(rows.values())}
+        answers = iter(backend.loglikelihood([w for each in windows.values() for w in each]))
+        nats = {row: -sum(next(answers).nats for _ in each) for row, each in windows.items()}
         for id, row in rows.items():
             if not math.isfinite(nats[row]):
                 raise NonFinite(self.name, id)
         values = [[nats[row], len(self._passages[row].encode())] for row in rows.values()]
-        responses = [nats for nats, _ in values]
-        return {"items": list(ids), "responses": responses, "metrics": {_METRIC: values}}
+        targets = [sum(len(w.continuation) for w in windows[row]) for row in rows.values()]
+        rates = [
+            nats / count if count else None
+            for (nats, _), count in zip(values, targets, strict=True)
+        ]
+        return {
+            "items": list(ids),
+            "responses": [nats for nats, _ in values],
+            "metrics": {_METRIC: values, _SIGNAL: rates},
+            "tokens": backend.tokens - before,
+        }
 
     def aggregate(self, metric: str, values: Sequence[Any]) -> float:
-        """Bits of all passages over bytes of all passages."""
-        self.resolve_metric(metric)
-        size = sum(value[1] for value in values)
-        result = sum(value[0] for value in values) / math.log(2) / size if size else math.nan
+        """Bits of all passages over bytes of all passages; of ``target_nats``, the mean."""
+        if self.resolve_metric(metric) == _METRIC:
+            total = sum(value[0] for value in values) / math.log(2)
+            size = sum(value[1] for value in values)
+        else:
+            applying = [value for value in values if value is not None]
+            total, size = sum(applying), len(applying)
+        result = total / size if size else math.nan
         if not math.isfinite(result):
             raise NonFinite(self.name)
         return result
@@ -105,13 +109,16 @@ class BitsPerByte:
             raise InputError(f"{self.name}: no passage {id!r} among its {len(self._items)}")
         return int(id)
 
-    def _cut(self, row: int) -> list[_Window]:
+    def _cut(self, row: int) -> list[Request]:
         """The windows of a passage, tokenized once."""
         assert self._live is not None
         if row not in self._windows:
             tokens = _encode(self._live.tokenizer, self._passages[row])
-            prefix, length = _prefix(self._live.tokenizer), _length(self._live)
-            self._windows[row] = [_Window(row, *w) for w in windows(tokens, prefix, length)]
+            cut = windows(tokens, _prefix(self._live.tokenizer), self._live.backend.max_length)
+            self._windows[row] = [
+                Request(inputs[: len(inputs) - len(targets) + 1], targets)
+                for inputs, targets in cut
+            ]
         return self._windows[row]
 
 
@@ -129,23 +136,6 @@ def windows(
         yield stream[max(0, end - length) : end], stream[start + 1 : end + 1]
 
 
-def _nats(live: Live, batch: Sequence[_Window]) -> list[float]:
-    """The negative log-likelihood of each window's targets."""
-    width = max(len(window.inputs) for window in batch)
-    inputs = torch.zeros((len(batch), width), dtype=torch.long)
-    for row, window in enumerate(batch):  # padded on the right, where causal attention cannot see
-        inputs[row, : len(window.inputs)] = torch.tensor(window.inputs)
-    with torch.no_grad():
-        logits = live.model(inputs.to(live.device)).logits
-    losses = []
-    for window, scores in zip(batch, logits, strict=True):
-        end = len(window.inputs)
-        scored = scores[end - len(window.targets) : end].float()
-        targets = torch.tensor(window.targets, device=scored.device)
-        losses.append(float(torch.nn.functional.cross_entropy(scored, targets, reduction="sum")))
-    return losses
-
-
 def _encode(tokenizer: Any, text: str) -> list[int]:
     """Tokens with the tokenizer's own special tokens, unless the text starts with BOS already."""
     starts = text.startswith(tokenizer.decode(_prefix(tokenizer)))
@@ -157,20 +147,6 @@ def _prefix(tokenizer: Any) -> int:
     """What the first token is predicted from: BOS, or EOS for a tokenizer without BOS."""
     bos = tokenizer.bos_token_id
     return int(tokenizer.eos_token_id if bos is None else bos)
-
-
-def _length(live: Live) -> int:
-    """The longest input in tokens: as asked, or the model's own, or the tokenizer's."""
-    config = live.model.config.get_text_config()
-    known = (
-        live.max_length,
-        *(
-            getattr(config, name, None)
-            for name in ("n_positions", "max_position_embeddings", "n_ctx")
-        ),
-        live.tokenizer.model_max_length,
-    )
-    return int(next(length for length in known if length))
 
 
 def _read(path: Path, field: str) -> tuple[list[str], list[str]]:

@@ -13,6 +13,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from evomerge.fitness import Live
+from evomerge.fitness.huggingface import HuggingFaceBackend
 from evomerge.testing.models import byte_tokenizer
 
 torch.set_num_threads(1)
@@ -44,12 +45,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def live(model_folder: Path) -> Live:
     """A fresh model per test: tests write into its weights."""
-    return Live(
-        model=LlamaForCausalLM.from_pretrained(model_folder, dtype=torch.float32),
-        tokenizer=PreTrainedTokenizerFast.from_pretrained(model_folder),
-        device="cpu",
-        batch_size=4,
-    )
+    model = LlamaForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(model_folder)
+    return Live(model, tokenizer, "cpu", HuggingFaceBackend(model, tokenizer, batch_tokens=512))
 
 
 def _write(folder: Path, name: str, yaml: str, **splits: list[dict[str, Any]]) -> None:

@@ -52,6 +52,7 @@ def test_a_number_is_the_metric_value(live: Live) -> None:
         "items": ["search"],
         "responses": [{"value": expected}],
         "metrics": {"value": [expected]},
+        "tokens": 0,
     }
     assert scorer.aggregate(scorer.resolve_metric("value"), [expected]) == expected
 

@@ -32,7 +32,7 @@ def test_equals_lm_eval_rolling(text: Path, live: Live, max_length: int | None) 
     lm = HFLM(pretrained=live.model, tokenizer=live.tokenizer, batch_size=3, max_length=max_length)
     requests = [Instance("loglikelihood_rolling", {}, (passage,), 0) for passage in PASSAGES]
     expected = lm.loglikelihood_rolling(requests, disable_tqdm=True)
-    live.max_length = max_length
+    live.backend.max_length = max_length or live.backend.max_length
     scorer = BitsPerByte("text", text)
     scorer.bind(live)
     scored = scorer.score([item.id for item in scorer.items()])
@@ -40,7 +40,7 @@ def test_equals_lm_eval_rolling(text: Path, live: Live, max_length: int | None) 
         assert nats == pytest.approx(-log_likelihood, rel=1e-6, abs=1e-4)
     sizes = [len(passage.encode()) for passage in PASSAGES]
     pairs = [list(pair) for pair in zip(scored["responses"], sizes, strict=True)]
-    assert scored["metrics"] == {"bits_per_byte": pairs}
+    assert scored["metrics"]["bits_per_byte"] == pairs
     assert scorer.aggregate("bits_per_byte", pairs) == pytest.approx(
         -sum(expected) / math.log(2) / sum(sizes)
     )

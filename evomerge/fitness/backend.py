@@ -1,0 +1,121 @@
+"""What scorers ask of the model that lives in a worker: token ids in, plain numbers out.
+
+The seam for other engines. A backend is made once per worker around a model whose weights each
+candidate overwrites in place: the materializer writes into ``model.named_parameters()``. An engine
+that keeps weights in a layout of its own takes the stream of ``Materializer.each`` instead, and
+drops whatever it has cached of the weights before.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, NamedTuple, Protocol, cast
+
+from evomerge.errors import InputError, did_you_mean, one_of
+
+Tokens = Sequence[int]
+
+GROUP = "evomerge.backends"
+BUILT_IN = {"huggingface": "evomerge.fitness.huggingface:HuggingFaceBackend"}
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """``continuation`` is scored, given ``context``; both have at least one token.
+
+    Equal only to itself: a backend may keep what it works out for a request by identity, so a
+    scorer makes its requests once and asks with the same objects for every candidate.
+    """
+
+    context: tuple[int, ...]
+    continuation: tuple[int, ...]
+
+
+class Scored(NamedTuple):
+    """``nats``: log-likelihood of a continuation; ``greedy``: whether it is the likeliest, token by token."""
+
+    nats: float
+    greedy: bool
+
+
+@dataclass(frozen=True)
+class Generated:
+    """``tokens`` without the end-of-sequence token; ``truncated`` if only the limit ended it."""
+
+    text: str
+    tokens: tuple[int, ...]
+    truncated: bool
+
+
+class Backend(Protocol):
+    """An engine around one live model.
+
+    Answers depend on the weights and on what is asked in one call, on nothing asked before.
+    ``max_length`` is the longest input in tokens; ``tokens`` counts those that went through the
+    model so far, each shared prefix once.
+    """
+
+    max_length: int
+    tokens: int
+
+    def loglikelihood(self, requests: Sequence[Request]) -> list[Scored]:
+        """One answer per request, NaN where the model's is NaN.
+
+        An input longer than ``max_length`` loses tokens from the left.
+        """
+        ...
+
+    def generate(
+        self,
+        prompts: Sequence[Tokens],
+        *,
+        until: Sequence[str],
+        limit: int,
+        options: Mapping[str, Any] | None = None,
+    ) -> list[Generated]:
+        """One continuation per prompt, at most ``limit`` tokens, greedy unless ``options`` say otherwise.
+
+        A continuation ends with an end-of-sequence token or when its text holds one of ``until``,
+        which stays in the text. Prompts lose tokens from the left to leave room for ``limit``.
+
+        Args:
+            options: as transformers' ``generate`` names them (``do_sample``, ``temperature``, ...).
+
+        Raises:
+            FloatingPointError: a next-token distribution is NaN.
+        """
+        ...
+
+
+Factory = Callable[..., Backend]
+"""``factory(model, tokenizer, *, device, batch_tokens, max_length)``; None leaves a choice to it."""
+
+
+def names() -> list[str]:
+    """Every backend that a fitness file may name, plugins included."""
+    return sorted({*BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
+
+
+def get(name: str) -> Factory:
+    """The backend named ``name``; a built-in name cannot be taken over by a plugin.
+
+    Raises:
+        InputError: no backend has this name, or its library cannot be imported.
+    """
+    points = entry_points(group=GROUP, name=name)
+    if name in BUILT_IN:
+        point = EntryPoint(name, BUILT_IN[name], GROUP)
+    elif points:
+        point = next(iter(points))
+    else:
+        known = names()
+        raise InputError(
+            f"backend: unknown name {name!r}{did_you_mean(name, known)}; expected {one_of(known)}"
+        )
+    try:
+        return cast(Factory, getattr(importlib.import_module(point.module), point.attr))
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"backend {name!r} ({point.value}) cannot be loaded: {error}") from error
