@@ -15,7 +15,8 @@ from evomerge.history import History
 from evomerge.methods import Method
 from evomerge.params import show
 from evomerge.run import Record, Result
-from evomerge.run.finish import interval_text, table_rows, table_title
+from evomerge.run.finish import interval_text, table_notes, table_rows, table_title
+from evomerge.run.looks import Look, times
 
 PHASES = {
     "references": "base and parents",
@@ -60,18 +61,46 @@ def _print_table(
 def show_table(table: Mapping[str, Any]) -> None:
     """The models on the report split, with 95% intervals and paired differences to the winner.
 
-    On a narrow terminal the objectives make a table of their own, without intervals.
+    On a narrow terminal the objectives make tables of their own, as many to each as fit.
     """
     rows = table_rows(table)
     winners = [row["candidate"] == table["winner"] for row in table["rows"]]
-    width = sum(max(map(len, column)) + 3 for column in zip(*rows, strict=True))
-    if width <= console().width:
-        _print_table(table_title(table), rows[0], rows[1:], winners)
-        return
-    outer = [(row[0], row[1], row[-1]) for row in rows]
-    _print_table(table_title(table), outer[0], outer[1:], winners)
-    inner = [(row[0], *(text.split(" ")[0] for text in row[2:-1])) for row in rows]
-    _print_table("objectives", inner[0], inner[1:], winners)
+    widths = [max(map(len, column)) + 3 for column in zip(*rows, strict=True)]
+    outer, inner = list(range(len(widths))), list[list[int]]()
+    if sum(widths) > console().width:
+        objectives = [n for n in outer if rows[0][n] in table["items"]]
+        outer = [n for n in outer if n not in objectives]
+        inner = _filled(objectives, widths, console().width - widths[0])
+    for title, columns in [(table_title(table), outer), *(("objectives", [0, *n]) for n in inner)]:
+        texts = [tuple(row[n] for n in columns) for row in rows]
+        _print_table(title, texts[0], texts[1:], winners)
+    show_lines(table_notes(table))
+
+
+def _filled(columns: Sequence[int], widths: Sequence[int], room: int) -> list[list[int]]:
+    """``columns`` in order, in groups whose widths fit into ``room``."""
+    groups: list[list[int]] = []
+    left = 0
+    for column in columns:
+        left -= widths[column]
+        if not groups or left < 0:
+            groups.append([])
+            left = room - widths[column]
+        groups[-1].append(column)
+    return groups
+
+
+def show_looks(looks: Sequence[Look]) -> None:
+    """How often the report items had been looked at before."""
+    if looks:
+        show_lines(
+            [
+                f"these report items had been looked at {times(len(looks))} before, last on "
+                f"{looks[-1].date[:10]}: what was learnt from them counts against this table."
+            ]
+        )
+    else:
+        show_lines(["these report items had not been looked at before."])
 
 
 def command_for(result: Result) -> str:
@@ -82,6 +111,27 @@ def command_for(result: Result) -> str:
     return f"\nrecipe: {best}\nmaterialize it with: evomerge merge {best} -o merged-model"
 
 
+def nearest_budget(budget: Mapping[str, float | None], spent: Mapping[str, float]) -> str:
+    """The budget that is nearest its end."""
+    limits = {name: limit for name, limit in budget.items() if limit}
+    return max(limits, key=lambda name: spent[name] / limits[name])
+
+
+def budget_text(budget: Mapping[str, float | None], spent: Mapping[str, float]) -> str:
+    """What is spent of each budget, and which one is nearest its end where there are several."""
+    parts = [
+        f"{spent[name]:.1f} of {limit:g} hours"
+        if name == "hours"
+        else f"{spent[name]:,} of {limit:,} {name}"
+        for name, limit in budget.items()
+        if limit
+    ]
+    text = ", ".join(parts)
+    return (
+        f"{text} ({nearest_budget(budget, spent)} will run out first)" if len(parts) > 1 else text
+    )
+
+
 def status_of(record: Record) -> dict[str, Any]:
     """The state of a run as plain data."""
     history: History = record.history
@@ -90,7 +140,8 @@ def status_of(record: Record) -> dict[str, Any]:
         "run": str(record.folder),
         "phase": "done" if record.table else history.phase or "starting",
         "evaluations": history.arrived,
-        "budget": record.head["evaluations"],
+        "budget": record.head["budget"],
+        "spent": {**history.spent, "hours": round(record.seconds / 3600, 4)},
         "batches": len(history.batches),
         "failed": sum(
             e.values is None
@@ -106,10 +157,18 @@ def status_of(record: Record) -> dict[str, Any]:
             "search_score": best.score.value,
             "feasible": best.score.feasible,
             "values": dict(best.values),
+            "errors": history.evaluations(best.batch)[best.candidate].errors,
         },
         "winner": history.winner if record.table else None,
         "table": record.table,
     }
+
+
+def _error_text(error: float | None) -> str:
+    """A standard error, beside its value."""
+    if error is None:
+        return ""
+    return f" ± {error:.3f}" if error else " (exact)"
 
 
 def show_status(status: Mapping[str, Any]) -> None:
@@ -117,14 +176,20 @@ def show_status(status: Mapping[str, Any]) -> None:
     minutes = status["seconds"] / 60
     lines = [
         f"{status['run']}: {PHASES.get(status['phase'], status['phase'])}",
-        f"{status['evaluations']} evaluations ({status['budget']} before the shortlist) in {status['batches']} "
-        f"batches, {minutes:.1f} minutes of work, {status['failed']} failed",
+        f"{status['evaluations']} evaluations in {status['batches']} batches, {minutes:.1f} minutes of work, "
+        f"{status['failed']} failed",
+        f"before the shortlist: {budget_text(status['budget'], status['spent'])}",
     ]
     best = status["best"]
     if best:
-        values = ", ".join(f"{name} {value:.3f}" for name, value in best["values"].items())
+        errors = best["errors"] or {}
+        values = ", ".join(
+            f"{name} {value:.3f}{_error_text(errors.get(name))}"
+            for name, value in best["values"].items()
+        )
         lines.append(
-            f"best by search score: #{best['candidate']} ({best['origin']}) {best['search_score']:.3f}: {values}"
+            f"best by search score, hence likely too good: #{best['candidate']} ({best['origin']}) "
+            f"{best['search_score']:.3f}: {values}"
         )
     show_lines(lines)
     if status["table"]:
@@ -141,6 +206,15 @@ def show_scores(scores: Mapping[str, Any]) -> None:
         ("objective", "value", "items"),
         rows,
     )
+    signals = [
+        (task, signal, interval_text(row))
+        for task, found in scores["signals"].items()
+        for signal, row in found.items()
+    ]
+    if signals:
+        _print_table("signals", ("task", "signal", "mean"), signals)
+    if scores["split"] == "report":
+        show_looks([Look(**look) for look in scores["looks_before"]])
 
 
 # -- methods -------------------------------------------------------------------------------------

@@ -16,10 +16,12 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from evomerge.display import PHASES, console
+from evomerge.display import PHASES, console, nearest_budget
 from evomerge.evolution import Search
 from evomerge.history import Batch, Evaluation
+from evomerge.journal import read
 from evomerge.run import JOURNAL, Listener
+from evomerge.run.events import seconds_worked
 from evomerge.run.loop import IntervalOf
 from evomerge.run.preflight import Job
 
@@ -42,6 +44,8 @@ class Display(Listener):
         self._text = ""
         self._began = time.monotonic()
         self._arrived = 0
+        self._earlier = 0.0  # seconds worked in earlier sessions
+        self._over = 0.0  # share of the budget that they used
 
     def __enter__(self) -> Display:
         if self._console.is_terminal and not self._quiet:
@@ -79,7 +83,10 @@ class Display(Listener):
             else f"starting; journal: {journal}"
         )
         genes = f"{len(job.space.dims)} genes, {job.spec.optimizer}, population {search.plan.population}"
-        self._line(f"{verb}\n{genes}, {job.spec.evaluations} evaluations before the shortlist")
+        limits = ", ".join(f"{limit:,g} {name}" for name, limit in self._budget.items() if limit)
+        self._line(f"{verb}\n{genes}; at most {limits} before the shortlist")
+        self._earlier = seconds_worked(read(journal))
+        self._over = self._share
         self.say("starting workers")
 
     def opened(self, batch: Batch) -> None:
@@ -123,14 +130,36 @@ class Display(Listener):
         """Evaluations per minute in this session."""
         return 60 * self._arrived / max(time.monotonic() - self._began, 1e-9)
 
+    @property
+    def _budget(self) -> dict[str, float | None]:
+        assert self._job is not None
+        spec = self._job.spec
+        return {
+            "evaluations": spec.evaluations,
+            "items": spec.items,
+            "tokens": spec.tokens,
+            "hours": spec.hours,
+        }
+
+    @property
+    def _spent(self) -> dict[str, float]:
+        assert self._search is not None
+        seconds = self._earlier + time.monotonic() - self._began
+        return {**self._search.spent, "hours": seconds / 3600}
+
+    @property
+    def _share(self) -> float:
+        """How much is used of the budget that is nearest its end."""
+        name = nearest_budget(self._budget, self._spent)
+        return min(1.0, self._spent[name] / (self._budget[name] or 1))
+
     def _left(self) -> str:
         """Estimated time to the shortlist."""
         assert self._search is not None
-        total = self._search.plan.evaluations
-        done = self._search.arrived
-        if self._arrived < 3 or done >= total or self._search.closed:
+        share = self._share
+        if self._arrived < 3 or not self._over < share < 1 or self._search.closed:
             return ""
-        minutes = (total - done) / self._rate()
+        minutes = (1 - share) / (share - self._over) * (time.monotonic() - self._began) / 60
         return (
             f", about {minutes:.0f} min left"
             if minutes >= 1.5
@@ -153,7 +182,11 @@ class Display(Listener):
         best = self._search.best
         at = (best.batch, best.candidate)
         if self._interval is not None and at not in self._intervals:
-            self._intervals = {at: str(self._interval(*at))}
+            interval = self._interval(*at)
+            exact = interval.low == interval.high
+            self._intervals = {
+                at: f"{interval.value:.2f} (exact on the search items)" if exact else str(interval)
+            }
         return self._intervals[at]
 
     def _block(self) -> Group:
@@ -162,18 +195,16 @@ class Display(Listener):
         search = self._search
         batch = search.batches[-1]
         arrived = len(search.evaluations(batch.number))
-        done = search.arrived
         progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(30),
             MofNCompleteColumn(),
             console=self._console,
         )
-        progress.add_task(
-            "evaluations",
-            completed=min(done, search.plan.evaluations),
-            total=search.plan.evaluations,
-        )
+        name = nearest_budget(self._budget, self._spent)
+        limit = self._budget[name] or 1
+        used = int(min(self._spent[name], limit))
+        progress.add_task(name, completed=used, total=limit)
         progress.add_task(
             f"generation {batch.number}: {PHASES[batch.phase]}",
             completed=arrived,
@@ -187,7 +218,7 @@ class Display(Listener):
         if best is not None:
             lines.append(
                 Text(
-                    f"best so far: {self._best_text()}  (#{best.candidate}, search items)",
+                    f"best so far: {self._best_text()}  (#{best.candidate})",
                     style="bold",
                 )
             )

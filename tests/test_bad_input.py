@@ -422,8 +422,8 @@ def test_score_refuses_what_a_search_would(
 @pytest.fixture
 def started(run_folder: Make) -> Path:
     """A run that was stopped before its first evaluation."""
-    from evomerge.run import load_run
-    from evomerge.run.loop import JOURNAL, run_event
+    from evomerge.run import JOURNAL, load_run
+    from evomerge.run.head import run_event
     from evomerge.run.preflight import prepare
 
     folder = run_folder("started")
@@ -442,8 +442,8 @@ def test_a_run_changed_after_its_start_is_refused(started: Path, refuse: Refuse)
 def test_a_parent_changed_after_the_start_is_refused(
     run_folder: Make, family: dict[str, Path], parent: Path, refuse: Refuse
 ) -> None:
-    from evomerge.run import load_run
-    from evomerge.run.loop import JOURNAL, run_event
+    from evomerge.run import JOURNAL, load_run
+    from evomerge.run.head import run_event
     from evomerge.run.preflight import prepare
 
     models = {"base": str(family["base"]), "sources": {"sea": str(parent)}}
@@ -497,7 +497,7 @@ def test_a_journal_of_another_run_is_refused(
             command,
             other,
             *arguments,
-            says=("journal.jsonl", "not the journal of a run in format 1"),
+            says=("journal.jsonl", "not the journal of a run in format 2"),
         )
     (other / "journal.jsonl").write_text('{"event":"batch"}\n{"event":"batch"}\n')
     refuse("status", other, says=("journal.jsonl", "not the journal of a run"))
@@ -541,8 +541,15 @@ def test_there_must_be_something_to_resume_show_or_export(
 
 
 def test_a_budget_that_known_recipes_use_up_is_refused(run_folder: Make, refuse: Refuse) -> None:
-    folder = run_folder(budget={"evaluations": 5})
-    refuse("search", folder, "--ray", "off", says=("budget.evaluations is 5", "alone take 11"))
+    for name, least in (("evaluations", 11), ("items", 11 * (12 + 12))):
+        folder = run_folder(name, budget={name: least})
+        refuse("search", folder, "--ray", "off", says=(f"budget.{name} is {least}", "alone take"))
+
+
+def test_a_budget_raised_after_the_start_is_refused(started: Path, refuse: Refuse) -> None:
+    edit(started / "run.yaml", "evaluations: 22", "evaluations: 40")
+    says = ("budget.evaluations was 22 and is 40", "another folder")
+    refuse("search", started, "--ray", "off", says=says)
 
 
 def test_a_space_without_freedom_is_refused(run_folder: Make, refuse: Refuse) -> None:

@@ -223,11 +223,10 @@ def test_the_winner_is_merged_and_scores_what_the_table_says(
     fitness.write_text(config.dump(config.read(finished / "run.yaml").plain["fitness"]))
     for name in ("texts.txt", "digits.txt"):
         shutil.copy(finished / name, tmp_path)
+    asked = ("--fitness", fitness, "--split", "report", "--json")
     scored = {
-        str(model): json.loads(
-            call("score", model, "--fitness", fitness, "--split", "report", "--json")
-        )
-        for model in (out, finished / "best.yaml")
+        str(model): json.loads(call("score", model, *asked, *again))
+        for model, again in ((out, ()), (finished / "best.yaml", ("--again",)))
     }
     table = json.loads(call("status", finished, "--json"))["table"]
     row = next(row for row in table["rows"] if row["candidate"] == table["winner"])
@@ -237,6 +236,56 @@ def test_the_winner_is_merged_and_scores_what_the_table_says(
         assert result["objectives"]["text"]["items"] == 8
     text = call("score", out, "--fitness", fitness)
     assert "select split" in text and "text" in text
+
+
+def test_the_report_split_is_opened_once(
+    call: Call, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fitness = tmp_path / "fitness.yaml"
+    fitness.write_text(config.dump(config.read(finished / "run.yaml").plain["fitness"]))
+    for name in ("texts.txt", "digits.txt"):
+        shutil.copy(finished / name, tmp_path)
+    report = ("score", finished / "best.yaml", "--fitness", fitness, "--split", "report")
+    call("score", finished / "best.yaml", "--fitness", fitness)  # select: no look
+    assert "had not been looked at before" in call(*report)
+    assert main([str(argument) for argument in report]) == 2
+    refusal = capsys.readouterr().err
+    assert "looked at once before" in refusal and "--again" in refusal
+    assert "had been looked at once before" in call(*report, "--again")
+    looks = [json.loads(line) for line in (tmp_path / "fitness.looks.jsonl").open()]
+    assert [look["by"] for look in looks] == ["score", "score"]
+    assert looks[0]["recipe"] == Recipe.load(finished / "best.yaml").digest
+    assert looks[0]["splits"] == Recipe.load(finished / "best.yaml").provenance["splits"]
+    content = config.read(fitness).plain
+    content["items"]["report"] = 7  # other items
+    fitness.write_text(config.dump(content))
+    assert "had not been looked at before" in call(*report)
+
+
+def test_a_suite_is_reduced_to_anchors_for_another_folder(
+    call: Call, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fitness, reduced = tmp_path / "suites" / "whole.yaml", tmp_path / "reduced.yaml"
+    fitness.parent.mkdir()
+    fitness.write_text(config.dump(config.read(finished / "run.yaml").plain["fitness"]))
+    for name in ("texts.txt", "digits.txt"):
+        shutil.copy(finished / name, fitness.parent)
+    status = config.read(finished / "run.yaml").plain["models"]
+    models = [status["base"], *status["sources"].values(), str(finished / "best.yaml")]
+    reduce = ["reduce", str(fitness), "--items", "5", "-o", str(reduced), "--models"]
+    assert main([*reduce, *models[:2]]) == 2
+    assert "2 are too few" in capsys.readouterr().err and not reduced.exists()
+    shown = call(*reduce, *models)
+    assert "suites" not in shown and "texts.txt: 5 of 8 search items" in shown
+    assert shown.count("from 4 models") == 2
+    anchors = config.read(reduced).plain["anchors"]
+    assert set(anchors) == {"suites/texts.txt", "suites/digits.txt"}
+    assert all(sum(weights.values()) == pytest.approx(1) for weights in anchors.values())
+    assert "search items: 5 suites/texts.txt, 5 suites/digits.txt" in call("check", reduced)
+    assert main([*reduce, *models]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main(["reduce", str(reduced), "-o", str(fitness), "--force", "--models", *models]) == 2
+    assert "is reduced already" in capsys.readouterr().err
 
 
 def test_the_shard_size_is_an_option(call: Call, finished: Path, tmp_path: Path) -> None:
@@ -254,7 +303,8 @@ def status_of(call: Call, folder: Path) -> dict[str, Any]:
 
 def test_the_status_of_a_finished_run(call: Call, finished: Path) -> None:
     status = status_of(call, finished)
-    assert (status["phase"], status["failed"], status["budget"]) == ("done", 0, 16)
+    assert (status["phase"], status["failed"]) == ("done", 0)
+    assert status["budget"]["evaluations"] == status["spent"]["evaluations"] == 16
     assert status["evaluations"] >= 16
     labels = [row["label"] for row in status["table"]["rows"]]
     assert {"base", "chat", "sea"} < set(labels) and labels[-1].startswith("winner: ")
@@ -280,13 +330,16 @@ def test_the_status_of_a_run_under_way(call: Call, unfinished: Path, finished: P
 def test_resume_goes_on_where_the_journal_ends(
     call: Call, unfinished: Path, finished: Path
 ) -> None:
-    assert "winner" in call("resume", unfinished, "--ray", "off", "--quiet")
+    shown = call("resume", unfinished, "--ray", "off", "--quiet")
+    assert "winner" in shown and "had not been looked at before" in shown
     ours, theirs = status_of(call, unfinished), status_of(call, finished)
     for key in ("table", "best", "winner", "evaluations"):
         assert ours[key] == theirs[key]
     assert call("export", unfinished) == call("export", finished)
     size = (unfinished / "journal.jsonl").stat().st_size
-    call("search", unfinished, "--ray", "off")  # done is done: the table is shown again
+    # done is done: the table is shown again, and the look counted once
+    assert "had not been looked at before" in call("search", unfinished, "--ray", "off")
+    assert len((unfinished / "run.looks.jsonl").read_text().splitlines()) == 1
     assert json.loads(call("status", unfinished, "--json"))["table"] == theirs["table"]
     assert (unfinished / "journal.jsonl").stat().st_size < size + 200  # a session, no work
 

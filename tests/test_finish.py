@@ -12,27 +12,33 @@ import pytest
 
 from evomerge import config
 from evomerge.evolution import Search
+from evomerge.fitness.intervals import Interval
 from evomerge.fitness.suite import Results, Suite
+from evomerge.responses import Store
 from evomerge.run import Record, events, load_run, search
-from evomerge.run.finish import final_table, objective_intervals
+from evomerge.run.finish import final_table, provenance, table_markdown, table_notes, table_rows
 from evomerge.run.preflight import prepare
+from evomerge.run.scoring import Scoring
 
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished search, folded again, with the responses to the report items."""
+    """A finished search, folded again, with its responses to the report and the select items."""
 
     search: Search
     suite: Suite
     results: dict[int, Results | None]
+    selected: dict[int, Results]
+    interval: Callable[[int, int], Interval]
     table: dict[str, Any]  # as the run left it
 
     def again(self, seed: int = SEED, **changes: Any) -> dict[str, Any]:
         """The table from these parts, some of them changed."""
         parts = replace(self, **changes)
-        return final_table(parts.search, parts.suite, parts.results, seed)
+        kept = {"selected": parts.selected, "interval": parts.interval}
+        return final_table(parts.search, parts.suite, parts.results, seed, **kept)
 
     @property
     def winner(self) -> int:
@@ -54,16 +60,40 @@ def finished(run_folder: Callable[..., Path]) -> Finished:
 
 def fold(folder: Path) -> Finished:
     record, job = Record(folder), prepare(load_run(folder))
-    folded, results = job.search(), {}
-    for event in record.events:
-        if event["event"] == "batch":
-            folded.open(events.batch_from(event, record.template))
-        elif event["event"] == "evaluation":
-            folded.observe(events.evaluation_from(event))
-            if folded.phase == "report":
-                results[event["candidate"]] = event["results"]
     assert record.table is not None
-    return Finished(folded, job.suite, results, dict(record.table))
+    folded, blocks = job.search(), events.places(record.events)
+    with Store.open(
+        folder / events.RESPONSES, events.inventory(record.head), blocks, writable=False
+    ) as store:
+        scoring = Scoring(job, folded, store)
+        for event in record.events:
+            if event["event"] == "batch":
+                batch = events.batch_from(event, record.template)
+                scoring.open(batch)
+                folded.open(batch)
+            elif event["event"] == "evaluation":
+                evaluation = events.evaluation_from(event)
+                at = evaluation.batch, evaluation.candidate
+                scoring.add(at, events.place_from(event))
+                folded.observe(evaluation)
+            elif event["event"] == "round":
+                folded.judge(events.round_from(event))
+        select, report = (
+            {c.id: scoring.results((batch.number, c.id)) for c in batch.candidates}
+            for batch in folded.batches[-2:]
+        )
+        interval = {
+            (e.batch, e.candidate): scoring.interval(e.batch, e.candidate) for e in folded.merges()
+        }
+    chosen = {c: r for c, r in select.items() if c < 3 or c == folded.winner}
+    return Finished(
+        folded,
+        job.suite,
+        dict(report),
+        chosen,
+        lambda batch, candidate: interval[batch, candidate],
+        dict(record.table),
+    )
 
 
 def row_of(table: dict[str, Any], candidate: int) -> dict[str, Any]:
@@ -116,10 +146,13 @@ def test_gains_are_paired(finished: Finished) -> None:
     """Resamples serve both models: what is equal item by item has no gain, and no doubt of it."""
     other = next(c for c in finished.results if c > 2 and c != finished.winner)
     twins = finished.again(results={**finished.results, other: finished.results[finished.winner]})
-    assert row_of(twins, other)["gain"] == {"value": 0, "low": 0, "high": 0}
+    assert row_of(twins, other)["gain"] == {
+        "value": 0, "low": 0, "high": 0, "p": 1, "test": "sign flips"
+    }  # fmt: skip
     assert row_of(twins, other)["score"] == row_of(twins, finished.winner)["score"]
     base, own = finished.table["rows"][0], row_of(finished.table, finished.winner)
-    assert base["gain"] == pytest.approx(own["score"]), "the base's own score is 0 in every draw"
+    bounds = {key: base["gain"][key] for key in own["score"]}
+    assert bounds == pytest.approx(own["score"]), "the base's own score is 0 in every draw"
     assert own["gain"] is None
 
 
@@ -138,13 +171,49 @@ def test_a_winner_that_fails_the_report_leaves_a_table_without_gains(finished: F
     assert all(row["gain"] is None for row in table["rows"])
 
 
-def test_objective_intervals_of_one_model(finished: Finished) -> None:
-    results = finished.results[finished.winner]
-    assert results is not None
-    found = objective_intervals(finished.suite, results, seed=SEED)
-    expected = row_of(finished.table, finished.winner)["objectives"]
-    assert {n: {k: v for k, v in o.items() if k != "items"} for n, o in found.items()} == expected
-    assert found["sums"]["items"] == 12
+def test_what_is_said_of_the_winners_luck(finished: Finished) -> None:
+    trust, effort = finished.table["trust"], finished.table["effort"]
+    own = row_of(finished.table, finished.winner)
+    assert trust["report"] == own["score"]
+    select = finished.search.ranked(finished.search.verdicts[-1].batch)
+    assert trust["select"]["value"] == pytest.approx(
+        next(e.score.value for e in select if e.candidate == finished.winner)
+    )
+    assert trust["select"]["low"] < trust["select"]["value"] < trust["select"]["high"]
+    assert effort["candidates"] == len(finished.search.candidates) - 3
+    lines = "\n".join(table_notes(finished.table))
+    gap = trust["search"]["value"] - own["score"]["value"]
+    assert (
+        f"gap, search less report: {gap:.3f} [{trust['search']['value'] - own['score']['high']:.3f},"
+        in lines
+    )
+    assert f"{effort['candidates']} candidates tried" in lines
+    found = provenance(finished.table)
+    assert found["search_less_report"] == pytest.approx(gap, abs=1e-6)
+    assert {"base", "chat", "sea", "uniform"} <= set(found["beside"])
+    assert all(0 < beside["p"] <= 1 for beside in found["beside"].values())
+
+
+def test_p_values_agree_with_intervals(finished: Finished) -> None:
+    for row in finished.table["rows"]:
+        if row["gain"]:
+            assert row["gain"]["test"] == "sign flips"
+            clear = row["gain"]["low"] > 0 or row["gain"]["high"] < 0
+            assert row["gain"]["p"] < 0.2 if clear else row["gain"]["p"] > 0.005
+
+
+def test_an_invalid_winner_is_marked_wherever_it_is_shown(finished: Finished) -> None:
+    reason = "sums: all of it is an artefact"
+    verdict = finished.search.verdicts[-1]
+    merges = {e.candidate: [reason] for e in finished.search.ranked(verdict.batch)}
+    finished.search.verdicts[-1] = replace(verdict, invalid=merges)
+    table = finished.again()
+    assert table["winner"] == finished.winner, "no valid merge is left"
+    assert table_rows(table)[-1][-1] == "INVALID"
+    label = table["rows"][-1]["label"]
+    assert f"INVALID: {label}: {reason}." in table_notes(table)
+    assert f"INVALID: {label}: {reason}." in table_markdown(table)
+    assert provenance(table)["invalid"] == [reason]
 
 
 PARENTS_ONLY = """

@@ -51,13 +51,22 @@ class Estimate:
     """A number computed from items, and the same number on every resample.
 
     ``draws`` has shape ``[draws]``; NaN where a resample holds no item to compute it from.
+    ``unanimous`` is the number of sources of a share that all of them agree on, 0 or 1: resamples of
+    it know nothing of the others.
     """
 
     value: float
     draws: NDArray[np.float64]
+    unanimous: int = 0
 
     def interval(self, level: float = 0.95) -> Interval:
-        """The percentile interval that covers the truth with probability ``level``."""
+        """The percentile interval that covers the truth with probability ``level``.
+
+        Of a unanimous share it is the exact (Clopper-Pearson) one.
+        """
+        if self.unanimous:
+            slack = 1 - ((1 - level) / 2) ** (1 / self.unanimous)
+            return Interval(self.value, *((1 - slack, 1.0) if self.value else (0.0, slack)))
         defined = self.draws[~np.isnan(self.draws)]
         if len(defined) < (1 - MOST_UNDEFINED) * len(self.draws):
             return Interval(self.value, -math.inf, math.inf)

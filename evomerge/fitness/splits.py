@@ -1,8 +1,9 @@
 """Four disjoint item sets: probe, search, select, report.
 
 Where an item falls depends on the hash of its source and on nothing else: not on the run's seed,
-the other items, the other tasks or their order. So an item of the report split is one in every
-run, and the translations of an item stay together.
+the other tasks or their order. So an item of the report split is one in every run, and the
+translations of an item stay together. Near-duplicates do, too (see ``duplicates``): they fall
+where one of them falls.
 
 A source falls at a point in [0, 1), uniformly; each split is an interval, and ``report`` is the
 last one, so that a smaller report share keeps within a larger one.
@@ -18,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from evomerge import seeds
 from evomerge.errors import InputError, did_you_mean, one_of
 from evomerge.fitness import Item
+from evomerge.fitness.duplicates import find_duplicates
 
 SPLITS = ("probe", "search", "select", "report")
 SHARES: Mapping[str, float] = {"probe": 0.05, "search": 0.40, "select": 0.15, "report": 0.40}
@@ -47,7 +49,8 @@ def assign(
     """The ids of each split, per scorer, in hash order.
 
     ``limits`` caps the items per scorer in a split: those whose sources come first in hash order,
-    so a lower limit keeps a subset, and parallel tasks keep the same sources.
+    so a lower limit keeps a subset, and parallel tasks keep the same sources. No split holds a
+    near-duplicate of another's item.
 
     Raises:
         InputError: a share or limit is wrong, or a scorer has no item in a split that has a share.
@@ -55,11 +58,12 @@ def assign(
     _check(shares)
     limits = limits or {}
     _known(limits, "limits")
+    leader = {source: group.leader for group in find_duplicates(items) for source in group.sources}
     result: Assignment = {split: {} for split in SPLITS}
     for scorer, listed in items.items():
         placed: dict[str, list[tuple[float, str, str]]] = {split: [] for split in SPLITS}
         for item in listed:
-            point = _point(item.source)
+            point = _point(leader.get(item.source, item.source))
             order = (point, item.source, item.id)
             placed[item.split or _at(point, shares)].append(order)
         for split in SPLITS:

@@ -2,62 +2,131 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from evomerge import config
 from evomerge import recipe as recipes
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.errors import RunError
-from evomerge.fitness.suite import Suite, parse_suite
+from evomerge.fitness import SIGNALS, splits
+from evomerge.fitness.spec import SuiteSpec, parse_suite
+from evomerge.fitness.suite import Items, Results, Suite
 from evomerge.merging import Sources
 from evomerge.recipe import Recipe
-from evomerge.run.finish import objective_intervals
+from evomerge.run import looks
+from evomerge.run.events import items_digest
+from evomerge.run.finish import count_items, plain_interval
+from evomerge.run.precision import scoring_dtype
+from evomerge.run.scores import Bootstrap
 from evomerge.worker import Worker
+
+REPORT = "report"
 
 
 def score(
-    model: str, fitness: str | Path, split: str = "select", *, device: str | None = None
+    model: str,
+    fitness: str | Path,
+    split: str = "select",
+    *,
+    device: str | None = None,
+    again: bool = False,
 ) -> dict[str, Any]:
-    """Objective values of a model (text, see ``checkpoint``) or recipe file, with 95% intervals.
+    """Objectives and signals of a model (text, see ``checkpoint``) or recipe file, with 95% intervals.
 
-    Floors and retention need a base and parents and are left out.
+    Floors and retention need a base and parents and are left out. The report split is scored in the
+    recipe's own dtype, as at the end of a search, and the look at it is recorded.
 
     Raises:
-        InputError: the fitness file or the model is wrong.
+        InputError: the fitness file or the model is wrong, or the report items were looked at before
+            and ``again`` is not set.
         RunError: the model gives no finite answers.
+    """
+    suite, recipe = Suite(read_suite(fitness)), recipe_of(model)
+    items = suite.splits[split]
+    path, digest = looks.looks_file(Path(fitness)), items_digest(suite.splits[REPORT])
+    earlier = looks.refuse_second_look(path, digest, again) if split == REPORT else []
+    dtype = recipe.dtype if split == REPORT else None
+    results = respond(model, recipe, suite, items, dtype=dtype, device=device)
+    if split == REPORT:
+        facts = {"recipe": recipe.digest, "items": digest, "splits": splits.digest(suite.splits)}
+        looks.record_look(path, by="score", model=model, **facts)
+    bootstrap = Bootstrap.of(suite, items, seed=0)
+    return {
+        "model": model,
+        "split": split,
+        "items": {"digest": items_digest(items), "counts": {n: len(i) for n, i in items.items()}},
+        "looks_before": [asdict(look) for look in earlier],
+        "objectives": {
+            name: {**plain_interval(estimate), "items": count_items(suite, items)[name]}
+            for name, estimate in bootstrap.values(results).items()
+        },
+        "signals": {
+            name: {
+                signal: plain_interval(bootstrap.metric(results, name, signal))
+                for signal in SIGNALS
+                if any(value is not None for value in responses["metrics"].get(signal, ()))
+            }
+            for name, responses in results.items()
+        },
+        "tokens": sum(responses["tokens"] for responses in results.values()),
+    }
+
+
+def read_suite(fitness: str | Path) -> SuiteSpec:
+    """The fitness file, with floors that may name any model.
+
+    Raises:
+        InputError: with every problem found.
     """
     problems = config.Problems()
     spec = parse_suite(config.read(fitness), None, problems)
     problems.check()
     assert spec is not None
-    recipe = _recipe(model)
-    suite = Suite(spec)
-    items = suite.splits[split]
+    return spec
+
+
+def respond(
+    model: str,
+    recipe: Recipe,
+    suite: Suite,
+    items: Items,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+) -> Results:
+    """What one model answers to ``items``; ``dtype`` None is that of a search's candidates.
+
+    Raises:
+        RunError: it gives no finite answers.
+    """
+    spec = suite.spec
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     worker = Worker(
         {
-            "models": {n: recipe.ref(n).portable for n in Sources.open(recipe).models},
+            "models": {name: recipe.ref(name).portable for name in Sources.open(recipe).models},
             "tokenizer": recipe.tokenizer,
-            "dtype": recipe.dtype,
+            "dtype": dtype or scoring_dtype(spec.dtype, recipe.dtype, device),
             "suite": spec.plain,
-            "batch_size": spec.batch_size,
+            "backend": spec.backend,
+            "batch_tokens": spec.batch_tokens,
             "max_length": spec.max_length,
             "threads": 1,
             "device": device,
             "trust_remote_code": False,
         }
     )
-    outcome = worker({"key": "score", "recipe": recipe.portable().plain, "items": items})
+    outcome = worker({"recipe": recipe.portable().plain, "items": items})
     if outcome["error"]:
         raise RunError(f"{model}: {outcome['error']}")
-    return {
-        "model": model,
-        "split": split,
-        "objectives": objective_intervals(suite, outcome["results"], seed=0),
-    }
+    results: Results = outcome["results"]
+    return results
 
 
-def _recipe(model: str) -> Recipe:
+def recipe_of(model: str) -> Recipe:
     """A recipe file, or a recipe that passes one model through."""
     if model.endswith((".yaml", ".yml")):
         return Recipe.load(model)

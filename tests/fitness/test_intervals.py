@@ -144,3 +144,12 @@ def test_too_few_sources_say_nothing() -> None:
 def test_a_source_that_was_not_resampled_is_refused() -> None:
     with pytest.raises(KeyError, match="unknown"):
         Resamples.of(["a", "b"], 10, 0).mean([1.0], ["unknown"])
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_unanimous_share_is_not_certain(value: float) -> None:
+    """Clopper & Pearson: of 20 sources that all agree, a twentieth may well not have."""
+    interval = Estimate(value, np.full(1000, value), unanimous=20).interval()
+    bound = 0.025 ** (1 / 20)
+    expected = (bound, 1.0) if value else (0.0, 1 - bound)
+    assert (interval.low, interval.high) == pytest.approx(expected)

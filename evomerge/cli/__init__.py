@@ -1,0 +1,39 @@
+"""The command line. Heavy imports wait until a command needs them: ``--help`` must be instant."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from evomerge.cli.parser import make_parser
+from evomerge.errors import EvomergeError, InputError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is returned."""
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    if not hasattr(arguments, "run"):
+        parser.print_help()
+        return 2
+    logging.basicConfig(level=logging.WARNING, format="evomerge: %(message)s")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        arguments.run(arguments)
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:  # the reader of our output left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except InputError as error:
+        print(f"evomerge: {error}", file=sys.stderr)
+        return 2
+    except (EvomergeError, OSError) as error:
+        print(f"evomerge: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("evomerge: stopped", file=sys.stderr)
+        return 130

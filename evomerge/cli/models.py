@@ -1,0 +1,63 @@
+"""Commands on recipes and methods."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from evomerge.cli import output, placement
+from evomerge.errors import InputError
+
+
+def merge(arguments: argparse.Namespace) -> None:
+    from evomerge.merging import merge
+    from evomerge.progress import progress_bar
+    from evomerge.recipe import Recipe
+
+    placement.stop_on_signals()
+    recipe = Recipe.load(arguments.recipe)
+    placement.check_device(arguments.device)
+    if not 0 < arguments.shard_size < float("inf"):
+        raise InputError(f"--shard-size: expected a number above 0, found {arguments.shard_size:g}")
+    with progress_bar("merging") as advance:
+        merge(
+            recipe,
+            arguments.output,
+            force=arguments.force,
+            shard_bytes=int(arguments.shard_size * 2**30),
+            device=arguments.device or "cpu",
+            progress=advance,
+        )
+    print(arguments.output)
+
+
+def methods(arguments: argparse.Namespace) -> None:
+    from evomerge import methods
+    from evomerge.display import describe, show_method, show_methods
+
+    if arguments.name:
+        found = [methods.get(arguments.name)]
+    else:
+        found = [methods.get(name) for name in methods.names()]
+    if arguments.json:
+        described = [describe(method) for method in found]
+        print(json.dumps(described[0] if arguments.name else described, indent=2))
+    elif arguments.name:
+        show_method(found[0])
+    else:
+        show_methods(found)
+
+
+def check(arguments: argparse.Namespace) -> None:
+    from evomerge.display import show_lines
+    from evomerge.run.check import check
+
+    show_lines(check(arguments.file))
+
+
+def convert(arguments: argparse.Namespace) -> None:
+    from evomerge.interop import from_mergekit
+
+    if arguments.layers is not None and arguments.layers < 1:
+        raise InputError(f"--layers: expected at least 1, found {arguments.layers}")
+    output.put(from_mergekit(arguments.file, arguments.layers), arguments)

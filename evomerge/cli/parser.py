@@ -1,0 +1,205 @@
+"""Every command, its options and its help."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from evomerge import __version__
+from evomerge.cli import models, placement, runs, scores
+
+EPILOG = """\
+start here:
+  evomerge demo                       a real search on tiny models, a few minutes, no download
+  evomerge search runs/mine           search; the same command resumes after a stop
+  evomerge export runs/mine -o best.yaml && evomerge merge best.yaml -o merged-model
+
+exit status: 0 done, 1 failed at run time (resume it), 2 the input is wrong, 130 stopped by you
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser; parsed arguments hold the command to run as ``run``."""
+    parser = argparse.ArgumentParser(
+        prog="evomerge",
+        description="Find the best merge of a few descendants of one language model.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"evomerge {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], None], short: str, more: str = ""
+    ) -> Any:
+        sub = commands.add_parser(
+            name,
+            help=short,
+            description=f"{short[0].upper()}{short[1:]}.\n\n{more}".strip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command(
+        "demo",
+        runs.demo,
+        "search over three tiny models that come with evomerge",
+        "A base, a chat parent that follows instructions in English only, and a parent that knows\n"
+        "Indonesian, Vietnamese and Thai. Neither answers instructions in those languages; a good\n"
+        "merge does. Takes a few minutes on two cores and downloads nothing.",
+    )
+    sub.add_argument(
+        "--run",
+        dest="run_dir",
+        metavar="DIR",
+        default="runs/demo",
+        help="folder of the run (default: %(default)s)",
+    )
+    placement.add_options(sub)
+
+    sub = command(
+        "search",
+        runs.search,
+        "start a search, or resume it if it was started before",
+        "RUN_DIR holds run.yaml, the whole job. Progress is kept in RUN_DIR/journal.jsonl after every\n"
+        "evaluation: stop at any time (Ctrl-C, kill, power cut) and run the same command to go on. The\n"
+        "options below place the work; none of them can change the result.",
+    )
+    sub.add_argument("run_dir", metavar="RUN_DIR", help="folder with a run.yaml, or that file")
+    placement.add_options(sub)
+
+    sub = command("resume", runs.resume, "resume a search; refuses if there is nothing to resume")
+    sub.add_argument("run_dir", metavar="RUN_DIR", help="folder of a started search")
+    placement.add_options(sub)
+
+    sub = command(
+        "status",
+        runs.status,
+        "show how far a search is, from its journal alone",
+        "Works while the search runs, and without its models or tasks at hand.",
+    )
+    sub.add_argument("run_dir", metavar="RUN_DIR")
+    sub.add_argument("--json", action="store_true", help="machine-readable")
+
+    sub = command(
+        "export",
+        runs.export,
+        "write a recipe of a search as YAML",
+        "By default the winner (before the end: the best so far, by its search score). For mergekit\n"
+        "(0.1.5) the models keep the names given in run.yaml; where methods differ between layers or\n"
+        "roles the file holds several merges, for mergekit-multi. What mergekit would merge to other\n"
+        "tensors is refused with the reason.",
+    )
+    sub.add_argument("run_dir", metavar="RUN_DIR")
+    sub.add_argument(
+        "-o", "--output", metavar="FILE", help="file to write (default: standard output)"
+    )
+    sub.add_argument(
+        "--format",
+        choices=("evomerge", "mergekit"),
+        default="evomerge",
+        help="default: %(default)s",
+    )
+    sub.add_argument("--candidate", type=int, metavar="ID", help="another candidate, by its number")
+    sub.add_argument(
+        "--pareto", metavar="DIR", help="write every recipe of the Pareto front into DIR instead"
+    )
+    sub.add_argument("--force", action="store_true", help="replace existing files")
+
+    sub = command(
+        "import",
+        models.convert,
+        "turn a mergekit file into a recipe, or a mergekit-evolve file into a run.yaml",
+        "The recipe gives the tensors that mergekit 0.1.5 gives, within rounding: what it does counts,\n"
+        "not what its file seems to say. Unknown keys are refused. What is not carried over stands in\n"
+        "comments at the top of the result.",
+    )
+    sub.add_argument("file", metavar="MERGEKIT.yaml")
+    sub.add_argument(
+        "-o", "--output", metavar="FILE", help="file to write (default: standard output)"
+    )
+    sub.add_argument(
+        "--layers", type=int, metavar="N", help="depth of the models, if they are not at hand"
+    )
+    sub.add_argument("--force", action="store_true", help="replace an existing file")
+
+    sub = command(
+        "merge",
+        models.merge,
+        "materialize a recipe as a Hugging Face model folder",
+        "Written shard by shard beside DIR and renamed at the end: DIR appears whole or not at all.",
+    )
+    sub.add_argument("recipe", metavar="RECIPE.yaml")
+    sub.add_argument("-o", "--output", metavar="DIR", required=True, help="folder to make")
+    sub.add_argument("--force", action="store_true", help="replace DIR if it exists")
+    sub.add_argument(
+        "--shard-size",
+        metavar="GB",
+        type=float,
+        default=4.0,
+        help="largest weight file (default: %(default)s)",
+    )
+    sub.add_argument("--device", help="where kernels run: cpu, cuda, cuda:1 (default: cpu)")
+
+    sub = command("score", scores.score, "score one model or recipe on a fitness file")
+    sub.add_argument(
+        "model", metavar="MODEL|RECIPE", help="a folder, hub id, MODEL+ADAPTER or recipe.yaml"
+    )
+    sub.add_argument(
+        "--fitness", metavar="FILE", required=True, help="fitness YAML (see fitness/README.md)"
+    )
+    sub.add_argument(
+        "--split",
+        choices=("probe", "search", "select", "report"),
+        default="select",
+        help="default: %(default)s; keep report for the end: each look at it is recorded",
+    )
+    sub.add_argument(
+        "--again", action="store_true", help="look at report items that were looked at before"
+    )
+    sub.add_argument("--device", help="cpu or cuda (default: cuda if there is any)")
+    sub.add_argument("--json", action="store_true", help="machine-readable")
+
+    sub = command(
+        "reduce",
+        scores.reduce,
+        "choose a few search items that stand for all, and write a fitness file with them",
+        "The models answer the whole search split; items are clustered by their answers, and one of each\n"
+        "cluster stands for it. Prints the expected error of each objective, measured on models left out\n"
+        "of the choice. Name models that differ as candidates will: base, parents, some merges.",
+    )
+    sub.add_argument("fitness", metavar="FITNESS", help="fitness YAML to reduce")
+    sub.add_argument(
+        "--models",
+        metavar="MODEL",
+        nargs="+",
+        required=True,
+        help="folders, hub ids or recipe files",
+    )
+    sub.add_argument("-o", "--output", metavar="FILE", required=True, help="fitness file to write")
+    sub.add_argument(
+        "--items",
+        type=int,
+        metavar="N",
+        help="items per task (default: what a candidate of the last generation is asked)",
+    )
+    sub.add_argument("--device", help="cpu or cuda (default: cuda if there is any)")
+    sub.add_argument("--force", action="store_true", help="replace an existing file")
+
+    sub = command("methods", models.methods, "list the merge methods, or explain one")
+    sub.add_argument("name", metavar="NAME", nargs="?")
+    sub.add_argument("--json", action="store_true", help="machine-readable")
+
+    sub = command(
+        "check",
+        models.check,
+        "check a run.yaml, fitness file or recipe before anything is started",
+        "Opens the models, builds the tasks and reports every problem at once, then what it will cost.\n"
+        "Of a fitness file: tasks, metrics, near-duplicates, and what it will download.",
+    )
+    sub.add_argument(
+        "file", metavar="FILE", help="run.yaml, a run folder, a fitness file, or a recipe"
+    )
+    return parser

@@ -1,0 +1,94 @@
+"""Where work runs, and how it is stopped. Nothing here can change a result."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from typing import Any
+
+from evomerge.errors import InputError
+
+
+def add_options(sub: argparse.ArgumentParser) -> None:
+    """The options of commands that search."""
+    place = sub.add_argument_group("placement (never changes the result)")
+    place.add_argument(
+        "--ray",
+        default="local",
+        metavar="local|ADDRESS|off",
+        help="local: Ray on this machine (default); ADDRESS: a running cluster (auto or host:port); off: one worker in this process",
+    )
+    place.add_argument(
+        "--workers", type=int, metavar="N", help="workers at a time (default: as many as fit)"
+    )
+    place.add_argument(
+        "--num-cpus", type=float, default=1.0, metavar="X", help="CPUs per worker (default: 1)"
+    )
+    place.add_argument(
+        "--num-gpus",
+        type=float,
+        metavar="X",
+        help="GPUs per worker, may be a fraction (default: 1 if there are any)",
+    )
+    place.add_argument(
+        "--device",
+        help="device of the workers (default: cuda if there is any, else cpu); keep a run to one kind, "
+        "they round differently",
+    )
+    place.add_argument("--quiet", action="store_true", help="only the table at the end")
+
+
+def check_options(arguments: argparse.Namespace) -> None:
+    """Refuse placements that make no sense here."""
+    if arguments.workers is not None and arguments.workers < 1:
+        raise InputError(f"--workers: expected at least 1, found {arguments.workers}")
+    if arguments.ray == "off" and arguments.workers not in (None, 1):
+        raise InputError(
+            f"--workers {arguments.workers}: --ray off has one worker; leave one of them out"
+        )
+    if arguments.num_cpus <= 0 or (arguments.num_gpus or 0) < 0:
+        raise InputError("--num-cpus and --num-gpus: expected numbers above 0")
+    if arguments.ray in ("off", "local"):
+        check_device(arguments.device)
+
+
+def stop_on_signals() -> None:
+    """Let SIGTERM and SIGINT end a command as Ctrl-C does."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # a script's background job inherits it ignored
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def check_device(name: str | None) -> None:
+    """Refuse a device that this machine does not have."""
+    import torch
+
+    try:
+        torch.empty(0, device=name or "cpu")
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by build
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name}: not to be had on this machine: {reason}") from None
+
+
+def pool_of(arguments: argparse.Namespace) -> Any:
+    """What makes the pool that the options ask for."""
+    from evomerge.pool.serial import SerialPool
+
+    if arguments.ray == "off":
+        return SerialPool
+
+    def make(spec: Any) -> Any:
+        from evomerge.pool.ray import RayPool
+
+        return RayPool(
+            spec,
+            arguments.workers,
+            arguments.ray,
+            num_cpus=arguments.num_cpus,
+            num_gpus=arguments.num_gpus,
+        )
+
+    return make

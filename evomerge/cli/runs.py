@@ -1,0 +1,104 @@
+"""Commands on runs: start, go on, look, export."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from evomerge.cli import output, placement
+from evomerge.errors import InputError
+
+
+def demo(arguments: argparse.Namespace) -> None:
+    from evomerge.demo import prepare_run
+
+    arguments.run_dir = str(prepare_run(Path(arguments.run_dir)))
+    search(arguments)
+
+
+def resume(arguments: argparse.Namespace) -> None:
+    from evomerge.run import Record
+
+    Record(arguments.run_dir)  # refuses if there is nothing
+    search(arguments)
+
+
+def search(arguments: argparse.Namespace) -> None:
+    from evomerge import run
+    from evomerge.display import command_for, show_looks, show_table
+    from evomerge.progress import Display
+    from evomerge.run import looks
+
+    placement.check_options(arguments)
+    placement.stop_on_signals()
+    display = Display(quiet=arguments.quiet)
+    try:
+        with display:
+            result = run.search(
+                arguments.run_dir,
+                placement.pool_of(arguments),
+                listener=display,
+                device=arguments.device,
+            )
+    except KeyboardInterrupt:
+        display.stopped(arguments.run_dir)
+        raise
+    show_table(result.table)
+    run_file = Path(arguments.run_dir)
+    show_looks(
+        looks.record_search(
+            run_file if run_file.is_file() else run_file / "run.yaml", run.Record(result.folder)
+        )
+    )
+    print(command_for(result))
+
+
+def status(arguments: argparse.Namespace) -> None:
+    from evomerge.display import show_status, status_of
+    from evomerge.run import Record
+
+    status = status_of(Record(arguments.run_dir))
+    if arguments.json:
+        print(json.dumps(status, indent=2))
+    else:
+        show_status(status)
+
+
+def export(arguments: argparse.Namespace) -> None:
+    from evomerge.archive import pareto_front
+    from evomerge.run import Record
+
+    record = Record(arguments.run_dir)
+    if arguments.pareto:
+        front = {e.candidate for e in pareto_front(record.history.merges(), record.objectives)}
+        if not front:
+            raise InputError(f"{arguments.run_dir}: no merge was scored yet")
+        texts = {
+            Path(arguments.pareto) / f"candidate-{member:05d}.yaml": _text(
+                record.recipe(member), arguments.format
+            )
+            for member in sorted(front)
+        }
+        for path in texts:
+            output.refuse_existing(path, arguments.force)
+        for path, text in texts.items():
+            output.write(path, text, arguments.force)
+        return
+    candidate: int | None = arguments.candidate
+    if candidate is None:
+        candidate = record.history.winner
+    if candidate is None and record.history.best is not None:
+        candidate = record.history.best.candidate
+    if candidate is None:
+        raise InputError(f"{arguments.run_dir}: no merge was scored yet; see `evomerge status`")
+    output.put(_text(record.recipe(candidate), arguments.format), arguments)
+
+
+def _text(recipe: Any, form: str) -> str:
+    if form == "mergekit":
+        from evomerge.interop import to_mergekit
+
+        return to_mergekit(recipe)
+    return str(recipe.to_yaml())

@@ -1,0 +1,48 @@
+"""Commands on fitness files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from evomerge.cli import placement
+from evomerge.cli.output import refuse_existing, write
+
+
+def score(arguments: argparse.Namespace) -> None:
+    from evomerge.display import show_scores
+    from evomerge.run.single import score
+
+    placement.check_device(arguments.device)
+    scores = score(
+        arguments.model,
+        arguments.fitness,
+        arguments.split,
+        device=arguments.device,
+        again=arguments.again,
+    )
+    if arguments.json:
+        print(json.dumps(scores, indent=2))
+    else:
+        show_scores(scores)
+
+
+def reduce(arguments: argparse.Namespace) -> None:
+    from evomerge.display import show_lines
+    from evomerge.run.reducing import reduce_suite
+
+    output = Path(arguments.output)
+    refuse_existing(output, arguments.force)  # before an hour of scoring, not after
+    placement.check_device(arguments.device)
+    reduced = reduce_suite(
+        Path(arguments.fitness),
+        arguments.models,
+        output,
+        count=arguments.items,
+        device=arguments.device,
+        say=lambda text: print(f"{text} ...", file=sys.stderr),
+    )
+    write(output, reduced.text, arguments.force)
+    show_lines(reduced.lines)

@@ -1,0 +1,77 @@
+"""The end of a search: the table on the report split, and the winner's recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge import config
+from evomerge.errors import RunError
+from evomerge.evolution import Search
+from evomerge.journal import Journal
+from evomerge.recipe import Recipe
+from evomerge.run.events import stamped
+from evomerge.run.finish import final_table, table_markdown
+from evomerge.run.preflight import Job
+from evomerge.run.provenance import with_provenance
+from evomerge.run.scoring import Scoring
+
+BEST, REPORT = "best.yaml", "report.md"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished search leaves: the winner, and every model of the table on the report split.
+
+    ``winner`` is None if every candidate of the shortlist failed.
+    """
+
+    folder: Path
+    winner: Recipe | None
+    table: Mapping[str, Any]
+
+
+def end(job: Job, search: Search, scoring: Scoring, journal: Journal) -> Result:
+    """Write the table into the journal, once, and it and the winner's recipe beside the journal.
+
+    Raises:
+        RunError: they cannot be written.
+    """
+    folder = job.spec.folder
+    ended = next((event for event in journal.events if event["event"] == "end"), None)
+    if ended is None:
+        ended = stamped("end", winner=search.winner, table=_table(job, search, scoring))
+        journal.append(ended)
+    winner = None
+    if search.winner is not None:
+        winner = with_provenance(search, search.winner, journal.events[0], ended["table"])
+    try:
+        config.write_text(folder / REPORT, table_markdown(ended["table"]))
+        if winner is not None:
+            config.write_text(folder / BEST, winner.to_yaml())
+    except OSError as error:
+        raise RunError(
+            f"{folder}: the results cannot be written: {error.strerror}. The journal is complete: "
+            "make room and resume the run, or use `evomerge export`"
+        ) from None
+    return Result(folder, winner, ended["table"])
+
+
+def _table(job: Job, search: Search, scoring: Scoring) -> Mapping[str, Any]:
+    report = search.batches[-1].number
+    select = search.verdicts[-1].batch
+    references = [c.id for c in search.batches[0].candidates]
+    chosen = references if search.winner is None else [*references, search.winner]
+    return final_table(
+        search,
+        job.suite,
+        {
+            candidate: scoring.results((report, candidate)) if evaluation.values else None
+            for candidate, evaluation in search.evaluations(report).items()
+        },
+        job.spec.seed,
+        selected={candidate: scoring.results((select, candidate)) for candidate in chosen},
+        interval=scoring.interval,
+    )
