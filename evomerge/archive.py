@@ -39,3 +39,28 @@ def pareto_front(elites: Sequence[Elite], objectives: Sequence[Objective]) -> li
             for _, other in points
         )
     ]
+
+
+def knees(elites: Sequence[Elite], objectives: Sequence[Objective], count: int = 3) -> list[Elite]:
+    """The knee of the Pareto front, then its best in each objective; at most ``count``.
+
+    The knee has the largest sum of objectives, each scaled to 0..1 over the front.
+    """
+    front = pareto_front(elites, objectives)
+    if not front:
+        return []
+    values = [[o.sign * elite.values[o.name] for o in objectives] for elite in front]
+    spans = [(min(column), max(column)) for column in zip(*values, strict=True)]
+    scaled = [
+        [
+            (v - low) / (high - low) if high > low else 0.0
+            for v, (low, high) in zip(row, spans, strict=True)
+        ]
+        for row in values
+    ]
+    sums = [sum(row) for row in scaled]
+    tops = [
+        max(range(len(front)), key=lambda at: (column[at], sums[at]))
+        for column in (sums, *zip(*scaled, strict=True))
+    ]
+    return [front[at] for at in list(dict.fromkeys(tops))[:count]]

@@ -1,13 +1,14 @@
 """The history of a search: a fold over its events, and what can be read off it.
 
-Three kinds of events exist: a batch was opened, an evaluation arrived, the search phase was closed.
-Scores exist once a batch is complete, because they are relative to base and parents on the batch's
-own items. ``evolution.Search`` adds the proposing; a reader of a journal needs only this.
+Four kinds of events exist: a batch was opened, an evaluation arrived, the search phase was closed, a
+round of the shortlist was judged. Scores exist once a batch is complete, because they are relative
+to base and parents: on the whole search split while it is searched, later on the batch's own items.
+``evolution.Search`` adds the proposing; a reader of a journal needs only this.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evomerge.archive import Elite, best
@@ -34,26 +35,61 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Batch:
-    """Candidates asked together and scored on the same items.
+    """Candidates asked together, to be scored on the same items.
 
-    ``references`` holds the objective values of base and parents on those items, where they are
-    not members themselves.
+    ``progress`` is the part of the search, 0 to 1, that was over when a search batch was asked.
     """
 
     number: int
     phase: str
     candidates: tuple[Candidate, ...]
-    references: Mapping[str, Values] | None = None
+    progress: float = 0.0
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A candidate's outcome in one batch: objective values, or why it failed."""
+    """A candidate's outcome in one batch: objective values, or why it failed.
+
+    ``errors`` are standard errors of the values: 0 is exact on the batch's split, None is unknown.
+    ``items`` and ``tokens`` went through the model for it; what was answered before cost nothing.
+    """
 
     batch: int
     candidate: int
     values: Values | None
     error: str | None = None
+    errors: Mapping[str, float | None] | None = None
+    items: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A merge that left the race: ``leader`` beat it with this evidence on this many items."""
+
+    candidate: int
+    leader: int
+    e_value: float
+    items: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a complete round of the shortlist led to.
+
+    Attributes:
+        batch: the round.
+        last: no round follows.
+        dropped: who is not scored further.
+        invalid: candidate -> why its scores cannot be compared.
+        saved: item-evaluations that need not be made.
+    """
+
+    batch: int
+    last: bool
+    dropped: tuple[Dropped, ...] = ()
+    invalid: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    saved: int = 0
 
 
 @dataclass
@@ -83,6 +119,7 @@ class History:
         self.candidates: dict[int, Candidate] = {}
         self.gains: Mapping[str, float] = {}
         self.closed: str | None = None
+        self.verdicts: list[Verdict] = []
 
     # -- folding --------------------------------------------------------------------------------
 
@@ -99,6 +136,10 @@ class History:
     def close(self, reason: str) -> None:
         """Fold: nothing more is asked for; go on to the shortlist."""
         self.closed = reason
+
+    def judge(self, verdict: Verdict) -> None:
+        """Fold: a round of the shortlist was judged."""
+        self.verdicts.append(verdict)
 
     def observe(self, evaluation: Evaluation) -> bool:
         """Fold: an evaluation arrived. True if it completed its batch (whose scores now exist).
@@ -121,7 +162,7 @@ class History:
         progress.evaluations[evaluation.candidate] = evaluation
         if not progress.complete:
             return False
-        references = self._references(progress)
+        references = self.references(progress.batch.number)
         if progress.batch.phase == "references":
             self.gains = self._yardsticks(references)
         for candidate in progress.batch.candidates:
@@ -131,9 +172,15 @@ class History:
             )
         return True
 
-    def _references(self, progress: _Progress) -> Mapping[str, Values]:
-        if progress.batch.references is not None:
-            return progress.batch.references
+    def references(self, batch: int) -> Mapping[str, Values]:
+        """Values of base and parents that the scores of a complete batch are relative to.
+
+        Raises:
+            RunError: one of them failed; no candidate can be judged without them.
+        """
+        progress = self._batches[batch]
+        if progress.batch.phase in SEARCHED:
+            progress = self._batches[0]
         found: dict[str, Values] = {}
         for candidate in self._batches[0].batch.candidates:
             evaluation = progress.evaluations[candidate.id]
@@ -162,9 +209,55 @@ class History:
         return self.phase == "report" and self.complete()
 
     @property
+    def unjudged(self) -> int | None:
+        """The round of the shortlist that is complete and awaits its verdict."""
+        if self.phase != "select" or not self.complete():
+            return None
+        newest = self._batches[-1].batch.number
+        return None if self.verdicts and self.verdicts[-1].batch == newest else newest
+
+    @property
     def searched(self) -> int:
         """Candidates opened before the shortlist: what the evaluation budget counts."""
         return sum(len(p.batch.candidates) for p in self._batches if p.batch.phase in SEARCHED)
+
+    @property
+    def spent(self) -> dict[str, int]:
+        """What arrived before the shortlist has used of each budget that is counted."""
+        return {
+            "evaluations": self.searched,
+            "items": self._sum("items", len(self._batches)),
+            "tokens": self._sum("tokens", len(self._batches)),
+        }
+
+    def _sum(self, cost: str, batches: int) -> int:
+        """Items or tokens that the first ``batches`` have cost, those of the search phases."""
+        return sum(
+            getattr(evaluation, cost)
+            for progress in self._batches[:batches]
+            if progress.batch.phase in SEARCHED
+            for evaluation in progress.evaluations.values()
+        )
+
+    @property
+    def looks(self) -> int:
+        """Scores taken on the select split: candidates, summed over its rounds."""
+        return sum(len(p.batch.candidates) for p in self._batches if p.batch.phase == "select")
+
+    @property
+    def saved(self) -> int:
+        """Item-evaluations that the race of the shortlist made unnecessary."""
+        return sum(verdict.saved for verdict in self.verdicts)
+
+    @property
+    def dropped(self) -> list[Dropped]:
+        """Who left the race of the shortlist, in order."""
+        return [dropped for verdict in self.verdicts for dropped in verdict.dropped]
+
+    @property
+    def invalid(self) -> Mapping[int, Sequence[str]]:
+        """Merges whose newest scores on the select split cannot be compared, and why."""
+        return self.verdicts[-1].invalid if self.verdicts else {}
 
     @property
     def batches(self) -> list[Batch]:
@@ -215,7 +308,18 @@ class History:
 
     @property
     def winner(self) -> int | None:
-        """The merge with the best score on the select split; None before, or if all failed."""
-        references = {c.id for c in self._batches[0].batch.candidates} if self._batches else set()
-        found = best([e for e in self.elites("select") if e.candidate not in references])
-        return found[0].candidate if found else None
+        """The best merge of the newest judged round of the shortlist; None before, or if all failed.
+
+        Invalid merges rank below all others.
+        """
+        if not self.verdicts:
+            return None
+        references = {c.id for c in self._batches[0].batch.candidates}
+        newest = self.verdicts[-1]
+        ranked = self.ranked(newest.batch, newest.invalid)
+        return next((e.candidate for e in ranked if e.candidate not in references), None)
+
+    def ranked(self, batch: int, invalid: Collection[int] = ()) -> list[Elite]:
+        """The scored candidates of a complete batch, best first, ``invalid`` ones last."""
+        found = [e for e in self.elites(self._batches[batch].batch.phase) if e.batch == batch]
+        return sorted(best(found, len(found)), key=lambda elite: elite.candidate in invalid)

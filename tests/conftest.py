@@ -76,7 +76,6 @@ def run_folder(family: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
                 "include": ["."],
                 "objectives": {"sums": {"task": "sums"}, "text": {"text": "texts.jsonl"}},
                 "items": {"search": 12, "select": 6, "report": 12, "candidate": 6},
-                "batch_size": 8,
             },
             "optimizer": {"name": "cma", "population": 4},
             "budget": {"evaluations": 22},
@@ -86,3 +85,28 @@ def run_folder(family: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def small() -> dict[str, Any]:
+    """Changes to ``run_folder`` that make a search of a second or two, with every phase in it.
+
+    Samples grow, the score is a mean that is raced over three rounds, and two batches are under way.
+    """
+    return {
+        "space": {"methods": ["task_arithmetic"], "groups": {"layers": 2}, "start": ["uniform"]},
+        "fitness": {
+            "include": ["."],
+            "objectives": {
+                "sums": {"task": "sums"},
+                "text": {"text": "texts.jsonl", "weight": 0},
+            },
+            "items": {
+                **{"probe": 4, "search": 10, "select": 8, "report": 8, "candidate": [3, 6]},
+                "shares": {"probe": 0.15, "search": 0.35, "select": 0.25, "report": 0.25},
+            },
+        },
+        "optimizer": {"name": "cma", "population": 3},
+        "budget": {"evaluations": 16},
+        "lag": 2,
+    }

@@ -21,7 +21,7 @@ progress
 display
 testing
 run report interop demo
-evolution pool journal
+evolution pool journal responses
 worker history
 archive
 space merging fitness optimizers

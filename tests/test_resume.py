@@ -17,35 +17,53 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from evomerge.run import JOURNAL, search
+from evomerge.errors import InputError
+from evomerge.run import JOURNAL, RESPONSES, Record, search
 from evomerge.testing.trajectory import Trajectory, trajectory
 
 PATIENCE = 120.0  # seconds that a loaded machine may take
-RUN = {"lag": 2, "budget": {"evaluations": 26}}
 
 RunFolder = Callable[..., Path]
 
 
-@pytest.fixture(scope="module")
-def kept() -> dict[str, tuple[bytes, Trajectory]]:
-    return {}
+@dataclass(frozen=True)
+class Undisturbed:
+    """What a search leaves that nothing disturbs."""
+
+    journal: bytes
+    responses: bytes
+    trajectory: Trajectory
+
+    def cut(self, folder: Path, size: int) -> Path:
+        """Put into ``folder`` what a search leaves that is killed when its journal has ``size`` bytes."""
+        (folder / JOURNAL).write_bytes(self.journal[:size])
+        (folder / RESPONSES).write_bytes(self.responses)
+        return folder
+
+
+def left_in(folder: Path) -> Undisturbed:
+    return Undisturbed(
+        (folder / JOURNAL).read_bytes(), (folder / RESPONSES).read_bytes(), trajectory(folder)
+    )
+
+
+_kept: dict[str, Undisturbed] = {}
 
 
 @pytest.fixture
-def undisturbed(
-    run_folder: RunFolder, kept: dict[str, tuple[bytes, Trajectory]]
-) -> tuple[bytes, Trajectory]:
-    """Journal and trajectory of a search that nothing disturbs, made once."""
-    if not kept:
-        folder = run_folder("undisturbed", **RUN)
+def undisturbed(run_folder: RunFolder, small: dict[str, Any]) -> Undisturbed:
+    """Made once."""
+    if not _kept:
+        folder = run_folder("undisturbed", **small)
         search(folder)
-        kept["run"] = (folder / JOURNAL).read_bytes(), trajectory(folder)
-    return kept["run"]
+        _kept["run"] = left_in(folder)
+    return _kept["run"]
 
 
 class Drivers:
@@ -140,46 +158,55 @@ def moments(kills: int, journal: bytes, key: str) -> tuple[list[int], list[float
 
 @pytest.mark.slow
 def test_a_driver_killed_five_times(
-    run_folder: RunFolder, undisturbed: tuple[bytes, Trajectory], drivers: Drivers
+    run_folder: RunFolder, small: dict[str, Any], undisturbed: Undisturbed, drivers: Drivers
 ) -> None:
-    folder = run_folder("killed", **RUN)
-    kill_and_resume(drivers, folder, *moments(5, undisturbed[0], "off"), "--ray", "off")
-    assert trajectory(folder) == undisturbed[1]
+    folder = run_folder("killed", **small)
+    kill_and_resume(drivers, folder, *moments(5, undisturbed.journal, "off"), "--ray", "off")
+    assert trajectory(folder) == undisturbed.trajectory
+    assert (folder / RESPONSES).read_bytes() == undisturbed.responses
 
 
-KILLS_OF_RAY = int(os.environ.get("EVOMERGE_TEST_KILLS", "5"))
+KILLS_OF_RAY = int(os.environ.get("EVOMERGE_TEST_KILLS", "3"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_a_driver_of_ray_workers_killed(
-    workers: int, run_folder: RunFolder, undisturbed: tuple[bytes, Trajectory], drivers: Drivers
+    workers: int,
+    run_folder: RunFolder,
+    small: dict[str, Any],
+    undisturbed: Undisturbed,
+    drivers: Drivers,
 ) -> None:
-    folder = run_folder("killed", **RUN)
+    folder = run_folder("killed", **small)
     place = ("--ray", "local", "--workers", str(workers), "--num-cpus", "0.5")
-    sizes, delays = moments(KILLS_OF_RAY, undisturbed[0], f"ray {workers}")
+    sizes, delays = moments(KILLS_OF_RAY, undisturbed.journal, f"ray {workers}")
     kill_and_resume(drivers, folder, sizes, delays, *place)
-    assert trajectory(folder) == undisturbed[1]
+    assert trajectory(folder) == undisturbed.trajectory
 
 
 @pytest.mark.slow
 def test_a_journal_cut_at_any_byte(
-    run_folder: RunFolder, undisturbed: tuple[bytes, Trajectory]
+    run_folder: RunFolder, small: dict[str, Any], undisturbed: Undisturbed
 ) -> None:
-    journal, expected = undisturbed
+    journal = undisturbed.journal
     draw = random.Random("cut")
     line_ends = [at + 1 for at, byte in enumerate(journal) if byte == ord("\n")]
-    cuts = [draw.randrange(len(journal)) for _ in range(5)] + draw.sample(line_ends, 3)
-    for cut in cuts:
-        folder = run_folder(f"cut at {cut}", **RUN)
-        (folder / JOURNAL).write_bytes(journal[:cut])
+    judged = [
+        end for end, line in zip(line_ends, journal.splitlines(), strict=True) if b'"round"' in line
+    ]
+    assert len(judged) == 3, "the shortlist is raced"
+    cuts = [draw.randrange(len(journal)) for _ in range(4)] + draw.sample(line_ends, 2)
+    for cut in [*cuts, judged[0], judged[1] - 1]:
+        folder = undisturbed.cut(run_folder(f"cut at {cut}", **small), cut)
         search(folder)
-        assert trajectory(folder) == expected, cut
+        assert trajectory(folder) == undisturbed.trajectory, cut
+        assert (folder / RESPONSES).read_bytes() == undisturbed.responses
 
 
 @pytest.mark.slow
-def test_what_equals_an_earlier_candidate_is_copied_from_it(run_folder: RunFolder) -> None:
-    """Four recipes in all, asked again and again on the same items: each is scored once a split."""
+def test_no_item_is_asked_of_a_recipe_twice(run_folder: RunFolder) -> None:
+    """Four recipes in all, asked again and again on samples that change."""
     few: dict[str, Any] = {
         "space": {
             "methods": ["task_arithmetic"],
@@ -188,39 +215,61 @@ def test_what_equals_an_earlier_candidate_is_copied_from_it(run_folder: RunFolde
         },
         "fitness": {
             "objectives": {"text": {"text": "texts.jsonl"}},
-            "items": {"search": 6, "select": 4, "report": 4, "candidate": 6},
+            "items": {"probe": 2, "search": 8, "select": 4, "report": 4, "candidate": 4},
         },
         "optimizer": {"name": "random", "population": 5},
         "budget": {"evaluations": 24},
         "lag": 3,
     }
-    whole = run_folder("whole", **few)
-    search(whole)
-    journal, expected = (whole / JOURNAL).read_bytes(), trajectory(whole)
-    asked = {e["batch"] for e in expected[0] if e["event"] == "batch" and e["phase"] == "search"}
-    searched = [e for e in expected[1] if e["batch"] in asked]
-    assert len(searched) == 20 and sum(e["same_as"] is None for e in searched) == 4
-    line_ends = [at + 1 for at, byte in enumerate(journal) if byte == ord("\n")]
-    for cut in line_ends[:-1:2]:
-        folder = run_folder(f"cut at {cut}", **few)
-        (folder / JOURNAL).write_bytes(journal[:cut])
+    folder = run_folder("whole", **few)
+    search(folder)
+    whole = left_in(folder)
+    record = Record(folder)
+    asked: dict[str, list[str]] = {}
+    for event in whole.trajectory[1]:
+        recipe = record.history.candidates[event["candidate"]].recipe.digest
+        for responses in (event["block"] or {}).values():
+            asked.setdefault(recipe, []).extend(responses["items"])
+            assert len(responses["items"]) == event["items"]
+    assert len(asked) == 3 + 1 + 4, "base, parents, the soup and four merges"
+    assert all(len(set(items)) == len(items) for items in asked.values())
+    searched = [e for e in whole.trajectory[1] if 2 <= e["batch"] < len(record.history.batches) - 2]
+    assert len(searched) == 20 and sum(e["items"] == 0 for e in searched) > 5
+    assert all(event["reused"] for event in searched if event["items"] == 0)
+    line_ends = [at + 1 for at, byte in enumerate(whole.journal) if byte == ord("\n")]
+    for cut in line_ends[6:-1:8]:
+        folder = whole.cut(run_folder(f"cut at {cut}", **few), cut)
         search(folder)
-        assert trajectory(folder) == expected, cut
+        assert trajectory(folder) == whole.trajectory, cut
 
 
 def test_what_is_done_stays_done(
-    run_folder: RunFolder, undisturbed: tuple[bytes, Trajectory]
+    run_folder: RunFolder, small: dict[str, Any], undisturbed: Undisturbed
 ) -> None:
-    journal, expected = undisturbed
-    folder = run_folder("done", **RUN)
-    (folder / JOURNAL).write_bytes(journal)
+    folder = undisturbed.cut(run_folder("done", **small), len(undisturbed.journal))
 
     def no_pool(spec: object) -> Any:
         raise AssertionError("a finished search starts no worker")
 
     result = search(folder, no_pool)
-    assert trajectory(folder) == expected
-    assert result.winner is not None and result.winner.to_yaml() == expected[2]
+    assert trajectory(folder) == undisturbed.trajectory
+    assert result.winner is not None and result.winner.to_yaml() == undisturbed.trajectory[2]
+
+
+def test_a_damaged_store_is_named_with_the_line_that_knows_it(
+    run_folder: RunFolder, small: dict[str, Any], undisturbed: Undisturbed
+) -> None:
+    folder = undisturbed.cut(run_folder("damaged", **small), len(undisturbed.journal))
+    content = bytearray(undisturbed.responses)
+    content[-1] ^= 1
+    (folder / RESPONSES).write_bytes(content)
+    lines = undisturbed.journal.splitlines()
+    last = max(n for n, line in enumerate(lines, start=1) if b'"block":[' in line)
+    with pytest.raises(InputError, match=f"delete line {last} "):
+        search(folder)
+    undisturbed.cut(folder, sum(len(line) + 1 for line in lines[: last - 1]))
+    search(folder)
+    assert trajectory(folder) == undisturbed.trajectory
 
 
 def processes_marked(mark: str) -> list[int]:
@@ -237,11 +286,11 @@ def processes_marked(mark: str) -> list[int]:
 
 @pytest.mark.slow
 def test_signals_stop_cleanly_and_say_how_to_resume(
-    run_folder: RunFolder, undisturbed: tuple[bytes, Trajectory], short_tmp: Path
+    run_folder: RunFolder, small: dict[str, Any], short_tmp: Path
 ) -> None:
     """Ctrl-C reaches the whole process group, SIGTERM the driver alone."""
     ways = {"ctrl-c": (os.killpg, signal.SIGINT), "terminated": (os.kill, signal.SIGTERM)}
-    long = {**RUN, "budget": {"evaluations": 5000}}
+    long = {**small, "budget": {"evaluations": 5000}}
     started = {}
     try:
         for name in ways:
@@ -259,7 +308,7 @@ def test_signals_stop_cleanly_and_say_how_to_resume(
             )  # fmt: skip
         for name, (send, number) in ways.items():
             folder, mark, process = started[name]
-            await_size(folder / JOURNAL, 20_000)
+            await_size(folder / JOURNAL, 15_000)
             assert len(processes_marked(mark)) > 3, "Ray runs"
             send(process.pid, number)
             output, errors = process.communicate(timeout=PATIENCE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -12,11 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge import optimizers
+from evomerge.archive import Elite, knees
 from evomerge.checkpoint import ModelRef
 from evomerge.errors import RunError
 from evomerge.evolution import Plan, Search
-from evomerge.fitness.objectives import Objective, combine, yardsticks
-from evomerge.history import SEARCHED, Batch, Candidate, Evaluation, History
+from evomerge.fitness.objectives import Objective, Score, combine, yardsticks
+from evomerge.history import (
+    SEARCHED,
+    Batch,
+    Candidate,
+    Dropped,
+    Evaluation,
+    History,
+    Verdict,
+)
 from evomerge.optimizers import Optimizer
 from evomerge.optimizers.random import Random
 from evomerge.params import Genome
@@ -27,9 +35,9 @@ SOURCES = ("chat", "sea")
 OBJECTIVES = (Objective("skill", "quadratic", "value"),)
 FIXED = {"base": 0.0, "chat": 0.4, "sea": 0.5}
 KNOWN = 3 + 7  # references; uniform and the task-arithmetic sweep
-SEARCH_PHASES = ("start", "search")
 
-Event = Batch | Evaluation | str
+Event = Batch | Evaluation | Verdict | str
+Judge = Callable[[Search], Verdict]
 
 
 def space() -> SearchSpace:
@@ -74,13 +82,18 @@ class Fixed(Spy):
 
 
 def make(
-    optimizer: type[Optimizer] | str = "cma", *, evaluations: int = 40, population: int = 5, lag: int = 1
-) -> Search:  # fmt: skip
+    optimizer: type[Optimizer] | str = "cma",
+    *,
+    evaluations: int | None = 40,
+    population: int = 5,
+    lag: int = 1,
+    **limits: Any,
+) -> Search:
     kind = optimizers.get(optimizer) if isinstance(optimizer, str) else optimizer
     return Search(
         SPACE,
         kind(SPACE.dims, seed=7, population=population),
-        Plan(evaluations, population, lag),
+        Plan(evaluations, population, lag, **limits),
         combine=lambda v, r, g: combine(OBJECTIVES, "retention", v, r, g),
         yardsticks=lambda r: yardsticks(OBJECTIVES, r),
     )
@@ -95,12 +108,8 @@ def skill(candidate: Candidate) -> float:
     return 1 - sum((gene - 0.6) ** 2 for gene in candidate.genome)
 
 
-def open_with_references(search: Search, batch: Batch) -> Batch:
-    """Open ``batch``, with the values of base and parents on its items, as the loop does."""
-    if batch.phase in SEARCH_PHASES:
-        batch = replace(batch, references={k: {"skill": v} for k, v in FIXED.items()})
-    search.open(batch)
-    return batch
+def in_one_round(search: Search) -> Verdict:
+    return Verdict(search.batches[-1].number, last=True)
 
 
 def drive(
@@ -110,6 +119,8 @@ def drive(
     fails: Callable[[Candidate], bool] = lambda candidate: False,
     seen: Sequence[Event] = (),
     close_after: int | None = None,
+    judge: Judge = in_one_round,
+    cost: Callable[[Batch, Candidate], int] = lambda batch, candidate: 0,
 ) -> list[Event]:
     """Run ``search`` to its end as the loop does, from where the events ``seen`` left it.
 
@@ -121,11 +132,21 @@ def drive(
             search.open(event)
         elif isinstance(event, Evaluation):
             search.observe(event)
+        elif isinstance(event, Verdict):
+            search.judge(event)
         else:
             search.close(event)
     while not search.done:
-        while (batch := search.propose()) is not None:
-            events.append(open_with_references(search, batch))
+        while True:
+            if search.unjudged is not None:
+                verdict = judge(search)
+                search.judge(verdict)
+                events.append(verdict)
+            batch = search.propose()
+            if batch is None:
+                break
+            search.open(batch)
+            events.append(batch)
         awaited = [(b.number, c) for b in search.batches for c in search.awaited(b.number)]
         number, candidate = order.choice(awaited) if order else awaited[0]
         failed = fails(candidate)
@@ -134,6 +155,8 @@ def drive(
             candidate.id,
             None if failed else {"skill": skill(candidate)},
             "NotFinite" if failed else None,
+            items=cost(search.batches[number], candidate),
+            tokens=7 * cost(search.batches[number], candidate),
         )
         search.observe(evaluation)
         events.append(evaluation)
@@ -192,13 +215,13 @@ def test_batches_under_way_are_as_many_as_the_lag(lag: int) -> None:
     for phase in ("references", "start"):
         batch = search.propose()
         assert batch is not None and batch.phase == phase
-        open_with_references(search, batch)
+        search.open(batch)
         assert search.propose() is None
         for candidate in batch.candidates:
             search.observe(Evaluation(batch.number, candidate.id, {"skill": skill(candidate)}))
     opened = []
     while (batch := search.propose()) is not None:
-        open_with_references(search, batch)
+        search.open(batch)
         opened.append(batch.number)
     assert opened == list(range(2, 2 + lag))
 
@@ -318,4 +341,105 @@ def test_a_parent_may_be_called_like_a_known_recipe() -> None:
     for candidate in (base, parent):
         history.observe(Evaluation(1, candidate.id, {"skill": 0.2 * candidate.id}))
     assert history.observe(Evaluation(1, soup.id, None, "NotFinite")), "a soup is no reference"
+    assert history.unjudged == 1
+    history.judge(Verdict(1, last=True))
     assert history.winner is None
+
+
+# -- budgets -------------------------------------------------------------------------------------
+
+
+def price(progress: float) -> int:
+    return round(10 * 4**progress)
+
+
+def charge(batch: Batch, candidate: Candidate) -> int:
+    """Whole items for what is known; a tenth of a merge's items if it collapses on the probe."""
+    if batch.phase != "search":
+        return 30 if batch.phase in SEARCHED else 0
+    return price(batch.progress) // (10 if candidate.id % 5 == 0 else 1)
+
+
+@pytest.mark.parametrize("lag", [1, 2, 3])
+@pytest.mark.parametrize("budget", ["items", "tokens"])
+def test_a_budget_ends_the_search_whatever_the_order(budget: str, lag: int) -> None:
+    allowed = 2000 * (7 if budget == "tokens" else 1)
+    limits: dict[str, Any] = {"evaluations": None, budget: allowed, "cost": price, "lag": lag}
+    plain, shuffled = make(Spy, **limits), make(Spy, **limits)
+    drive(plain, cost=charge)
+    drive(shuffled, random.Random(lag), cost=charge)
+    assert shuffled.batches == plain.batches
+    spent, unit = plain.spent[budget], allowed // 2000
+    assert allowed - 2 * unit * price(1.0) < spent <= allowed + lag * unit * 5
+    progress = [b.progress for b in plain.batches if b.phase == "search"]
+    assert progress[0] == 0 and progress == sorted(progress) and progress[-1] > 0.9
+
+
+@pytest.mark.parametrize("lag", [1, 3])
+def test_progress_goes_from_nothing_to_all_of_the_evaluations(lag: int) -> None:
+    search = make(evaluations=KNOWN + 30, lag=lag)
+    drive(search)
+    progress = [b.progress for b in search.batches if b.phase == "search"]
+    assert progress == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+
+
+def test_what_costs_nothing_any_more_ends_the_search() -> None:
+    """All recipes have all answers: a budget in items would never run out."""
+    search = make(Spy, evaluations=None, items=10_000, cost=price)
+    drive(search, cost=lambda batch, candidate: charge(batch, candidate) if batch.number < 5 else 0)
+    assert phases(search)[-3:] == ["search", "select", "report"]
+    assert len(search.batches) == 2 + 4 + 2
+
+
+# -- rounds of the shortlist ---------------------------------------------------------------------
+
+
+def test_who_is_dropped_is_asked_no_more_and_the_last_round_decides() -> None:
+    def judge(search: Search) -> Verdict:
+        batch = search.batches[-1]
+        ranked = [e.candidate for e in search.ranked(batch.number)]
+        out = [id for id in ranked[2:] if id >= KNOWN][:2]
+        drops = tuple(Dropped(id, ranked[0], 30.0, 10) for id in out)
+        return Verdict(batch.number, not out, drops, {}, 100 * len(out))
+
+    search = make()
+    events = drive(search, judge=judge)
+    rounds = [b for b in search.batches if b.phase == "select"]
+    sizes = [len(b.candidates) for b in rounds]
+    assert len(sizes) > 1 and sizes == sorted(sizes, reverse=True)
+    assert search.looks == sum(sizes) and search.saved == 100 * len(search.dropped)
+    left = {c.id for c in rounds[0].candidates} - {c.id for c in rounds[-1].candidates}
+    assert left == {dropped.candidate for dropped in search.dropped}
+    assert search.winner in {c.id for c in rounds[-1].candidates}
+    for cut in range(len(events)):
+        resumed = make()
+        drive(resumed, judge=judge, seen=events[:cut])
+        assert (resumed.batches, resumed.verdicts) == (search.batches, search.verdicts)
+
+
+def test_the_front_joins_the_shortlist() -> None:
+    """The best at one thing alone, and the knee, though others have better scores."""
+    low, high = (Objective(name, "", "", weight=weight) for name, weight in (("a", 1), ("b", 0)))
+
+    def elite(candidate: int, a: float, b: float) -> Elite:
+        return Elite(candidate, 0, Score(a), {"a": a, "b": b})
+
+    front = [elite(0, 0.0, 1.0), elite(1, 0.8, 0.7), elite(2, 1.0, 0.0), elite(3, 0.9, 0.2)]
+    beaten = [elite(4, 0.7, 0.6), elite(5, 0.0, 0.9)]
+    assert [e.candidate for e in knees([*beaten, *front], (low, high))] == [1, 2, 0]
+    assert knees([], (low, high)) == []
+    assert [e.candidate for e in knees(front[:1], (low, high))] == [0]
+
+
+def test_an_invalid_merge_ranks_below_all_others() -> None:
+    def judge(search: Search) -> Verdict:
+        best = search.ranked(search.batches[-1].number)[0].candidate
+        return Verdict(search.batches[-1].number, True, (), {best: ["answers were cut"]})
+
+    search, plain = make(), make()
+    drive(search, judge=judge)
+    drive(plain)
+    assert search.batches[:-1] == plain.batches[:-1]
+    assert list(search.invalid) == [plain.winner] and search.winner != plain.winner
+    second = plain.ranked(plain.batches[-2].number)[1].candidate
+    assert search.winner == second

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from evomerge.history import Evaluation
 from evomerge.pool import Pool, WorkerSpec
 from evomerge.pool.ray import RayPool
 from evomerge.run import Listener, search
-from evomerge.testing.trajectory import trajectory
+from evomerge.testing.trajectory import Trajectory, trajectory
 
 ray = pytest.importorskip("ray")
 
@@ -70,23 +71,36 @@ class Killer(Listener):
         return len(self._timers)
 
 
+_kept: dict[str, Trajectory] = {}
+
+
+@pytest.fixture
+def serial(run_folder: RunFolder, small: dict[str, Any]) -> Trajectory:
+    """What a search in this process leaves, made once."""
+    if not _kept:
+        folder = run_folder("serial", **small)
+        search(folder)
+        _kept["run"] = trajectory(folder)
+    return _kept["run"]
+
+
 @pytest.mark.slow
-def test_the_number_of_workers_does_not_show(run_folder: RunFolder, local_ray: None) -> None:
-    serial = run_folder("serial", lag=2)
-    search(serial)
+def test_the_number_of_workers_does_not_show(
+    run_folder: RunFolder, small: dict[str, Any], serial: Trajectory, local_ray: None
+) -> None:
     for workers in (1, 2, 4):
-        folder = run_folder(f"{workers} on Ray", lag=2)
+        folder = run_folder(f"{workers} on Ray", **small)
         search(folder, partial(RayPool, workers=workers, num_cpus=0.5))
-        assert trajectory(folder) == trajectory(serial), workers
+        assert trajectory(folder) == serial, workers
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_killed_workers_do_not_show(workers: int, run_folder: RunFolder, local_ray: None) -> None:
-    undisturbed, disturbed = run_folder("undisturbed"), run_folder("disturbed")
-    search(undisturbed)
-    expected = trajectory(undisturbed)
-    killer = Killer(workers, len(expected[1]))
+def test_killed_workers_do_not_show(
+    workers: int, run_folder: RunFolder, small: dict[str, Any], serial: Trajectory, local_ray: None
+) -> None:
+    disturbed = run_folder("disturbed", **small)
+    killer = Killer(workers, len(serial[1]))
     search(disturbed, killer.make, listener=killer)
     assert killer.killed == KILLS
-    assert trajectory(disturbed) == expected
+    assert trajectory(disturbed) == serial

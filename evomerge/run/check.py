@@ -10,12 +10,13 @@ from evomerge.errors import ConfigError
 from evomerge.merging import Sources
 from evomerge.recipe import BASE, Recipe, uncovered
 from evomerge.run.preflight import prepare
-from evomerge.run.spec import NAME, load_run
+from evomerge.run.spec import NAME, RunSpec, load_run
+from evomerge.run.suite_check import check_suite, describe_items
 from evomerge.tensors import place_of
 
 
 def check(path: str | Path) -> list[str]:
-    """What there is to know about a run.yaml, run folder or recipe, one fact a line.
+    """What there is to know about a run.yaml, run folder, fitness file or recipe, one fact a line.
 
     Raises:
         InputError: with every problem found.
@@ -26,6 +27,8 @@ def check(path: str | Path) -> list[str]:
     keys = set(node.value) if isinstance(node.value, dict) else set()
     if file.name == NAME or keys & {"space", "fitness", "optimizer", "budget"}:
         return _check_run(path)
+    if "objectives" in keys:
+        return check_suite(file)
     return _check_recipe(file, Recipe.parse(node))
 
 
@@ -65,32 +68,33 @@ def _check_run(path: Path) -> list[str]:
     spec, space, suite = job.spec, job.space, job.suite
     base = job.models[BASE]
     sources = Sources(job.models, spec.tokenizer)
-    resident = sum(tensor_bytes(sources.shape(name), job.dtype) for name in sources.names)
+    resident = sum(tensor_bytes(sources.shape(name), job.scoring) for name in sources.names)
     largest = max(tensor_bytes(sources.shape(name), "float32") for name in sources.names)
-    sample = suite.sample(spec.seed, 2)
-    splits = {
-        split: ", ".join(f"{len(ids)} {name}" for name, ids in items.items())
-        for split, items in suite.splits.items()
-    }
-    full = sum(map(len, suite.splits["search"].values()))
     known = len(space.references()) + len(space.starts())
-    per_candidate = sum(map(len, sample.values()))
-    scored = known * full + (spec.evaluations - known) * per_candidate
+    full = sum(map(len, suite.splits["search"].values()))
+    first, last = suite.cost(0.0), suite.cost(1.0)
     return [
         f"{spec.folder}: ok",
         f"models: {', '.join(f'{name} = {model.name}' for name, model in job.models.items())}",
-        f"{base.architecture}, {base.layers} layers, {base.parameters:,} parameters; merged and scored in {job.dtype}",
+        f"{base.architecture}, {base.layers} layers, {base.parameters:,} parameters; merged in {job.dtype}, scored in {job.scoring}",
         *sources.notes(),
         f"space: {', '.join(spec.space.methods)}; {len(space.dims)} genes",
         f"optimizer: {spec.optimizer}, population {job.optimizer().population}, lag {spec.lag}",
-        f"budget: {spec.evaluations} evaluations, of them {known} base, parents and known recipes",
-        *(f"{split} items: {text}" for split, text in splits.items()),
+        f"budget: {_budget(spec)}; base, parents and known recipes are {known} evaluations of {full} items",
+        f"a candidate: {first} items in the first generation, {last} in the last, the probe included",
+        *describe_items(suite),
         f"objectives: {', '.join(o.name + (f' (floor {o.floor})' if o.floor else '') for o in suite.objectives)}",
-        f"cost: about {scored:,} scored items before the shortlist",
         f"memory of a worker: {_gigabytes(resident + largest * (len(job.models) + 2))} and activations; "
         "the parents' files are mapped and shared",
-        "disk: the journal only, a few kilobytes a candidate",
+        "disk: journal and responses only, some kilobytes a candidate",
     ]
+
+
+def _budget(spec: RunSpec) -> str:
+    limits = {
+        "evaluations": spec.evaluations, "items": spec.items, "tokens": spec.tokens, "hours": spec.hours
+    }  # fmt: skip
+    return ", ".join(f"{limit:,} {name}" for name, limit in limits.items() if limit is not None)
 
 
 def _gigabytes(size: float) -> str:

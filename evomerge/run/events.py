@@ -5,10 +5,13 @@ event      holds
 ========== ==================================================================================
 run        the job: its digest and content, parents by hash, splits, objectives, versions
 session    a process began to work on the run
-batch      candidates (id, origin, genome, groups) and the items they are scored on; written
-           before the first of them is handed out
-evaluation objective values and every per-item response of one candidate, or why it failed
+batch      candidates (id, origin, genome, groups) and how many items they are scored on;
+           written before the first of them is handed out
+evaluation objective values of one candidate with standard errors, or why it failed; where its
+           responses lie, and which earlier ones (batch, candidate) were used again
 closed     the search phase was ended early (out of hours)
+round      a round of the shortlist: who was beaten, by whom, with what evidence; whose scores
+           are invalid and why
 end        the winner and the table on the report split
 ========== ==================================================================================
 """
@@ -18,16 +21,17 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, fields
 from typing import Any
 
 from evomerge import seeds
-from evomerge.fitness.suite import Items, Results
-from evomerge.history import Batch, Candidate, Evaluation, History
+from evomerge.fitness.suite import Items
+from evomerge.history import Batch, Candidate, Dropped, Evaluation, Verdict
 from evomerge.recipe import Recipe
+from evomerge.responses import Place
 
-FORMAT = 1
-JOURNAL = "journal.jsonl"
+FORMAT = 2
+JOURNAL, RESPONSES = "journal.jsonl", "responses.bin"
 Event = dict[str, Any]
 _LIBRARIES = ("evomerge", "torch", "transformers", "lm_eval", "cma", "optuna", "ray")
 
@@ -57,7 +61,7 @@ def batch_event(batch: Batch, items: Items) -> Event:
             "digest": items_digest(items),
             "counts": {name: len(ids) for name, ids in items.items()},
         },
-        references=batch.references,
+        progress=batch.progress,
         candidates=[
             {
                 "id": c.id,
@@ -86,65 +90,72 @@ def batch_from(event: Mapping[str, Any], template: Recipe) -> Batch:
             )
             for c in event["candidates"]
         ),
-        event["references"],
+        event["progress"],
     )
 
 
 def evaluation_event(
     evaluation: Evaluation,
     *,
-    results: Results | None,
-    probe: Results | None = None,
+    place: Place | None,
+    reused: Sequence[tuple[int, int]] = (),
     seconds: Mapping[str, float],
-    same_as: Sequence[int] | None = None,
 ) -> Event:
-    """``same_as``: (batch, candidate) whose equal recipe on equal items was scored instead."""
     return stamped(
         "evaluation",
-        batch=evaluation.batch,
-        candidate=evaluation.candidate,
-        values=evaluation.values,
-        error=evaluation.error,
-        results=results,
-        probe=probe,
-        same_as=None if same_as is None else list(same_as),
+        **asdict(evaluation),
+        block=place.plain if place else None,
+        reused=[list(at) for at in reused],
         seconds=dict(seconds),
     )
 
 
 def evaluation_from(event: Mapping[str, Any]) -> Evaluation:
-    return Evaluation(event["batch"], event["candidate"], event["values"], event["error"])
+    return Evaluation(**{field.name: event[field.name] for field in fields(Evaluation)})
 
 
-def with_provenance(
-    history: History, candidate: int, head: Mapping[str, Any], table: Mapping[str, Any] | None
-) -> Recipe:
-    """The portable recipe of ``candidate``, with where it comes from and what it scored.
+def place_from(event: Mapping[str, Any], line: int = 0) -> Place | None:
+    """Where the responses of an evaluation event lie; ``line`` is its own in the journal."""
+    if not event["block"]:
+        return None
+    offset, size, crc = event["block"]
+    return Place(offset, size, crc, line)
 
-    Args:
-        history: holds the candidate.
-        candidate: its id.
-        head: the run event.
-        table: of the report split, once there is one.
-    """
-    found = history.candidates[candidate]
-    provenance: dict[str, Any] = {
-        "evomerge": head["versions"].get("evomerge", "unknown"),
-        "run": head["digest"],
-        "candidate": candidate,
-        "origin": found.origin,
-        "candidates_tried": len(history.candidates),
-        "parents": {name: model["sha256"] for name, model in head["models"].items()},
-    }
-    for phase in ("search", "select"):
-        phases = ("start", "search") if phase == "search" else ("select",)
-        scores = [e.score.value for e in history.elites(*phases) if e.candidate == candidate]
-        if scores:
-            provenance[f"{phase}_score"] = round(scores[-1], 6)
-    for row in (table or {}).get("rows", []):
-        if row["candidate"] == candidate:
-            provenance["report"] = {key: row[key] for key in ("score", "objectives")}
-    return replace(found.recipe.portable(), provenance=provenance)
+
+def places(events: Sequence[Mapping[str, Any]]) -> list[Place]:
+    """The blocks of the response store that a journal's ``events`` name, in order."""
+    found = (
+        place_from(event, line)
+        for line, event in enumerate(events, start=1)
+        if event["event"] == "evaluation"
+    )
+    return [place for place in found if place]
+
+
+def inventory(head: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Scorer -> every item of a run, split by split, from its first event."""
+    found: dict[str, list[str]] = {}
+    for items in head["splits"]["items"].values():
+        for scorer, ids in items.items():
+            found.setdefault(scorer, []).extend(ids)
+    return found
+
+
+def round_event(verdict: Verdict) -> Event:
+    plain = asdict(verdict)
+    # JSON has no numbers as keys
+    plain["invalid"] = [[candidate, list(why)] for candidate, why in verdict.invalid.items()]
+    return stamped("round", **plain)
+
+
+def round_from(event: Mapping[str, Any]) -> Verdict:
+    return Verdict(
+        event["batch"],
+        event["last"],
+        tuple(Dropped(**dropped) for dropped in event["dropped"]),
+        {candidate: why for candidate, why in event["invalid"]},
+        event["saved"],
+    )
 
 
 def items_digest(items: Items) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
+import torch
+
 from evomerge import optimizers
 from evomerge.checkpoint import Checkpoint, read_json
 from evomerge.errors import CheckpointError, ConfigError, EvomergeError, Incompatible, InputError
@@ -17,6 +19,7 @@ from evomerge.merging import check_compatible
 from evomerge.optimizers import Optimizer
 from evomerge.pool import WorkerSpec
 from evomerge.recipe import BASE, Recipe
+from evomerge.run.precision import scoring_dtype
 from evomerge.run.spec import RunSpec
 from evomerge.space import SearchSpace
 from evomerge.worker import load_tokenizer
@@ -31,6 +34,7 @@ class Job:
     spec: RunSpec
     models: dict[str, Checkpoint]
     suite: Suite
+    scoring: str  # dtype that candidates are scored in; the report's is the recipe's
 
     @property
     def dtype(self) -> str:
@@ -46,13 +50,22 @@ class Job:
 
     def search(self) -> Search:
         """A search that has seen nothing yet."""
-        optimizer = self.optimizer()
+        spec, optimizer = self.spec, self.optimizer()
+        plan = Plan(
+            spec.evaluations,
+            optimizer.population,
+            spec.lag,
+            spec.items,
+            spec.tokens,
+            self.suite.cost,
+        )
         return Search(
             self.space,
             optimizer,
-            Plan(self.spec.evaluations, optimizer.population, self.spec.lag),
+            plan,
             combine=self.suite.combine,
             yardsticks=self.suite.yardsticks,
+            objectives=self.suite.objectives,
         )
 
     def optimizer(self) -> Optimizer:
@@ -76,9 +89,10 @@ class Job:
             {
                 "models": {name: self.spec.model(name).portable for name in self.spec.names},
                 "tokenizer": self.spec.tokenizer,
-                "dtype": self.dtype,
+                "dtype": self.scoring,
                 "suite": suite.plain,
-                "batch_size": suite.batch_size,
+                "backend": suite.backend,
+                "batch_tokens": suite.batch_tokens,
                 "max_length": suite.max_length,
                 "threads": self.spec.threads,
                 "device": device,
@@ -107,8 +121,10 @@ def _check_tokenizer(donor: Checkpoint, spec: RunSpec) -> None:
         )
 
 
-def prepare(spec: RunSpec, *, say: Callable[[str], None] = lambda text: None) -> Job:
-    """Open and check everything a run needs.
+def prepare(
+    spec: RunSpec, *, say: Callable[[str], None] = lambda text: None, device: str | None = None
+) -> Job:
+    """Open and check everything a run needs; ``device`` is where workers will score.
 
     Raises:
         InputError: with every problem found, one a line.
@@ -139,16 +155,29 @@ def prepare(spec: RunSpec, *, say: Callable[[str], None] = lambda text: None) ->
         attempt(lambda: suite.splits)
     if problems:
         raise Incompatible("\n".join(problems)) if len(problems) == 1 else ConfigError(problems)
-    job = Job(spec, models, suite)
+    dtype = spec.dtype or models[BASE].dtype
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    job = Job(spec, models, suite, scoring_dtype(spec.suite.dtype, dtype, where))
     if not job.space.dims:
         raise InputError(
             f"{spec.folder}: every parameter of the search space is fixed: there is nothing to search. "
             "Give at least one parameter a range, or list more than one method"
         )
-    minimum = len(job.space.references()) + len(job.space.starts())
-    if spec.evaluations <= minimum:
-        raise InputError(
-            f"{spec.folder}: budget.evaluations is {spec.evaluations}, but base, parents and known recipes "
-            f"alone take {minimum}; allow more, or list fewer under space.start"
-        )
+    _check_budget(job)
     return job
+
+
+def _check_budget(job: Job) -> None:
+    """Refuse a budget that base, parents and known recipes use up."""
+    spec, suite = job.spec, job.suite
+    known = len(job.space.references()) + len(job.space.starts())
+    each = sum(len(ids) for split in ("search", "probe") for ids in suite.splits[split].values())
+    for name, allowed, least in (
+        ("evaluations", spec.evaluations, known),
+        ("items", spec.items, known * each),
+    ):
+        if allowed is not None and allowed <= least:
+            raise InputError(
+                f"{spec.folder}: budget.{name} is {allowed}, but base, parents and known recipes alone take "
+                f"{least}; allow more, or list fewer under space.start"
+            )

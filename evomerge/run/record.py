@@ -13,7 +13,9 @@ from evomerge.errors import InputError
 from evomerge.fitness.objectives import Objective, combine, yardsticks
 from evomerge.history import History
 from evomerge.recipe import Recipe
+from evomerge.responses import Store
 from evomerge.run import events
+from evomerge.run.provenance import with_provenance
 
 
 class Record:
@@ -55,6 +57,8 @@ class Record:
                 self.history.open(events.batch_from(event, self.template))
             elif event["event"] == "evaluation":
                 self.history.observe(events.evaluation_from(event))
+            elif event["event"] == "round":
+                self.history.judge(events.round_from(event))
             elif event["event"] == "closed":
                 self.history.close(event["reason"])
 
@@ -73,6 +77,19 @@ class Record:
         """Seconds worked so far, over all sessions."""
         return events.seconds_worked(self.events)
 
+    def open_responses(self) -> Store:
+        """Every answer of the run, for reading; close it after use.
+
+        Raises:
+            InputError: the store is absent or damaged.
+        """
+        return Store.open(
+            self.folder / events.RESPONSES,
+            events.inventory(self.head),
+            events.places(self.events),
+            writable=False,
+        )
+
     def recipe(self, candidate: int) -> Recipe:
         """The portable recipe of a candidate, with its provenance.
 
@@ -82,7 +99,7 @@ class Record:
         if candidate not in self.history.candidates:
             last = len(self.history.candidates) - 1
             raise InputError(f"{self.folder}: no candidate {candidate}; there are 0 to {last}")
-        return events.with_provenance(self.history, candidate, self.head, self.table)
+        return with_provenance(self.history, candidate, self.head, self.table)
 
 
 def template_from(plain: Mapping[str, Any], folder: Path) -> Recipe:

@@ -13,12 +13,13 @@ from typing import Any
 from evomerge import config, optimizers
 from evomerge.checkpoint import DTYPES, ModelRef
 from evomerge.errors import ConfigError, InputError, did_you_mean, one_of
-from evomerge.fitness.suite import SuiteSpec, parse_suite
+from evomerge.fitness.spec import SuiteSpec, parse_suite
 from evomerge.recipe import BASE, Recipe
 from evomerge.space import SpaceSpec, parse_space
 
 NAME = "run.yaml"
-EVALUATIONS = 200
+COUNTED = ("evaluations", "items", "tokens")  # budgets that the result depends on
+EVALUATIONS = 200  # if no budget is counted
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class RunSpec:
         base, sources, tokenizer: the models.
         space, suite: what may vary; what is wanted.
         optimizer, options, population: the algorithm; None population is the algorithm's own.
-        evaluations, hours: the budget before the shortlist.
+        evaluations, items, tokens, hours: the budgets before the shortlist; None is no limit.
         lag: how many batches may be under way; see ``evolution``.
         seed: names every random draw.
-        dtype: of merged tensors and of scoring; None is the base's.
+        dtype: of merged tensors; None is the base's.
         threads: torch threads of a worker (part of the result: sums round by thread count).
     """
 
@@ -46,7 +47,9 @@ class RunSpec:
     optimizer: str
     options: Mapping[str, Any]
     population: int | None
-    evaluations: int
+    evaluations: int | None
+    items: int | None
+    tokens: int | None
     hours: float | None
     lag: int
     seed: int
@@ -104,11 +107,16 @@ def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
     space = parse_space(space_node, names, problems) if space_node and names else None
     suite = parse_suite(suite_node, names, problems) if suite_node and names else None
     optimizer, options, population = _parse_optimizer(section)
-    evaluations, hours = EVALUATIONS, None
+    counted: dict[str, int | None] = dict.fromkeys(COUNTED)
+    hours = None
     if budget := section.section("budget"):
-        evaluations = budget.integer("evaluations", EVALUATIONS, low=1)
+        counted = {
+            name: budget.integer(name, 0, low=1) if name in budget else None for name in COUNTED
+        }
         hours = budget.number("hours", None, low=0.0)
         budget.finish()
+    if not any(counted.values()):
+        counted["evaluations"] = EVALUATIONS
     lag = section.integer("lag", 1, low=1)
     seed = section.integer("seed", 0)
     dtype = section.choice("dtype", tuple(DTYPES), "") or None
@@ -118,14 +126,15 @@ def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
     if problems.found or base is None or space is None or suite is None:
         return None
     content = {
-        **{key: value for key, value in node.plain.items() if key != "budget"},
-        "evaluations": evaluations,
+        **node.plain,
+        "budget": counted,
         "space": space_node.plain if space_node else None,
         "fitness": suite_node.plain if suite_node else None,
     }
     return RunSpec(
         folder, base, sources, tokenizer, space, suite, optimizer, options, population,
-        evaluations, hours, lag, seed, dtype, threads, trust, content,
+        counted["evaluations"], counted["items"], counted["tokens"], hours,
+        lag, seed, dtype, threads, trust, content,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from evomerge.run import JOURNAL
+from evomerge.run import JOURNAL, Record
 
 Trajectory = tuple[list[dict[str, Any]], list[dict[str, Any]], str]
 
@@ -15,7 +15,8 @@ def trajectory(folder: Path) -> Trajectory:
     """All that a finished search decided and measured, without when, how fast and in which order.
 
     Returns:
-        Its events, its evaluations by batch and candidate, and the winner's recipe as text.
+        Its events, its evaluations with their responses by batch and candidate, and the winner's
+        recipe as text.
     """
     events = []
     for line in (folder / JOURNAL).read_text(encoding="utf-8").splitlines():
@@ -26,5 +27,9 @@ def trajectory(folder: Path) -> Trajectory:
             events.append(event)
     evaluations = [event for event in events if event["event"] == "evaluation"]
     others = [event for event in events if event["event"] != "evaluation"]
+    with Record(folder).open_responses() as store:
+        blocks = iter(store.places)
+        for event in evaluations:
+            event["block"] = store.read(next(blocks)) if event["block"] else None
     evaluations.sort(key=lambda event: (event["batch"], event["candidate"]))
     return others, evaluations, (folder / "best.yaml").read_text(encoding="utf-8")

@@ -1,0 +1,92 @@
+"""The head of a journal: what its run is. Another job cannot go on with it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import InputError
+from evomerge.run.events import FORMAT, stamped, versions
+from evomerge.run.preflight import Job
+
+_log = logging.getLogger("evomerge.run")
+
+
+def run_event(job: Job) -> dict[str, Any]:
+    """The journal's first line: what this run is."""
+    spec = job.spec
+    return stamped(
+        "run",
+        format=FORMAT,
+        digest=spec.digest,
+        content=spec.content,
+        budget={**spec.content["budget"], "hours": spec.hours},
+        scoring=job.scoring,
+        population=job.optimizer().population,
+        template=job.template.plain,
+        models={n: {"ref": m.name, "sha256": m.fingerprint} for n, m in job.models.items()},
+        dims=[dim.name for dim in job.space.dims],
+        objectives=[objective.plain for objective in job.suite.objectives],
+        combine=job.suite.spec.combination,
+        splits={"digest": job.splits_digest, "items": job.suite.splits},
+        scorers={name: scorer.fingerprint for name, scorer in job.suite.scorers.items()},
+        versions=versions(),
+    )
+
+
+def check_same(event: Mapping[str, Any], job: Job, path: Path) -> None:
+    """Refuse to continue a journal with another job than it was started with."""
+    if event.get("event") != "run" or event.get("format") != FORMAT:
+        raise InputError(
+            f"{path}:1: not the journal of a run in format {FORMAT} (found {event.get('event')!r}, format "
+            f"{event.get('format')!r}); use the evomerge version that wrote it, or another folder"
+        )
+    advice = (
+        f"Restore it, or start a new search in another folder (the journal of this one is {path})"
+    )
+    if event["digest"] != job.spec.digest:
+        changed = _difference(event["content"], job.spec.content)
+        raise InputError(
+            f"{job.spec.folder}: run.yaml (or a file it names) is not what this search was started with: "
+            f"{changed}. {advice}"
+        )
+    for name, model in job.models.items():
+        if event["models"][name]["sha256"] != model.fingerprint:
+            raise InputError(
+                f"{name} ({model.name}): its weights changed since the search was started. {advice}"
+            )
+    for name, scorer in job.suite.scorers.items():
+        if event["scorers"][name] != scorer.fingerprint:
+            raise InputError(
+                f"{name}: its data, task file or code changed since the search was started. {advice}"
+            )
+    if event["scoring"] != job.scoring:
+        raise InputError(
+            f"{job.spec.folder}: candidates were scored in {event['scoring']}, but here `dtype: auto` of "
+            f"the fitness file means {job.scoring}. Resume the search on a machine like the one it was "
+            "started on"
+        )
+    now = versions()
+    moved = [
+        f"{n} {old} -> {now.get(n)}" for n, old in event["versions"].items() if now.get(n) != old
+    ]
+    if moved:
+        _log.warning(
+            "other library versions than at the start (%s): later candidates may differ in the last digits",
+            ", ".join(moved),
+        )
+    if event["splits"]["digest"] != job.splits_digest:
+        raise InputError(
+            f"the items of the evaluation tasks changed since the search was started. {advice}"
+        )
+
+
+def _difference(old: Any, new: Any, path: str = "") -> str:
+    """The first key at which two nested mappings differ, with both values."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in {**old, **new}:
+            if old.get(key) != new.get(key):
+                return _difference(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+    return f"{path} was {old!r} and is {new!r}"

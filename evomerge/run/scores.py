@@ -1,0 +1,175 @@
+"""What is known of a value or a score: bootstrap intervals, and the test of a difference.
+
+Intervals are percentiles over resampled sources. The same resamples serve every objective of every
+model, so a combined score, or the difference of two models, is paired item by item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evomerge import seeds
+from evomerge.fitness import column
+from evomerge.fitness.comparison import Array, Sums, mcnemar, swap_labels
+from evomerge.fitness.intervals import Estimate, Resamples, combine
+from evomerge.fitness.objectives import Objective, Values
+from evomerge.fitness.suite import Items, Results, Suite
+
+DRAWS = 1000
+SWAPS = 2000  # where each one is scored by itself; else comparison.FLIPS
+
+Estimates = dict[str, Estimate]  # objective name -> estimate
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Resamples of the sources of some items, for every model that answered them."""
+
+    suite: Suite
+    items: Items
+    resamples: Resamples
+
+    @classmethod
+    def of(cls, suite: Suite, items: Items, seed: int) -> Bootstrap:
+        sources = [suite.source_of[name][item] for name, ids in items.items() for item in ids]
+        return cls(suite, items, Resamples.of(sources, DRAWS, seed, "intervals"))
+
+    def values(self, results: Results) -> Estimates:
+        """Every objective of a model that answered (at least) the items."""
+        found = {
+            objective.name: self.metric(results, objective.scorer, objective.metric)
+            for objective in self.suite.measured
+        }
+        return {
+            objective.name: combine(
+                lambda *parts, o=objective: o.derive(dict(zip(o.of, parts, strict=True))),
+                *(found[name] for name in objective.of),
+            )
+            if objective.of
+            else found[objective.name]
+            for objective in self.suite.objectives
+        }
+
+    def metric(self, results: Results, name: str, metric: str) -> Estimate:
+        """One metric of scorer ``name``."""
+        responses, scorer = results[name], self.suite.scorers[name]
+        value_of = dict(zip(responses["items"], column(responses, metric), strict=True))
+        chosen = [item for item in self.items[name] if value_of[item] is not None]
+        values = [value_of[item] for item in chosen]
+        sources = [self.suite.source_of[name][item] for item in chosen]
+        sums = Sums.of(scorer, metric, values)
+        if sums is None:
+            return self.resamples.statistic(
+                lambda index: scorer.aggregate(metric, [values[i] for i in index]), sources
+            )
+        found = self.resamples.ratio(sums.scale * sums.over, sums.under, sources)
+        if values[0] in (0, 1) and all(value == values[0] for value in values):
+            return Estimate(found.value, found.draws, unanimous=len(set(sources)))
+        return found
+
+    def score(
+        self, values: Estimates, references: Mapping[str, Estimates], gains: Values
+    ) -> Estimate:
+        """The combined score, draw by draw: model and references move together."""
+        names = [objective.name for objective in self.suite.objectives]
+        labels = list(references)
+
+        def score(*flat: float) -> float:
+            rows = [
+                dict(zip(names, flat[i : i + len(names)], strict=True))
+                for i in range(0, len(flat), len(names))
+            ]
+            return self.suite.combine(
+                rows[0], dict(zip(labels, rows[1:], strict=True)), gains
+            ).value
+
+        columns = [values, *references.values()]
+        return combine(score, *(column[name] for column in columns for name in names))
+
+
+@dataclass(frozen=True)
+class PValue:
+    """Two-sided; ``p`` is None where no test is known. ``how``: the test, or why there is none."""
+
+    p: float | None
+    how: str
+
+
+def compare(
+    suite: Suite,
+    ours: Results,
+    theirs: Results,
+    references: Mapping[str, Values],
+    gains: Values,
+    *key: seeds.Part,
+    label: str = "",
+) -> PValue:
+    """Whether two models' combined scores differ, by their answers to the same items.
+
+    Args:
+        suite: measures and combines.
+        ours, theirs: responses to the same items in the same order.
+        references: values of base and parents on these items.
+        gains: the yardsticks.
+        key: names the random swaps.
+        label: which of the references ``theirs`` is, if it is one.
+    """
+    objectives = _counting(suite)
+    names = [objective.name for objective in objectives]
+    number: dict[str, int] = {}
+    for objective in objectives:
+        of = suite.source_of[objective.scorer]
+        for item in ours[objective.scorer]["items"]:
+            number.setdefault(of[item], len(number))
+    sums: tuple[list[Sums], list[Sums]] = ([], [])
+    for objective in objectives:
+        name, metric = objective.scorer, objective.metric
+        rows = [number[suite.source_of[name][item]] for item in ours[name]["items"]]
+        columns = [column(results[name], metric) for results in (ours, theirs)]
+        if len(objectives) == 1 and len(number) == len(rows) and _binary(columns):
+            a, b = np.array(columns)
+            return PValue(mcnemar(int((a > b).sum()), int((a < b).sum())), "McNemar")
+        for values, kept in zip(columns, sums, strict=True):
+            found = Sums.of(suite.scorers[name], metric, values)
+            if found is None:
+                return PValue(None, f"no test: {objective.name} is no mean and no ratio of sums")
+            kept.append(found.by(np.array(rows, np.int64), len(number)))
+    plain = suite.values(ours)
+
+    def score(values: Values, theirs: Values) -> float:
+        known = dict(references)
+        if label:
+            known[label] = suite.with_derived({**references[label], **theirs})
+        return suite.combine(suite.with_derived({**plain, **values}), known, gains).value
+
+    def looped(ours: Array, theirs: Array) -> Array:
+        pairs = [
+            [dict(zip(names, row, strict=True)) for row in rows.tolist()] for rows in (ours, theirs)
+        ]
+        return np.array([score(a, b) - score(b, b) for a, b in zip(*pairs, strict=True)])
+
+    if _is_sum(suite):
+        slopes = np.array([score({n: plain[n] + 1}, {}) - score({}, {}) for n in names])
+        p = swap_labels(*sums, lambda ours, theirs: (ours - theirs) @ slopes, *key)
+        return PValue(p, "sign flips")
+    return PValue(swap_labels(*sums, looped, *key, draws=SWAPS), "label swaps")
+
+
+def _counting(suite: Suite) -> list[Objective]:
+    """Measured objectives that enter the combined score."""
+    parts = {name for o in suite.objectives if o.weight for name in (*o.of, o.name)}
+    return [objective for objective in suite.measured if objective.name in parts]
+
+
+def _is_sum(suite: Suite) -> bool:
+    """True if the combined score is a weighted sum of measured objectives."""
+    worst = any(objective.weight and objective.how == "worst" for objective in suite.objectives)
+    return suite.spec.combination != "worst" and not worst
+
+
+def _binary(columns: Sequence[Sequence[Any]]) -> bool:
+    return all(value in (0, 1) for values in columns for value in values)

@@ -1,0 +1,179 @@
+"""Scoring: which items a candidate is asked, and what its answers are worth."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from evomerge.evolution import SPLIT, Search
+from evomerge.fitness.estimation import Estimation, spread
+from evomerge.fitness.intervals import Interval
+from evomerge.fitness.objectives import Values
+from evomerge.fitness.probe import Limits, probe_limits
+from evomerge.fitness.racing import Race
+from evomerge.fitness.suite import Items, Results
+from evomerge.history import SEARCHED, Batch, Verdict
+from evomerge.responses import Place, Store
+from evomerge.run.answers import Answers, At
+from evomerge.run.preflight import Job
+from evomerge.run.shortlist import judge
+
+Z = 1.96  # a 95 percent interval reaches so many standard errors to either side
+
+
+class Scoring:
+    """What the fold of a search does not hold: items and answers.
+
+    Args:
+        job: the run.
+        search: is read only.
+        store: of responses.
+    """
+
+    def __init__(self, job: Job, search: Search, store: Store) -> None:
+        self._job, self._suite, self._search = job, job.suite, search
+        self._answers = Answers(store)
+        self._items: list[Items] = []  # of each batch
+        self._whole = Estimation(job.suite)
+
+    def open(self, batch: Batch) -> Items:
+        """Fold: ``batch`` is the next one; its items."""
+        self._items.append(self._items_of(batch))
+        return self._items[-1]
+
+    def add(self, at: At, place: Place | None) -> None:
+        """Fold: what evaluation ``at`` had to ask was asked, and the answers lie at ``place``."""
+        self._answers.add(self.key(at), at, self.questions(at), place)
+
+    def fail(self, at: At, error: str) -> None:
+        """Fold: evaluation ``at`` failed, and its model with it."""
+        self._answers.fail(self.key(at), error)
+
+    # -- asking ---------------------------------------------------------------------------------
+
+    def key(self, at: At) -> str:
+        """Names a model: a recipe, and the dtype that it is scored in."""
+        recipe = self._search.candidates[at[1]].recipe
+        return f"{recipe.digest[:16]} {self.dtype(at)}"
+
+    def dtype(self, at: At) -> str:
+        """Of scoring: the report shows models as they are exported."""
+        return self._job.dtype if self._phase(at) == "report" else self._job.scoring
+
+    def error(self, at: At) -> str | None:
+        """Why the candidate's model failed before, if it did."""
+        return self._answers.error(self.key(at))
+
+    def items(self, at: At) -> Items:
+        """What its batch asks of a candidate, but for the probe."""
+        return self._items[at[0]]
+
+    def missing(self, at: At) -> Items:
+        """Those that the model was not asked before."""
+        return self._answers.missing(self.key(at), self.items(at))
+
+    def probe(self, at: At) -> Items:
+        """Probe items that come first; none if the model passed them before."""
+        if self._phase(at) == "report":
+            return {}
+        return self._answers.missing(self.key(at), self._probe)
+
+    def questions(self, at: At) -> Items:
+        """All that is asked for an evaluation."""
+        probe, missing = self.probe(at), self.missing(at)
+        return {
+            name: [*probe.get(name, ()), *missing.get(name, ())] for name in {**probe, **missing}
+        }
+
+    def reused(self, at: At) -> list[At]:
+        """Earlier evaluations whose answers count for this one."""
+        return self._answers.sources(self.key(at), self.items(at))
+
+    @cached_property
+    def limits(self) -> Limits:
+        """What a merge may do to the probe; base and parents must have been scored."""
+        return probe_limits([self._answers.results(key, self._probe) for key in self._models(0)])
+
+    # -- answers --------------------------------------------------------------------------------
+
+    def results(self, at: At) -> Results:
+        """The responses of a candidate to its batch's items."""
+        return self._answers.results(self.key(at), self.items(at))
+
+    def values(self, at: At) -> tuple[dict[str, float], dict[str, float | None] | None]:
+        """Values of a scored candidate, and their standard errors.
+
+        While the search goes on, values are those of the whole search split, estimated from all that
+        the model answered of it; later they are those of the batch's items, and errors are None.
+
+        Raises:
+            NonFinite: a value is not finite.
+        """
+        phase, key, split = self._phase(at), self.key(at), self._suite.splits["search"]
+        if phase not in SEARCHED:
+            return self._suite.values(self.results(at)), None
+        estimation = self._estimation if phase == "search" else self._whole
+        return estimation.values(self._answers.results(key, self._answers.known(key, split)))
+
+    def interval(self, batch: int, candidate: int) -> Interval:
+        """The score of a candidate of a search batch, and how far off it may be."""
+        search, suite = self._search, self._suite
+        evaluation, references = search.evaluations(batch)[candidate], search.references(batch)
+        assert evaluation.values is not None and evaluation.errors is not None
+
+        def score(values: Values) -> float:
+            return suite.combine(suite.with_derived(values), references, search.gains).value
+
+        measured = {o.name: evaluation.errors[o.name] for o in suite.measured}
+        value, error = score(evaluation.values), spread(score, evaluation.values, measured)
+        reach = float("inf") if error is None else Z * error
+        return Interval(value, value - reach, value + reach)
+
+    def judge(self, batch: int) -> Verdict:
+        """The verdict on a complete round of the shortlist."""
+        return judge(
+            self._search,
+            self._suite,
+            self._race,
+            self._items[batch],
+            lambda id: self.results((batch, id)),
+        )
+
+    @cached_property
+    def _probe(self) -> Items:
+        return {name: ids for name, ids in self._suite.splits["probe"].items() if ids}
+
+    @cached_property
+    def _race(self) -> Race | None:
+        """How the shortlist is raced, if it can be; base and parents must have been scored."""
+        split = self._suite.splits["search"]
+        known = [self._answers.results(key, split) for key in self._models(0)]
+        return Race.of(self._suite, self._search.gains, known)
+
+    @cached_property
+    def _estimation(self) -> Estimation:
+        split = self._suite.splits["search"]
+        archive = [self._answers.results(key, split) for key in self._models(0, 1)]
+        return Estimation(self._suite, archive)
+
+    def _models(self, *batches: int) -> list[str]:
+        """The models of complete batches that have answers, each once."""
+        return list(
+            dict.fromkeys(
+                self.key((batch, candidate))
+                for batch in batches
+                for candidate, evaluation in sorted(self._search.evaluations(batch).items())
+                if evaluation.values is not None
+            )
+        )
+
+    def _items_of(self, batch: Batch) -> Items:
+        """A split, a sample of the search split, or a round of the select split."""
+        if batch.phase == "search":
+            return self._suite.sample(self._job.spec.seed, batch.number, batch.progress)
+        if batch.phase == "select" and self._race:
+            earlier = sum(b.phase == "select" for b in self._search.batches[: batch.number])
+            return self._suite.rounds()[earlier]
+        return self._suite.splits[SPLIT[batch.phase]]
+
+    def _phase(self, at: At) -> str:
+        return self._search.batches[at[0]].phase

@@ -1,0 +1,60 @@
+"""The shortlist on the select split: who is beaten, whose scores cannot be compared, who goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from evomerge.evolution import Search
+from evomerge.fitness.health import asymmetries
+from evomerge.fitness.racing import ALPHA, Race, e_value
+from evomerge.fitness.suite import Items, Results, Suite
+from evomerge.history import Dropped, Verdict
+
+
+def judge(
+    search: Search,
+    suite: Suite,
+    race: Race | None,
+    items: Items,
+    results: Callable[[int], Results],
+) -> Verdict:
+    """The verdict on the newest round, which is complete.
+
+    The leader is the best valid merge. Who is beaten by it is dropped, but for base, parents and
+    baselines, which the report needs. If the truly best merge were to be dropped, some other one would
+    have to beat it: each of them does so with probability alpha over their number.
+
+    Args:
+        search: holds the round and its scores.
+        suite: measures.
+        race: how merges are compared; None if they cannot be.
+        items: of the round.
+        results: candidate -> its responses to these items.
+    """
+    batch = search.batches[-1]
+    references = {c.id: c.origin for c in search.batches[0].candidates}
+    ids = [e.candidate for e in search.ranked(batch.number) if e.candidate not in references]
+    known = {origin: results(id) for id, origin in references.items()}
+    invalid: dict[int, list[str]] = {}
+    if suite.spec.gates:
+        found = {id: asymmetries(suite, results(id), known) for id in ids}
+        invalid = {id: reasons for id, reasons in found.items() if reasons}
+    valid = [id for id in ids if id not in invalid]
+    asked, whole = _count(items), _count(suite.splits["select"])
+    if asked == whole:
+        return Verdict(batch.number, True, (), invalid)
+    beaten = []
+    if race and valid:
+        leader, ours = valid[0], results(valid[0])
+        first = next(b for b in search.batches if b.phase == "select")
+        level = (len(first.candidates) - len(references)) / ALPHA
+        evidence = {id: e_value(race.leads(ours, results(id))) for id in ids if id != leader}
+        beaten = [Dropped(id, leader, e, asked) for id, e in evidence.items() if e >= level]
+    dropped = tuple(each for each in beaten if each.candidate not in search.baselines)
+    last = len(ids) - len(beaten) <= 1
+    spared = len(ids) + len(references) if last else len(dropped)
+    return Verdict(batch.number, last, dropped, invalid, spared * (whole - asked))
+
+
+def _count(items: Items) -> int:
+    return sum(map(len, items.values()))
