@@ -15,8 +15,8 @@ from evomerge.history import History
 from evomerge.methods import Method
 from evomerge.params import show
 from evomerge.run import Record, Result
-from evomerge.run.finish import interval_text, table_notes, table_rows, table_title
 from evomerge.run.looks import Look, times
+from evomerge.run.table_text import interval_text, table_notes, table_rows, table_title
 
 PHASES = {
     "references": "base and parents",
@@ -61,18 +61,21 @@ def _print_table(
 def show_table(table: Mapping[str, Any]) -> None:
     """The models on the report split, with 95% intervals and paired differences to the winner.
 
-    On a narrow terminal the objectives make tables of their own, as many to each as fit.
+    On a narrow terminal they make several tables, the objectives last.
     """
     rows = table_rows(table)
     winners = [row["candidate"] == table["winner"] for row in table["rows"]]
     widths = [max(map(len, column)) + 3 for column in zip(*rows, strict=True)]
-    outer, inner = list(range(len(widths))), list[list[int]]()
+    numbers = list(range(1, len(widths)))
+    groups = [numbers]
     if sum(widths) > console().width:
-        objectives = [n for n in outer if rows[0][n] in table["items"]]
-        outer = [n for n in outer if n not in objectives]
-        inner = _filled(objectives, widths, console().width - widths[0])
-    for title, columns in [(table_title(table), outer), *(("objectives", [0, *n]) for n in inner)]:
-        texts = [tuple(row[n] for n in columns) for row in rows]
+        objectives = [n for n in numbers if rows[0][n] in table["items"]]
+        others = [n for n in numbers if n not in objectives]
+        room = console().width - widths[0]
+        groups = [*_filled(others, widths, room), *_filled(objectives, widths, room)]
+    for place, group in enumerate(groups):
+        title = table_title(table) if place == 0 else "the same, continued"
+        texts = [tuple(row[n] for n in (0, *group)) for row in rows]
         _print_table(title, texts[0], texts[1:], winners)
     show_lines(table_notes(table))
 

@@ -19,7 +19,7 @@ from evomerge import config
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.demo.facts import all_facts, dialogue_answer, dialogue_prompt
 from evomerge.run import search
-from evomerge.run.finish import table_notes
+from evomerge.run.table_text import table_notes
 
 NUMBERS = [fact for fact in all_facts() if fact.kind == "number"]
 STYLE = "equals"

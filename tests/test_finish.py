@@ -16,9 +16,10 @@ from evomerge.fitness.intervals import Interval
 from evomerge.fitness.suite import Results, Suite
 from evomerge.responses import Store
 from evomerge.run import Record, events, load_run, search
-from evomerge.run.finish import final_table, provenance, table_markdown, table_notes, table_rows
+from evomerge.run.finish import final_table, provenance
 from evomerge.run.preflight import prepare
 from evomerge.run.scoring import Scoring
+from evomerge.run.table_text import table_markdown, table_notes, table_rows
 
 SEED = 0
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from evomerge import cli, config, methods
+from evomerge import config, methods
+from evomerge.cli.parser import make_parser
 from evomerge.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +48,7 @@ def test_yaml_parses() -> None:
 def test_commands_exist(line: str) -> None:
     words = shlex.split(line.removeprefix("$ "), comments=True)
     if words and words[0] == "evomerge":
-        assert cli._parser().parse_args(words[1:])
+        assert make_parser().parse_args(words[1:])
 
 
 def test_methods_table_is_generated() -> None:

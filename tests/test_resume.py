@@ -166,7 +166,7 @@ def test_a_driver_killed_five_times(
     assert (folder / RESPONSES).read_bytes() == undisturbed.responses
 
 
-KILLS_OF_RAY = int(os.environ.get("EVOMERGE_TEST_KILLS", "3"))
+KILLS_OF_RAY = int(os.environ.get("EVOMERGE_TEST_KILLS", "2"))
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from evomerge.fitness.trees import PAIRS, Row, Tokens, pack, plant, shared_prefi
 
 _HEADER = 16  # a common beginning gets a pass of its own from this many tokens on
 _LOGITS = 2**28  # most logits that one batch may ask for
-CACHED = 4  # keys and values are kept of at most this many times the tokens of a batch
+CACHED = 8  # keys and values are kept of at most this many times the tokens of a batch
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def lay_out(sequences: Sequence[Tokens], firsts: Sequence[int], limits: Limits) 
     if branching:
         # The header's keys and values are copied for each row: short ones had better share a row.
         # Side by side they need no filling up, but attention is paid to columns that are masked.
-        rooms = (header // 4, max(header // 4, len(rows[0])))
+        least = header // 4
+        rooms = (least, max(least, len(rows[0])), max(least, 2 * len(rows[0])))
         rows = min(
             (pack(rows, room) for room in rooms), key=lambda rows: _cost(rows, header, limits)
         )

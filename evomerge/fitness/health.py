@@ -43,7 +43,7 @@ _TROUBLES = (
     _Trouble(
         "truncated",
         "cut at the length cap",
-        "raise max_gen_toks in the generation_kwargs of {task}",
+        "raise max_gen_toks of {task}",
         "length",
     ),
     _Trouble(

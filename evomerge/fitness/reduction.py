@@ -1,4 +1,10 @@
-"""A reduced suite: a few anchor items with weights that stand for all, and what that costs."""
+"""A reduced suite: a few anchor items with weights that stand for all, and what that costs.
+
+Items are parted into cells of nearly equal size that known models answer alike, and one item is
+drawn from each. So every item has the same chance, and a model that is unlike the known ones is
+misjudged no worse than by random items; k-means centres are typical items, which are easier or harder
+than the others (with three known models they missed twice what random items do).
+"""
 
 from __future__ import annotations
 
@@ -79,8 +85,6 @@ def reduce(
 ) -> Reduction:
     """``count`` items that stand for all of a scorer's, chosen by how known models answer them.
 
-    Items are clustered by weighted k-means; an anchor stands for its cluster.
-
     Args:
         objectives: the scorer's objectives: responses of models to all items, whose means they are.
         strata: a code per item; items of different strata seldom stand for each other.
@@ -91,8 +95,6 @@ def reduce(
     Raises:
         InputError: fewer than three models, which say next to nothing about the error, or a
             ``count`` that is not below the number of items.
-
-    Paper: Polo et al., "tinyBenchmarks", https://arxiv.org/abs/2402.14992, section 3.1.
     """
     models, size = next(iter(objectives.values())).shape
     if models < 3:
@@ -132,9 +134,28 @@ def _anchors(
     margins: Float[np.ndarray, "models items"] | None,
     *key: seeds.Part,
 ) -> tuple[Int[np.ndarray, " anchors"], Float[np.ndarray, " anchors"]]:
+    """One item of each cell, any with the same chance, and the cells' shares of all items."""
     points = np.hstack([represent(Known(r, strata, margins)) for r in objectives.values()])
-    items = choose(points, count, *key)
-    return items, influence(points, items).mean(0)
+    luck = seeds.uniforms(len(points), "anchors", *key)
+    cells = _halve(points, np.argsort(luck), count)
+    items = np.array([cell[np.argmin(luck[cell])] for cell in cells])
+    weights = np.array([len(cell) for cell in cells]) / len(points)
+    order = np.argsort(items)
+    return items[order], weights[order]
+
+
+def _halve(
+    points: Float[np.ndarray, "items features"], cell: Int[np.ndarray, " some"], count: int
+) -> list[Int[np.ndarray, " fewer"]]:
+    """``count`` parts of ``cell``, of nearly equal size, cut across where its items differ most."""
+    if count == 1:
+        return [cell]
+    here = points[cell] - points[cell].mean(0)
+    widest = np.linalg.eigh(here.T @ here)[1][:, -1]
+    ordered = cell[np.argsort(here @ widest, kind="stable")]
+    first = count // 2
+    cut = round(len(cell) * first / count)
+    return [*_halve(points, ordered[:cut], first), *_halve(points, ordered[cut:], count - first)]
 
 
 def _chi_square(degrees: int, z: float) -> float:

@@ -17,7 +17,7 @@ COMBINATIONS = ("retention", "mean", "worst")
 KINDS = ("task", "text", "function")
 DERIVED = {"worst_of": "worst", "mean_of": "mean"}  # key of an objective made of others -> how
 LIMITS = {"probe": 10, "search": 200, "select": 200, "report": 400}
-CANDIDATE = (40, 120)  # items per scorer: in the first generation, and in the last
+CANDIDATE = (20, 60)  # items per scorer: in the first generation, and in the last
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 _FLOOR = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*%\s*of\s+(\S+)\s*$")
 
@@ -60,6 +60,7 @@ class SuiteSpec:
         objectives, scorers, include, combination: what is wanted, and what measures it.
         limits: items of each split, at most: per scorer, for the probe in all scorers together.
         shares: of the sources, per split.
+        partition: another number cuts the sources into other splits.
         candidate: items per scorer that a candidate of the first, and of the last, generation gets.
         estimator: of a candidate's values on the whole search split, from its sample.
         anchors: scorer -> item -> weight: a reduced search split, fixed instead of sampled.
@@ -76,8 +77,9 @@ class SuiteSpec:
     combination: str = "retention"
     limits: Mapping[str, int] = field(default_factory=lambda: dict(LIMITS))
     shares: Mapping[str, float] = field(default_factory=lambda: dict(splits.SHARES))
+    partition: int = 0
     candidate: tuple[int, int] = CANDIDATE
-    estimator: str = "regression"
+    estimator: str = estimators.DEFAULT
     anchors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     gates: bool = True
     dtype: str = "auto"
@@ -115,19 +117,20 @@ def parse_suite(
         if not Path(path).is_dir():
             section.problem("include", f"no such folder: {path}")
     combination = section.choice("combine", COMBINATIONS, "retention")
-    estimator = section.choice("estimator", estimators.names(), "regression")
+    estimator = section.choice("estimator", estimators.names(), estimators.DEFAULT)
     dtype = section.choice("dtype", DTYPES, "auto")
     backend = section.text("backend", "huggingface")
     gates = section.flag("gates", True)
     batch_tokens = section.integer("batch_tokens", 0, low=1) or None
     max_length = section.integer("max_length", 0, low=1) or None
     limits, shares, candidate = dict(LIMITS), dict(splits.SHARES), CANDIDATE
+    partition = 0
     if items := section.section("items"):
         limits = {
             split: items.integer(split, size, low=0 if split == "probe" else 1)
             for split, size in LIMITS.items()
         }
-        candidate = _parse_candidate(items)
+        candidate, partition = _parse_candidate(items), items.integer("partition", 0, low=0)
         if part := items.section("shares"):
             shares = {
                 split: part.number(split, share, low=0.0) or 0.0 for split, share in shares.items()
@@ -170,6 +173,7 @@ def parse_suite(
         combination,
         limits,
         shares,
+        partition,
         candidate,
         estimator,
         anchors,
@@ -282,6 +286,7 @@ def _parse_scorer(kind: str, section: config.Section, folder: Path) -> ScorerSpe
             ("source", section.text),
             ("stratum", section.text),
             ("language", section.text),
+            ("max_gen_toks", lambda key: section.integer(key, 0, low=1)),
         ):
             if option in section:
                 options[option] = read(option)

@@ -45,12 +45,13 @@ def assign(
     items: Mapping[str, Sequence[Item]],
     shares: Mapping[str, float] = SHARES,
     limits: Mapping[str, int] | None = None,
+    partition: int = 0,
 ) -> Assignment:
     """The ids of each split, per scorer, in hash order.
 
     ``limits`` caps the items per scorer in a split: those whose sources come first in hash order,
     so a lower limit keeps a subset, and parallel tasks keep the same sources. No split holds a
-    near-duplicate of another's item.
+    near-duplicate of another's item. Each ``partition`` cuts the sources in another way.
 
     Raises:
         InputError: a share or limit is wrong, or a scorer has no item in a split that has a share.
@@ -63,7 +64,7 @@ def assign(
     for scorer, listed in items.items():
         placed: dict[str, list[tuple[float, str, str]]] = {split: [] for split in SPLITS}
         for item in listed:
-            point = _point(leader.get(item.source, item.source))
+            point = _point(leader.get(item.source, item.source), partition)
             order = (point, item.source, item.id)
             placed[item.split or _at(point, shares)].append(order)
         for split in SPLITS:
@@ -98,8 +99,8 @@ def subset(split: Subset, count: int, *key: seeds.Part) -> Subset:
     return drawn
 
 
-def _point(source: str) -> float:
-    return seeds.unit(_SALT, source)
+def _point(source: str, partition: int = 0) -> float:
+    return seeds.unit(_SALT, source, *([partition] if partition else []))
 
 
 def _at(point: float, shares: Mapping[str, float]) -> str:

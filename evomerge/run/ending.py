@@ -13,10 +13,11 @@ from evomerge.evolution import Search
 from evomerge.journal import Journal
 from evomerge.recipe import Recipe
 from evomerge.run.events import stamped
-from evomerge.run.finish import final_table, table_markdown
+from evomerge.run.finish import final_table
 from evomerge.run.preflight import Job
 from evomerge.run.provenance import with_provenance
 from evomerge.run.scoring import Scoring
+from evomerge.run.table_text import table_markdown
 
 BEST, REPORT = "best.yaml", "report.md"
 

@@ -2,8 +2,8 @@
 
     python -m evomerge.testing.estimators MATRIX [--draws 100] [--estimators mean,regression]
 
-For several shares of the items and each estimator it prints, over the candidates (``all``) and over
-those that beat both parents (``better``):
+For several shares of the items and each estimator it prints, over the candidates (``all``), those that
+beat both parents (``better``) and those that beat the whole archive (``beyond``):
 
 * rank: Spearman's correlation of estimates with means over all items, candidates sharing a sample;
 * RMSE: of the estimates;
@@ -19,6 +19,7 @@ parents first), ``items``, their ``strata``, ``correct`` (packed bits ``[models,
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -52,8 +53,22 @@ class Matrix:
     known: Known
     responses: Array  # [candidates, items]
     margins: Array
-    truth: Array  # [candidates]
-    better: NDArray[np.bool_]  # [candidates]: than both parents
+
+    @property
+    def truth(self) -> Array:
+        """Means over all items, ``[candidates]``."""
+        truth: Array = self.responses.mean(1)
+        return truth
+
+    @property
+    def groups(self) -> dict[str, NDArray[np.bool_]]:
+        """Which candidates beat nothing in particular, both parents, the whole archive."""
+        levels = self.known.responses.mean(1)
+        return {
+            "all": np.ones(len(self.truth), bool),
+            "better": self.truth > levels[PARENTS].max(),
+            "beyond": self.truth > levels.max(),
+        }
 
     @classmethod
     def load(cls, path: Path) -> Matrix:
@@ -63,9 +78,7 @@ class Matrix:
             archive = np.char.startswith(file["labels"], "archive")
             strata = np.unique(file["strata"], return_inverse=True)[1]
         known = Known(responses[archive], strata, margins[archive])
-        truth = responses[~archive].mean(1)
-        best = known.responses[PARENTS].mean(1).max()
-        return cls(known, responses[~archive], margins[~archive], truth, truth > best)
+        return cls(known, responses[~archive], margins[~archive])
 
     def sample(self, items: Indices) -> Sample:
         """What all candidates answered to ``items``."""
@@ -142,8 +155,9 @@ def needed(matrix: Matrix, rmse: float, which: NDArray[np.bool_]) -> float:
 
 
 def spearman(a: Array, b: Array) -> float:
-    """Correlation of ranks; ties share theirs."""
-    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
+    """Correlation of ranks; ties share theirs. 0 if either side is all ties."""
+    a, b = ranks(a) - ranks(a).mean(), ranks(b) - ranks(b).mean()
+    return float(a @ b) / max(math.sqrt((a @ a) * (b @ b)), 1e-9)
 
 
 def ranks(values: Array) -> Array:
@@ -156,13 +170,11 @@ def ranks(values: Array) -> Array:
 def table(matrix: Matrix, names: Sequence[str], draws: int) -> Iterator[str]:
     """Markdown, row by row."""
     size = len(matrix.known.strata)
-    yield (
-        f"{len(matrix.truth)} candidates, {matrix.better.sum()} of them better than both parents; "
-        f"{len(matrix.known.responses)} known models, {size} items, {draws} samples"
-    )
+    sizes = ", ".join(f"{which.sum()} {group}" for group, which in matrix.groups.items())
+    models = len(matrix.known.responses)
+    yield f"candidates: {sizes}; {models} known models, {size} items, {draws} samples"
     yield f"\n| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}"
     fitted = {name: estimators.get(name).fit(matrix.known) for name in names}
-    groups = {"all": np.ones(len(matrix.truth), bool), "better": matrix.better}
     for share in SHARES:
         count = round(share * size)
         simple = samples(matrix, count, draws, stratified=False)
@@ -171,7 +183,7 @@ def table(matrix: Matrix, names: Sequence[str], draws: int) -> Iterator[str]:
         for name in names:
             drawn = {"mean": simple, "anchors plain": anchors}.get(name, stratified)
             outcome = run(matrix, fitted[name], drawn)
-            for group, which in groups.items():
+            for group, which in matrix.groups.items():
                 found = outcome.summary(matrix.truth, which)
                 saves = needed(matrix, found["rmse"], which) / count
                 yield (

@@ -52,7 +52,7 @@ def test_a_cap_that_cuts_the_parents_answers_makes_a_gain_invalid() -> None:
     }
     (message,) = asymmetries(suite(), answers(0.6, **WHOLE), parents)
     assert "30% of chat's answers are cut at the length cap, 0% of the merge's" in message
-    assert "raise max_gen_toks in the generation_kwargs of task" in message
+    assert "raise max_gen_toks of task" in message
     assert asymmetries(suite(), answers(0.6, **CUT), parents) == [], "both are cut"
     assert asymmetries(suite(), answers(0.3, **WHOLE), parents) == [], "no gain"
 

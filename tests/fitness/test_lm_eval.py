@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,16 @@ from lm_eval.tasks import TaskManager
 
 from evomerge.errors import InputError
 from evomerge.fitness import Live, NonFinite
+from evomerge.fitness.huggingface import HuggingFaceBackend
 from evomerge.fitness.lm_eval import LmEvalTask
 
 KINDS = ["choice", "drawn", "likelihood", "rolling", "generate", "sample"]
+
+
+@pytest.fixture(autouse=True)
+def brief_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm-eval adds a report of the machine to results, which takes it longer than the tasks here."""
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
 
 
 def reference(
@@ -129,6 +137,47 @@ def test_equals_lm_eval_with_a_chat_template(
     assert_equal_to_lm_eval(task, ["0", "3", "6"], *expected)
 
 
+def test_lm_evals_own_scores_depend_on_its_batch_size(
+    model_folder: Path, tasks: Path, live: Live
+) -> None:
+    """Windows with equal inputs share logits there, of which one reads the wrong part."""
+    task = LmEvalTask("rolling", include=[tasks])
+    task.bind(live)
+    ids = [item.id for item in task.items()]
+    alone, together = (reference(model_folder, tasks, "rolling", None, n)[0] for n in (1, 8))
+    gaps = [alone[id]["responses"][0][0] - together[id]["responses"][0][0] for id in ids]
+    assert max(map(abs, gaps)) > 1
+    ours = [nats for ((nats,),) in task.score(ids)["responses"]]
+    assert ours == pytest.approx([alone[id]["responses"][0][0] for id in ids], rel=1e-6)
+
+
+def test_half_precision_moves_scores_by_the_batch_there_and_by_nothing_here(
+    model_folder: Path, tasks: Path, live: Live
+) -> None:
+    model = live.model.to(torch.bfloat16)
+    lm = HFLM(pretrained=model, tokenizer=live.tokenizer)
+    task = LmEvalTask("choice", include=[tasks])
+    task.bind(replace(live, backend=HuggingFaceBackend(model, live.tokenizer)))
+    ids = [item.id for item in task.items()]
+    instances = [each.instance for id in ids for each in task._prepared(int(id))]
+    theirs = []
+    for size in (1, 16):
+        lm.batch_size_per_gpu = size
+        theirs.append([nats for nats, _ in lm.loglikelihood(instances, disable_tqdm=True)])
+    assert theirs[0] != theirs[1]
+    ours = task.score(ids)
+    assert task.score(ids[::-1])["responses"] == ours["responses"][::-1]
+    exact = LmEvalTask("choice", include=[tasks])
+    model.float()
+    exact.bind(replace(live, backend=HuggingFaceBackend(model, live.tokenizer)))
+    expected = numbers(exact.score(ids)["responses"])
+
+    def error(nats: list[float]) -> float:
+        return float(np.abs(np.subtract(nats, expected)).mean())
+
+    assert error(numbers(ours["responses"])) < min(map(error, theirs))
+
+
 def test_drawn_examples_do_not_depend_on_the_subset(tasks: Path, live: Live) -> None:
     whole, part = LmEvalTask("drawn", include=[tasks]), LmEvalTask("drawn", include=[tasks])
     whole.bind(live)
@@ -213,6 +262,62 @@ def test_metric_names(tasks: Path) -> None:
         choice.resolve_metric("acc_nrm")
     with pytest.raises(InputError, match=r"exact_match,strict or exact_match,flexible"):
         LmEvalTask("generate", include=[tasks]).resolve_metric("exact_match")
+
+
+def test_signals_of_choices(tasks: Path, live: Live) -> None:
+    task = LmEvalTask("choice", include=[tasks])
+    task.bind(live)
+    scored = task.score(["1", "2", "3"])
+    for row, right in ((1, 0), (2, 2), (3, 0)):
+        nats = [request[0][0] for request in scored["responses"][row - 1]]
+        wrong = max(n for number, n in enumerate(nats) if number != right)
+        assert scored["metrics"]["margin"][row - 1] == pytest.approx(nats[right] - wrong)
+        assert (scored["metrics"]["margin"][row - 1] > 0) == scored["metrics"]["acc,none"][row - 1]
+        tokens = len(task._prepared(row)[right].requests[0].continuation)
+        assert scored["metrics"]["target_nats"][row - 1] == pytest.approx(-nats[right] / tokens)
+    assert scored["tokens"] > 0
+
+
+def test_signals_of_texts(tasks: Path, live: Live) -> None:
+    task = LmEvalTask("generate", include=[tasks], language="id")
+    task.bind(live)
+    ids = [item.id for item in task.items()]
+    scored = task.score(ids)
+    texts = [texts[0][0] for texts in scored["responses"]]
+    signals = {name: values for name, values in scored["metrics"].items() if "," not in name}
+    assert list(signals) == ["length", "truncated", "repetitive", "unextracted", "off_language"]
+    for text, length, cut, silent, lost in zip(texts, *list(signals.values())[:4], strict=True):
+        assert length == 12 if cut else length <= 12
+        assert silent == (not text.strip())
+        assert lost == (not text[-1:].strip())  # the flexible filter finds the last character
+    assert 0 < sum(signals["truncated"]) < len(ids)
+    assert set(signals["off_language"]) <= {0.0, 1.0, None}
+    assert task.aggregate("truncated", [1.0, None, 0.0]) == 0.5
+    assert (
+        "margin" not in task.metrics
+        and "off_language" not in LmEvalTask("generate", include=[tasks]).metrics
+    )
+    with pytest.raises(InputError, match="unknown language 'indonesian'"):
+        LmEvalTask("generate", include=[tasks], language="indonesian")
+
+
+def test_products_of_metrics(tasks: Path) -> None:
+    task = LmEvalTask("generate", include=[tasks], language="th")
+    product = "exact_match,strict*in_language"
+    assert task.resolve_metric(product) == product
+    assert LmEvalTask("choice", include=[tasks]).resolve_metric("acc*margin") == "acc,none*margin"
+    assert task.aggregate(product, [1.0, 0.0, None, 0.0]) == pytest.approx(1 / 3)
+    with pytest.raises(InputError, match=r"no metric 'in_langage'.*'in_language'"):
+        task.resolve_metric("exact_match,strict*in_langage")
+
+
+def test_items_say_what_they_ask(tasks: Path) -> None:
+    choice = LmEvalTask("choice", include=[tasks], stratum="answer").items()
+    assert choice[1].text.splitlines()[0].startswith("Q: ")
+    assert choice[1].stratum in choice[1].text.splitlines()
+    assert LmEvalTask("rolling", include=[tasks]).items()[0].text == "The cat sat on the mat. "
+    with pytest.raises(InputError, match=r"stratum: no field 'lang'"):
+        LmEvalTask("choice", include=[tasks], stratum="lang")
 
 
 def test_items_are_named_by_the_data(tasks: Path) -> None:
@@ -380,3 +485,16 @@ def test_no_items_no_answers(tasks: Path, live: Live) -> None:
         task.score([])
     task.bind(live)
     assert task.score([]) == {"items": [], "responses": [], "metrics": {}, "tokens": 0}
+
+
+def test_a_cap_of_our_own(tasks: Path, live: Live) -> None:
+    task = LmEvalTask("generate", include=[tasks], max_gen_toks=3)
+    task.bind(live)
+    metrics = task.score([item.id for item in task.items()])["metrics"]
+    assert max(metrics["length"]) == 3
+    assert any(metrics["truncated"])
+    assert task.fingerprint != LmEvalTask("generate", include=[tasks]).fingerprint
+    with pytest.raises(
+        InputError, match=r"choice: max_gen_toks is 3, but the task generates nothing"
+    ):
+        LmEvalTask("choice", include=[tasks], max_gen_toks=3)

@@ -158,3 +158,10 @@ def test_digest_tells_assignments_apart() -> None:
     items = {"a": [Item(s, s) for s in SOURCES]}
     assert digest(assign(items)) != digest(assign(items, limits={"report": 5}))
     assert len(digest(assign(items))) == 32
+
+
+def test_another_partition_is_another_draw() -> None:
+    items = {"task": [Item(str(n), f"source {n}") for n in range(400)]}
+    zero, one = (set(assign(items, partition=n)["report"]["task"]) for n in (0, 1))
+    assert zero == set(assign(items)["report"]["task"])
+    assert 0.3 < len(zero & one) / len(one) < 0.5  # as independent draws of 40 percent

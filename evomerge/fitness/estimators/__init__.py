@@ -52,7 +52,7 @@ FORMS = {
     "plain": "plain:Plain",
     "composite": "composite:Composite",
 }
-DEFAULT = "margins"
+DEFAULT = "margins composite"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ class Anchors:
     So the plain form is ``sum_k w_k y_k`` with w_k the share of items around anchor k. Its items
     should be chosen (``choose``), not drawn.
 
-    Paper: Polo et al., "tinyBenchmarks", https://arxiv.org/abs/2402.14992, section 3.1;
+    Paper: Polo et al., "tinyBenchmarks", https://arxiv.org/abs/2402.14992;
         Vivek et al., "Anchor Points", https://arxiv.org/abs/2309.08638.
     """
 

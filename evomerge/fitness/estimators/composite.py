@@ -22,7 +22,8 @@ class Composite:
     where u is noisy: what ranks the candidates of a generation best. The stated error is the bound
     ``c sqrt(v) + (1 - c) b``.
 
-    Paper: Ghosh & Rao, "Small Area Estimation: An Appraisal", Statistical Science 1994, section 3.
+    Paper: Ghosh & Rao, "Small Area Estimation: An Appraisal", Statistical Science 1994
+        (composite estimators).
     """
 
     def __init__(self, predictor: Callable[[Known], Predictor], known: Known) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from evomerge import seeds
 
@@ -21,6 +21,7 @@ class Design:
     Attributes:
         group: of every item, the collapsed stratum ``g``.
         size, taken: ``N_g`` and ``n_g``.
+        degrees: of freedom of a variance from residuals.
         fold: of every sampled item. Folds hold random items, of every stratum as evenly as can be.
     """
 
@@ -29,6 +30,7 @@ class Design:
         self.group = _collapse(strata, items)
         self.size = np.bincount(self.group)
         self.taken = np.bincount(self.group[items], minlength=len(self.size))
+        self.degrees = len(items) - len(self.size)
 
     @cached_property
     def fold(self) -> Int[np.ndarray, " sampled"]:
@@ -39,29 +41,50 @@ class Design:
         fold[by_stratum] = np.arange(len(key)) % FOLDS
         return fold
 
+    @property
+    def rest(self) -> Bool[np.ndarray, " items"]:
+        """Which items were not sampled."""
+        rest = np.ones(len(self.group), bool)
+        rest[self.items] = False
+        return rest
+
+    @property
+    def share(self) -> float:
+        """Of items that were not sampled."""
+        return 1 - len(self.items) / len(self.group)
+
     def covariance(
         self, residuals: Float[np.ndarray, "candidates sampled"]
     ) -> Float[np.ndarray, "candidates candidates"]:
         """Of the estimated means, from what is left of responses after prediction.
 
         ``sum_g (N_g / N)^2 (1 - n_g / N_g) S_g / n_g`` with ``S_g`` the residuals' covariance in
-        stratum g, times the variance of Student's t for the degrees of freedom left: so few
-        residuals tell their variance badly, and normal bounds would be too narrow.
+        stratum g.
         """
         total = np.zeros((len(residuals), len(residuals)))
-        for group, (size, taken) in enumerate(zip(self.size, self.taken, strict=True)):
-            if taken > 1:
+        for group, scale in enumerate(self._scales):
+            if self.taken[group] > 1:
                 part = residuals[:, self.group[self.items] == group]
                 part = part - part.mean(1, keepdims=True)
-                scale = (size / self.size.sum()) ** 2 * (1 - taken / size) / taken / (taken - 1)
-                total += scale * (part @ part.T)
-        degrees = max(len(self.items) - len(self.size), 3)
-        return total * degrees / (degrees - 2)
+                total += scale * (part @ part.T) / (self.taken[group] - 1)
+        return total
+
+    def variance(
+        self, variances: Float[np.ndarray, "candidates items"]
+    ) -> Float[np.ndarray, " candidates"]:
+        """Of the estimated means, given the variance of every residual that was not seen."""
+        total = np.zeros(len(variances))
+        for group, scale in enumerate(self._scales):
+            unseen = self.rest & (self.group == group)
+            if unseen.any():
+                total += scale * variances[:, unseen].mean(1)
+        return total
 
     @property
-    def share(self) -> float:
-        """Of items that were not sampled."""
-        return 1 - len(self.items) / len(self.group)
+    def _scales(self) -> Float[np.ndarray, " groups"]:
+        shares = self.size / self.size.sum()
+        scales: Float[np.ndarray, " groups"] = shares**2 * (1 - self.taken / self.size) / self.taken
+        return scales
 
 
 def _collapse(

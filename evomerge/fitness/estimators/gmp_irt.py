@@ -9,7 +9,7 @@ from evomerge.fitness.estimators.mp_irt import MPIRT
 class GMPIRT(GPIRT):
     """``m(i) = c mean_S y + (1 - c) p(i)``, with p the prediction of mp-IRT and c as for gp-IRT.
 
-    Paper: Mencattini et al., "MERGE3", https://arxiv.org/abs/2502.10436, section 4.3.
+    Paper: Mencattini et al., "MERGE3", https://arxiv.org/abs/2502.10436.
     Deviations: there c is 0.5 whatever the data.
     """
 

@@ -18,7 +18,7 @@ class GPIRT:
     b is the root mean square of what p-IRT misses of the mean of known models that it was not
     fitted to, from all their responses; v is the mean variance of a response.
 
-    Paper: Polo et al., "tinyBenchmarks", https://arxiv.org/abs/2402.14992, eq. 5.
+    Paper: Polo et al., "tinyBenchmarks", https://arxiv.org/abs/2402.14992.
     Deviations: b is measured by two halves of the archive, each predicted from the other.
     """
 

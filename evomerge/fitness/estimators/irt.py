@@ -46,7 +46,7 @@ def fit_items(responses: Float[np.ndarray, "models items"], dimensions: int = DI
     Raises:
         InputError: a response is outside of [0, 1].
 
-    Paper: Polo et al., "tinyBenchmarks", https://arxiv.org/abs/2402.14992, section 3.2 (the model).
+    Paper: Polo et al., "tinyBenchmarks", https://arxiv.org/abs/2402.14992 (the model).
     """
     if len(responses) and (responses.min() < 0 or responses.max() > 1):
         raise InputError(

@@ -18,7 +18,7 @@ def regress(
     offset: Float[np.ndarray, " observations"] | float = 0.0,
     steps: int = 100,
 ) -> Float[np.ndarray, "problems parameters"]:
-    """Logistic regressions with the same features, under Gaussian priors.
+    """Most probable coefficients of logistic regressions with the same features, priors N(prior, 1/precision).
 
     Each step climbs: the curvature ``p (1 - p)`` is replaced by its bound 1/4, which makes it the same
     for all problems and steps.
@@ -27,11 +27,13 @@ def regress(
     """
     inverse = np.linalg.inv(features.T @ features / 4 + np.diag(precision))
     found = prior if start is None else start
+    moving = np.ones((len(y), 1), bool)  # a problem's result does not depend on the others'
     for _ in range(steps):
         error = y - sigmoid(found @ features.T + offset)
-        step = (error @ features - (found - prior) * precision) @ inverse
+        step = moving * ((error @ features - (found - prior) * precision) @ inverse)
         found = found + step
-        if np.abs(step).max(initial=0.0) < TOLERANCE:
+        moving &= np.abs(step).max(1, keepdims=True, initial=0.0) >= TOLERANCE
+        if not moving.any():
             break
     return found
 

@@ -10,7 +10,6 @@ from evomerge.fitness.estimators.logistic import sigmoid
 from evomerge.fitness.estimators.regression import Regression
 
 BEND = 2.0  # nats
-DOUBT = 1.4
 AGREEMENT = 0.98
 FEW = 4  # sampled margins that tell no spread
 
@@ -18,11 +17,12 @@ FEW = 4  # sampled margins that tell no spread
 class Margins:
     """Predicts margins by regression; an item is right with the probability that its margin is positive.
 
-        m(i) = Phi(z(i) / (DOUBT s)),   z: the regression of arcsinh(margin / BEND)
+        m(i) = Phi(z(i) / s),   z: the regression of arcsinh(margin / BEND)
 
-    with the logistic function for Phi, which it equals within 0.01 (1.702 sets their scales equal). A margin says more than right or wrong, and margins of merges are close to linear in those of
-    their parents. s is the residuals' standard deviation. Items without margins, and responses that
-    are not the margin's sign (``AGREEMENT`` of the archive's must be), are left to ``Regression``.
+    s is the residuals' standard deviation; for Phi the logistic function is taken, within 0.01. A margin
+    says more than right or wrong, and margins of merges are close to linear in those of their
+    parents. Items without margins, and responses that are not the margin's sign (``AGREEMENT`` of the
+    archive's must be), are left to ``Regression``.
     """
 
     def __init__(self, known: Known) -> None:
@@ -40,7 +40,8 @@ class Margins:
         guess = self._responses.predict(sample)
         if sample.margins is None:
             return guess
-        with_margin = sample.take(self._has[sample.items])
+        there = self._has[sample.items] & np.isfinite(sample.margins).all(0)
+        with_margin = sample.take(there)
         assert with_margin.margins is not None
         if len(with_margin.items) < FEW:
             return guess
@@ -48,7 +49,7 @@ class Margins:
         bent = bend(with_margin.margins)
         z = self._margins.predict(Sample(items, bent))
         spread = np.sqrt(np.mean((bent - z[:, items]) ** 2, 1, keepdims=True))
-        guess[:, self._has] = sigmoid(1.702 * z / (DOUBT * np.maximum(spread, 1e-9)))
+        guess[:, self._has] = sigmoid(1.702 * z / np.maximum(spread, 1e-9))
         return guess
 
 

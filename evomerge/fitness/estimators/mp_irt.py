@@ -17,7 +17,7 @@ class MPIRT:
 
     lambda is most probable given the sample under the prior N(1/M, SPREAD^2).
 
-    Paper: Mencattini et al., "MERGE3", https://arxiv.org/abs/2502.10436, section 4.3.
+    Paper: Mencattini et al., "MERGE3", https://arxiv.org/abs/2502.10436.
     Deviations: all M known models take part, not the parents alone, which the prior makes possible.
     """
 

@@ -13,7 +13,7 @@ from evomerge.fitness.estimators.logistic import regress
 class PIRT:
     """``m(i) = sigma(a_i . theta - b_i)`` with theta most probable given the sample.
 
-    Paper: Polo et al., "tinyBenchmarks", https://arxiv.org/abs/2402.14992, eq. 4.
+    Paper: Polo et al., "tinyBenchmarks", https://arxiv.org/abs/2402.14992.
     """
 
     def __init__(self, known: Known) -> None:

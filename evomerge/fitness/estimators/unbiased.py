@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from evomerge.fitness.estimators import Estimate, Estimates, Known, Predictor, Sample
 from evomerge.fitness.estimators.design import Design
+
+DOUBT = 20
 
 
 class Unbiased:
@@ -21,6 +23,11 @@ class Unbiased:
     other folds, a fold is a random sample of what is left, so each correction is unbiased whatever
     the predictor. When every item is asked the value is exact.
 
+    The standard error is that of the residuals ``y - m``, widened since few residuals tell their variance
+    badly: normal bounds then cover like Student's t. Few may also all be small by luck: where
+    responses are right or wrong, the doubt of the predictions themselves, ``m (1 - m)``, counts like
+    ``DOUBT`` residuals more if it is larger.
+
     Paper: Wager et al., PNAS 2016, "High-dimensional regression adjustments in randomized
         experiments" (cross-estimation), for sampling from a finite population.
     """
@@ -28,6 +35,7 @@ class Unbiased:
     def __init__(self, predictor: Callable[[Known], Predictor], known: Known) -> None:
         self._predictor, self._strata = predictor(known), known.strata
         self._ends = known.responses.min(initial=0.0), known.responses.max(initial=1.0)
+        self._binary = bool(np.isin(known.responses, (0, 1)).all())
 
     def estimate(self, sample: Sample) -> Estimate:
         many = self.estimate_many(sample.one)
@@ -41,15 +49,36 @@ class Unbiased:
         correction = np.array(
             [residuals[:, asked == group].mean(1) for group in range(len(design.size))]
         )  # [groups, candidates]
-        rest = np.ones(len(design.group), bool)
-        rest[sample.items] = False
+        rest = design.rest
         total = sample.responses.sum(1) + predicted[:, rest].sum(1)
         total += (design.size - design.taken) @ correction
-        covariance = design.covariance(residuals)
-        alike, constant = _alike(sample.responses)
-        least = design.share * self._least_variance(sample.responses)
-        lacking = np.maximum(constant * least - np.diagonal(covariance), 0.0)
-        return Estimates(total / len(design.group), covariance + np.diag(lacking), alike * least)
+        covariance, least = self._covariance(sample.responses, residuals, predicted, design)
+        return Estimates(total / len(design.group), covariance, least)
+
+    def _covariance(
+        self,
+        responses: Float[np.ndarray, "candidates sampled"],
+        residuals: Float[np.ndarray, "candidates sampled"],
+        predicted: Float[np.ndarray, "candidates items"],
+        design: Design,
+    ) -> tuple[
+        Float[np.ndarray, "candidates candidates"], Float[np.ndarray, "candidates candidates"]
+    ]:
+        """Of the estimates, and the least variance of their differences."""
+        covariance, degrees = design.covariance(residuals), design.degrees
+        found = np.diagonal(covariance)
+        least = design.share * self._least_variance(responses)
+        wanted = np.maximum(found * _student(degrees), least * (np.ptp(responses, axis=1) == 0))
+        if self._binary and np.isin(responses, (0, 1)).all():
+            likely = np.clip(predicted, 0, 1)
+            doubt = design.variance(likely * (1 - likely))
+            pooled = (degrees * found + DOUBT * doubt) / (degrees + DOUBT)
+            wanted = np.maximum(wanted, pooled * _student(degrees + DOUBT))
+        scale = np.sqrt(wanted / np.maximum(found, 1e-30))
+        covariance = covariance * np.outer(scale, scale)
+        np.fill_diagonal(covariance, wanted)
+        alike = np.all(responses[:, None] == responses, axis=2)
+        return covariance, alike * least
 
     def _cross_fit(
         self, sample: Sample, design: Design, asked: np.ndarray
@@ -76,9 +105,7 @@ class Unbiased:
         return float((max(ends) - min(ends)) ** 2 * other * (1 - other) / count)
 
 
-def _alike(
-    responses: Float[np.ndarray, "candidates sampled"],
-) -> tuple[Bool[np.ndarray, "candidates candidates"], Bool[np.ndarray, " candidates"]]:
-    """Which pairs gave the same answers, and which candidates the same answer to all."""
-    pairs = np.all(responses[:, None] == responses, axis=2)
-    return pairs, np.ptp(responses, axis=1) == 0
+def _student(degrees: int) -> float:
+    """The variance of Student's t; of 3 degrees where fewer leave it none."""
+    degrees = max(degrees, 3)
+    return degrees / (degrees - 2)

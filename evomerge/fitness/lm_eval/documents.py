@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -33,8 +34,7 @@ def find_sources(docs: Sequence[Any], name: str, field: str | None) -> list[str]
         return _named(docs, name, "source_field", field)
     for field in _SOURCE_FIELDS:
         values = _column(docs, field)
-        # `source` often names a corpus, not an original: one value for every row.
-        if values and 2 * len(set(values)) >= len(values):
+        if values and _are_originals(values):
             return values
     return _numbers(docs)
 
@@ -64,6 +64,12 @@ def text_of(task: Any, doc: Any) -> str:
         values = doc.items() if isinstance(doc, Mapping) else ()
         parts = [v for key, v in values if key not in (*_ID_FIELDS, *_SOURCE_FIELDS)]
     return "\n".join(part for part in parts if isinstance(part, str))
+
+
+def _are_originals(values: Sequence[str]) -> bool:
+    """Whether a field may name originals: `source` often names a corpus, one for many rows."""
+    counts = Counter(values)
+    return 2 * len(counts) >= len(values) or max(counts.values()) <= len(values) / 20
 
 
 def _numbers(docs: Sequence[Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,8 @@ def load(name: str, include: tuple[Path, ...]) -> tuple[Any, list[Any]]:
         raise InputError(f"{name}: executes code that the model writes; evomerge does not run it")
     if getattr(task, "MULTIMODAL", False):
         raise InputError(f"{name}: needs images or sound; evomerge merges and scores text models")
+    if detector := sys.modules.get("langdetect"):
+        detector.DetectorFactory.seed = 0  # IFEval's checks of language draw at random
     return task, docs
 
 
@@ -122,3 +125,16 @@ def set_fewshot(task: Any, name: str, num_fewshot: int | None) -> None:
             "leave num_fewshot out, or change the task"
         )
     task.set_config(key="num_fewshot", value=(own or 0) if num_fewshot is None else num_fewshot)
+
+
+def set_cap(task: Any, name: str, max_gen_toks: int | None) -> None:
+    """Let answers be ``max_gen_toks`` tokens long, whatever the task says."""
+    if max_gen_toks is None:
+        return
+    if task.OUTPUT_TYPE != "generate_until":
+        raise InputError(
+            f"{name}: max_gen_toks is {max_gen_toks}, but the task generates nothing "
+            f"({task.OUTPUT_TYPE}); leave it out"
+        )
+    options = task.get_config("generation_kwargs") or {}
+    task.set_config(key="generation_kwargs", value={**options, "max_gen_toks": max_gen_toks})

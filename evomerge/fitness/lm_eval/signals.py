@@ -19,8 +19,8 @@ Values = dict[str, float | None]
 class Signals:
     """The signals that apply to a task; ``names`` are theirs, and those made of them.
 
-    A task that computes its results by code of its own may mean anything by a choice or an answer:
-    it gets no ``margin``.
+    A task of choices that computes its results by code of its own may mean anything by its target:
+    it has none.
     """
 
     def __init__(self, task: Any, language: str | None) -> None:
@@ -30,6 +30,8 @@ class Signals:
             for ensemble in task._filters
             if (fallbacks := _fallbacks(ensemble))
         }
+        # Once more without their context, after all that are asked with it.
+        self._twice = "acc_mutual_info" in task.higher_is_better()
         kind = task.OUTPUT_TYPE
         self.names: tuple[str, ...] = ()
         if kind == "multiple_choice" and plain(task):
@@ -50,6 +52,8 @@ class Signals:
         return {name: found[name] for name in self.names if name in found}
 
     def _of_scores(self, asked: Sequence[Asked], right: set[int]) -> Values:
+        if self._twice:
+            asked = asked[: len(asked) // 2]
         best = max((asked[n] for n in right), key=lambda each: each.nats, default=None)
         wrong = max((each.nats for n, each in enumerate(asked) if n not in right), default=None)
         return {
@@ -79,8 +83,6 @@ class Signals:
         if "margin" not in self.names:
             return set()
         doc = deepcopy(doc)
-        if not isinstance(task, ConfigurableTask):
-            return {doc["gold"]}
         gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
         choices = task.doc_to_choice(doc)
         if isinstance(gold, str):

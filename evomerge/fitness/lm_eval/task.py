@@ -26,7 +26,7 @@ from evomerge.fitness import SIGNALS, Item, Live, NonFinite, Responses, unknown_
 from evomerge.fitness.language import check_language
 from evomerge.fitness.lm_eval.documents import find_sources, find_strata, name_documents, text_of
 from evomerge.fitness.lm_eval.isolation import pinned, quiet
-from evomerge.fitness.lm_eval.loading import load, set_fewshot
+from evomerge.fitness.lm_eval.loading import load, set_cap, set_fewshot
 from evomerge.fitness.lm_eval.prompts import Asked, Prompts
 from evomerge.fitness.lm_eval.signals import Signals, plain
 
@@ -49,6 +49,7 @@ class LmEvalTask:
         stratum: the field that samples are stratified by; by default one that names a language.
         language: ISO 639-1 code of the language that answers are to be in: adds the signal
             ``off_language`` to generated answers.
+        max_gen_toks: most tokens of a generated answer; None takes the task's own number.
         seed: lm-eval's ``fewshot_random_seed``.
 
     Responses are lm-eval's ``resps``: per request of the item, per repeat, ``[log-likelihood in
@@ -71,6 +72,7 @@ class LmEvalTask:
         source_field: str | None = None,
         stratum: str | None = None,
         language: str | None = None,
+        max_gen_toks: int | None = None,
         seed: int = DEFAULT_OTHER_SEED,
     ) -> None:
         self.name = name
@@ -82,6 +84,7 @@ class LmEvalTask:
         self._seed = seed
         self._task, self._docs = load(name, tuple(Path(folder) for folder in include))
         set_fewshot(self._task, name, num_fewshot)
+        set_cap(self._task, name, max_gen_toks)
         self._filters: list[str] = [ensemble.name for ensemble in self._task._filters]
         self._own = {
             f"{metric},{filter_}": better

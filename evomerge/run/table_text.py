@@ -1,0 +1,128 @@
+"""The final table as texts, for terminals and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def table_rows(table: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The final table as texts, heading first; a column on health if there is anything to say."""
+    objectives = list(table["items"])
+    heading = ("model", f"score ({table['combine']})", *objectives, "winner - model", "p", "health")
+    rows = [heading]
+    for row in table["rows"]:
+        score, gain, texts = row["score"], row["gain"], [""] * len(objectives)
+        if score:
+            texts = [interval_text(row["objectives"][name]) for name in objectives]
+        rows.append(
+            (
+                row["label"],
+                interval_text(score) if score else "failed",
+                *texts,
+                interval_text(gain) if gain else "",
+                _p_text(gain["p"]) if gain else "",
+                _health_text(row["health"]),
+            )
+        )
+    return rows if any(row[-1] for row in rows[1:]) else [row[:-1] for row in rows]
+
+
+def table_title(table: Mapping[str, Any]) -> str:
+    """What the final table shows, in a line."""
+    items = ", ".join(f"{count} {name}" for name, count in table["items"].items())
+    return f"report split ({items} items; 95% intervals)"
+
+
+def table_notes(table: Mapping[str, Any]) -> list[str]:
+    """What has to be said with the table, a sentence or two a line."""
+    lines = [*_trust_lines(table), _effort_line(table["effort"])]
+    tests = sorted({row["gain"]["test"] for row in table["rows"] if row["gain"]})
+    if tests:
+        lines.append(
+            f"p: {', '.join(tests)}; two-sided, each row by itself. The differences are paired: "
+            "they can be clear where the models' own intervals overlap."
+        )
+    if invalid := table["effort"]["invalid"]:
+        named = ", ".join(f"#{id}" for id in invalid)
+        lines.append(
+            f"{len(invalid)} of the shortlist ({named}) are invalid on the select split: they rank below all others."
+        )
+    for row in table["rows"]:
+        lines += [f"INVALID: {row['label']}: {reason}." for reason in row["health"]["invalid"]]
+        lines += [f"note: {row['label']}: {note}." for note in row["health"]["notes"]]
+    return lines
+
+
+def _trust_lines(table: Mapping[str, Any]) -> list[str]:
+    trust, lines = table["trust"], list[str]()
+    searched, selected, report = trust["search"], trust["select"], trust["report"]
+    where = f"{trust['search_items']} search items"
+    if report is not None:
+        parts = ["search: never scored there"]
+        if searched is not None:
+            parts = [f"search {_searched_text(searched, where)}"]
+        if selected is not None:
+            parts.append(f"select {interval_text(selected)} ({selected['items']} items)")
+        parts.append(f"report {interval_text(report)}")
+        lines.append(f"the winner's score: {', '.join(parts)}.")
+    if report is not None and searched is not None:
+        found = searched["value"]
+        low, high = (
+            None if report[end] is None else found - report[end] for end in ("high", "low")
+        )
+        gap = {"value": found - report["value"], "low": low, "high": high}
+        lines.append(f"gap, search less report: {interval_text(gap)}.")
+    if table["yardsticks"]:
+        units = ", ".join(f"{name} {value:.3f}" for name, value in table["yardsticks"].items())
+        lines.append(f"gains that count 1 in the score (exact on the {where}): {units}.")
+    return lines
+
+
+def _searched_text(score: Mapping[str, Any], where: str) -> str:
+    if score["low"] is None:
+        return f"{score['value']:.3f} (of a sample; its error is unknown)"
+    if score["low"] == score["high"]:
+        return f"{score['value']:.3f} (exact on the {where})"
+    return f"{interval_text(score)} (estimated for the {where})"
+
+
+def _effort_line(effort: Mapping[str, Any]) -> str:
+    text = (
+        f"{effort['candidates']} candidates tried; {effort['select_looks']} scores taken on the select "
+        "split"
+    )
+    if effort["dropped"]:
+        text += (
+            f", where racing dropped {effort['dropped']} early and saved {effort['saved']} "
+            "item-evaluations"
+        )
+    return f"{text}."
+
+
+def table_markdown(table: Mapping[str, Any]) -> str:
+    """The final table as Markdown."""
+    heading, *rows = table_rows(table)
+    rule = ("---", *("---:" for _ in heading[1:]))
+    lines = [f"| {' | '.join(row)} |" for row in (heading, rule, *rows)]
+    remarks = [f"* {note}" for note in table_notes(table)]
+    return "\n".join([table_title(table), "", *lines, "", *remarks]) + "\n"
+
+
+def interval_text(interval: Mapping[str, Any]) -> str:
+    """``0.781 [0.742, 0.812]``, or ``0.781 [too few items]``."""
+    if interval["low"] is None:
+        return f"{interval['value']:.3f} [too few items]"
+    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+
+
+def _health_text(health: Mapping[str, Any]) -> str:
+    if health["invalid"]:
+        return "INVALID"
+    return "see note" if health["notes"] else ""
+
+
+def _p_text(p: float | None) -> str:
+    if p is None:
+        return "no test"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,0 +1,215 @@
+"""Scoring on a live model by lm-eval and by evomerge in turns, timed: one process a row of the table.
+
+    PYTHON scoring.py ROW FAMILY TASKS DTYPE ROUNDS
+
+with ROW a task (FAMILY's base scores it) or ``candidate`` (evomerge merges and scores); prints a JSON
+object. Seconds are CPU seconds of one thread, those of
+subprocesses included.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+import torch
+from candidates import recipe
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from tasks import FIRST, LAST
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from evomerge.fitness import Live, backend
+from evomerge.fitness.lm_eval import LmEvalTask
+from evomerge.fitness.spec import ScorerSpec, SuiteSpec
+from evomerge.worker import Worker
+
+BATCH_SIZES = (1, 8, 16)  # of lm-eval; the best is used
+
+
+def seconds() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+@dataclass
+class Clock:
+    """Times pieces of work, and what of them a model spends in its forward passes."""
+
+    model: Any
+    forward: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        self.model.register_forward_pre_hook(self._enter)
+        self.model.register_forward_hook(self._leave)
+
+    def _enter(self, *_: Any) -> None:
+        self._entered = time.process_time()
+
+    def _leave(self, *_: Any) -> None:
+        self.forward += time.process_time() - self._entered
+
+    def time(self, work: Callable[[], Any]) -> tuple[dict[str, float], Any]:
+        """What ``work`` took: ``all`` of it, and what was ``outside`` forward passes."""
+        self.forward, start = 0.0, seconds()
+        result = work()
+        spent = seconds() - start
+        return {"all": spent, "outside": spent - self.forward}, result
+
+
+class Sides:
+    """One live model, scored on one task by both tools."""
+
+    def __init__(self, model: Any, tokenizer: Any, tasks: Path, task: str) -> None:
+        self.model, self.tokenizer, self.task = model, tokenizer, task
+        self.manager = TaskManager(include_path=str(tasks), include_defaults=False)
+        self.scorer = LmEvalTask(task, include=[tasks])
+        engine = backend.get("huggingface")(
+            model, tokenizer, device="cpu", batch_tokens=None, max_length=None
+        )
+        self.scorer.bind(Live(model, tokenizer, "cpu", engine))
+        self.ids = [item.id for item in self.scorer.items()]
+        self.peers = {
+            size: HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size)
+            for size in BATCH_SIZES
+        }
+
+    def ours(self) -> list[Any]:
+        return self.scorer.score(self.ids)["responses"]
+
+    def peer(self, batch_size: int, first: int | None = None) -> list[Any]:
+        """As mergekit-evolve calls it for a model in memory; of the ``first`` items, the responses."""
+        found = lm_eval.simple_evaluate(
+            self.peers[batch_size],
+            tasks=[self.task],
+            task_manager=self.manager,
+            limit=first,
+            log_samples=first is not None,
+            verbosity="ERROR",
+        )
+        samples = found["samples"][self.task] if first else []
+        return [each["resps"] for each in sorted(samples, key=lambda each: each["doc_id"])]
+
+
+def measure(sides: Sides, rounds: int) -> dict[str, Any]:
+    """Both sides in turns.
+
+    Returns:
+        ``batch_size``: lm-eval's best; ``peer`` and ``ours``: what each round took; ``items``;
+        ``differs``: how far answers of both are apart, see ``compare``.
+    """
+    clock = Clock(sides.model)
+    answers = sides.ours()  # builds and tokenizes its requests: what a worker does once
+    sides.peer(BATCH_SIZES[-1], first=2)
+    part = min(len(sides.ids), 2 * BATCH_SIZES[-1])
+    tried = {size: clock.time(lambda s=size: sides.peer(s, part)) for size in BATCH_SIZES}
+    best = min(tried, key=lambda size: tried[size][0]["all"])
+    peer, ours = [], []
+    for _ in range(rounds):
+        peer.append(clock.time(lambda: sides.peer(best))[0])
+        ours.append(clock.time(sides.ours)[0])
+    return {
+        "batch_size": best,
+        "peer": peer,
+        "ours": ours,
+        "items": len(sides.ids),
+        "differs": compare(tried[best][1], answers[:part]),
+    }
+
+
+def compare(theirs: Sequence[Any], ours: Sequence[Any]) -> dict[str, float]:
+    """``answers`` that are not the same, of ``of``; ``nats``: the largest difference, if any are given."""
+    nats, answers = 0.0, 0
+    for their, own in zip(theirs, ours, strict=True):
+        their, own = ([_first(response) for response in item] for item in (their, own))
+        if isinstance(own[0], str):
+            answers += their != own
+            continue
+        nats = max(nats, *(abs(a - b) for a, b in zip(their, own, strict=True)))
+        answers += their.index(max(their)) != own.index(max(own))
+    return {"answers": answers, "of": len(ours), "nats": nats}
+
+
+def _first(response: Any) -> Any:
+    """The text, or the log-likelihood, of a response however it is wrapped."""
+    while isinstance(response, (list, tuple)):
+        response = response[0]
+    return response
+
+
+def count(model: Any, tokenizer: Any) -> None:
+    """Make ``model`` count: its layers add nothing, and the token after a character is the next one.
+
+    So a prompt's last character says how long its answer is, at a trained model's cost a token.
+    """
+    first, last = tokenizer.convert_tokens_to_ids([FIRST, LAST])
+    embedding = model.get_input_embeddings().weight
+    head = embedding.detach().clone()
+    head[first + 1 : last + 1] = embedding[first:last]
+    head[first] = embedding[last]
+    model.config.tie_word_embeddings = False  # lm-eval ties them again if they are to be
+    model.lm_head.weight = torch.nn.Parameter(head, requires_grad=False)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                parameter.zero_()
+
+
+def candidates(family: Path, tasks: Path, dtype: str, rounds: int) -> dict[str, Any]:
+    """Candidates merged into the live model of a worker and scored: CPU seconds of each, after the first."""
+    names = ("few", "write_equal")
+    suite = SuiteSpec((), tuple(ScorerSpec("task", n, n) for n in names), include=(str(tasks),))
+    items = {name: [i.id for i in LmEvalTask(name, include=[tasks]).items()] for name in names}
+    first = recipe(family, "task_arithmetic", 0)
+    worker = Worker(
+        {
+            "models": {name: first.ref(name).portable for name in ("base", *first.models)},
+            "tokenizer": "base",
+            "dtype": dtype,
+            "suite": suite.plain,
+            "backend": suite.backend,
+            "batch_tokens": None,
+            "max_length": None,
+            "threads": 1,
+            "device": "cpu",
+            "trust_remote_code": False,
+        }
+    )
+
+    def candidate(number: int) -> float:
+        made = recipe(family, "task_arithmetic", number).plain
+        start = seconds()
+        outcome: Mapping[str, Any] = worker({"recipe": made, "items": items})
+        assert outcome["error"] is None
+        return seconds() - start
+
+    candidate(0)
+    return {"ours": [{"all": candidate(number)} for number in range(1, 1 + rounds)]}
+
+
+def main() -> None:
+    row, family, tasks = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    dtype, rounds = sys.argv[4], int(sys.argv[5])
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    if row == "candidate":
+        print(json.dumps(candidates(family, tasks, dtype, rounds)))
+        return
+    model = AutoModelForCausalLM.from_pretrained(family / "base", dtype=getattr(torch, dtype))
+    model.eval().requires_grad_(False)
+    tokenizer = AutoTokenizer.from_pretrained(family / "base")
+    if row.startswith("write"):
+        count(model, tokenizer)
+    print(json.dumps(measure(Sides(model, tokenizer, tasks, row), rounds)))
+
+
+if __name__ == "__main__":
+    main()
