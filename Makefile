@@ -6,7 +6,7 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint const
 # mergekit in an environment of its own, for the tests that compare with it
 MERGEKIT := $(VENV)/mergekit
 
-.PHONY: demo test bench soak lint family mergekit clean
+.PHONY: demo test bench bench-evaluate estimators winners soak lint family mergekit clean
 
 demo: $(VENV)/.installed  ## search over the embedded tiny models (a few minutes)
 	$(BIN)/evomerge demo
@@ -16,6 +16,15 @@ test: $(VENV)/.installed-test  ## everything CI runs but the linters
 
 bench: $(MERGEKIT)/.installed  ## speed beside mergekit: the README's table (half an hour)
 	$(BIN)/python tests/benchmarks/merge.py --disk --mergekit $(MERGEKIT)/bin/python
+
+bench-evaluate: $(MERGEKIT)/.installed  ## speed of scoring beside lm-eval and mergekit-evolve
+	$(BIN)/python tests/benchmarks/evaluate.py --mergekit $(MERGEKIT)/bin/python
+
+estimators: $(VENV)/.installed-test  ## how well samples tell the whole, on the frozen matrix
+	$(BIN)/python -m evomerge.testing.estimators tests/golden/matrix.npz
+
+winners: $(VENV)/.installed-test  ## ten searches against the best of noisy scores (half an hour)
+	$(BIN)/python tests/benchmarks/winners.py
 
 soak: $(VENV)/.installed-test  ## searches killed many more times than in `make test`
 	EVOMERGE_TEST_KILLS=20 $(BIN)/python -m pytest tests/test_resume.py tests/test_workers.py

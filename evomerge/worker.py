@@ -98,7 +98,7 @@ class Worker:
         )
         bind(
             self._scorers,
-            Live(self._model, self._tokenizer, self._device, backend, argument["max_length"]),
+            Live(self._model, self._tokenizer, self._device, backend),
         )
 
     def _merge(self, recipe: Recipe) -> None:

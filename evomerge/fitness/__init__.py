@@ -39,14 +39,13 @@ class Item:
 class Live:
     """The model that lives in a worker. Weights change in place; everything else stays.
 
-    Scorers ask it through ``backend``. ``max_length`` is in tokens; None takes the model's own limit.
+    Scorers ask it through ``backend``.
     """
 
     model: Any
     tokenizer: Any
     device: str
     backend: Backend
-    max_length: int | None = None
 
 
 class Responses(TypedDict):

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from evomerge import seeds
 from evomerge.errors import InputError
 from evomerge.fitness.estimators import Known
-from evomerge.fitness.estimators.anchors import choose, influence, represent
+from evomerge.fitness.estimators.anchors import represent
 
 ROUNDS = 20  # at most so many models, or groups of them, are left out in turn
 NORMAL = 1.959964
@@ -136,8 +136,8 @@ def _anchors(
 ) -> tuple[Int[np.ndarray, " anchors"], Float[np.ndarray, " anchors"]]:
     """One item of each cell, any with the same chance, and the cells' shares of all items."""
     points = np.hstack([represent(Known(r, strata, margins)) for r in objectives.values()])
-    luck = seeds.uniforms(len(points), "anchors", *key)
-    cells = _halve(points, np.argsort(luck), count)
+    mixed = np.argsort(seeds.uniforms(len(points), "cells", *key))  # parts equal items at random
+    cells, luck = _halve(points, mixed, count), seeds.uniforms(len(points), "anchors", *key)
     items = np.array([cell[np.argmin(luck[cell])] for cell in cells])
     weights = np.array([len(cell) for cell in cells]) / len(points)
     order = np.argsort(items)
