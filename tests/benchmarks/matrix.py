@@ -33,7 +33,7 @@ from evomerge.run.spec import load_run  # noqa: E402
 from evomerge.space import SearchSpace, parse_space  # noqa: E402
 from evomerge.worker import Worker  # noqa: E402
 
-# How many recipes of each kind; with the archive's 12 they are 350.
+# How many recipes of each kind; with the archive's 12 they are 352.
 RANDOM = {"demo": 40, "multilingual-instruct": 28, "blocks": 16, "lines": 12, "soup": 6}
 SEARCHES, GENERATIONS, POPULATION = 2, 6, 14
 AROUND, SPREADS = 68, (0.02, 0.05, 0.1, 0.2)  # standard deviations of a gene

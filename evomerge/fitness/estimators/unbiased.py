@@ -10,7 +10,7 @@ from jaxtyping import Float
 from evomerge.fitness.estimators import Estimate, Estimates, Known, Predictor, Sample
 from evomerge.fitness.estimators.design import Design
 
-DOUBT = 20
+DOUBT = 20  # makes intervals hold on easy tasks, where a sample often has no surprise
 
 
 class Unbiased:
@@ -78,7 +78,7 @@ class Unbiased:
         covariance = covariance * np.outer(scale, scale)
         np.fill_diagonal(covariance, wanted)
         alike = np.all(responses[:, None] == responses, axis=2)
-        return covariance, alike * least
+        return covariance, alike * least[:, None]
 
     def _cross_fit(
         self, sample: Sample, design: Design, asked: np.ndarray
@@ -94,15 +94,18 @@ class Unbiased:
             predicted += share[design.group] * guess
         return predicted, held
 
-    def _least_variance(self, responses: Float[np.ndarray, "candidates sampled"]) -> float:
+    def _least_variance(
+        self, responses: Float[np.ndarray, "candidates sampled"]
+    ) -> Float[np.ndarray, " candidates"]:
         """Of the mean of equal responses: one more might have been at the other end of the range.
 
         Twenty right answers of twenty do not say that every item is answered.
         """
-        count = responses.shape[1]
-        ends = [*self._ends, responses.min(), responses.max()]
-        other = 1 / (count + 2)
-        return float((max(ends) - min(ends)) ** 2 * other * (1 - other) / count)
+        low, high = self._ends
+        count, other = responses.shape[1], 1 / (responses.shape[1] + 2)
+        reach = np.maximum(high, responses.max(1)) - np.minimum(low, responses.min(1))
+        least: Float[np.ndarray, " candidates"] = reach**2 * other * (1 - other) / count
+        return least
 
 
 def _student(degrees: int) -> float:
