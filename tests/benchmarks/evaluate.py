@@ -138,7 +138,7 @@ def both(values: Sequence[float]) -> str:
 def ratio(name: str, theirs: Sequence[float], ours: Sequence[float]) -> tuple[str, str]:
     """How many times less ours take, by best and by median, and whether the goal is met by the smaller."""
     times = [measure(theirs) / measure(ours) for measure in (min, statistics.median) if theirs]
-    shown = ", ".join(f"{each:.1f}" for each in times) or "-"
+    shown = ", ".join(f"{each:.3g}" for each in times) or "-"
     if name == "prepared":
         return shown, f"under {OVERHEAD} ms{verdict(statistics.median(ours) < OVERHEAD)}"
     goal = GOALS[name]

@@ -27,7 +27,7 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
     spec, problems = parsed("objectives: {th: {task: xcopa_th}}", tmp_path)
     assert spec is not None and not problems
     assert spec.candidate == CANDIDATE
-    assert (spec.dtype, spec.estimator, spec.gates) == ("auto", "margins", True)
+    assert (spec.dtype, spec.estimator, spec.gates) == ("auto", "margins composite", True)
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_tasks_become_objectives(imported: Import) -> None:
         "plain": ("plain", "acc,none", "auto", 1.0),
     }
     assert suite.combination == "mean"
-    assert suite.per_candidate == 25
+    assert suite.candidate == (25, 25)
     assert suite.scorers[0].options == {
         "num_fewshot": 3,
         "apply_chat_template": True,
