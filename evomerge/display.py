@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from evomerge.history import History
@@ -51,7 +52,8 @@ def _print_table(
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
     for number, row in enumerate(rows):
-        table.add_row(*row, style="bold" if bold and bold[number] else "")
+        style = "bold" if bold and bold[number] else ""
+        table.add_row(*map(escape, row), style=style)
     console().print(table)
 
 

@@ -13,6 +13,7 @@ import pytest
 from evomerge import config
 from evomerge.evolution import Search
 from evomerge.fitness.intervals import Interval
+from evomerge.fitness.objectives import Floor
 from evomerge.fitness.suite import Results, Suite
 from evomerge.responses import Store
 from evomerge.run import Record, events, load_run, search
@@ -228,6 +229,19 @@ def score(model, tokenizer, *, split):
         raise ArithmeticError("a merge")
     return numbers[0]
 """
+
+
+def test_a_missed_floor_is_said(finished: Finished) -> None:
+    suite = finished.suite
+    assert not any(row["missed"] for row in finished.again()["rows"])
+    suite.objectives = tuple(
+        replace(o, floor=Floor(value=2.0)) if o.name == "sums" else o for o in suite.objectives
+    )
+    table = finished.again(suite=suite)
+    assert all(row["missed"] for row in table["rows"])
+    winner = next(row for row in table["rows"] if row["candidate"] == finished.winner)
+    [line] = [line for line in table_notes(table) if f"FLOOR MISSED: {winner['label']}" in line]
+    assert "its floor (2) 2.000" in line
 
 
 def test_if_every_merge_fails_the_references_are_still_reported(

@@ -78,6 +78,10 @@ One that does not apply to a task is absent from ``Responses.metrics``; they agg
 """
 
 
+# What an answer counts as whose language cannot be told.
+_UNTOLD = {"off_language": 0.0, "in_language": 1.0}
+
+
 class NonFinite(CandidateFailed):
     """A model answered with NaN or infinity: its candidate failed.
 
@@ -150,7 +154,7 @@ def column(responses: Responses, metric: str) -> list[Any]:
     """The per-item values of ``metric``, which may be a product: ``exact_match,none*in_language``.
 
     A product has no value where a factor has none; but an answer too short to tell its language is
-    in no other.
+    in no other than the asked one.
 
     Raises:
         InputError: the responses have no such metric.
@@ -158,19 +162,16 @@ def column(responses: Responses, metric: str) -> list[Any]:
     factors = [_factor(responses, name) for name in metric.split("*")]
     if len(factors) == 1:
         return factors[0]
-    for name, values in zip(metric.split("*"), factors, strict=True):
-        if name == "in_language":
-            values[:] = [1.0 if value is None else value for value in values]
     return [None if None in values else math.prod(values) for values in zip(*factors, strict=True)]
 
 
 def _factor(responses: Responses, name: str) -> list[Any]:
     metrics = responses["metrics"]
-    if name == "in_language" and "off_language" in metrics:
-        return [None if off is None else 1.0 - off for off in metrics["off_language"]]
     if name not in metrics:
         raise InputError(f"no {name!r} was measured; there are: {', '.join(metrics)}")
-    return metrics[name]
+    if (untold := _UNTOLD.get(name)) is None:
+        return metrics[name]
+    return [untold if value is None else value for value in metrics[name]]
 
 
 def unknown_metric(name: str, metric: str, known: Sequence[str]) -> str:

@@ -127,7 +127,7 @@ class _Fitted:
         whole = np.stack(rows) if len(rows) == len(archive) else None
         known = estimators.Known(sums.over, strata, whole)
         position = {ids[at]: number for number, at in enumerate(sums.items)}
-        fitted = estimators.get(suite.spec.estimator).fit(known)
+        fitted = _estimator(suite.spec.estimator, sums.over).fit(known)
         return cls(fitted, position, frozenset(ids) - set(position), sums.under, sums.scale)
 
     def estimate(self, responses: Responses, metric: str) -> tuple[float, float] | None:
@@ -147,6 +147,12 @@ class _Fitted:
         found = self.fitted.estimate(estimators.Sample(at, numbers, margins))
         scale = self.scale / float(np.mean(self.under))
         return scale * found.value, abs(scale) * found.error
+
+
+def _estimator(name: str, known: NDArray[np.float64]) -> estimators.Estimator:
+    """The estimator asked for; regression for numbers that item response theory has no model of."""
+    probable = bool(((known >= 0) & (known <= 1)).all())
+    return estimators.get(name if probable or "irt" not in name else estimators.FALLBACK)
 
 
 def _margins(responses: Responses, rows: Sequence[int]) -> NDArray[np.float64] | None:

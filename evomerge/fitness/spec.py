@@ -11,6 +11,7 @@ from typing import Any
 from evomerge import config
 from evomerge.errors import did_you_mean
 from evomerge.fitness import Scorer, estimators, splits
+from evomerge.fitness import backend as backends
 from evomerge.fitness.objectives import BASE, Floor
 
 COMBINATIONS = ("retention", "mean", "worst")
@@ -96,12 +97,6 @@ class SuiteSpec:
         }
 
 
-def build_scorers(plain: Mapping[str, Any]) -> dict[str, Scorer]:
-    """The scorers that ``SuiteSpec.plain`` describes, by name."""
-    specs = [ScorerSpec(*entry) for entry in plain["scorers"]]
-    return {spec.name: spec.build(plain["include"]) for spec in specs}
-
-
 def parse_suite(
     node: config.Node, models: Sequence[str] | None, problems: config.Problems
 ) -> SuiteSpec | None:
@@ -119,7 +114,7 @@ def parse_suite(
     combination = section.choice("combine", COMBINATIONS, "retention")
     estimator = section.choice("estimator", estimators.names(), estimators.DEFAULT)
     dtype = section.choice("dtype", DTYPES, "auto")
-    backend = section.text("backend", "huggingface")
+    backend = section.choice("backend", backends.names(), "huggingface")
     gates = section.flag("gates", True)
     batch_tokens = section.integer("batch_tokens", 0, low=1) or None
     max_length = section.integer("max_length", 0, low=1) or None
@@ -138,6 +133,8 @@ def parse_suite(
             part.finish()
             if abs(sum(shares.values()) - 1) > 1e-9:
                 items.problem("shares", f"must add up to 1, found {sum(shares.values()):g}")
+            if not all(shares[split] for split in splits.SPLITS if split != "probe"):
+                items.problem("shares", "search, select and report each need a share above 0")
         items.finish()
     objectives: list[dict[str, Any]] = []
     scorers: dict[str, ScorerSpec] = {}
@@ -258,6 +255,8 @@ def _parse_objective(
     kind = kinds[0] if kinds else "task"
     scorer = None if kind in DERIVED else _parse_scorer(kind, section, node.folder)
     of = section.texts(kind) if scorer is None else ()
+    if scorer is None and not of:
+        section.problem(kind, "expected at least one objective")
     default = {"task": "acc", "text": "bits_per_byte", "function": "value"}.get(kind, "")
     objective = {
         "name": name,

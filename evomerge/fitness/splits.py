@@ -1,9 +1,8 @@
 """Four disjoint item sets: probe, search, select, report.
 
-Where an item falls depends on the hash of its source and on nothing else: not on the run's seed,
-the other tasks or their order. So an item of the report split is one in every run, and the
-translations of an item stay together. Near-duplicates do, too (see ``duplicates``): they fall
-where one of them falls.
+Where an item falls depends on the hash of its source: not on the run's seed or the order of tasks.
+So an item of the report split is one in every run, and the translations of an item stay together.
+Near-duplicates go where one of their sources goes; another ``partition`` is another hash.
 
 A source falls at a point in [0, 1), uniformly; each split is an interval, and ``report`` is the
 last one, so that a smaller report share keeps within a larger one.

@@ -71,6 +71,15 @@ def final_table(
                 invalid = asymmetries(suite, found[id], known)
         return {"invalid": invalid or list(search.invalid.get(id, ())), "notes": remarks}
 
+    def missed_by(id: int) -> list[str]:
+        own = suite.values(found[id]) if id in found and len(known) == len(references) else {}
+        floors = [(o, o.floor.bound(o, values)) for o in suite.objectives if o.floor and own]
+        return [
+            f"{o.name} is {own[o.name]:.3f}, its floor ({o.floor}) {bound:.3f}"
+            for o, bound in floors
+            if o.sign * (bound - own[o.name]) > 0
+        ]
+
     rows = [
         {
             "candidate": c.id,
@@ -79,6 +88,7 @@ def final_table(
             "objectives": {n: plain_interval(e) for n, e in estimates.get(c.id, {}).items()},
             "gain": gain_over(c.id),
             "health": health_of(c.id),
+            "missed": missed_by(c.id),
         }
         for c in search.batches[-1].candidates
     ]

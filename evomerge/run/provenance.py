@@ -28,7 +28,7 @@ def with_provenance(
         "run": head["digest"],
         "candidate": candidate,
         "origin": found.origin,
-        "candidates_tried": len(history.candidates),
+        "candidates_tried": len(history.candidates) - len(history.batches[0].candidates),
         "parents": {name: model["sha256"] for name, model in head["models"].items()},
         "splits": head["splits"]["digest"],
     }

@@ -49,6 +49,9 @@ def table_notes(table: Mapping[str, Any]) -> list[str]:
             f"{len(invalid)} of the shortlist ({named}) are invalid on the select split: they rank below all others."
         )
     for row in table["rows"]:
+        lines += [f"FLOOR MISSED: {row['label']}: {text}." for text in row["missed"]]
+        if row["gain"] and row["gain"]["value"] < 0:
+            lines.append(f"{row['label']} scores higher than the winner on the report split.")
         lines += [f"INVALID: {row['label']}: {reason}." for reason in row["health"]["invalid"]]
         lines += [f"note: {row['label']}: {note}." for note in row["health"]["notes"]]
     return lines

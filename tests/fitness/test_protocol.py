@@ -4,7 +4,7 @@ import pickle
 import subprocess
 import sys
 
-from evomerge.fitness import NonFinite
+from evomerge.fitness import NonFinite, Responses, column
 
 
 def test_a_failed_candidate_crosses_process_borders() -> None:
@@ -21,3 +21,14 @@ def test_the_protocol_and_the_splits_import_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_answer_too_short_to_tell_is_in_no_other_language() -> None:
+    responses: Responses = {
+        "items": ["a", "b", "c"],
+        "responses": ["", "38", "hello"],
+        "metrics": {"right": [0.0, 1.0, 1.0], "in_language": [None, None, 0.0]},
+        "tokens": 3,
+    }
+    assert column(responses, "in_language") == [1.0, 1.0, 0.0]
+    assert column(responses, "right*in_language") == [0.0, 1.0, 0.0]

@@ -77,3 +77,20 @@ def test_anchors_name_tasks_and_weights(tmp_path: Path) -> None:
 def test_one_kind_an_objective(tmp_path: Path) -> None:
     _, [problem] = parsed("objectives: {x: {task: a, worst_of: [y]}}", tmp_path)
     assert "expected exactly one of task, text (a file), function" in problem
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("  none: {mean_of: []}", "objectives.none.mean_of: expected at least one objective"),
+        ("backend: vllm", "expected one of 'huggingface'"),
+        (
+            "items: {shares: {probe: 0, search: 0.5, select: 0, report: 0.5}}",
+            "search, select and report each need a share above 0",
+        ),
+    ],
+)
+def test_what_would_fail_later_is_refused(tmp_path: Path, more: str, message: str) -> None:
+    spec, problems = parsed(f"{TWO}{more}", tmp_path)
+    assert spec is None
+    assert message in "\n".join(problems)

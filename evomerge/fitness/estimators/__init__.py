@@ -53,6 +53,7 @@ FORMS = {
     "composite": "composite:Composite",
 }
 DEFAULT = "margins composite"
+FALLBACK = "regression"  # where an estimator has no model of the numbers
 
 
 @dataclass(frozen=True)
