@@ -233,7 +233,7 @@ class _Loop:
             except CandidateFailed as failure:  # finite answers, but a metric of them is not
                 error = str(failure)
         if error is not None:
-            if self.search.batches[at[0]].phase == "references":
+            if any(at[1] == reference.id for reference in self.search.batches[0].candidates):
                 raise RunError(
                     f"{self.search.candidates[at[1]].origin} itself could not be scored: {error}. Every "
                     "score is relative to base and parents. Mend the cause, then resume"
