@@ -78,10 +78,6 @@ One that does not apply to a task is absent from ``Responses.metrics``; they agg
 """
 
 
-# What an answer counts as whose language cannot be told.
-_UNTOLD = {"off_language": 0.0, "in_language": 1.0}
-
-
 class NonFinite(CandidateFailed):
     """A model answered with NaN or infinity: its candidate failed.
 
@@ -167,11 +163,12 @@ def column(responses: Responses, metric: str) -> list[Any]:
 
 def _factor(responses: Responses, name: str) -> list[Any]:
     metrics = responses["metrics"]
+    if name in ("in_language", "off_language") and "off_language" in metrics:
+        off = [0.0 if value is None else value for value in metrics["off_language"]]
+        return off if name == "off_language" else [1.0 - value for value in off]
     if name not in metrics:
         raise InputError(f"no {name!r} was measured; there are: {', '.join(metrics)}")
-    if (untold := _UNTOLD.get(name)) is None:
-        return metrics[name]
-    return [untold if value is None else value for value in metrics[name]]
+    return metrics[name]
 
 
 def unknown_metric(name: str, metric: str, known: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ def test_an_answer_too_short_to_tell_is_in_no_other_language() -> None:
     responses: Responses = {
         "items": ["a", "b", "c"],
         "responses": ["", "38", "hello"],
-        "metrics": {"right": [0.0, 1.0, 1.0], "in_language": [None, None, 0.0]},
+        "metrics": {"right": [0.0, 1.0, 1.0], "off_language": [None, None, 1.0]},
         "tokens": 3,
     }
     assert column(responses, "in_language") == [1.0, 1.0, 0.0]
