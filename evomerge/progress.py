@@ -22,7 +22,7 @@ from evomerge.history import Batch, Evaluation
 from evomerge.journal import read
 from evomerge.run import JOURNAL, Listener
 from evomerge.run.events import seconds_worked
-from evomerge.run.loop import IntervalOf
+from evomerge.run.finish import IntervalOf
 from evomerge.run.preflight import Job
 
 

@@ -28,7 +28,7 @@ space merging fitness optimizers
 recipe
 methods checkpoint lines
 tensors
-params seeds config
+params seeds config plugins
 errors
 """
 LINE = {name: n for n, line in enumerate(ORDER.strip().splitlines()) for name in line.split()}

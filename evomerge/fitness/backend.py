@@ -8,13 +8,11 @@ drops whatever it has cached of the weights before.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NamedTuple, Protocol, cast
 
-from evomerge.errors import InputError, did_you_mean, one_of
+from evomerge import plugins
 
 Tokens = Sequence[int]
 
@@ -96,7 +94,7 @@ Factory = Callable[..., Backend]
 
 def names() -> list[str]:
     """Every backend that a fitness file may name, plugins included."""
-    return sorted({*BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
+    return plugins.names(GROUP, BUILT_IN)
 
 
 def get(name: str) -> Factory:
@@ -105,17 +103,5 @@ def get(name: str) -> Factory:
     Raises:
         InputError: no backend has this name, or its library cannot be imported.
     """
-    points = entry_points(group=GROUP, name=name)
-    if name in BUILT_IN:
-        point = EntryPoint(name, BUILT_IN[name], GROUP)
-    elif points:
-        point = next(iter(points))
-    else:
-        known = names()
-        raise InputError(
-            f"backend: unknown name {name!r}{did_you_mean(name, known)}; expected {one_of(known)}"
-        )
-    try:
-        return cast(Factory, getattr(importlib.import_module(point.module), point.attr))
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"backend {name!r} ({point.value}) cannot be loaded: {error}") from error
+    found, _ = plugins.load("backend", name, GROUP, BUILT_IN)
+    return cast(Factory, found)

@@ -84,14 +84,12 @@ class Suite:
         inventory = {name: scorer.items() for name, scorer in self.scorers.items()}
         limits = dict(self.spec.limits)
         limits["probe"] = -(-limits["probe"] // max(1, len(inventory)))  # shared by the scorers
+        search = limits.pop("search")  # the limit of those without anchors
         found = splits.assign(inventory, self.spec.shares, limits, self.spec.partition)
-        if self.spec.anchors:
-            del limits["search"]
-            whole = splits.assign(inventory, self.spec.shares, limits, self.spec.partition)[
-                "search"
-            ]
-            for name, weights in self.spec.anchors.items():
-                found["search"][name] = _anchored(name, whole[name], weights)
+        anchors = self.spec.anchors
+        for name, ids in found["search"].items():
+            anchored = _anchored(name, ids, anchors[name]) if name in anchors else ids[:search]
+            found["search"][name] = anchored
         return found
 
     @cached_property

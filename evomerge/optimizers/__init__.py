@@ -7,14 +7,13 @@ A subclass proves itself with ``evomerge.testing.optimizers.OptimizerContract``.
 
 from __future__ import annotations
 
-import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
 from typing import ClassVar
 
-from evomerge.errors import ConfigError, InputError, did_you_mean, one_of
+from evomerge import plugins
+from evomerge.errors import ConfigError, InputError, did_you_mean
 from evomerge.params import Dim, Genome, Parameter, Value
 
 GROUP = "evomerge.optimizers"
@@ -126,7 +125,7 @@ def canonical(dims: Sequence[Dim], genes: Sequence[float]) -> Genome:
 
 def names() -> list[str]:
     """Every optimizer that ``run.yaml`` may name, plugins included."""
-    return sorted({*BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
+    return plugins.names(GROUP, BUILT_IN)
 
 
 def get(name: str) -> type[Optimizer]:
@@ -135,22 +134,9 @@ def get(name: str) -> type[Optimizer]:
     Raises:
         InputError: no optimizer has this name, or its library or plugin cannot be imported.
     """
-    points = entry_points(group=GROUP, name=name)
-    if name in BUILT_IN:
-        point = EntryPoint(name, BUILT_IN[name], GROUP)
-    elif points:
-        point = next(iter(points))
-    else:
-        known = names()
-        hint = did_you_mean(name, known)
-        raise InputError(f"optimizer: unknown name {name!r}{hint}; expected {one_of(known)}")
-    try:
-        module = importlib.import_module(point.module)
-        found = getattr(module, point.attr)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"optimizer {name!r} ({point.value}) cannot be loaded: {error}") from error
+    found, where = plugins.load("optimizer", name, GROUP, BUILT_IN)
     if not (isinstance(found, type) and issubclass(found, Optimizer)):
-        raise InputError(f"optimizer {name!r} ({point.value}) is not an evomerge Optimizer class")
+        raise InputError(f"optimizer {name!r} ({where}) is not an evomerge Optimizer class")
     return found
 
 

@@ -36,7 +36,8 @@ def final_table(
 
     A row holds ``candidate``, ``label``, ``score`` and ``objectives`` (value, low, high), ``gain``: by
     how much the winner's score is higher (paired; with ``p`` and ``test``), and ``health``: why its
-    scores cannot be compared (``invalid``), and what its answers suffer from (``notes``).
+    scores cannot be compared (``invalid``), and what its answers suffer from (``notes``). ``missed`` says
+    which floors it misses.
 
     Args:
         search: done.

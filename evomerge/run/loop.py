@@ -9,7 +9,6 @@ from typing import Any
 
 from evomerge.errors import CandidateFailed, InputError, RunError
 from evomerge.evolution import Search
-from evomerge.fitness.intervals import Interval
 from evomerge.fitness.suite import Results
 from evomerge.history import Batch, Evaluation
 from evomerge.journal import Journal
@@ -33,13 +32,13 @@ from evomerge.run.events import (
     seconds_worked,
     stamped,
 )
+from evomerge.run.finish import IntervalOf
 from evomerge.run.head import check_same, run_event
 from evomerge.run.preflight import Job, prepare
 from evomerge.run.scoring import Scoring
 from evomerge.run.spec import load_run
 
 MakePool = Callable[[WorkerSpec], Pool]
-IntervalOf = Callable[[int, int], Interval]
 
 
 class Listener:
