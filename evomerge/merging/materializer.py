@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -76,6 +77,7 @@ class Materializer:
         if model is not self._model:
             self._model, self._resident = model, {}
         dtype = getattr(torch, recipe.dtype)
+        room = _Room(dtype, self.device)
         tasks = [t for t in self._tasks(recipe) if self._resident.get(t.name) != t.signature]
         for task in tasks:  # until it is merged again, nothing is known of what the tensor holds
             self._resident.pop(task.name, None)
@@ -83,9 +85,8 @@ class Materializer:
         def merge(task: _Task) -> None:
             parameter = parameters[task.name].data
             # rounded to the recipe's dtype first, as on disk
-            out = (
-                parameter if parameter.dtype == dtype else torch.empty_like(parameter, dtype=dtype)
-            )
+            fits = parameter.dtype == dtype and parameter.is_contiguous()
+            out = parameter if fits else room.of(parameter.shape)
             self._merge(recipe, task, out)
             if out is not parameter:
                 parameter.copy_(out)
@@ -98,18 +99,12 @@ class Materializer:
 
         The tensor is on the CPU, in the recipe's dtype, and its memory is used again afterwards.
         """
-        import threading
-
         import torch
 
-        dtype, local = getattr(torch, recipe.dtype), threading.local()
+        room = _Room(getattr(torch, recipe.dtype), self.device)
 
         def merge(task: _Task) -> None:
-            shape = self.sources.shape(task.name)
-            size = math.prod(shape)
-            if getattr(local, "room", None) is None or local.room.numel() < size:
-                local.room = torch.empty(size, dtype=dtype, device=self.device)
-            out = local.room[:size].view(shape)
+            out = room.of(self.sources.shape(task.name))
             self._merge(recipe, task, out)
             take(task.name, out.cpu())
 
@@ -219,6 +214,23 @@ class Materializer:
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+class _Room(threading.local):
+    """Memory for one result, used again for the next: every thread has its own."""
+
+    def __init__(self, dtype: torch.dtype, device: str) -> None:
+        self._dtype, self._device = dtype, device
+        self._memory: torch.Tensor | None = None
+
+    def of(self, shape: Sequence[int]) -> torch.Tensor:
+        """A contiguous tensor that holds anything; the last one is gone."""
+        import torch
+
+        size = math.prod(shape)
+        if self._memory is None or self._memory.numel() < size:
+            self._memory = torch.empty(size, dtype=self._dtype, device=self._device)
+        return self._memory[:size].view(*shape)
 
 
 class _Members:

@@ -42,14 +42,15 @@ def seconds() -> float:
 
 @dataclass
 class Clock:
-    """Times pieces of work, and what of them a model spends in its forward passes."""
+    """Times pieces of work, and what of them the models spend in their forward passes."""
 
-    model: Any
+    models: Sequence[Any]
     forward: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        self.model.register_forward_pre_hook(self._enter)
-        self.model.register_forward_hook(self._leave)
+        for model in self.models:
+            model.register_forward_pre_hook(self._enter)
+            model.register_forward_hook(self._leave)
 
     def _enter(self, *_: Any) -> None:
         self._entered = time.process_time()
@@ -66,10 +67,10 @@ class Clock:
 
 
 class Sides:
-    """One live model, scored on one task by both tools."""
+    """One live model, twice, scored on one task by both tools: evomerge lays out its own anew."""
 
-    def __init__(self, model: Any, tokenizer: Any, tasks: Path, task: str) -> None:
-        self.model, self.tokenizer, self.task = model, tokenizer, task
+    def __init__(self, model: Any, peer: Any, tokenizer: Any, tasks: Path, task: str) -> None:
+        self.models, self.tokenizer, self.task = (model, peer), tokenizer, task
         self.manager = TaskManager(include_path=str(tasks), include_defaults=False)
         self.scorer = LmEvalTask(task, include=[tasks])
         engine = backend.get("huggingface")(
@@ -78,7 +79,7 @@ class Sides:
         self.scorer.bind(Live(model, tokenizer, "cpu", engine))
         self.ids = [item.id for item in self.scorer.items()]
         self.peers = {
-            size: HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size)
+            size: HFLM(pretrained=peer, tokenizer=tokenizer, batch_size=size)
             for size in BATCH_SIZES
         }
 
@@ -106,7 +107,7 @@ def measure(sides: Sides, rounds: int) -> dict[str, Any]:
         ``batch_size``: lm-eval's best; ``peer`` and ``ours``: what each round took; ``items``;
         ``differs``: how far answers of both are apart, see ``compare``.
     """
-    clock = Clock(sides.model)
+    clock = Clock(sides.models)
     answers = sides.ours()  # builds and tokenizes its requests: what a worker does once
     sides.peer(BATCH_SIZES[-1], first=2)
     part = min(len(sides.ids), 2 * BATCH_SIZES[-1])
@@ -203,12 +204,15 @@ def main() -> None:
     if row == "candidate":
         print(json.dumps(candidates(family, tasks, dtype, rounds)))
         return
-    model = AutoModelForCausalLM.from_pretrained(family / "base", dtype=getattr(torch, dtype))
-    model.eval().requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(family / "base")
-    if row.startswith("write"):
-        count(model, tokenizer)
-    print(json.dumps(measure(Sides(model, tokenizer, tasks, row), rounds)))
+
+    def live() -> Any:
+        model = AutoModelForCausalLM.from_pretrained(family / "base", dtype=getattr(torch, dtype))
+        if row.startswith("write"):
+            count(model, tokenizer)
+        return model.eval().requires_grad_(False)
+
+    print(json.dumps(measure(Sides(live(), live(), tokenizer, tasks, row), rounds)))
 
 
 if __name__ == "__main__":
