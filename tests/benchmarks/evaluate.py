@@ -24,6 +24,8 @@ import families
 import tasks
 from merge import HERE, folder, output, row, table, verdict
 
+from evomerge.run.precision import scoring_dtype
+
 SHAPE, TINY = "135M", "toy"
 PEER_BATCH_SIZE = 8  # of mergekit-evolve, with merges on disk: its fastest here
 GOALS = {"choose": 4.0, "write_equal": 1.0, "write_mixed": 1.5, "candidate": 5.0}  # times less
@@ -42,7 +44,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--rows", default=",".join(WHAT), help="comma-separated; default: all")
-    parser.add_argument("--dtype", default="bfloat16", help="of both sides (default: bfloat16)")
+    parser.add_argument(
+        "--dtype",
+        default=scoring_dtype("auto", "bfloat16", "cpu"),
+        help="of both sides; whole candidates come in bfloat16, too, as mergekit-evolve scores\n"
+        "(default: what evomerge takes for bfloat16 models on this machine: %(default)s)",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="turns of both sides a row")
     parser.add_argument("--mergekit", metavar="PYTHON", help="interpreter that has mergekit 0.1.5")
     parser.add_argument("--dir", type=Path, help="where checkpoints are made and kept")
@@ -60,7 +67,7 @@ def main() -> None:
         for name in names:
             family = families.make(place, TINY if name == "prepared" else SHAPE)
             if name == "candidate":
-                whole(family, asked, Path(scratch), options.rounds, options.mergekit)
+                whole(family, asked, Path(scratch), options)
             else:
                 live(name, family, asked, options.dtype, options.rounds)
 
@@ -81,11 +88,12 @@ def live(name: str, family: Path, asked: Path, dtype: str, rounds: int) -> None:
     )
 
 
-def whole(family: Path, asked: Path, scratch: Path, rounds: int, peer: str | None) -> None:
-    """The row of whole candidates: mergekit-evolve, which scores in bfloat16, between two runs of ours."""
+def whole(family: Path, asked: Path, scratch: Path, options: argparse.Namespace) -> None:
+    """The rows of whole candidates: mergekit-evolve, which scores in bfloat16, between runs of ours."""
+    rounds, peer = options.rounds, options.mergekit
     ours = {
         dtype: score("candidate", family, asked, dtype, rounds)["ours"]
-        for dtype in ("bfloat16", "float32")
+        for dtype in dict.fromkeys((options.dtype, "bfloat16"))
     }
     theirs = []
     if peer:
