@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,12 +13,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from evomerge.fitness.intervals import NORMAL, Interval
 from evomerge.history import History
 from evomerge.methods import Method
 from evomerge.params import show
 from evomerge.run import Record, Result
-from evomerge.run.looks import Look, times
-from evomerge.run.table_text import interval_text, table_notes, table_rows, table_title
+from evomerge.run.table_text import (
+    count_text,
+    interval_text,
+    table_notes,
+    table_rows,
+    table_title,
+)
 
 PHASES = {
     "references": "base and parents",
@@ -95,19 +102,6 @@ def _filled(columns: Sequence[int], widths: Sequence[int], room: int) -> list[li
     return groups
 
 
-def show_looks(looks: Sequence[Look]) -> None:
-    """How often the report items had been looked at before."""
-    if looks:
-        show_lines(
-            [
-                f"these report items had been looked at {times(len(looks))} before, last on "
-                f"{looks[-1].date[:10]}: what was learnt from them counts against this table."
-            ]
-        )
-    else:
-        show_lines(["these report items had not been looked at before."])
-
-
 def command_for(result: Result) -> str:
     """What to type next."""
     if result.winner is None:
@@ -160,20 +154,33 @@ def status_of(record: Record) -> dict[str, Any]:
             "candidate": best.candidate,
             "origin": history.candidates[best.candidate].origin,
             "search_score": best.score.value,
+            "search_interval": _bounds(record.best_interval),
             "feasible": best.score.feasible,
             "values": dict(best.values),
             "errors": history.evaluations(best.batch)[best.candidate].errors,
         },
         "winner": history.winner if record.table else None,
+        "remarks": record.remarks,
         "table": record.table,
     }
 
 
-def _error_text(error: float | None) -> str:
-    """A standard error, beside its value."""
-    if error is None:
-        return ""
-    return f" ± {error:.3f}" if error else " (exact)"
+def _bounds(interval: Interval | None) -> list[float] | None:
+    """Of an interval, for JSON; None if they are not known."""
+    known = interval is not None and math.isfinite(interval.high - interval.low)
+    return [interval.low, interval.high] if interval and known else None
+
+
+def _around(value: float, error: float | None) -> list[float] | None:
+    return None if error is None else [value - NORMAL * error, value + NORMAL * error]
+
+
+def _searched_text(value: float, bounds: Sequence[float] | None) -> str:
+    """What was measured on the search split, with its 95% interval."""
+    if bounds is None:
+        return f"{value:.3f} (error unknown)"
+    low, high = bounds
+    return f"{value:.3f} (exact)" if low == high else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def show_status(status: Mapping[str, Any]) -> None:
@@ -188,14 +195,17 @@ def show_status(status: Mapping[str, Any]) -> None:
     best = status["best"]
     if best:
         errors = best["errors"] or {}
-        values = ", ".join(
-            f"{name} {value:.3f}{_error_text(errors.get(name))}"
+        texts = {
+            name: _searched_text(value, _around(value, errors.get(name)))
             for name, value in best["values"].items()
-        )
+        }
         lines.append(
             f"best by search score, hence likely too good: #{best['candidate']} ({best['origin']}) "
-            f"{best['search_score']:.3f}: {values}"
+            f"{_searched_text(best['search_score'], best['search_interval'])}: "
+            + ", ".join(f"{name} {text}" for name, text in texts.items())
+            + " (95% intervals, on the search items)"
         )
+    lines += [f"{remark}." for remark in status["remarks"]]
     show_lines(lines)
     if status["table"]:
         show_table(status["table"])
@@ -204,11 +214,11 @@ def show_status(status: Mapping[str, Any]) -> None:
 def show_scores(scores: Mapping[str, Any]) -> None:
     """``evomerge score``."""
     rows = [
-        (name, interval_text(row), str(row["items"])) for name, row in scores["objectives"].items()
+        (name, interval_text(row), count_text(row)) for name, row in scores["objectives"].items()
     ]
     _print_table(
         f"{scores['model']} on the {scores['split']} split (95% intervals)",
-        ("objective", "value", "items"),
+        ("objective", "value", "from"),
         rows,
     )
     signals = [
@@ -218,8 +228,8 @@ def show_scores(scores: Mapping[str, Any]) -> None:
     ]
     if signals:
         _print_table("signals", ("task", "signal", "mean"), signals)
-    if scores["split"] == "report":
-        show_looks([Look(**look) for look in scores["looks_before"]])
+    if scores["looks"]:
+        show_lines([f"{scores['looks']['text']}."])
 
 
 # -- methods -------------------------------------------------------------------------------------

@@ -192,6 +192,10 @@ class History:
             found[candidate.origin] = evaluation.values
         return found
 
+    def score(self, batch: int, values: Values) -> Score:
+        """What ``values`` are worth in a complete batch."""
+        return self._combine(values, self.references(batch), self.gains)
+
     # -- reading --------------------------------------------------------------------------------
 
     @property

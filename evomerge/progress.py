@@ -5,6 +5,7 @@ On a terminal it is one live block; elsewhere it is plain lines, one a completed
 
 from __future__ import annotations
 
+import math
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -183,10 +184,12 @@ class Display(Listener):
         at = (best.batch, best.candidate)
         if self._interval is not None and at not in self._intervals:
             interval = self._interval(*at)
-            exact = interval.low == interval.high
-            self._intervals = {
-                at: f"{interval.value:.2f} (exact on the search items)" if exact else str(interval)
-            }
+            text = str(interval)
+            if interval.low == interval.high:
+                text = f"{interval.value:.2f} (exact on the search items)"
+            elif math.isinf(interval.low):
+                text = f"{interval.value:.2f} (its error is unknown)"
+            self._intervals = {at: text}
         return self._intervals[at]
 
     def _block(self) -> Group:

@@ -114,17 +114,25 @@ class Store:
         *,
         writable: bool = True,
     ) -> Store:
-        """Open the store at ``path``; if writable, create it and cut off what no line names.
+        """Open the store at ``path``; if writable, cut off what no line names; one without blocks is made.
 
         Raises:
             InputError: it cannot be opened, or a block is not what the journal says.
         """
         path = Path(path)
-        flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
+        flags = os.O_RDWR if writable else os.O_RDONLY
+        if writable and not places:
+            flags |= os.O_CREAT
         try:
             handle = os.open(path, flags, 0o644)
         except OSError as error:
-            raise InputError(f"{path}: cannot be opened: {error.strerror}") from None
+            lost = isinstance(error, FileNotFoundError)
+            advice = (
+                f"; the journal beside it names {len(places)} blocks in it: restore it from a copy"
+            )
+            raise InputError(
+                f"{path}: cannot be opened: {error.strerror}{advice if lost else ''}"
+            ) from None
         try:
             store = cls(path, inventory, places, handle)
             if writable:

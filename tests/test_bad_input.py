@@ -405,6 +405,27 @@ def test_a_data_file_too_small_to_split_is_refused(run_folder: Make, refuse: Ref
     refuse("search", folder, "--ray", "off", says=says)
 
 
+def test_what_a_task_does_not_allow_is_refused_with_its_line(parts: Path, refuse: Refuse) -> None:
+    with (parts / "sums.yaml").open("a") as task:
+        task.write("num_fewshot: 0\n")
+    where = edit(parts / "fitness.yaml", "{task: sums}", "{task: sums, num_fewshot: 3}")
+    says = (f"{where}: objectives.sums: sums: the task fixes num_fewshot at 0",)
+    refuse("search", parts, "--ray", "off", says=says)
+    where = edit(parts / "fitness.yaml", "num_fewshot: 3", "language: tai")
+    says = (f"{where}: objectives.sums.language: unknown language 'tai' (did you mean",)
+    refuse("check", parts, says=says)
+    refuse("check", parts / "fitness.yaml", says=says)
+
+
+def test_anchors_of_other_items_are_refused_with_their_line(parts: Path, refuse: Refuse) -> None:
+    with (parts / "fitness.yaml").open("a") as fitness:
+        fitness.write("anchors:\n  sums:\n    sum-7-7: 1.0\n")
+    line = len((parts / "fitness.yaml").read_text().splitlines())
+    says = (f"fitness.yaml:{line}: anchors.sums.sum-7-7: this item is not in the search split",)
+    refuse("check", parts, says=says)
+    refuse("search", parts, "--ray", "off", says=says)
+
+
 def test_score_refuses_what_a_search_would(
     run_folder: Make, family: dict[str, Path], refuse: Refuse
 ) -> None:
@@ -497,12 +518,68 @@ def test_a_journal_of_another_run_is_refused(
             command,
             other,
             *arguments,
-            says=("journal.jsonl", "not the journal of a run in format 2"),
+            says=("journal.jsonl", "not the journal of a run in format 3"),
         )
     (other / "journal.jsonl").write_text('{"event":"batch"}\n{"event":"batch"}\n')
     refuse("status", other, says=("journal.jsonl", "not the journal of a run"))
     (other / "journal.jsonl").write_text('words\n{"event":"batch"}\n')
     refuse("status", other, says=("journal.jsonl:1: the journal is damaged",))
+
+
+def test_a_run_that_lost_its_answers_or_a_key_of_its_journal_is_refused(
+    run_folder: Make, small: dict[str, Any], refuse: Refuse
+) -> None:
+    from evomerge import search
+
+    folder = run_folder(**{**small, "budget": {"evaluations": 6}})
+    search(folder)
+    (folder / "responses.bin").unlink()
+    says = (f"{folder / 'responses.bin'}: cannot be opened: No such file", "restore it from a copy")
+    refuse("search", folder, "--ray", "off", says=says)  # and they are not made anew
+    path = folder / "journal.jsonl"
+    lines = path.read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    kinds = {event["event"]: number for number, event in enumerate(events)}
+    assert set(kinds) == {"run", "session", "batch", "evaluation", "round", "end"}
+    for kind, number in kinds.items():
+        event = events[number]
+        wanted = [*event, "candidates.id"] if kind == "batch" else list(event)
+        wanted = [key for key in wanted if key not in ("event", "format")]
+        for key in wanted:
+            damaged = json.loads(lines[number])
+            of, _, inner = key.partition(".")
+            if inner:
+                del damaged[of][-1][inner]
+            else:
+                del damaged[of]
+            changed = [*lines[:number], json.dumps(damaged), *lines[number + 1 :]]
+            path.write_text("".join(f"{line}\n" for line in changed))
+            says = (f"{path}:{number + 1}: the journal is damaged: {inner or key!r} is missing",)
+            refuse("status", folder, says=says)
+        refuse("search", folder, "--ray", "off", says=says)
+
+
+def test_a_dtype_changed_after_the_start_is_refused_but_not_another_cpu(
+    run_folder: Make, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``auto`` means what it meant at the start, whatever machine the search goes on."""
+    from evomerge.run import JOURNAL, load_run, precision
+    from evomerge.run.head import check_same, run_event
+    from evomerge.run.preflight import prepare
+
+    def job_on(*instructions: str) -> Any:
+        monkeypatch.setattr(precision, "_processor", lambda: ("GenuineIntel", instructions))
+        return prepare(load_run(folder))
+
+    folder = run_folder(dtype="bfloat16")
+    assert job_on("amx_bf16").scoring == "bfloat16" and job_on().scoring == "float32"
+    with Journal.open(folder / JOURNAL) as journal:
+        journal.append(run_event(job_on("amx_bf16")))
+    there = job_on()
+    assert there.scoring == "bfloat16"
+    check_same(journal.events[0], there, journal.path)
+    edit(folder / "run.yaml", "fitness:\n", "fitness:\n  dtype: float32\n")
+    refuse("resume", folder, "--ray", "off", says=("fitness.dtype was None and is 'float32'",))
 
 
 def test_a_folder_that_cannot_be_written_is_refused(
@@ -555,6 +632,24 @@ def test_a_budget_raised_after_the_start_is_refused(started: Path, refuse: Refus
 def test_a_space_without_freedom_is_refused(run_folder: Make, refuse: Refuse) -> None:
     space = {"methods": ["task_arithmetic"], "parameters": {"weight": 0.5}}
     refuse("search", run_folder(space=space), "--ray", "off", says=("nothing to search",))
+
+
+@pytest.mark.parametrize("items", ["0", "-3"])
+def test_no_items_to_reduce_to_are_refused_before_anything_is_read(
+    tmp_path: Path, refuse: Refuse, items: str
+) -> None:
+    arguments = (
+        "nowhere.yaml",
+        "--models",
+        "a",
+        "b",
+        "c",
+        "-o",
+        tmp_path / "out",
+        "--items",
+        items,
+    )
+    refuse("reduce", *arguments, says=(f"--items: expected at least 1, found {items}",))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -62,7 +63,8 @@ def finished(family: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
 def unfinished(finished: Path, tmp_path: Path) -> Path:
     """The same run, stopped in the middle of a batch, with half an event written."""
     folder = Path(shutil.copytree(finished, tmp_path / "unfinished"))
-    (folder / "best.yaml").unlink()
+    for name in ("best.yaml", "run.looks.jsonl"):
+        (folder / name).unlink()
     lines = (folder / "journal.jsonl").read_text().splitlines(keepends=True)
     events = [json.loads(line)["event"] for line in lines]
     batches = [number for number, event in enumerate(events) if event == "batch"]
@@ -238,28 +240,54 @@ def test_the_winner_is_merged_and_scores_what_the_table_says(
     assert "select split" in text and "text" in text
 
 
-def test_the_report_split_is_opened_once(
+def test_report_items_are_looked_at_once(
     call: Call, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fitness = tmp_path / "fitness.yaml"
-    fitness.write_text(config.dump(config.read(finished / "run.yaml").plain["fitness"]))
-    for name in ("texts.txt", "digits.txt"):
-        shutil.copy(finished / name, tmp_path)
-    report = ("score", finished / "best.yaml", "--fitness", fitness, "--split", "report")
-    call("score", finished / "best.yaml", "--fitness", fitness)  # select: no look
-    assert "had not been looked at before" in call(*report)
-    assert main([str(argument) for argument in report]) == 2
-    refusal = capsys.readouterr().err
-    assert "looked at once before" in refusal and "--again" in refusal
-    assert "had been looked at once before" in call(*report, "--again")
-    looks = [json.loads(line) for line in (tmp_path / "fitness.looks.jsonl").open()]
-    assert [look["by"] for look in looks] == ["score", "score"]
-    assert looks[0]["recipe"] == Recipe.load(finished / "best.yaml").digest
-    assert looks[0]["splits"] == Recipe.load(finished / "best.yaml").provenance["splits"]
-    content = config.read(fitness).plain
-    content["items"]["report"] = 7  # other items
+    """However the file that asks for them is called, cut or limited."""
+    suites = tmp_path / "suites"
+    suites.mkdir()
+    fitness = suites / "fitness.yaml"
+    content = config.read(finished / "run.yaml").plain["fitness"]
     fitness.write_text(config.dump(content))
-    assert "had not been looked at before" in call(*report)
+    for name in ("texts.txt", "digits.txt"):
+        shutil.copy(finished / name, suites)
+
+    def report(file: Path = fitness) -> list[str]:
+        named = ["--fitness", str(file), "--split", "report"]
+        return ["score", str(finished / "best.yaml"), *named]
+
+    def refusal(*arguments: str) -> str:
+        capsys.readouterr()
+        assert main(list(arguments)) == 2
+        return capsys.readouterr().err
+
+    call("score", finished / "best.yaml", "--fitness", fitness)  # select: no look
+    assert "had not been looked at before" in call(*report())
+    said = refusal(*report())
+    assert "16 of the 16 report items had been looked at before (on 20" in said
+    assert "by `evomerge score` with" in said and "--again" in said
+    assert "(2 times" not in call(*report(), "--again")
+    assert "16 of the 16 report items had been looked at before (2 times" in refusal(*report())
+    [book] = suites.glob("*.looks.jsonl")
+    looks = [json.loads(line) for line in book.open()]
+    assert [look["by"] for look in looks] == ["score", "score"]
+    assert looks[0]["digest"] == Recipe.load(finished / "best.yaml").digest
+
+    digits = suites / "renamed.txt"
+    (suites / "digits.txt").rename(digits)
+    other = config.read(fitness).plain
+    other["objectives"] = {"new name": {"text": "renamed.txt"}}
+    other["items"] |= {"report": 20, "partition": 1}
+    copy = suites / "copy.yaml"
+    copy.write_text(config.dump(other))
+    some = re.search(r"(\d+) of the 20 report items", refusal(*report(copy)))
+    assert some and 0 < int(some[1]) <= 8, "another cut holds some of them"
+    digits.write_text("\n\n".join(f"new {n} {n * n}" for n in range(60)))
+    assert "had not been looked at before" in call(*report(copy))
+    assert len(list(suites.glob("*.looks.jsonl"))) == 2
+
+    copy.with_name("old.looks.jsonl").write_text('{"date": "2025", "items": "f6e51ffeb0ebd993"}\n')
+    assert "old.looks.jsonl:1: not a look at report items" in refusal(*report(copy))
 
 
 def test_a_suite_is_reduced_to_anchors_for_another_folder(
@@ -310,6 +338,27 @@ def test_the_status_of_a_finished_run(call: Call, finished: Path) -> None:
     assert {"base", "chat", "sea"} < set(labels) and labels[-1].startswith("winner: ")
     text = call("status", finished)
     assert all(label in text for label in labels)
+    [remark] = status["remarks"]
+    assert remark.startswith("the shortlist answered the whole select split, without a race: ")
+    assert f"{remark}." in text and f"* {remark}." in (finished / "report.md").read_text()
+    best = status["best"]
+    low, high = best["search_interval"]
+    assert low <= best["search_score"] <= high
+    bounds = "(exact)" if low == high else f"[{low:.3f}, {high:.3f}]"
+    assert f"{best['search_score']:.3f} {bounds}: " in text
+
+
+def test_a_budget_that_generation_0_spends_is_said(
+    call: Call, run_folder: Callable[..., Path], small: dict[str, Any]
+) -> None:
+    floored = {"sums": {"task": "sums", "floor": "50% of base"}}
+    fitness = {**small["fitness"], "objectives": floored}
+    folder = run_folder(**{**small, "fitness": fitness, "budget": {"tokens": 50}})
+    assert "without a race: there are floors (sums)" in call("check", folder)
+    shown = call("search", folder, "--ray", "off", "--quiet")
+    assert "no generation was searched" in shown and " of 50 tokens)." in shown, shown
+    assert "without a race: there are floors (sums)." in shown
+    assert status_of(call, folder)["batches"] == 4
 
 
 def test_the_status_of_a_run_under_way(call: Call, unfinished: Path, finished: Path) -> None:
@@ -337,9 +386,27 @@ def test_resume_goes_on_where_the_journal_ends(
         assert ours[key] == theirs[key]
     assert call("export", unfinished) == call("export", finished)
     size = (unfinished / "journal.jsonl").stat().st_size
-    # done is done: the table is shown again, and the look counted once
+    # done is done: the table is shown again, and the look counted once, by the Python API, too
+    looks = unfinished / "run.looks.jsonl"
+    [recorded] = looks.read_text().splitlines()
+    looks.unlink()
+    assert "had not been looked at before" in search(unfinished).remarks[-1]
+    assert looks.read_text().splitlines() == [recorded]
     assert "had not been looked at before" in call("search", unfinished, "--ray", "off")
-    assert len((unfinished / "run.looks.jsonl").read_text().splitlines()) == 1
+    assert looks.read_text().splitlines() == [recorded]
+    assert "had not been looked at before" in (unfinished / "report.md").read_text()
+    shutil.copy(looks, unfinished / "another.looks.jsonl")
+    content = json.loads(recorded)
+    earlier = content | {"date": "2025-01-01T00:00:00.000+00:00", "digest": "", "by": "score"}
+    looks.write_text(json.dumps(earlier) + "\n")
+    shown = call("search", unfinished, "--ray", "off")
+    assert "16 of the 16 report items had been looked at before (on 2025-01-01 by" in shown
+    assert "(on 2025-01-01" in (unfinished / "report.md").read_text()
+    looks.unlink()
+    looks.with_name("another.looks.jsonl").unlink()
+    looks.mkdir()  # can be neither read nor written
+    done = search(unfinished)
+    assert done.winner and "it is not known whether" in done.remarks[-1]
     assert json.loads(call("status", unfinished, "--json"))["table"] == theirs["table"]
     assert (unfinished / "journal.jsonl").stat().st_size < size + 200  # a session, no work
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -20,9 +22,17 @@ from evomerge.run import Record, events, load_run, search
 from evomerge.run.finish import final_table, provenance
 from evomerge.run.preflight import prepare
 from evomerge.run.scoring import Scoring
-from evomerge.run.table_text import table_markdown, table_notes, table_rows
+from evomerge.run.table_text import table_markdown, table_notes, table_rows, table_title
 
 SEED = 0
+FITNESS = {  # five sources or more in each split
+    "include": ["."],
+    "objectives": {"sums": {"task": "sums"}, "text": {"text": "texts.jsonl"}},
+    "items": {
+        **{"search": 12, "select": 6, "report": 12, "candidate": 6},
+        "shares": {"probe": 0.05, "search": 0.3, "select": 0.25, "report": 0.4},
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ _kept: dict[str, Finished] = {}
 @pytest.fixture
 def finished(run_folder: Callable[..., Path]) -> Finished:
     if not _kept:
-        folder = run_folder(optimizer={"name": "random", "population": 4})
+        folder = run_folder(optimizer={"name": "random", "population": 4}, fitness=FITNESS)
         search(folder)
         _kept["run"] = fold(folder)
     return deepcopy(_kept["run"])
@@ -120,7 +130,20 @@ def test_rows_are_the_references_the_baselines_and_the_winner_last(finished: Fin
     assert labels[4].startswith("task_arithmetic")
     assert finished.table["rows"][-1]["candidate"] == finished.winner
     assert labels[-1].startswith("winner: ")
-    assert finished.table["items"] == {"sums": 12, "text": 12}
+    assert finished.table["items"] == {
+        name: {"items": 12, "sources": 12} for name in ("sums", "text")
+    }
+    assert table_title(finished.table) == (
+        "report split (sums 12 items, text 12 items; 95% intervals)"
+    )
+
+
+def test_sources_are_told_where_items_share_them(finished: Finished) -> None:
+    of = finished.suite.source_of["sums"]
+    of.update({item: source[:5] for item, source in of.items()})  # sum-0-7 -> sum-0
+    table = finished.again()
+    sources = len({of[item] for item in finished.suite.splits["report"]["sums"]})
+    assert f"(sums 12 items of {sources} sources, text 12 items;" in table_title(table)
 
 
 def test_intervals_hold_their_values(finished: Finished) -> None:
@@ -185,15 +208,31 @@ def test_what_is_said_of_the_winners_luck(finished: Finished) -> None:
     assert effort["candidates"] == len(finished.search.candidates) - 3
     lines = "\n".join(table_notes(finished.table))
     gap = trust["search"]["value"] - own["score"]["value"]
-    assert (
-        f"gap, search less report: {gap:.3f} [{trust['search']['value'] - own['score']['high']:.3f},"
-        in lines
-    )
+    assert trust["gap"]["value"] == pytest.approx(gap)
+    below, above = (abs(own["score"][end] - own["score"]["value"]) for end in ("low", "high"))
+    reach = trust["search"]["high"] - trust["search"]["value"]
+    report, search = 24, trust["search_items"]["sources"]
+    scale = math.sqrt(report / search)
+    assert trust["gap"]["high"] - gap == pytest.approx(math.hypot(reach, below, scale * above))
+    assert gap - trust["gap"]["low"] == pytest.approx(math.hypot(reach, above, scale * below))
+    assert f"samples: {gap:.3f} [{trust['gap']['low']:.3f}," in lines
     assert f"{effort['candidates']} candidates tried" in lines
     found = provenance(finished.table)
     assert found["search_less_report"] == pytest.approx(gap, abs=1e-6)
     assert {"base", "chat", "sea", "uniform"} <= set(found["beside"])
     assert all(0 < beside["p"] <= 1 for beside in found["beside"].values())
+
+
+def test_of_weighted_anchors_nothing_is_called_exact(finished: Finished) -> None:
+    """Nor is the gap to them known."""
+    unknown = Interval(0.5, -math.inf, math.inf)
+    spec = finished.suite.spec
+    finished.suite.spec = replace(spec, combination="retention", anchors={"sums": {"sum-0-0": 1.0}})
+    lines = "\n".join(table_notes(finished.again(interval=lambda batch, candidate: unknown)))
+    assert "search 0.500 (weighted anchors; error unknown)" in lines
+    assert "gains that count 1 in the score (weighted anchors; error unknown)" in lines
+    assert re.search(r"gap, .*: -?\d\.\d+ \(error unknown\)", lines)
+    assert "exact" not in lines
 
 
 def test_p_values_agree_with_intervals(finished: Finished) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 
 from evomerge.fitness.comparison import mcnemar
+from evomerge.fitness.intervals import combine
 from evomerge.fitness.objectives import Objective
 from evomerge.fitness.suite import Results, Suite
 from evomerge.run.scores import Bootstrap, PValue, compare
@@ -122,8 +126,37 @@ def test_of_other_metrics_nothing_is_claimed() -> None:
 def test_every_kind_of_objective_has_an_interval() -> None:
     suite = Shape(RIGHT, FITTING, BITS, F1, WORST)
     items = {name: [str(n) for n in range(N)] for name in suite.scorers}
-    found = Bootstrap.of(suite, items, seed=0).values(OURS)
+    found = Bootstrap.of(suite, items, seed=0).values(OURS, "ours")
     assert {name: e.value for name, e in found.items()} == pytest.approx(suite.values(OURS))
     for estimate in found.values():
         interval = estimate.interval()
         assert interval.low < interval.value < interval.high
+
+
+def test_a_score_of_unanimous_shares_is_not_certain() -> None:
+    """Of 120 sources that all agree; what is unknown of a model is its own."""
+    suite = Shape(RIGHT, FITTING, replace(F1, weight=0.0))
+    items = {name: [str(n) for n in range(N)] for name in suite.scorers}
+    perfect = answers(1, better=1.0)
+    for metrics in (perfect["a"]["metrics"], perfect["b"]["metrics"]):
+        metrics.update({name: [float(name != "off_language")] * N for name in metrics})
+    bootstrap = Bootstrap.of(suite, items, seed=0)
+    one, other = (
+        bootstrap.score(bootstrap.values(perfect, model), {}, GAINS) for model in ("one", "other")
+    )
+    assert one.interval().high == one.value == 1.0
+    assert 1 - 4 / N < one.interval().low < 1 - 1 / N
+    difference = combine(operator.sub, one, other).interval()
+    assert -4 / N < difference.low < -1 / N and 1 / N < difference.high < 4 / N
+
+
+def test_objectives_without_weight_leave_the_score_alone() -> None:
+    """Here one with values for three sources, too few for an interval of its own."""
+    suite = Shape(RIGHT, replace(BITS, weight=0.0))
+    items = {name: [str(n) for n in range(N)] for name in suite.scorers}
+    ours = answers(1)
+    ours["c"]["metrics"]["bits"][3:] = [None] * (N - 3)
+    bootstrap = Bootstrap.of(suite, items, seed=0)
+    values = bootstrap.values(ours, "ours")
+    assert math.isinf(values["bits"].interval().low)
+    assert bootstrap.score(values, {}, GAINS).interval() == values["right"].interval()

@@ -27,9 +27,8 @@ def resume(arguments: argparse.Namespace) -> None:
 
 def search(arguments: argparse.Namespace) -> None:
     from evomerge import run
-    from evomerge.display import command_for, show_looks, show_table
+    from evomerge.display import command_for, show_lines, show_table
     from evomerge.progress import Display
-    from evomerge.run import looks
 
     placement.check_options(arguments)
     placement.stop_on_signals()
@@ -46,12 +45,7 @@ def search(arguments: argparse.Namespace) -> None:
         display.stopped(arguments.run_dir)
         raise
     show_table(result.table)
-    run_file = Path(arguments.run_dir)
-    show_looks(
-        looks.record_search(
-            run_file if run_file.is_file() else run_file / "run.yaml", run.Record(result.folder)
-        )
-    )
+    show_lines([f"{remark}." for remark in result.remarks])
     print(command_for(result))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from evomerge.cli import placement
 from evomerge.cli.output import refuse_existing, write
+from evomerge.errors import InputError
 
 
 def score(arguments: argparse.Namespace) -> None:
@@ -33,6 +34,8 @@ def reduce(arguments: argparse.Namespace) -> None:
     from evomerge.display import show_lines
     from evomerge.run.reducing import reduce_suite
 
+    if arguments.items is not None and arguments.items < 1:
+        raise InputError(f"--items: expected at least 1, found {arguments.items}")
     output = Path(arguments.output)
     refuse_existing(output, arguments.force)  # before an hour of scoring, not after
     placement.check_device(arguments.device)

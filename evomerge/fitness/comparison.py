@@ -42,6 +42,7 @@ class Sums:
     scale: float = 1.0
 
     @classmethod
+    @np.errstate(divide="ignore", invalid="ignore")
     def of(cls, scorer: Scorer, metric: str, values: Sequence[Any]) -> Sums | None:
         """Of the mean of numbers, or of pairs like nats and bytes; None if ``metric`` is neither.
 
@@ -49,15 +50,18 @@ class Sums:
         """
         known = [value for value in values if value is not None]
         try:
-            table = np.array(known, np.float64)
-        except (TypeError, ValueError):
+            table = np.array(known)
+        except ValueError:  # of several shapes
             return None
+        if table.dtype.kind not in "biuf":
+            return None
+        table, scale = table.astype(np.float64), 1.0
         if table.ndim == 1 and known:
             over, under = table, np.ones(len(table))
-            scale = 1.0
         elif table.ndim == 2 and table.shape[1] == 2 and len(table) > 1:
             over, under = table.T
-            scale = scorer.aggregate(metric, known) * under.sum() / (over.sum() or 1.0)
+            if ratio := over.sum() / under.sum():
+                scale = float(scorer.aggregate(metric, known) / ratio)
         else:
             return None
         # what holds for all and for a part of them is no accident

@@ -7,39 +7,29 @@ give, with a standard error. What can be estimated:
 * a mean of numbers;
 * a ratio of sums of pairs, as bits per byte, where the second of each pair is known beforehand.
 
-Any other objective keeps its plain value on the sample, and no error is known of it.
+Any other objective keeps its plain value on the sample, and no error is known of it; the log says so.
 
 With anchors the sample is the anchors, always, and the two kinds above are weighted.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.fitness import Responses, column, estimators
+from evomerge.fitness.comparison import Sums
 from evomerge.fitness.objectives import Objective, Values
 from evomerge.fitness.suite import Results, Suite
 
+_log = logging.getLogger("evomerge.fitness")
+
 Errors = Mapping[str, float | None]  # standard errors by objective; 0 is exact, None is unknown
-
-
-@dataclass(frozen=True)
-class _Sums:
-    """A metric as a ratio of sums: ``scale * sum(over) / sum(under)``, on the items that have values.
-
-    ``over`` has shape ``[models, items]``, ``under`` is ``[items]``: ones for a mean.
-    """
-
-    items: tuple[int, ...]
-    over: NDArray[np.float64]
-    under: NDArray[np.float64]
-    scale: float
 
 
 class Estimation:
@@ -53,8 +43,12 @@ class Estimation:
 
     def __init__(self, suite: Suite, archive: Sequence[Results] = ()) -> None:
         self._suite = suite
-        fitted = {o.name: _Fitted.of(suite, o, archive) for o in suite.measured} if archive else {}
-        self._fitted = {name: found for name, found in fitted.items() if found}
+        self._fitted = {
+            o.name: _Fitted.of(suite, o, archive)
+            for o in suite.measured
+            if archive and o.scorer not in suite.spec.anchors
+        }
+        self._told: set[str] = set()
 
     def values(self, results: Results) -> tuple[dict[str, float], dict[str, float | None]]:
         """Values and standard errors of all objectives.
@@ -62,10 +56,17 @@ class Estimation:
         Raises:
             NonFinite: a value is not finite.
         """
-        values, errors = {}, {}
-        for objective in self._suite.measured:
+        suite, values, errors = self._suite, dict[str, float](), dict[str, float | None]()
+        for objective in suite.measured:
             values[objective.name], errors[objective.name] = self._value(objective, results)
-        return self._suite.with_derived(values), self._with_derived(values, errors)
+        return suite.with_derived(values), {
+            o.name: spread(
+                suite.objectives, o.derive, values, {name: errors[name] for name in o.of}
+            )
+            if o.of
+            else errors[o.name]
+            for o in suite.objectives
+        }
 
     def _value(self, objective: Objective, results: Results) -> tuple[float, float | None]:
         responses, suite = results[objective.scorer], self._suite
@@ -74,30 +75,45 @@ class Estimation:
         plain = suite.value(objective, results)  # may fail, whatever an estimate would say
         if len(responses["items"]) == len(suite.splits["search"][objective.scorer]):
             return plain, 0.0
-        fitted = self._fitted.get(objective.name)
-        if fitted is None:
-            return plain, None
-        return fitted.estimate(responses, objective.metric) or (plain, None)
+        found = self._fitted.get(objective.name, "no model is known that answered them all")
+        estimate = found if isinstance(found, str) else found.estimate(responses, objective.metric)
+        if not isinstance(estimate, str):
+            return estimate
+        if objective.name not in self._told:
+            self._told.add(objective.name)
+            _log.warning(
+                "%s: search scores are plain values of the sampled items, with unknown error: %s",
+                objective.name,
+                estimate,
+            )
+        return plain, None
 
-    def _with_derived(self, values: Mapping[str, float], errors: Errors) -> dict[str, float | None]:
-        """Errors of all objectives: to first order, as if measured ones were independent."""
-        return {
-            o.name: spread(o.derive, values, {name: errors[name] for name in o.of})
-            if o.of
-            else errors[o.name]
-            for o in self._suite.objectives
-        }
 
+def spread(
+    objectives: Sequence[Objective],
+    function: Callable[[Values], float],
+    values: Values,
+    errors: Errors,
+) -> float | None:
+    """The standard error of a function of objectives, to first order; None if any is unknown.
 
-def spread(function: Callable[[Values], float], values: Values, errors: Errors) -> float | None:
-    """The standard error of a function of independent values, to first order; None if any is unknown."""
-    total = 0.0
+    Objectives of one scorer are answers to the same items and err together: their errors add up, which
+    bounds the truth. Those of several scorers are independent: their squares do.
+
+    Args:
+        objectives: say who measures what.
+        function: of ``values``.
+        values: of measured objectives at least.
+        errors: of those measured objectives that count.
+    """
+    scorer_of = {objective.name: objective.scorer for objective in objectives}
+    by_scorer = dict.fromkeys(scorer_of.values(), 0.0)
     for name, error in errors.items():
         if error is None:
             return None
         high, low = (function({**values, name: values[name] + e}) for e in (error, -error))
-        total += ((high - low) / 2) ** 2
-    return math.sqrt(total)
+        by_scorer[scorer_of[name]] += abs(high - low) / 2
+    return math.hypot(*by_scorer.values())
 
 
 @dataclass(frozen=True)
@@ -111,37 +127,50 @@ class _Fitted:
     scale: float
 
     @classmethod
-    def of(cls, suite: Suite, objective: Objective, archive: Sequence[Results]) -> _Fitted | None:
-        """None if the objective is neither a mean nor a ratio."""
+    def of(cls, suite: Suite, objective: Objective, archive: Sequence[Results]) -> _Fitted | str:
+        """A text that says why there is none, if there is none."""
         name = objective.scorer
-        columns = [column(results[name], objective.metric) for results in archive]
-        sums = _sums(suite, objective, columns)
-        if sums is None:
-            return None
         ids = archive[0][name]["items"]
-        labels = [suite.stratum_of[name][ids[at]] for at in sums.items]
+        columns = [column(results[name], objective.metric) for results in archive]
+        missing = [[value is None for value in values] for values in columns]
+        known = [Sums.of(suite.scorers[name], objective.metric, values) for values in columns]
+        sums = [each for each in known if each is not None]
+        if len(sums) < len(columns):
+            return "it is no mean and no ratio of sums"
+        if any(each != missing[0] for each in missing):
+            return "the known models have values for different items"
+        items = [at for at, none in enumerate(missing[0]) if not none]
+        under = sums[0].under[items]
+        scales = [each.scale for each in sums if each.over.sum()] or [1.0]
+        if (
+            not under.all()
+            or any((each.under[items] != under).any() for each in sums)
+            or not np.allclose(scales, scales[0], rtol=1e-9)
+        ):
+            return "what its values are divided by is not the same for all known models"
+        labels = [suite.stratum_of[name][ids[at]] for at in items]
         codes = {label: code for code, label in enumerate(sorted(set(labels)))}
         strata = np.array([codes[label] for label in labels])
-        margins = [_margins(results[name], sums.items) for results in archive]
+        margins = [_margins(results[name], items) for results in archive]
         rows = [row for row in margins if row is not None]
         whole = np.stack(rows) if len(rows) == len(archive) else None
-        known = estimators.Known(sums.over, strata, whole)
-        position = {ids[at]: number for number, at in enumerate(sums.items)}
-        fitted = _estimator(suite.spec.estimator, sums.over).fit(known)
-        return cls(fitted, position, frozenset(ids) - set(position), sums.under, sums.scale)
+        over = np.stack([each.over[items] for each in sums])
+        fitted = _estimator(suite.spec.estimator, over).fit(estimators.Known(over, strata, whole))
+        position = {ids[at]: number for number, at in enumerate(items)}
+        return cls(fitted, position, frozenset(ids) - set(position), under, scales[0])
 
-    def estimate(self, responses: Responses, metric: str) -> tuple[float, float] | None:
-        """Value and error from a sample; None if the metric has no value where the archive's has."""
+    def estimate(self, responses: Responses, metric: str) -> tuple[float, float] | str:
+        """Value and error from a sample, or why there are none."""
         values = column(responses, metric)
         pairs = list(zip(responses["items"], values, strict=True))
         if any((value is None) != (item in self.without) for item, value in pairs):
-            return None
+            return "candidates have values for other items than the known models"
         rows = [row for row, value in enumerate(values) if value is not None]
         at = np.array([self.position[responses["items"][row]] for row in rows])
         numbers = np.array([values[row] for row in rows], np.float64)
         if numbers.ndim == 2:
             if not np.array_equal(numbers[:, 1], self.under[at]):
-                return None
+                return "candidates' values are divided by other numbers than the known models'"
             numbers = numbers[:, 0]
         margins = _margins(responses, rows)
         found = self.fitted.estimate(estimators.Sample(at, numbers, margins))
@@ -168,45 +197,9 @@ def _weighted(
 ) -> float:
     """The value with every item counted by its weight; the plain one where weights have no meaning."""
     responses = results[objective.scorer]
-    sums = _sums(suite, objective, [column(responses, objective.metric)])
+    values = column(responses, objective.metric)
+    sums = Sums.of(suite.scorers[objective.scorer], objective.metric, values)
     if sums is None:
         return suite.value(objective, results)
-    each = np.array([weights[responses["items"][at]] for at in sums.items])
-    return float(sums.scale * (sums.over[0] @ each) / (sums.under @ each))
-
-
-def _sums(suite: Suite, objective: Objective, columns: Sequence[Sequence[Any]]) -> _Sums | None:
-    """The metric as a ratio of sums, if it is one in the ``columns`` of all models, by trial."""
-    items = tuple(at for at, value in enumerate(columns[0]) if value is not None)
-    chosen = [[values[at] for at in items] for values in columns]
-    same = all(
-        (value is None) == (first is None)
-        for values in columns
-        for value, first in zip(values, columns[0], strict=True)
-    )
-    kinds = {_kind(value) for values in chosen for value in values}
-    if not same or kinds not in ({"number"}, {"pair"}):
-        return None
-    numbers = np.array(chosen, np.float64)
-    over, under = numbers, np.ones(len(items))
-    if numbers.ndim == 3:
-        over, under = numbers[:, :, 0], numbers[0, :, 1]
-        if (numbers[:, :, 1] != under).any() or not under.all():
-            return None
-    scorer, scale = suite.scorers[objective.scorer], None if numbers.ndim == 3 else 1.0
-    for end in (len(items), (len(items) + 1) // 2):
-        for values, top in zip(chosen, over, strict=True):
-            ratio = float(top[:end].sum() / under[:end].sum())
-            value = scorer.aggregate(objective.metric, values[:end])
-            if scale is None and ratio:
-                scale = value / ratio
-            if not math.isclose(value, (scale or 1.0) * ratio, rel_tol=1e-9, abs_tol=1e-12):
-                return None
-    return _Sums(items, over, under, 1.0 if scale is None else scale)
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, (int, float)):
-        return "number"
-    pair = isinstance(value, (list, tuple)) and len(value) == 2
-    return "pair" if pair and {_kind(part) for part in value} == {"number"} else "other"
+    each = np.array([weights[item] for item in responses["items"]])
+    return float(sums.scale * (sums.over @ each) / (sums.under @ each))

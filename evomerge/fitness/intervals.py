@@ -12,8 +12,14 @@ makes it precise.
     total.interval()                                             # 0.78 [0.74, 0.81]
     combine(operator.sub, total, other).interval()               # the paired difference
 
-Papers: Efron & Tibshirani, "An Introduction to the Bootstrap", ch. 13 (percentile intervals);
-    Miller, "Adding Error Bars to Evals", https://arxiv.org/abs/2411.00640 (clusters).
+Few sources vary less among themselves than the world does, and tell their own spread badly; so the
+percentiles are those of Student's t (the expanded percentile interval). A share that every source
+agrees on has no spread at all: its draws are those of the share that there may be, given so many
+that agree.
+
+Papers: Hesterberg, "What Teachers Should Know about the Bootstrap", https://arxiv.org/abs/1411.5279
+    (expanded percentiles); Clopper & Pearson 1934 (shares); Miller, "Adding Error Bars to Evals",
+    https://arxiv.org/abs/2411.00640 (clusters).
 """
 
 from __future__ import annotations
@@ -21,15 +27,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from evomerge import seeds
 
-# If more draws than this leave an estimate undefined (a task without items), it rests on three
-# sources or fewer, and the bootstrap has nothing to say about it.
-MOST_UNDEFINED = 0.04
+NORMAL = 1.959964  # standard errors that a 95 percent interval reaches to either side
+LEAST = 5  # sources: fewer lie on one side of the truth too often, whatever is made of them
+MOST_UNDEFINED = 0.04  # share of draws that may have no item to compute from
 
 
 @dataclass(frozen=True)
@@ -50,28 +58,57 @@ class Interval:
 class Estimate:
     """A number computed from items, and the same number on every resample.
 
-    ``draws`` has shape ``[draws]``; NaN where a resample holds no item to compute it from.
-    ``unanimous`` is the number of sources of a share that all of them agree on, 0 or 1: resamples of
-    it know nothing of the others.
+    Attributes:
+        value: on the items themselves.
+        draws: shape ``[draws]``; NaN where a resample holds no item to compute it from.
+        sources: how many the resamples draw from; infinite if the draws are no resamples.
     """
 
     value: float
     draws: NDArray[np.float64]
-    unanimous: int = 0
+    sources: float
+
+    @classmethod
+    def unanimous(cls, value: float, sources: int, draws: int, *key: seeds.Part) -> Estimate:
+        """A share, 0 or 1, on which all ``sources`` agree.
+
+            theta = U^(1/n) or 1 - U^(1/n),  U uniform:  theta ~ Beta(n, 1) or Beta(1, n)
+
+        The quantiles of theta are the exact (Clopper-Pearson) bounds.
+        """
+        # evenly spaced, in random order: the bounds are exact however few the draws
+        order = np.argsort(seeds.uniforms(draws, *key), kind="stable")
+        slack = 1 - ((order + 0.5) / draws) ** (1 / sources)
+        return cls(value, 1 - slack if value else slack, math.inf)
 
     def interval(self, level: float = 0.95) -> Interval:
-        """The percentile interval that covers the truth with probability ``level``.
+        """The interval that covers the truth with probability ``level``; it holds the value.
 
-        Of a unanimous share it is the exact (Clopper-Pearson) one.
+        Expanded percentiles: with n sources, those of ``Phi(-+ sqrt(n / (n - 1)) t)``, t the two-sided
+        quantile of Student's t of n - 1 degrees.
         """
-        if self.unanimous:
-            slack = 1 - ((1 - level) / 2) ** (1 / self.unanimous)
-            return Interval(self.value, *((1 - slack, 1.0) if self.value else (0.0, slack)))
         defined = self.draws[~np.isnan(self.draws)]
-        if len(defined) < (1 - MOST_UNDEFINED) * len(self.draws):
+        if self.sources < LEAST or len(defined) < (1 - MOST_UNDEFINED) * len(self.draws):
             return Interval(self.value, -math.inf, math.inf)
-        low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-        return Interval(self.value, float(low), float(high))
+        tail = _tail(self.sources, level)
+        low, high = np.quantile(defined, [tail, 1 - tail])
+        return Interval(self.value, min(float(low), self.value), max(float(high), self.value))
+
+
+@cache
+def _tail(sources: float, level: float) -> float:
+    """The part of the draws to cut off at either end."""
+    if math.isinf(sources):
+        return (1 - level) / 2
+    reach = math.sqrt(sources / (sources - 1)) * _student(sources - 1, level)
+    return NormalDist().cdf(-reach)
+
+
+def _student(degrees: float, level: float) -> float:
+    """The t with ``P(|T| <= t) = level``: T is sqrt(d) tan(A), where A has the density cos(A)^(d-1)."""
+    ends = np.linspace(0, math.pi / 2, 100_001)
+    below = np.cumsum(np.cos((ends[1:] + ends[:-1]) / 2) ** (degrees - 1))
+    return math.sqrt(degrees) * math.tan(np.interp(level * below[-1], below, ends[1:]))
 
 
 @dataclass(frozen=True)
@@ -111,7 +148,8 @@ class Resamples:
             value = np.sum(over) / np.sum(under)
             tops = self.counts @ np.bincount(columns, over, size)
             draws = tops / (self.counts @ np.bincount(columns, under, size))
-        return Estimate(float(value), np.where(np.isfinite(draws), draws, np.nan))
+        draws = np.where(np.isfinite(draws), draws, np.nan)
+        return Estimate(float(value), draws, len(set(sources)))
 
     def statistic(
         self, function: Callable[[NDArray[np.int64]], float], sources: Sequence[str]
@@ -123,7 +161,7 @@ class Resamples:
         for draw, counts in enumerate(self.counts):
             if (repeats := counts[columns].astype(np.int64)).any():
                 draws[draw] = function(np.repeat(items, repeats))
-        return Estimate(float(function(items)), draws)
+        return Estimate(float(function(items)), draws, len(set(sources)))
 
     def _columns(self, sources: Sequence[str]) -> NDArray[np.int64]:
         return np.array([self.column[source] for source in sources], np.int64)
@@ -132,11 +170,11 @@ class Resamples:
 def combine(function: Callable[..., float], *estimates: Estimate) -> Estimate:
     """``function`` of estimates over the same resamples, draw by draw.
 
-    Undefined where any of them is.
+    Undefined where any of them is. It counts as made from as few sources as any of them.
     """
     value = float(function(*(estimate.value for estimate in estimates)))
     table = np.stack([estimate.draws for estimate in estimates], axis=1)
     draws = np.full(len(table), np.nan)
     for draw in np.flatnonzero(~np.isnan(table).any(axis=1)):
         draws[draw] = function(*table[draw].tolist())
-    return Estimate(value, draws)
+    return Estimate(value, draws, min(estimate.sources for estimate in estimates))

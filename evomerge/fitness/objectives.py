@@ -21,9 +21,14 @@ YARDSTICK = 0.25  # ... this share of the value does
 
 @dataclass(frozen=True)
 class Floor:
-    """A constraint: at least ``share`` of what model ``of`` scores, or at least ``value``.
+    """A constraint: at least ``value``, or at least ``share`` of what model ``of`` scores.
 
-    For minimised metrics it is a ceiling: at most ``value``, or ``1 / share`` of the model's.
+    For minimised metrics it is a ceiling: at most that. Shares are of a value's size:
+
+        bound = reference + (share - 1) |reference|
+
+    so a share below 1 is looser than the model for a maximised metric, one above 1 for a minimised one,
+    below zero, too.
     """
 
     value: float | None = None
@@ -36,8 +41,7 @@ class Floor:
             return self.value
         assert self.of is not None and self.share is not None
         reference = references[self.of][objective.name]
-        toward_zero = (reference >= 0) == objective.maximize  # is where worse values are
-        return reference * self.share if toward_zero else reference / self.share
+        return reference + (self.share - 1) * abs(reference)
 
     def __str__(self) -> str:
         return (
@@ -117,6 +121,32 @@ class Score:
     def rank(self) -> tuple[bool, float]:
         """Sort key, larger is better: feasible candidates first."""
         return (self.feasible, self.value if self.feasible else self.told)
+
+
+def with_derived(objectives: Sequence[Objective], values: Values) -> dict[str, float]:
+    """Values of all objectives, in their order, from those of the measured ones."""
+    return {
+        objective.name: objective.derive(values) if objective.of else values[objective.name]
+        for objective in objectives
+    }
+
+
+def counting(objectives: Sequence[Objective]) -> list[Objective]:
+    """The measured objectives that enter the combined score."""
+    parts = {name for o in objectives if o.weight for name in (*o.of, o.name)}
+    return [objective for objective in objectives if not objective.of and objective.name in parts]
+
+
+def why_no_sum(objectives: Sequence[Objective], how: str) -> str | None:
+    """Why a combined score is no weighted sum of measured objectives; None if it is one."""
+    if floors := [objective.name for objective in objectives if objective.floor]:
+        return f"there are floors ({', '.join(floors)})"
+    if how == "worst":
+        return "the score is the worst of its objectives"
+    worst = [
+        objective.name for objective in objectives if objective.weight and objective.how == "worst"
+    ]
+    return f"{worst[0]} is the worst of others" if worst else None
 
 
 def yardsticks(

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from evomerge.fitness import column
-from evomerge.fitness.objectives import Values
+from evomerge.fitness.objectives import Values, why_no_sum
 from evomerge.fitness.suite import Results, Suite
 
 ALPHA = 0.05  # chance that the best of a shortlist is ever dropped
@@ -99,12 +99,11 @@ class Race:
 
 def _shares(suite: Suite, gains: Values) -> dict[str, float]:
     """What one unit of each measured objective adds to the score; empty if the score is no sum."""
+    if why_no_sum(suite.objectives, suite.spec.combination):
+        return {}
     found = dict.fromkeys((objective.name for objective in suite.measured), 0.0)
     total = sum(objective.weight for objective in suite.objectives)
     for objective in suite.objectives:
-        worst = suite.spec.combination == "worst" or objective.how == "worst"
-        if objective.floor or (objective.weight and worst):
-            return {}
         share = objective.sign * objective.weight / total
         if suite.spec.combination == "retention":
             share /= gains[objective.name]

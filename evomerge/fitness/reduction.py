@@ -19,9 +19,9 @@ from evomerge import seeds
 from evomerge.errors import InputError
 from evomerge.fitness.estimators import Known
 from evomerge.fitness.estimators.anchors import represent
+from evomerge.fitness.intervals import NORMAL
 
 ROUNDS = 20  # at most so many models, or groups of them, are left out in turn
-NORMAL = 1.959964
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import config
-from evomerge.errors import did_you_mean
+from evomerge.errors import InputError, did_you_mean
 from evomerge.fitness import Scorer, estimators, splits
 from evomerge.fitness import backend as backends
+from evomerge.fitness.language import check_language
 from evomerge.fitness.objectives import BASE, Floor
 
 COMBINATIONS = ("retention", "mean", "worst")
@@ -70,6 +71,8 @@ class SuiteSpec:
         backend: the engine that runs the model.
         batch_tokens: tokens per forward pass, padding included; None is the device's default.
         max_length: of an input in tokens; None is the model's.
+        file: where it stands.
+        lines: key -> its ``file:line``, of objectives and anchors.
     """
 
     objectives: tuple[Mapping[str, Any], ...]
@@ -87,6 +90,18 @@ class SuiteSpec:
     backend: str = "huggingface"
     batch_tokens: int | None = None
     max_length: int | None = None
+    file: str = field(default="", compare=False)
+    lines: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def place(self, key: str) -> str:
+        """``file:line: key``, for messages; the line of the section that would hold an absent key."""
+        line = self.lines.get(key) or self.lines.get(key.rpartition(".")[0])
+        return f"{line}: {key}" if line else key
+
+    def place_of(self, scorer: str) -> str:
+        """``file:line: key`` of the first objective that a scorer measures."""
+        names = (plain["name"] for plain in self.objectives if plain["scorer"] == scorer)
+        return self.place(f"objectives.{next(names)}")
 
     @property
     def plain(self) -> dict[str, Any]:
@@ -153,7 +168,9 @@ def parse_suite(
                 item, f"objectives.{name}", f"{scorer.name} already stands above with other options"
             )
     _check_derived(nodes, objectives, problems)
-    anchors = _parse_anchors(section, scorers)
+    anchored = dict(section.items("anchors"))
+    anchors = _parse_anchors(section, anchored, scorers)
+    lines = _lines_of("objectives", nodes) | _lines_of("anchors", anchored)
     if "objectives" not in section:
         section.problem("objectives", "missing; expected a mapping of objective names")
     elif not objectives and len(problems.found) == before:
@@ -179,7 +196,19 @@ def parse_suite(
         backend,
         batch_tokens,
         max_length,
+        node.file,
+        lines,
     )
+
+
+def _lines_of(section: str, nodes: Mapping[str, config.Node]) -> dict[str, str]:
+    """``file:line`` of the entries of a section, and of their keys."""
+    found = {}
+    for name, node in nodes.items():
+        keys = node.value if isinstance(node.value, dict) else {}
+        for key, each in (("", node), *keys.items()):
+            found[f"{section}.{name}.{key}".rstrip(".")] = f"{each.file}:{each.line}"
+    return found
 
 
 def _parse_candidate(items: config.Section) -> tuple[int, int]:
@@ -218,11 +247,11 @@ def _check_derived(
 
 
 def _parse_anchors(
-    section: config.Section, scorers: Mapping[str, ScorerSpec]
+    section: config.Section, nodes: Mapping[str, config.Node], scorers: Mapping[str, ScorerSpec]
 ) -> dict[str, dict[str, float]]:
     """What `evomerge reduce` wrote: scorer -> item -> weight."""
     anchors: dict[str, dict[str, float]] = {}
-    for name, node in section.items("anchors"):
+    for name, node in nodes.items():
         found = node.plain
         if name not in scorers:
             section.problem(
@@ -284,7 +313,7 @@ def _parse_scorer(kind: str, section: config.Section, folder: Path) -> ScorerSpe
             ("system_instruction", section.text),
             ("source", section.text),
             ("stratum", section.text),
-            ("language", section.text),
+            ("language", lambda key: _parse_language(section)),
             ("max_gen_toks", lambda key: section.integer(key, 0, low=1)),
         ):
             if option in section:
@@ -294,6 +323,15 @@ def _parse_scorer(kind: str, section: config.Section, folder: Path) -> ScorerSpe
         if "field" in section:
             options["field"] = section.text("field")
     return ScorerSpec(kind, written, target, options)
+
+
+def _parse_language(section: config.Section) -> str:
+    language = section.text("language")
+    try:
+        check_language(language)
+    except InputError as error:
+        section.problem("language", str(error))
+    return language
 
 
 def _parse_floor(section: config.Section, models: Sequence[str] | None) -> Floor | None:

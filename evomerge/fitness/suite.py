@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from evomerge.errors import ConfigError, InputError, did_you_mean
 from evomerge.fitness import Live, Responses, Scorer, column, schedule, splits
-from evomerge.fitness.objectives import Objective, Score, combine, yardsticks
+from evomerge.fitness.objectives import Objective, Score, combine, with_derived, yardsticks
 from evomerge.fitness.spec import ScorerSpec, SuiteSpec
 
 Results = dict[str, Responses]  # scorer name -> responses
@@ -36,7 +37,7 @@ class Suite:
             try:
                 self.scorers[scorer.name] = scorer.build(spec.include)
             except InputError as error:
-                problems.append(str(error))
+                problems.append(f"{spec.place_of(scorer.name)}: {error}")
         built = {
             plain["name"]: self._measured(plain, problems)
             for plain in spec.objectives
@@ -59,7 +60,8 @@ class Suite:
             if plain["direction"] == "auto":
                 maximize = scorer.metrics.get(metric, True)
         except InputError as error:
-            problems.append(f"objectives.{plain['name']}.metric: {error}")
+            key = f"objectives.{plain['name']}.metric"
+            problems.append(f"{self.spec.place(key)}: {error}")
         return _objective(plain, metric, maximize)
 
     def _derived(
@@ -67,9 +69,10 @@ class Suite:
     ) -> Objective:
         directions = {built[name].maximize for name in plain["of"]}
         if len(directions) > 1:
+            place = self.spec.place(f"objectives.{plain['name']}")
             problems.append(
-                f"objectives.{plain['name']}: some of {', '.join(plain['of'])} are maximised and others "
-                "minimised; expected one direction"
+                f"{place}: some of {', '.join(plain['of'])} are maximised and others minimised; expected "
+                "one direction"
             )
         return _objective(plain, "", directions.pop())
 
@@ -83,14 +86,25 @@ class Suite:
         """The items of each split, disjoint by source; of the search split the anchors, if there are."""
         inventory = {name: scorer.items() for name, scorer in self.scorers.items()}
         limits = dict(self.spec.limits)
-        limits["probe"] = -(-limits["probe"] // max(1, len(inventory)))  # shared by the scorers
         search = limits.pop("search")  # the limit of those without anchors
         found = splits.assign(inventory, self.spec.shares, limits, self.spec.partition)
+        found["probe"] = _deal(found["probe"], limits["probe"])
         anchors = self.spec.anchors
         for name, ids in found["search"].items():
-            anchored = _anchored(name, ids, anchors[name]) if name in anchors else ids[:search]
-            found["search"][name] = anchored
+            found["search"][name] = self._anchored(name, ids) if name in anchors else ids[:search]
         return found
+
+    def _anchored(self, name: str, ids: Sequence[str]) -> list[str]:
+        """The anchors among the search items ``ids``, in their order."""
+        weights = self.spec.anchors[name]
+        for anchor in weights:
+            if anchor not in ids:
+                raise InputError(
+                    f"{self.spec.place(f'anchors.{name}.{anchor}')}: this item is not in the search "
+                    f"split{did_you_mean(anchor, ids)}; the suite was reduced with other items or shares: "
+                    "reduce it again"
+                )
+        return [id for id in ids if id in weights]
 
     @cached_property
     def source_of(self) -> dict[str, dict[str, str]]:
@@ -139,7 +153,8 @@ class Suite:
         try:
             values = column(results[objective.scorer], objective.metric)
         except InputError as error:
-            raise InputError(f"objectives.{objective.name}.metric: {error}") from None
+            place = self.spec.place(f"objectives.{objective.name}.metric")
+            raise InputError(f"{place}: {error}") from None
         return self.scorers[objective.scorer].aggregate(objective.metric, values)
 
     def values(self, results: Results) -> dict[str, float]:
@@ -148,10 +163,7 @@ class Suite:
 
     def with_derived(self, values: Mapping[str, float]) -> dict[str, float]:
         """Values of all objectives, in their order, from those of the measured ones."""
-        return {
-            objective.name: objective.derive(values) if objective.of else values[objective.name]
-            for objective in self.objectives
-        }
+        return with_derived(self.objectives, values)
 
     def yardsticks(self, references: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         return yardsticks(self.objectives, references)
@@ -171,15 +183,11 @@ def _objective(plain: Mapping[str, Any], metric: str, maximize: bool) -> Objecti
     return Objective(**{**settled, "metric": metric, "maximize": maximize})
 
 
-def _anchored(name: str, ids: Sequence[str], weights: Mapping[str, float]) -> list[str]:
-    """The anchors among the search items ``ids``, in their order."""
-    for anchor in weights:
-        if anchor not in ids:
-            raise InputError(
-                f"anchors: {name}: item {anchor!r} is not in the search split{did_you_mean(anchor, ids)}; "
-                "the suite was reduced with other items or shares: reduce it again"
-            )
-    return [id for id in ids if id in weights]
+def _deal(split: Items, total: int) -> Items:
+    """``total`` items in all, from each scorer in turn as long as it has some."""
+    turns = ((turn, name) for name, ids in split.items() for turn in range(len(ids)))
+    dealt = Counter(name for _, name in sorted(turns, key=lambda each: each[0])[:total])
+    return {name: ids[: dealt[name]] for name, ids in split.items()}
 
 
 def evaluate(scorers: Mapping[str, Scorer], items: Mapping[str, Sequence[str]]) -> Results:

@@ -7,6 +7,7 @@ from pathlib import Path
 from evomerge import config
 from evomerge.checkpoint import tensor_bytes
 from evomerge.errors import ConfigError
+from evomerge.fitness.objectives import why_no_sum
 from evomerge.merging import Sources
 from evomerge.recipe import BASE, Recipe, uncovered
 from evomerge.run.preflight import prepare
@@ -70,6 +71,7 @@ def _check_run(path: Path) -> list[str]:
     sources = Sources(job.models, spec.tokenizer)
     resident = sum(tensor_bytes(sources.shape(name), job.scoring) for name in sources.names)
     largest = max(tensor_bytes(sources.shape(name), "float32") for name in sources.names)
+    why = why_no_sum(suite.objectives, suite.spec.combination)
     known = len(space.references()) + len(space.starts())
     full = sum(map(len, suite.splits["search"].values()))
     first, last = suite.cost(0.0), suite.cost(1.0)
@@ -84,6 +86,7 @@ def _check_run(path: Path) -> list[str]:
         f"a candidate: {first} items in the first generation, {last} in the last, the probe included",
         *describe_items(suite),
         f"objectives: {', '.join(o.name + (f' (floor {o.floor})' if o.floor else '') for o in suite.objectives)}",
+        *([f"the shortlist answers the whole select split, without a race: {why}"] if why else []),
         f"memory of a worker: {_gigabytes(resident + largest * (len(job.models) + 2))} and activations; "
         "the parents' files are mapped and shared",
         "disk: journal and responses only, some kilobytes a candidate",

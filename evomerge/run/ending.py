@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from evomerge.journal import Journal
 from evomerge.recipe import Recipe
 from evomerge.run.events import stamped
 from evomerge.run.finish import final_table
+from evomerge.run.looks import Book
 from evomerge.run.preflight import Job
 from evomerge.run.provenance import with_provenance
+from evomerge.run.record import Record
 from evomerge.run.scoring import Scoring
 from evomerge.run.table_text import table_markdown
 
@@ -26,16 +28,20 @@ BEST, REPORT = "best.yaml", "report.md"
 class Result:
     """What a finished search leaves: the winner, and every model of the table on the report split.
 
-    ``winner`` is None if every candidate of the shortlist failed.
+    ``winner`` is None if every candidate of the shortlist failed; ``remarks`` say what was left out of the
+    search, and how often these report items had been looked at before.
     """
 
     folder: Path
     winner: Recipe | None
     table: Mapping[str, Any]
+    remarks: Sequence[str]
 
 
 def end(job: Job, search: Search, scoring: Scoring, journal: Journal) -> Result:
     """Write the table into the journal, once, and it and the winner's recipe beside the journal.
+
+    The look at the report items is recorded, once, also if it should have been by a process that died.
 
     Raises:
         RunError: they cannot be written.
@@ -45,11 +51,15 @@ def end(job: Job, search: Search, scoring: Scoring, journal: Journal) -> Result:
     if ended is None:
         ended = stamped("end", winner=search.winner, table=_table(job, search, scoring))
         journal.append(ended)
+    book = Book(job.suite)
+    looks = book.record(book.look(ended["time"], "search", str(folder), job.spec.digest))
+    remarks = [*Record(folder).remarks, str(looks)]
     winner = None
     if search.winner is not None:
         winner = with_provenance(search, search.winner, journal.events[0], ended["table"])
     try:
-        config.write_text(folder / REPORT, table_markdown(ended["table"]))
+        told = "".join(f"* {remark}.\n" for remark in remarks)
+        config.write_text(folder / REPORT, table_markdown(ended["table"]) + told)
         if winner is not None:
             config.write_text(folder / BEST, winner.to_yaml())
     except OSError as error:
@@ -57,7 +67,7 @@ def end(job: Job, search: Search, scoring: Scoring, journal: Journal) -> Result:
             f"{folder}: the results cannot be written: {error.strerror}. The journal is complete: "
             "make room and resume the run, or use `evomerge export`"
         ) from None
-    return Result(folder, winner, ended["table"])
+    return Result(folder, winner, ended["table"], remarks)
 
 
 def _table(job: Job, search: Search, scoring: Scoring) -> Mapping[str, Any]:

@@ -22,18 +22,60 @@ import importlib.metadata
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
-from evomerge import seeds
+from evomerge import journal, seeds
+from evomerge.errors import InputError
 from evomerge.fitness.suite import Items
 from evomerge.history import Batch, Candidate, Dropped, Evaluation, Verdict
 from evomerge.recipe import Recipe
 from evomerge.responses import Place
 
-FORMAT = 2
+FORMAT = 3
 JOURNAL, RESPONSES = "journal.jsonl", "responses.bin"
 Event = dict[str, Any]
 _LIBRARIES = ("evomerge", "torch", "transformers", "lm_eval", "cma", "optuna", "ray")
+_CANDIDATE = ("id", "origin", "genome", "groups")
+_KEYS: Mapping[str, Sequence[str]] = {
+    "run": (
+        *("digest", "content", "budget", "scoring", "population", "template", "models", "dims"),
+        *("objectives", "combine", "splits", "scorers", "versions"),
+    ),
+    "session": (),
+    "batch": ("batch", "phase", "items", "progress", "candidates"),
+    "evaluation": (*(field.name for field in fields(Evaluation)), "block", "reused", "seconds"),
+    "closed": ("reason",),
+    "round": tuple(field.name for field in fields(Verdict)),
+    "end": ("winner", "table"),
+}
+
+
+def read_events(path: Path) -> list[Event]:
+    """The events of a run's journal, also while a search writes it.
+
+    Raises:
+        InputError: it is absent, damaged or of another format, or an event lacks a key.
+    """
+    events = journal.read(path)
+    head = events[0] if events else {"event": "run", "format": FORMAT}
+    if (head["event"], head.get("format")) != ("run", FORMAT):
+        raise InputError(
+            f"{path}:1: not the journal of a run in format {FORMAT} (found {head['event']!r}, format "
+            f"{head.get('format')!r}); use the evomerge version that wrote it, or another folder"
+        )
+    for line, event in enumerate(events, start=1):
+        for found, keys in (
+            (event, (*_KEYS.get(event["event"], ()), "time")),
+            *((candidate, _CANDIDATE) for candidate in event.get("candidates", ())),
+        ):
+            if missing := [key for key in keys if key not in found]:
+                raise InputError(
+                    f"{path}:{line}: the journal is damaged: {missing[0]!r} is missing from this "
+                    f"{event['event']!r} event. Restore the file from a copy, or delete line {line} and "
+                    f"all after it: the search then resumes from line {line - 1}"
+                )
+    return events
 
 
 def versions() -> dict[str, str]:

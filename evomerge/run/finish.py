@@ -16,6 +16,7 @@ from typing import Any
 from evomerge.evolution import Search
 from evomerge.fitness.health import asymmetries, notes
 from evomerge.fitness.intervals import Estimate, Interval, combine
+from evomerge.fitness.objectives import counting
 from evomerge.fitness.suite import Items, Results, Suite
 from evomerge.run.scores import Bootstrap, Estimates, compare
 
@@ -93,18 +94,22 @@ def final_table(
         }
         for c in search.batches[-1].candidates
     ]
+    searched = _search_score(search, interval)
+    reported = scores[winner].interval() if winner in scores else None
     return {
         "split": "report",
         "combine": suite.spec.combination,
-        "items": count_items(suite, suite.splits["report"]),
+        "items": count(suite, suite.splits["report"]),
         "yardsticks": {} if suite.spec.combination == "mean" else dict(search.gains),
         "winner": winner,
         "rows": sorted(rows, key=lambda row: row["candidate"] == winner),
         "trust": {
-            "search": _search_score(search, interval),
+            "search": searched and _plain(searched),
             "select": _select_score(search, suite, selected or {}, seed),
-            "report": plain_interval(scores[winner]) if winner in scores else None,
-            "search_items": sum(map(len, suite.splits["search"].values())),
+            "report": reported and _plain(reported),
+            "gap": searched and reported and _plain(_gap(searched, reported, suite)),
+            "search_items": count_all(suite, suite.splits["search"]),
+            "anchored": any(o.scorer in suite.spec.anchors for o in counting(suite.objectives)),
         },
         "effort": {
             "candidates": len(search.candidates) - len(references),
@@ -120,7 +125,7 @@ def _scored(
     search: Search, bootstrap: Bootstrap, found: Mapping[int, Results]
 ) -> tuple[dict[int, Estimates], dict[int, Estimate]]:
     """Objectives and combined score of each candidate, over the same resamples."""
-    estimates = {id: bootstrap.values(responses) for id, responses in found.items()}
+    estimates = {id: bootstrap.values(responses, id) for id, responses in found.items()}
     references = {
         c.origin: estimates[c.id] for c in search.batches[0].candidates if c.id in estimates
     }
@@ -130,13 +135,32 @@ def _scored(
     return estimates, scores
 
 
-def _search_score(search: Search, interval: IntervalOf | None) -> Plain | None:
+def _search_score(search: Search, interval: IntervalOf | None) -> Interval | None:
     """The score that the winner was found by; None if it came to the shortlist without one."""
     found = [e for e in search.elites("start", "search") if e.candidate == search.winner]
     if interval is None or not found:
         return None
-    score = interval(found[-1].batch, found[-1].candidate)
-    return _plain(score)
+    return interval(found[-1].batch, found[-1].candidate)
+
+
+def _gap(searched: Interval, reported: Interval, suite: Suite) -> Interval:
+    """By how much the search score is higher than the report's.
+
+    Three errors are independent, so their squares add up, above and below: how far off the search
+    score is for the search split; that the report split is a sample of sources; and that the search split
+    is one, too, with the report's error scaled by the root of their numbers.
+    """
+    report, search = (
+        count_all(suite, suite.splits[split])["sources"] for split in ("report", "search")
+    )
+    below, above = reported.value - reported.low, reported.high - reported.value
+    scale = math.sqrt(report / search)
+    value = searched.value - reported.value
+    return Interval(
+        value,
+        value - math.hypot(searched.value - searched.low, above, scale * below),
+        value + math.hypot(searched.high - searched.value, below, scale * above),
+    )
 
 
 def _select_score(
@@ -148,16 +172,23 @@ def _select_score(
         return None
     items: Items = {name: list(found["items"]) for name, found in selected[winner].items()}
     _, scores = _scored(search, Bootstrap.of(suite, items, seed), selected)
-    return {**plain_interval(scores[winner]), "items": sum(map(len, items.values()))}
+    return {**plain_interval(scores[winner]), **count_all(suite, items)}
 
 
-def count_items(suite: Suite, items: Items) -> dict[str, int]:
-    """Items behind each objective; those of a derived one are all of its parts'."""
-    of = {objective.name: len(items[objective.scorer]) for objective in suite.measured}
-    return {
-        objective.name: sum(of[name] for name in objective.of or (objective.name,))
-        for objective in suite.objectives
-    }
+def count(suite: Suite, items: Items) -> dict[str, dict[str, int]]:
+    """The ``items`` behind each objective and their ``sources``; a derived one has all of its parts'."""
+    scorer_of = {objective.name: objective.scorer for objective in suite.measured}
+    found = {}
+    for objective in suite.objectives:
+        scorers = dict.fromkeys(scorer_of[name] for name in objective.of or (objective.name,))
+        found[objective.name] = count_all(suite, {name: items[name] for name in scorers})
+    return found
+
+
+def count_all(suite: Suite, items: Items) -> dict[str, int]:
+    """``items`` and their distinct ``sources``."""
+    sources = {suite.source_of[name][item] for name, ids in items.items() for item in ids}
+    return {"items": sum(map(len, items.values())), "sources": len(sources)}
 
 
 def plain_interval(estimate: Estimate) -> Plain:
@@ -183,8 +214,8 @@ def provenance(table: Mapping[str, Any]) -> Plain:
         found["beside"] = {row["label"]: row["gain"] for row in table["rows"] if row["gain"]}
         if own["health"]["invalid"]:
             found["invalid"] = own["health"]["invalid"]
-        if trust["search"]:
-            found["search_less_report"] = trust["search"]["value"] - trust["report"]["value"]
+        if trust["gap"]:
+            found["search_less_report"] = trust["gap"]["value"]
     rounded: Plain = _rounded(found)
     return rounded
 

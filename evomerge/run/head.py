@@ -38,11 +38,6 @@ def run_event(job: Job) -> dict[str, Any]:
 
 def check_same(event: Mapping[str, Any], job: Job, path: Path) -> None:
     """Refuse to continue a journal with another job than it was started with."""
-    if event.get("event") != "run" or event.get("format") != FORMAT:
-        raise InputError(
-            f"{path}:1: not the journal of a run in format {FORMAT} (found {event.get('event')!r}, format "
-            f"{event.get('format')!r}); use the evomerge version that wrote it, or another folder"
-        )
     advice = (
         f"Restore it, or start a new search in another folder (the journal of this one is {path})"
     )
@@ -62,12 +57,6 @@ def check_same(event: Mapping[str, Any], job: Job, path: Path) -> None:
             raise InputError(
                 f"{name}: its data, task file or code changed since the search was started. {advice}"
             )
-    if event["scoring"] != job.scoring:
-        raise InputError(
-            f"{job.spec.folder}: candidates were scored in {event['scoring']}, but here `dtype: auto` of "
-            f"the fitness file means {job.scoring}. Resume the search on a machine like the one it was "
-            "started on"
-        )
     now = versions()
     moved = [
         f"{n} {old} -> {now.get(n)}" for n, old in event["versions"].items() if now.get(n) != old

@@ -1,126 +1,191 @@
-"""Looks at the report split, kept beside the fitness file in ``NAME.looks.jsonl``.
+"""Looks at report items, kept beside the fitness file in ``NAME.looks.jsonl``.
 
 Report items tell the truth once: whoever changes a search after seeing them has searched on them.
-Each look is a line with the date, what was scored, and a digest of the items, so that nobody has to
-remember how often they were opened. No result depends on this file.
+A look is a line with the date, what was scored, and a short hash of each item. It counts for every
+fitness file of the folder, so a copy, another limit, share or partition does not make items unseen.
+No result depends on these files.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from evomerge import config
 from evomerge.errors import InputError
-from evomerge.run.events import items_digest
-from evomerge.run.record import Record
+from evomerge.fitness.suite import Suite
 
+_HASH = 5  # bytes: beside a million seen items, another passes for one of them with chance 1e-6
 _log = logging.getLogger("evomerge.run")
 
 
 @dataclass(frozen=True)
 class Look:
-    """``by`` is the command; ``recipe``: what names the model: a recipe's or a run's digest."""
+    """One opening of report items.
+
+    Attributes:
+        date: in UTC, ISO 8601.
+        by: the command.
+        model: what was scored; of a search, its folder.
+        digest: of the recipe, or of the run.
+        items: the hashes of all items, in hexadecimal, in order.
+    """
 
     date: str
     by: str
-    model: str
-    recipe: str
+    model: str = field(compare=False)  # a folder may move
+    digest: str
     items: str
-    splits: str
+
+    @property
+    def hashes(self) -> set[str]:
+        return {self.items[at : at + 2 * _HASH] for at in range(0, len(self.items), 2 * _HASH)}
 
 
-def looks_file(fitness: Path) -> Path:
-    """Where looks at the report items of a fitness file (or of an inline fitness) are kept."""
-    return fitness.with_name(f"{fitness.stem}.looks.jsonl")
+@dataclass(frozen=True)
+class Earlier:
+    """Earlier looks at some of ``count`` report items, in order; ``seen`` of these were looked at.
 
-
-def fitness_of(run: Path) -> Path:
-    """The fitness file of a run.yaml, or that file itself if the fitness stands inline."""
-    part = config.read(run).value.get("fitness")
-    inline = part is None or not isinstance(part.value, str)
-    return run if inline else (part.folder / Path(part.value).expanduser()).resolve()
-
-
-def read_looks(path: Path, items: str) -> list[Look]:
-    """Earlier looks at the report items that the digest ``items`` names, in order.
-
-    Raises:
-        InputError: a line is not a look.
+    There may be more of them if there are ``problems``: lines and files that could not be read.
     """
-    if not path.exists():
-        return []
-    found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            look = Look(**json.loads(line))
-        except (ValueError, TypeError):
+
+    looks: Sequence[Look]
+    seen: int
+    count: int
+    problems: Sequence[str]
+
+    def __str__(self) -> str:
+        if not self.looks:
+            unknown = "it is not known whether these report items had been looked at before"
+            return unknown if self.problems else "these report items had not been looked at before"
+        last = self.looks[-1]
+        often = f"{len(self.looks)} times, last " if len(self.looks) > 1 else ""
+        return (
+            f"{'at least ' if self.problems else ''}{self.seen} of the {self.count} report items had been "
+            f"looked at before ({often}on {last.date[:10]} by `evomerge {last.by}` with {last.model})"
+        )
+
+    def refuse(self) -> None:
+        """Let nobody look again without having said so.
+
+        Raises:
+            InputError: there are earlier looks, or there may be.
+        """
+        if self.problems:
+            raise InputError("\n".join(self.problems))
+        if self.looks:
             raise InputError(
-                f"{path}:{number}: not a look at a report split: {line[:60]!r}; delete this line if it "
-                "is no record of anything"
-            ) from None
-        if look.items == items:
-            found.append(look)
+                f"{self}. What was seen there may have shaped this model: choose by --split select, or "
+                "say --again to look once more; that is recorded, too"
+            )
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """For JSON, without the hashes."""
+        looks = [{**asdict(look), "items": len(look.hashes)} for look in self.looks]
+        return {"text": str(self), "seen": self.seen, "of": self.count, "before": looks}
+
+
+class Book:
+    """The looks at the report items of one suite, and where to write the next.
+
+    Args:
+        suite: was read from a file.
+    """
+
+    def __init__(self, suite: Suite) -> None:
+        file = Path(suite.spec.file).resolve()
+        self.path = file.with_name(f"{file.stem}.looks.jsonl")
+        self._hashes = _hashes(suite)
+
+    def look(self, time: float, by: str, model: str, digest: str) -> Look:
+        """A look at these items; ``time`` is in seconds since the epoch."""
+        date = datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds")
+        return Look(date, by, model, digest, "".join(sorted(set(self._hashes))))
+
+    def read(self) -> Earlier:
+        """Looks at any of these items, by whatever fitness file of the folder."""
+        looks, problems = list[Look](), list[str]()
+        for path in sorted(self.path.parent.glob("*.looks.jsonl")):
+            _read(path, looks, problems)
+        return self._overlapping(sorted(looks, key=lambda look: look.date), problems)
+
+    def record(self, look: Look) -> Earlier:
+        """Write ``look`` down, once; the looks before it.
+
+        What cannot be read or written is told of, and work goes on.
+        """
+        known = self.read()
+        for problem in known.problems:
+            _log.warning(problem)
+        if look not in known.looks:
+            self._write(look)
+        earlier = [each for each in known.looks if each.date < look.date]
+        return self._overlapping(earlier, known.problems)
+
+    def _overlapping(self, looks: Sequence[Look], problems: Sequence[str]) -> Earlier:
+        wanted = set(self._hashes)
+        found = [look for look in looks if not wanted.isdisjoint(look.hashes)]
+        seen = set[str]().union(*(look.hashes for look in found))
+        count = sum(each in seen for each in self._hashes)
+        return Earlier(found, count, len(self._hashes), problems)
+
+    def _write(self, look: Look) -> None:
+        line = json.dumps(asdict(look)).encode() + b"\n"
+        try:
+            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                os.write(handle, line)  # at once: lines of two processes do not mix
+            finally:
+                os.close(handle)
+        except OSError as error:
+            _log.warning(
+                "%s: cannot be written (%s): this look at the report split is not recorded; keep count of "
+                "it yourself",
+                self.path,
+                error.strerror,
+            )
+
+
+def _hashes(suite: Suite) -> list[str]:
+    """Of each report item.
+
+    By what it asks: an item is seen under whatever id, or name of its task. Only one without a text
+    goes by these.
+    """
+    found = []
+    for name, ids in suite.splits["report"].items():
+        texts = {item.id: item.text for item in suite.scorers[name].items()}
+        for id in ids:
+            key = json.dumps([texts[id]] if texts[id] else [name, id])
+            found.append(hashlib.blake2b(key.encode(), digest_size=_HASH).hexdigest())
     return found
 
 
-def record_look(path: Path, **facts: str) -> None:
-    """Add a look, dated now; a file that cannot be written is told of, and work goes on."""
-    look = Look(date=datetime.now(UTC).isoformat(timespec="seconds"), **facts)
+def _read(path: Path, looks: list[Look], problems: list[str]) -> None:
+    """Add what one file holds to ``looks``, and what is wrong with it to ``problems``."""
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(look)) + "\n")
-    except OSError as error:
-        _log.warning(
-            "%s: cannot be written (%s): this look at the report split is not recorded; keep count of it "
-            "yourself",
-            path,
-            error.strerror,
-        )
-
-
-def refuse_second_look(path: Path, items: str, again: bool) -> list[Look]:
-    """Earlier looks at these items.
-
-    Raises:
-        InputError: there are some, and ``again`` was not asked for.
-    """
-    earlier = read_looks(path, items)
-    if earlier and not again:
-        last = earlier[-1]
-        raise InputError(
-            f"these report items were looked at {times(len(earlier))} before, last on {last.date[:10]} by "
-            f"`evomerge {last.by}` with {last.model} ({path}). What was seen there may have shaped this model: "
-            "choose by --split select, or say --again to look once more; that is recorded, too"
-        )
-    return earlier
-
-
-def record_search(run: Path, record: Record) -> list[Look]:
-    """Record that a finished search opened its report items, once; the looks before it.
-
-    Args:
-        run: its run.yaml.
-        record: of the search.
-    """
-    splits, digest = record.head["splits"], record.head["digest"]
-    items = items_digest(splits["items"]["report"])
-    try:
-        path = looks_file(fitness_of(run))
-        known = read_looks(path, items)
-    except InputError as error:
-        _log.warning("this look at the report split is not recorded: %s", error)
-        return []
-    own = [number for number, look in enumerate(known) if look.recipe == digest]
-    if own:
-        return known[: own[0]]
-    facts = {"recipe": digest, "items": items, "splits": splits["digest"]}
-    record_look(path, by="search", model=str(record.folder), **facts)
-    return known
-
-
-def times(count: int) -> str:
-    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{path}: looks at report items cannot be read: {error}")
+        return
+    for number, line in enumerate(lines, start=1):
+        try:
+            look = Look(**json.loads(line))
+            whole = len(bytes.fromhex(look.items)) % _HASH == 0
+        except (ValueError, TypeError):
+            whole = False
+        if whole:
+            looks.append(look)
+        else:
+            problems.append(
+                f"{path}:{number}: not a look at report items as this version writes it, so that it does "
+                f"not tell which items were seen: {line[:60]!r}; delete this line, and keep count of it "
+                "yourself"
+            )

@@ -86,13 +86,13 @@ def search(
     job = prepare(load_run(run_dir), say=listener.say, device=device)
     folder = job.spec.folder
     with Journal.open(folder / JOURNAL) as journal:
-        resumed = bool(journal.events)
-        if resumed:
-            check_same(journal.events[0], job, journal.path)
-        else:
-            journal.append(run_event(job))
-        known = inventory(journal.events[0])
-        with Store.open(folder / RESPONSES, known, places(journal.events)) as store:
+        head = journal.events[0] if journal.events else run_event(job)
+        if journal.events:
+            check_same(head, job, journal.path)
+        with Store.open(folder / RESPONSES, inventory(head), places(journal.events)) as store:
+            resumed = bool(journal.events)
+            if not resumed:
+                journal.append(head)
             loop = _Loop(job, journal, store, listener)
             listener.started(job, loop.search, resumed, loop.scoring.interval)
             try:

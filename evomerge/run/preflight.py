@@ -19,6 +19,7 @@ from evomerge.merging import check_compatible
 from evomerge.optimizers import Optimizer
 from evomerge.pool import WorkerSpec
 from evomerge.recipe import BASE, Recipe
+from evomerge.run.events import JOURNAL, read_events
 from evomerge.run.precision import scoring_dtype
 from evomerge.run.spec import RunSpec
 from evomerge.space import SearchSpace
@@ -126,10 +127,14 @@ def prepare(
 ) -> Job:
     """Open and check everything a run needs; ``device`` is where workers will score.
 
+    A search that was started before goes on in the dtype it began with, whatever ``auto`` means here.
+
     Raises:
         InputError: with every problem found, one a line.
     """
     problems: list[str] = []
+    path = spec.folder / JOURNAL
+    started = read_events(path)[:1] if path.is_file() else []
 
     def attempt(step: Callable[[], Any]) -> Any:
         try:
@@ -157,7 +162,8 @@ def prepare(
         raise Incompatible("\n".join(problems)) if len(problems) == 1 else ConfigError(problems)
     dtype = spec.dtype or models[BASE].dtype
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    job = Job(spec, models, suite, scoring_dtype(spec.suite.dtype, dtype, where))
+    scoring = scoring_dtype(spec.suite.dtype, dtype, where)
+    job = Job(spec, models, suite, started[0]["scoring"] if started else scoring)
     if not job.space.dims:
         raise InputError(
             f"{spec.folder}: every parameter of the search space is fixed: there is nothing to search. "

@@ -8,14 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evomerge import journal
 from evomerge.errors import InputError
-from evomerge.fitness.objectives import Objective, combine, yardsticks
+from evomerge.fitness.intervals import Interval
+from evomerge.fitness.objectives import Objective, combine, why_no_sum, yardsticks
 from evomerge.history import History
 from evomerge.recipe import Recipe
 from evomerge.responses import Store
 from evomerge.run import events
 from evomerge.run.provenance import with_provenance
+from evomerge.run.scores import search_interval
 
 
 class Record:
@@ -40,9 +41,9 @@ class Record:
             raise InputError(
                 f"{path}: no such file: nothing was searched here yet (see `evomerge search`)"
             )
-        self.events = journal.read(path)
-        if not self.events or self.events[0].get("format") != events.FORMAT:
-            raise InputError(f"{path}: not the journal of a run in format {events.FORMAT}")
+        self.events = events.read_events(path)
+        if not self.events:
+            raise InputError(f"{path}: is empty: the search in this folder did not begin yet")
         self.head = self.events[0]
         self.objectives = tuple(Objective.from_plain(plain) for plain in self.head["objectives"])
         how = self.head["combine"]
@@ -76,6 +77,43 @@ class Record:
     def seconds(self) -> float:
         """Seconds worked so far, over all sessions."""
         return events.seconds_worked(self.events)
+
+    @property
+    def best_interval(self) -> Interval | None:
+        """The search score of the best merge so far, and how far off it may be; None before there is one."""
+        best = self.history.best
+        if best is None:
+            return None
+        return search_interval(self.history, self.objectives, best.batch, best.candidate)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What this run left out that it could have done, and why."""
+        phases = [batch.phase for batch in self.history.batches]
+        found = []
+        if "select" in phases and "search" not in phases:
+            found.append(
+                "no generation was searched: base, parents and known recipes left too little of the budget "
+                f"({self._spent})"
+            )
+        first = next((e for e in self.events if e.get("phase") == "select"), None)
+        split = self.head["splits"]["items"]["select"]
+        if first and first["items"]["counts"] == {name: len(ids) for name, ids in split.items()}:
+            why = why_no_sum(self.objectives, self.head["combine"]) or (
+                "it takes a sum of means of numbers from 0 to 1, and more sources than strata"
+            )
+            found.append(f"the shortlist answered the whole select split, without a race: {why}")
+        return found
+
+    @property
+    def _spent(self) -> str:
+        spent, closed = self.history.spent, self.history.closed
+        counted = [
+            f"{spent[name]:,} of {limit:,} {name}"
+            for name, limit in self.head["budget"].items()
+            if limit and name in spent
+        ]
+        return ", ".join([*counted, *([f"out of {closed}"] if closed else [])])
 
     def open_responses(self) -> Store:
         """Every answer of the run, for reading; close it after use.

@@ -1,7 +1,7 @@
 """What is known of a value or a score: bootstrap intervals, and the test of a difference.
 
-Intervals are percentiles over resampled sources. The same resamples serve every objective of every
-model, so a combined score, or the difference of two models, is paired item by item.
+Intervals are expanded percentiles over resampled sources. The same resamples serve every objective
+of every model, so a combined score, or the difference of two models, is paired item by item.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import numpy as np
 from evomerge import seeds
 from evomerge.fitness import column
 from evomerge.fitness.comparison import Array, Sums, mcnemar, swap_labels
-from evomerge.fitness.intervals import Estimate, Resamples, combine
-from evomerge.fitness.objectives import Objective, Values
+from evomerge.fitness.estimation import spread
+from evomerge.fitness.intervals import NORMAL, Estimate, Interval, Resamples, combine
+from evomerge.fitness.objectives import Objective, Values, counting, with_derived
 from evomerge.fitness.suite import Items, Results, Suite
+from evomerge.history import History
 
-DRAWS = 1000
+DRAWS = 2000
 SWAPS = 2000  # where each one is scored by itself; else comparison.FLIPS
 
 Estimates = dict[str, Estimate]  # objective name -> estimate
@@ -32,16 +34,17 @@ class Bootstrap:
     suite: Suite
     items: Items
     resamples: Resamples
+    seed: int
 
     @classmethod
     def of(cls, suite: Suite, items: Items, seed: int) -> Bootstrap:
         sources = [suite.source_of[name][item] for name, ids in items.items() for item in ids]
-        return cls(suite, items, Resamples.of(sources, DRAWS, seed, "intervals"))
+        return cls(suite, items, Resamples.of(sources, DRAWS, seed, "intervals"), seed)
 
-    def values(self, results: Results) -> Estimates:
-        """Every objective of a model that answered (at least) the items."""
+    def values(self, results: Results, model: seeds.Part) -> Estimates:
+        """Every objective of ``model``, which answered (at least) the items."""
         found = {
-            objective.name: self.metric(results, objective.scorer, objective.metric)
+            objective.name: self.metric(results, model, objective.scorer, objective.metric)
             for objective in self.suite.measured
         }
         return {
@@ -54,41 +57,42 @@ class Bootstrap:
             for objective in self.suite.objectives
         }
 
-    def metric(self, results: Results, name: str, metric: str) -> Estimate:
-        """One metric of scorer ``name``."""
+    def metric(self, results: Results, model: seeds.Part, name: str, metric: str) -> Estimate:
+        """One metric of scorer ``name``; what is unknown of a unanimous share is ``model``'s own."""
         responses, scorer = results[name], self.suite.scorers[name]
         value_of = dict(zip(responses["items"], column(responses, metric), strict=True))
         chosen = [item for item in self.items[name] if value_of[item] is not None]
         values = [value_of[item] for item in chosen]
         sources = [self.suite.source_of[name][item] for item in chosen]
         sums = Sums.of(scorer, metric, values)
+        if sums and values[0] in (0, 1) and all(value == values[0] for value in values):
+            key = self.seed, "unanimous", model, name, metric
+            return Estimate.unanimous(float(values[0]), len(set(sources)), DRAWS, *key)
         if sums is None:
             return self.resamples.statistic(
                 lambda index: scorer.aggregate(metric, [values[i] for i in index]), sources
             )
-        found = self.resamples.ratio(sums.scale * sums.over, sums.under, sources)
-        if values[0] in (0, 1) and all(value == values[0] for value in values):
-            return Estimate(found.value, found.draws, unanimous=len(set(sources)))
-        return found
+        return self.resamples.ratio(sums.scale * sums.over, sums.under, sources)
 
     def score(
         self, values: Estimates, references: Mapping[str, Estimates], gains: Values
     ) -> Estimate:
-        """The combined score, draw by draw: model and references move together."""
-        names = [objective.name for objective in self.suite.objectives]
-        labels = list(references)
+        """The combined score, draw by draw: model and references move together.
+
+        Objectives without weight stay at their values: what is unknown of them does not matter.
+        """
+        columns = [values, *references.values()]
+        names = [objective.name for objective in self.suite.objectives if objective.weight]
+        fixed = [{name: estimate.value for name, estimate in part.items()} for part in columns]
 
         def score(*flat: float) -> float:
-            rows = [
-                dict(zip(names, flat[i : i + len(names)], strict=True))
-                for i in range(0, len(flat), len(names))
-            ]
-            return self.suite.combine(
-                rows[0], dict(zip(labels, rows[1:], strict=True)), gains
-            ).value
+            own, *others = (
+                {**known, **dict(zip(names, flat[i * len(names) :], strict=False))}
+                for i, known in enumerate(fixed)
+            )
+            return self.suite.combine(own, dict(zip(references, others, strict=True)), gains).value
 
-        columns = [values, *references.values()]
-        return combine(score, *(column[name] for column in columns for name in names))
+        return combine(score, *(part[name] for part in columns for name in names))
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ def compare(
         key: names the random swaps.
         label: which of the references ``theirs`` is, if it is one.
     """
-    objectives = _counting(suite)
+    objectives = counting(suite.objectives)
     names = [objective.name for objective in objectives]
     number: dict[str, int] = {}
     for objective in objectives:
@@ -159,10 +163,20 @@ def compare(
     return PValue(swap_labels(*sums, looped, *key, draws=SWAPS), "label swaps")
 
 
-def _counting(suite: Suite) -> list[Objective]:
-    """Measured objectives that enter the combined score."""
-    parts = {name for o in suite.objectives if o.weight for name in (*o.of, o.name)}
-    return [objective for objective in suite.measured if objective.name in parts]
+def search_interval(
+    history: History, objectives: Sequence[Objective], batch: int, candidate: int
+) -> Interval:
+    """The score of a candidate of a search batch, and how far off it may be."""
+    evaluation = history.evaluations(batch)[candidate]
+    assert evaluation.values is not None and evaluation.errors is not None
+
+    def score(values: Values) -> float:
+        return history.score(batch, with_derived(objectives, values)).value
+
+    errors = {o.name: evaluation.errors[o.name] for o in counting(objectives)}
+    value, error = score(evaluation.values), spread(objectives, score, evaluation.values, errors)
+    reach = float("inf") if error is None else NORMAL * error
+    return Interval(value, value - reach, value + reach)
 
 
 def _is_sum(suite: Suite) -> bool:

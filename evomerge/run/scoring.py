@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 
 from evomerge.evolution import SPLIT, Search
-from evomerge.fitness.estimation import Estimation, spread
+from evomerge.fitness.estimation import Estimation
 from evomerge.fitness.intervals import Interval
-from evomerge.fitness.objectives import Values
 from evomerge.fitness.probe import Limits, probe_limits
 from evomerge.fitness.racing import Race
 from evomerge.fitness.suite import Items, Results
@@ -15,9 +14,8 @@ from evomerge.history import SEARCHED, Batch, Verdict
 from evomerge.responses import Place, Store
 from evomerge.run.answers import Answers, At
 from evomerge.run.preflight import Job
+from evomerge.run.scores import search_interval
 from evomerge.run.shortlist import judge
-
-Z = 1.96  # a 95 percent interval reaches so many standard errors to either side
 
 
 class Scoring:
@@ -116,17 +114,7 @@ class Scoring:
 
     def interval(self, batch: int, candidate: int) -> Interval:
         """The score of a candidate of a search batch, and how far off it may be."""
-        search, suite = self._search, self._suite
-        evaluation, references = search.evaluations(batch)[candidate], search.references(batch)
-        assert evaluation.values is not None and evaluation.errors is not None
-
-        def score(values: Values) -> float:
-            return suite.combine(suite.with_derived(values), references, search.gains).value
-
-        measured = {o.name: evaluation.errors[o.name] for o in suite.measured}
-        value, error = score(evaluation.values), spread(score, evaluation.values, measured)
-        reach = float("inf") if error is None else Z * error
-        return Interval(value, value - reach, value + reach)
+        return search_interval(self._search, self._suite.objectives, batch, candidate)
 
     def judge(self, batch: int) -> Verdict:
         """The verdict on a complete round of the shortlist."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ from evomerge import config
 from evomerge import recipe as recipes
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.errors import RunError
-from evomerge.fitness import SIGNALS, splits
+from evomerge.fitness import SIGNALS
 from evomerge.fitness.spec import SuiteSpec, parse_suite
 from evomerge.fitness.suite import Items, Results, Suite
 from evomerge.merging import Sources
 from evomerge.recipe import Recipe
-from evomerge.run import looks
 from evomerge.run.events import items_digest
-from evomerge.run.finish import count_items, plain_interval
+from evomerge.run.finish import count, plain_interval
+from evomerge.run.looks import Book
 from evomerge.run.precision import scoring_dtype
 from evomerge.run.scores import Bootstrap
 from evomerge.worker import Worker
@@ -47,26 +47,25 @@ def score(
     """
     suite, recipe = Suite(read_suite(fitness)), recipe_of(model)
     items = suite.splits[split]
-    path, digest = looks.looks_file(Path(fitness)), items_digest(suite.splits[REPORT])
-    earlier = looks.refuse_second_look(path, digest, again) if split == REPORT else []
+    book = Book(suite) if split == REPORT else None
+    if book and not again:
+        book.read().refuse()
     dtype = recipe.dtype if split == REPORT else None
     results = respond(model, recipe, suite, items, dtype=dtype, device=device)
-    if split == REPORT:
-        facts = {"recipe": recipe.digest, "items": digest, "splits": splits.digest(suite.splits)}
-        looks.record_look(path, by="score", model=model, **facts)
-    bootstrap = Bootstrap.of(suite, items, seed=0)
+    looks = book and book.record(book.look(time.time(), "score", model, recipe.digest))
+    bootstrap, behind = Bootstrap.of(suite, items, seed=0), count(suite, items)
     return {
         "model": model,
         "split": split,
         "items": {"digest": items_digest(items), "counts": {n: len(i) for n, i in items.items()}},
-        "looks_before": [asdict(look) for look in earlier],
+        "looks": looks and looks.plain,
         "objectives": {
-            name: {**plain_interval(estimate), "items": count_items(suite, items)[name]}
-            for name, estimate in bootstrap.values(results).items()
+            name: {**plain_interval(estimate), **behind[name]}
+            for name, estimate in bootstrap.values(results, model).items()
         },
         "signals": {
             name: {
-                signal: plain_interval(bootstrap.metric(results, name, signal))
+                signal: plain_interval(bootstrap.metric(results, model, name, signal))
                 for signal in SIGNALS
                 if any(value is not None for value in responses["metrics"].get(signal, ()))
             }

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from evomerge.errors import ConfigError, InputError
 from evomerge.fitness.duplicates import find_duplicates
-from evomerge.fitness.language import check_language
 from evomerge.fitness.spec import SuiteSpec
 from evomerge.fitness.suite import Suite
 from evomerge.run.single import read_suite
@@ -59,7 +58,7 @@ def _check_tasks(spec: SuiteSpec) -> dict[str, list[str]]:
     """Hub data set -> tasks that download it.
 
     Raises:
-        ConfigError: tasks, metrics or languages are unknown.
+        ConfigError: tasks or metrics are unknown.
     """
     problems: list[str] = []
     downloads: dict[str, list[str]] = {}
@@ -69,11 +68,9 @@ def _check_tasks(spec: SuiteSpec) -> dict[str, list[str]]:
         from evomerge.fitness.lm_eval.description import describe
 
         try:
-            if language := scorer.options.get("language"):
-                check_language(language)
             described = describe(scorer.target, spec.include)
         except InputError as error:
-            problems.append(str(error))
+            problems.append(f"{spec.place_of(scorer.name)}: {error}")
             continue
         if described.download:
             downloads.setdefault(described.download, []).append(scorer.name)
@@ -82,7 +79,8 @@ def _check_tasks(spec: SuiteSpec) -> dict[str, list[str]]:
                 try:
                     described.check_metric(scorer.name, plain["metric"])
                 except InputError as error:
-                    problems.append(f"objectives.{plain['name']}.metric: {error}")
+                    key = f"objectives.{plain['name']}.metric"
+                    problems.append(f"{spec.place(key)}: {error}")
     if problems:
         raise ConfigError(problems)
     return downloads

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+ANCHORED = "weighted anchors; error unknown"
+
 
 def table_rows(table: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """The final table as texts, heading first; a column on health if there is anything to say."""
@@ -30,8 +32,8 @@ def table_rows(table: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def table_title(table: Mapping[str, Any]) -> str:
     """What the final table shows, in a line."""
-    items = ", ".join(f"{count} {name}" for name, count in table["items"].items())
-    return f"report split ({items} items; 95% intervals)"
+    items = ", ".join(f"{name} {count_text(count)}" for name, count in table["items"].items())
+    return f"report split ({items}; 95% intervals)"
 
 
 def table_notes(table: Mapping[str, Any]) -> list[str]:
@@ -59,32 +61,32 @@ def table_notes(table: Mapping[str, Any]) -> list[str]:
 
 def _trust_lines(table: Mapping[str, Any]) -> list[str]:
     trust, lines = table["trust"], list[str]()
-    searched, selected, report = trust["search"], trust["select"], trust["report"]
-    where = f"{trust['search_items']} search items"
+    searched, selected, report, gap = (trust[k] for k in ("search", "select", "report", "gap"))
     if report is not None:
         parts = ["search: never scored there"]
         if searched is not None:
-            parts = [f"search {_searched_text(searched, where)}"]
+            parts = [f"search {_searched_text(searched, trust)}"]
         if selected is not None:
-            parts.append(f"select {interval_text(selected)} ({selected['items']} items)")
+            parts.append(f"select {interval_text(selected)} ({count_text(selected)})")
         parts.append(f"report {interval_text(report)}")
         lines.append(f"the winner's score: {', '.join(parts)}.")
-    if report is not None and searched is not None:
-        found = searched["value"]
-        low, high = (
-            None if report[end] is None else found - report[end] for end in ("high", "low")
-        )
-        gap = {"value": found - report["value"], "low": low, "high": high}
-        lines.append(f"gap, search less report: {interval_text(gap)}.")
+    if gap is not None:
+        unknown = f"{gap['value']:.3f} (error unknown)"
+        text = unknown if gap["low"] is None else interval_text(gap)
+        lines.append(f"gap, search less report, both of them samples: {text}.")
     if table["yardsticks"]:
         units = ", ".join(f"{name} {value:.3f}" for name, value in table["yardsticks"].items())
-        lines.append(f"gains that count 1 in the score (exact on the {where}): {units}.")
+        where = f"exact on the {count_text(trust['search_items'], 'search items')}"
+        where = ANCHORED if trust["anchored"] else where
+        lines.append(f"gains that count 1 in the score ({where}): {units}.")
     return lines
 
 
-def _searched_text(score: Mapping[str, Any], where: str) -> str:
+def _searched_text(score: Mapping[str, Any], trust: Mapping[str, Any]) -> str:
     if score["low"] is None:
-        return f"{score['value']:.3f} (of a sample; its error is unknown)"
+        why = ANCHORED if trust["anchored"] else "of a sample; error unknown"
+        return f"{score['value']:.3f} ({why})"
+    where = count_text(trust["search_items"], "search items")
     if score["low"] == score["high"]:
         return f"{score['value']:.3f} (exact on the {where})"
     return f"{interval_text(score)} (estimated for the {where})"
@@ -117,6 +119,12 @@ def interval_text(interval: Mapping[str, Any]) -> str:
     if interval["low"] is None:
         return f"{interval['value']:.3f} [too few items]"
     return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+
+
+def count_text(count: Mapping[str, Any], noun: str = "items") -> str:
+    """``300 items of 48 sources``, or ``12 items`` where each has its own."""
+    text = f"{count['items']} {noun}"
+    return text if count["items"] == count["sources"] else f"{text} of {count['sources']} sources"
 
 
 def _health_text(health: Mapping[str, Any]) -> str:

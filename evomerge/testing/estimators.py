@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from evomerge.fitness import estimators
 from evomerge.fitness.estimators import Fitted, Known, Sample
 from evomerge.fitness.estimators.anchors import choose, represent
+from evomerge.fitness.intervals import NORMAL
 from evomerge.fitness.schedule import sample as draw_sample
 
 SHARES = (0.01, 0.02, 0.05, 0.10)
@@ -40,7 +41,6 @@ COLUMNS = (
 )
 PARENTS = slice(1, 3)  # rows of the archive
 SEEDS = 10  # of k-means
-NORMAL = 1.96
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from evomerge.fitness.estimation import Estimation, spread
-from evomerge.fitness.objectives import Objective
+from evomerge.fitness.objectives import Objective, Values
 from evomerge.fitness.suite import Suite
 
 COUNT = 120
@@ -129,12 +130,28 @@ def test_a_ratio_is_estimated_where_what_it_is_over_is_known() -> None:
     assert errors == {"ratio": None}, "not the same bytes"
 
 
-def test_what_is_neither_mean_nor_ratio_keeps_its_plain_value() -> None:
-    suite = suite_of(mean, aggregate=lambda values: math.exp(average(values)))
-    child = results(SAMPLE, acc=correct(0.5, 9))
-    values, errors = Estimation(suite, ARCHIVE).values(child)
+def test_what_is_neither_mean_nor_ratio_keeps_its_plain_value_and_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    suite = suite_of(mean, ratio, aggregate=lambda values: math.exp(average(values)))
+    child = results(SAMPLE, acc=correct(0.5, 9), bits=pairs(NATS))
+    estimation = Estimation(suite, ARCHIVE)
+    values, errors = estimation.values(child)
     assert values["mean"] == math.exp(average(child["task"]["metrics"]["acc"]))
+    assert errors["mean"] is None and errors["ratio"]
+    assert estimation.values(child)[1] == errors
+    (line,) = caplog.messages
+    assert line.startswith("mean: ") and line.endswith("it is no mean and no ratio of sums")
+
+
+def test_an_archive_whose_models_differ_in_what_they_answer_estimates_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    half = [None if n % 2 else 1.0 for n in range(COUNT)]
+    archive = [*ARCHIVE, results(acc=half, bits=pairs(NATS))]
+    _, errors = Estimation(suite_of(mean), archive).values(results(SAMPLE, acc=correct(0.5, 9)))
     assert errors == {"mean": None}
+    assert "the known models have values for different items" in caplog.text
 
 
 def test_items_that_a_metric_does_not_apply_to_are_left_out() -> None:
@@ -164,9 +181,26 @@ def test_objectives_made_of_others_have_errors_too() -> None:
     values, errors = Estimation(suite, archive).values(child)
     assert values["worst"] == values["mean"] < values["other"]
     assert errors["worst"] == pytest.approx(errors["mean"]) and errors["other"] is not None
-    half = math.hypot(errors["mean"] or 0, errors["other"]) / 2
-    assert errors["both"] == pytest.approx(half)
-    assert spread(sum, {"a": 1.0}, {"a": None}) is None  # type: ignore[arg-type]
+    assert errors["both"] == pytest.approx(((errors["mean"] or 0) + errors["other"]) / 2)
+
+
+def test_errors_of_one_scorer_add_up_and_those_of_several_in_squares() -> None:
+    suite = suite_of(mean, replace(ratio, scorer="task"), Objective("far", "elsewhere", "acc"))
+    values, errors = (
+        {"mean": 0.5, "ratio": 2.0, "far": 0.1},
+        {"mean": 0.1, "ratio": 0.2, "far": 0.4},
+    )
+
+    def score(values: Values) -> float:
+        return values["mean"] - values["ratio"] + values["far"]
+
+    assert spread(suite.objectives, score, values, errors) == pytest.approx(
+        math.hypot(0.1 + 0.2, 0.4)
+    )
+    assert spread(suite.objectives, score, values, {**errors, "far": None}) is None
+    assert spread(suite.objectives, score, values, {"mean": 0.1}) == pytest.approx(0.1), (
+        "others do not count"
+    )
 
 
 def test_anchors_are_weighted() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomerge.fitness.objectives import Floor, Objective, Score, combine, yardsticks
+from evomerge.fitness.objectives import Floor, Objective, Score, combine, why_no_sum, yardsticks
 
 ACC = Objective("acc", "task", "acc,none")
 BITS = Objective("bits", "text", "bits_per_byte", maximize=False)
@@ -77,13 +77,20 @@ def test_better_in_either_direction_scores_higher(
 
 
 @pytest.mark.parametrize(
-    ("maximize", "reference", "bound"),
-    [(True, 0.5, 0.4), (False, 0.8, 1.0), (True, -0.8, -1.0), (False, -0.5, -0.4)],
+    ("maximize", "share", "reference", "bound"),
+    [
+        (True, 0.8, 0.5, 0.4),
+        (True, 0.8, -0.5, -0.6),
+        (False, 1.2, 0.5, 0.6),
+        (False, 1.2, -0.5, -0.4),
+        (False, 0.8, 0.5, 0.4),
+    ],
 )
-def test_a_share_of_a_model_is_looser_than_the_model(
-    maximize: bool, reference: float, bound: float
+def test_a_share_is_of_the_size_of_what_a_model_scores(
+    maximize: bool, share: float, reference: float, bound: float
 ) -> None:
-    floor = Floor(share=0.8, of="chat")
+    """At least 80 percent where more is better, at most 120 percent where less is."""
+    floor = Floor(share=share, of="chat")
     objective = Objective("x", "task", "x", maximize, floor=floor)
     assert floor.bound(objective, {"chat": {"x": reference}}) == pytest.approx(bound)
 
@@ -109,6 +116,16 @@ def test_floors_of_several_objectives_add_up() -> None:
     acc = Objective("acc", "task", "acc,none", floor=Floor(value=0.5))
     bits = Objective("bits", "text", "bits_per_byte", maximize=False, floor=Floor(value=1.0))
     assert retention({"acc": 0.4, "bits": 1.1}, acc, bits).violation == pytest.approx(0.3)
+
+
+def test_why_a_score_is_no_sum() -> None:
+    floored = Objective("x", "task", "acc", floor=Floor(value=0.5))
+    worst = Objective("worst", "", "", of=("acc", "bits"), how="worst")
+    weightless = Objective("worst", "", "", weight=0, of=("acc", "bits"), how="worst")
+    assert why_no_sum([ACC, BITS, weightless], "retention") is None
+    assert why_no_sum([ACC, floored], "mean") == "there are floors (x)"
+    assert why_no_sum([ACC, worst], "mean") == "worst is the worst of others"
+    assert "worst of its objectives" in (why_no_sum([ACC], "worst") or "")
 
 
 def test_objectives_round_trip_as_json() -> None:

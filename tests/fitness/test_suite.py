@@ -194,6 +194,42 @@ def test_what_is_wrong_is_said(folder: Path, content: dict[str, Any], messages: 
         assert message in str(caught.value)
 
 
+def test_what_the_scorers_find_wrong_is_said_with_its_line(folder: Path) -> None:
+    objectives = {
+        "a": {"text": "no.jsonl"},
+        "b": {"text": "th.jsonl", "weight": 2, "metric": "acc"},
+        "c": {"text": "id.jsonl", "direction": "maximize"},
+        "d": {"text": "th.jsonl"},
+        "worst": {"worst_of": ["c", "d"]},
+    }
+    with pytest.raises(ConfigError) as caught:
+        suite_of(folder, objectives=objectives)
+    lines = (folder / "fitness.yaml").read_text().splitlines()
+    for problem, key in zip(
+        caught.value.problems, ("a", "b.metric", "worst"), strict=True
+    ):  # a key that stands there is shown by its own line
+        place, said, _ = problem.split(": ", 2)
+        assert said == f"objectives.{key}", problem
+        at = lines[int(place.rpartition(":")[2]) - 1]
+        assert key.rpartition(".")[2] in at, (problem, at)
+
+
+def test_a_probe_is_so_many_items_in_all(folder: Path) -> None:
+    (folder / "few.txt").write_text("\n\n".join(f"few {n} " * 9 for n in range(60)))
+    objectives = {name: {"text": f"{name}.jsonl"} for name in LANGUAGES}
+    objectives["few"] = {"text": "few.txt"}
+    shares = {"probe": 0.4, "search": 0.2, "select": 0.2, "report": 0.2}
+
+    def sizes(total: int) -> list[int]:
+        suite = suite_of(folder, objectives=objectives, items={"probe": total, "shares": shares})
+        return [len(ids) for ids in suite.splits["probe"].values()]
+
+    assert sizes(10) == [4, 3, 3]
+    assert sizes(2) == [1, 1, 0]
+    whole = sizes(1000)
+    assert sum(sizes(sum(whole) - 1)) == sum(whole) - 1, "who has more makes up for who has few"
+
+
 def test_anchors_take_the_place_of_samples_and_of_the_search_split(folder: Path) -> None:
     whole = suite_of(folder).splits["search"]
     chosen = whole["th.jsonl"][-3:]
@@ -203,5 +239,8 @@ def test_anchors_take_the_place_of_samples_and_of_the_search_split(folder: Path)
     assert sample["th.jsonl"] == chosen and len(sample["id.jsonl"]) == 7
     assert suite.cost(0.0) == 3 + 7 + sum(map(len, suite.splits["probe"].values()))
     other = suite.splits["report"]["th.jsonl"][0]
-    with pytest.raises(InputError, match=f"'{other}' is not in the search split.*reduce it again"):
+    said = (
+        rf"fitness.yaml:\d+: anchors.th.jsonl.{other}: .* not in the search split.*reduce it again"
+    )
+    with pytest.raises(InputError, match=said):
         suite_of(folder, anchors={"th.jsonl": {other: 1.0}}).cost(0.0)
