@@ -14,7 +14,7 @@ from evomerge.errors import InputError
 
 def score(arguments: argparse.Namespace) -> None:
     from evomerge.display import show_scores
-    from evomerge.run.single import score
+    from evomerge.run.one_model import score
 
     placement.check_device(arguments.device)
     scores = score(

@@ -18,7 +18,7 @@ from evomerge.fitness.health import asymmetries, notes
 from evomerge.fitness.intervals import Estimate, Interval, combine
 from evomerge.fitness.objectives import counting
 from evomerge.fitness.suite import Items, Results, Suite
-from evomerge.run.scores import Bootstrap, Estimates, compare
+from evomerge.run.evidence import Bootstrap, Estimates, compare
 
 Plain = dict[str, Any]
 IntervalOf = Callable[[int, int], Interval]

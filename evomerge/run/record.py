@@ -15,8 +15,8 @@ from evomerge.history import History
 from evomerge.recipe import Recipe
 from evomerge.responses import Store
 from evomerge.run import events
+from evomerge.run.evidence import search_interval
 from evomerge.run.provenance import with_provenance
-from evomerge.run.scores import search_interval
 
 
 class Record:

@@ -16,7 +16,7 @@ from evomerge.fitness import column
 from evomerge.fitness.comparison import Sums
 from evomerge.fitness.reduction import Reduction, reduce
 from evomerge.fitness.suite import Results, Suite
-from evomerge.run.single import read_suite, recipe_of, respond
+from evomerge.run.one_model import read_suite, recipe_of, respond
 
 LEAST = 3  # models: with fewer, nothing can be said of the error
 

@@ -13,8 +13,8 @@ from evomerge.fitness.suite import Items, Results
 from evomerge.history import SEARCHED, Batch, Verdict
 from evomerge.responses import Place, Store
 from evomerge.run.answers import Answers, At
+from evomerge.run.evidence import search_interval
 from evomerge.run.preflight import Job
-from evomerge.run.scores import search_interval
 from evomerge.run.shortlist import judge
 
 

@@ -8,7 +8,7 @@ from evomerge.errors import ConfigError, InputError
 from evomerge.fitness.duplicates import find_duplicates
 from evomerge.fitness.spec import SuiteSpec
 from evomerge.fitness.suite import Suite
-from evomerge.run.single import read_suite
+from evomerge.run.one_model import read_suite
 
 _WIDTH = 60  # characters of an example
 

@@ -18,10 +18,10 @@ from evomerge.fitness.suite import Items, Results, Suite
 from evomerge.merging import Sources
 from evomerge.recipe import Recipe
 from evomerge.run.events import items_digest
+from evomerge.run.evidence import Bootstrap
 from evomerge.run.finish import count, plain_interval
 from evomerge.run.looks import Book
 from evomerge.run.precision import scoring_dtype
-from evomerge.run.scores import Bootstrap
 from evomerge.worker import Worker
 
 REPORT = "report"

@@ -16,7 +16,7 @@ from evomerge.fitness.comparison import mcnemar
 from evomerge.fitness.intervals import combine
 from evomerge.fitness.objectives import Objective
 from evomerge.fitness.suite import Results, Suite
-from evomerge.run.scores import Bootstrap, PValue, compare
+from evomerge.run.evidence import Bootstrap, PValue, compare
 
 N = 120
 
