@@ -23,7 +23,7 @@ bench-evaluate: $(MERGEKIT)/.installed  ## speed of scoring beside lm-eval and m
 estimators: $(VENV)/.installed-test  ## how well samples tell the whole, on the frozen matrix
 	$(BIN)/python -m evomerge.testing.estimators tests/golden/matrix.npz
 
-winners: $(VENV)/.installed-test  ## ten searches against the best of noisy scores (half an hour)
+winners: $(VENV)/.installed-test  ## twenty searches against the best of noisy scores (an hour)
 	$(BIN)/python tests/benchmarks/winners.py
 
 soak: $(VENV)/.installed-test  ## searches killed many more times than in `make test`

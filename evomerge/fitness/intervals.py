@@ -100,12 +100,12 @@ def _tail(sources: float, level: float) -> float:
     """The part of the draws to cut off at either end."""
     if math.isinf(sources):
         return (1 - level) / 2
-    reach = math.sqrt(sources / (sources - 1)) * _student(sources - 1, level)
+    reach = math.sqrt(sources / (sources - 1)) * student(sources - 1, level)
     return NormalDist().cdf(-reach)
 
 
-def _student(degrees: float, level: float) -> float:
-    """The t with ``P(|T| <= t) = level``: T is sqrt(d) tan(A), where A has the density cos(A)^(d-1)."""
+def student(degrees: float, level: float) -> float:
+    """Student's t with ``P(|T| <= t) = level``: T is sqrt(d) tan(A), A of density cos(A)^(d-1)."""
     ends = np.linspace(0, math.pi / 2, 100_001)
     below = np.cumsum(np.cos((ends[1:] + ends[:-1]) / 2) ** (degrees - 1))
     return math.sqrt(degrees) * math.tan(np.interp(level * below[-1], below, ends[1:]))

@@ -1,6 +1,6 @@
 """Whose winner can be bet on: the best of noisy scores, or evomerge's?
 
-    python tests/benchmarks/winners.py [RUN.yaml] [--seeds 10] [--items 30] [--jobs 2] [--out DIR]
+    python tests/benchmarks/winners.py [RUN.yaml] [--seeds 20] [--items 30] [--jobs 2] [--out DIR]
 
 Searches the demo's job (or another) once a seed with evomerge, and once as tools do that keep the best
 score they saw: the same space, optimizer, population and known recipes, every candidate scored on one
@@ -28,9 +28,9 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1])]
 
+from evomerge.fitness.intervals import student  # noqa: E402
+
 DEMO = HERE.parents[1] / "runs" / "demo" / "run.yaml"
-# Student's t for a 95% interval, by degrees of freedom
-T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("run", nargs="?", type=Path, default=DEMO)
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument(
         "--items",
         type=int,
@@ -192,8 +192,8 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean and half width of its 95% interval (Student's t)."""
     if len(values) < 2:
         return values[0], math.inf
-    t = T.get(len(values) - 1, 2.0)
-    return statistics.fmean(values), t * statistics.stdev(values) / math.sqrt(len(values))
+    reach = student(len(values) - 1, 0.95) / math.sqrt(len(values))
+    return statistics.fmean(values), reach * statistics.stdev(values)
 
 
 if __name__ == "__main__":
