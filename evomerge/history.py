@@ -1,8 +1,9 @@
 """The history of a search: a fold over its events, and what can be read off it.
 
-Four kinds of events exist: a batch was opened, an evaluation arrived, the search phase was closed, a
-round of the shortlist was judged. Scores exist once a batch is complete, because they are relative
-to base and parents: on the whole search split while it is searched, later on the batch's own items.
+Five kinds of events exist: a batch was opened, an evaluation arrived, the search phase was closed, a
+round of the shortlist was judged, the table was made. Scores exist once a batch is complete, because
+they are relative to base and parents: on the whole search split while it is searched, later on the
+batch's own items.
 ``evolution.Search`` adds the proposing; a reader of a journal needs only this.
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evomerge.archive import Elite, best
-from evomerge.errors import InputError, RunError
+from evomerge.errors import RunError
 from evomerge.fitness.objectives import Score, Values
 from evomerge.params import Genome
 from evomerge.recipe import Recipe
@@ -83,6 +84,7 @@ class Verdict:
         dropped: who is not scored further.
         invalid: candidate -> why its scores cannot be compared.
         saved: item-evaluations that need not be made.
+        unraced: why the only round asked the whole select split; empty after a race.
     """
 
     batch: int
@@ -90,6 +92,7 @@ class Verdict:
     dropped: tuple[Dropped, ...] = ()
     invalid: Mapping[int, Sequence[str]] = field(default_factory=dict)
     saved: int = 0
+    unraced: str = ""
 
 
 @dataclass
@@ -124,12 +127,16 @@ class History:
     # -- folding --------------------------------------------------------------------------------
 
     def open(self, batch: Batch) -> None:
-        """Fold: ``batch`` was opened."""
+        """Fold: ``batch`` was opened.
+
+        Raises:
+            ValueError: it is not the next one, or lacks what must come before it.
+        """
         if batch.number != len(self._batches):
-            raise InputError(
-                f"the journal is damaged: batch {batch.number} where {len(self._batches)} was expected; "
-                "restore it from a copy, or start anew in another folder"
-            )
+            raise ValueError(f"batch {batch.number} where {len(self._batches)} was expected")
+        self._check_complete(2 if batch.phase in SEARCHED else len(self._batches))
+        if self.unjudged is not None:
+            raise ValueError(f"the verdict on batch {self.unjudged} is missing before it")
         self._batches.append(_Progress(batch))
         self.candidates.update({c.id: c for c in batch.candidates})
 
@@ -138,13 +145,20 @@ class History:
         self.closed = reason
 
     def judge(self, verdict: Verdict) -> None:
-        """Fold: a round of the shortlist was judged."""
+        """Fold: a round of the shortlist was judged.
+
+        Raises:
+            ValueError: it does not await a verdict.
+        """
+        if verdict.batch != self.unjudged:
+            raise ValueError(f"a verdict on batch {verdict.batch}, which awaits none")
         self.verdicts.append(verdict)
 
     def observe(self, evaluation: Evaluation) -> bool:
         """Fold: an evaluation arrived. True if it completed its batch (whose scores now exist).
 
         Raises:
+            ValueError: it is not awaited.
             RunError: the base or a parent failed; no candidate can be judged without them.
         """
         progress = (
@@ -155,9 +169,9 @@ class History:
             or evaluation.candidate in progress.evaluations
             or all(c.id != evaluation.candidate for c in progress.batch.candidates)
         ):
-            raise InputError(
-                f"the journal is damaged: an unexpected evaluation of candidate {evaluation.candidate} in "
-                f"batch {evaluation.batch}; restore it from a copy, or start anew in another folder"
+            raise ValueError(
+                f"an evaluation of candidate {evaluation.candidate} in batch {evaluation.batch}, which "
+                "is not awaited"
             )
         progress.evaluations[evaluation.candidate] = evaluation
         if not progress.complete:
@@ -171,6 +185,24 @@ class History:
                 None if values is None else self._combine(values, references, self.gains)
             )
         return True
+
+    def end(self) -> None:
+        """Fold: the table on the report split was made.
+
+        Raises:
+            ValueError: the report batch is not complete.
+        """
+        self._check_complete(len(self._batches))
+        if self.phase != "report":
+            raise ValueError("the end, before the report batch")
+
+    def _check_complete(self, count: int) -> None:
+        for progress in self._batches[:count]:
+            for candidate in self.awaited(progress.batch.number):
+                raise ValueError(
+                    f"the evaluation of candidate {candidate.id} in batch {progress.batch.number} is "
+                    "missing before it"
+                )
 
     def references(self, batch: int) -> Mapping[str, Values]:
         """Values of base and parents that the scores of a complete batch are relative to.
@@ -229,7 +261,9 @@ class History:
     def spent(self) -> dict[str, int]:
         """What arrived before the shortlist has used of each budget that is counted."""
         return {
-            "evaluations": self.searched,
+            "evaluations": sum(
+                len(p.evaluations) for p in self._batches if p.batch.phase in SEARCHED
+            ),
             "items": self._sum("items", len(self._batches)),
             "tokens": self._sum("tokens", len(self._batches)),
         }

@@ -40,6 +40,14 @@ def read(path: str | os.PathLike[str]) -> list[Event]:
     return _parse(content, path)[0]
 
 
+def damaged(path: str | os.PathLike[str], line: int, why: str) -> InputError:
+    """What to raise where a line of the journal at ``path`` cannot be what was written."""
+    return InputError(
+        f"{path}:{line}: the journal is damaged: {why}. Restore the file from a copy, or delete "
+        f"line {line} and all after it: the search then resumes from line {line - 1}"
+    )
+
+
 class Journal:
     """The journal of one run, held by the one process that may write it.
 
@@ -153,12 +161,9 @@ def _parse(content: bytes, path: str | os.PathLike[str]) -> tuple[list[Event], i
         if event is None:
             if end + 1 == len(content):
                 break
-            number = len(events) + 1
-            raise InputError(
-                f"{path}:{number}: the journal is damaged: expected a JSON object with an 'event' "
-                f"key, found {content[start:end][:60]!r}. Restore the file from a copy, or delete "
-                f"line {number} and all after it: the search then resumes from line {number - 1}"
-            )
+            found = content[start:end][:60]
+            why = f"expected a JSON object with an 'event' key, found {found!r}"
+            raise damaged(path, len(events) + 1, why)
         events.append(event)
         start = end + 1
     return events, start

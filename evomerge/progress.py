@@ -84,7 +84,7 @@ class Display(Listener):
             else f"starting; journal: {journal}"
         )
         genes = f"{len(job.space.dims)} genes, {job.spec.optimizer}, population {search.plan.population}"
-        limits = ", ".join(f"{limit:,g} {name}" for name, limit in self._budget.items() if limit)
+        limits = ", ".join(f"{limit:,} {name}" for name, limit in self._budget.items() if limit)
         self._line(f"{verb}\n{genes}; at most {limits} before the shortlist")
         self._earlier = seconds_worked(read(journal))
         self._over = self._share
@@ -174,8 +174,7 @@ class Display(Listener):
         best = self._search.best
         if best is None:
             return text
-        values = ", ".join(f"{name} {value:.3f}" for name, value in best.values.items())
-        return f"{text}; best so far {self._best_text()} (#{best.candidate}: {values})"
+        return f"{text}; best so far #{best.candidate}: {self._best_text()}"
 
     def _best_text(self) -> str:
         """Score of the best candidate so far, with the interval that its own items give."""
@@ -221,12 +220,9 @@ class Display(Listener):
         if best is not None:
             lines.append(
                 Text(
-                    f"best so far: {self._best_text()}  (#{best.candidate})",
+                    f"best so far #{best.candidate}: {self._best_text()}",
                     style="bold",
                 )
-            )
-            lines.append(
-                Text("  ".join(f"{name} {value:.3f}" for name, value in best.values.items()))
             )
         return Group(*lines)
 

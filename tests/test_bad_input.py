@@ -232,7 +232,7 @@ def test_mistakes_in_models_and_tasks_are_reported_at_once(
         "embedded:bass: no such embedded model (did you mean 'base'?); there are: base, chat, sea",
         "nowhere: no such folder",
         "unknown lm-eval task 'smus' (did you mean 'sums'?)",
-        "objectives.two.metric: sums: no metric 'accuracy'",
+        "fitness.objectives.two.metric: sums: no metric 'accuracy'",
         "it reports: acc",
     )
     refuse("search", folder, "--ray", "off", says=says)
@@ -433,6 +433,9 @@ def test_score_refuses_what_a_search_would(
     path = write(folder / "fitness.yaml", "objectives:\n  one: {tsak: sums}\n")
     refuse("score", family["base"], "--fitness", path, says=(f"{path}:2: objectives.one.tsak",))
     refuse("score", family["base"], "--fitness", folder / "none.yaml", says=("no such file",))
+    says = (f"{folder}: cannot be read: Is a directory\n",)
+    refuse("score", family["base"], "--fitness", folder, says=says)
+    refuse("score", "x", "--fitness", path, "--again", says=("--again: is for --split report",))
     write(path, {"include": ["."], "objectives": {"one": {"task": "sums"}}})
     refuse("score", "embedded:cat", "--fitness", path, says=("did you mean 'chat'?",))
 
@@ -533,14 +536,17 @@ def test_a_run_that_lost_its_answers_or_a_key_of_its_journal_is_refused(
 
     folder = run_folder(**{**small, "budget": {"evaluations": 6}})
     search(folder)
-    (folder / "responses.bin").unlink()
-    says = (f"{folder / 'responses.bin'}: cannot be opened: No such file", "restore it from a copy")
+    responses = folder / "responses.bin"
+    kept = responses.rename(folder / "kept")
+    says = (f"{responses}: cannot be opened: No such file", "restore it from a copy")
     refuse("search", folder, "--ray", "off", says=says)  # and they are not made anew
+    kept.rename(responses)
     path = folder / "journal.jsonl"
     lines = path.read_text().splitlines()
     events = [json.loads(line) for line in lines]
     kinds = {event["event"]: number for number, event in enumerate(events)}
     assert set(kinds) == {"run", "session", "batch", "evaluation", "round", "end"}
+    batches = [event for event in events if event["event"] == "batch"]
     for kind, number in kinds.items():
         event = events[number]
         wanted = [*event, "candidates.id"] if kind == "batch" else list(event)
@@ -557,6 +563,40 @@ def test_a_run_that_lost_its_answers_or_a_key_of_its_journal_is_refused(
             says = (f"{path}:{number + 1}: the journal is damaged: {inner or key!r} is missing",)
             refuse("status", folder, says=says)
         refuse("search", folder, "--ray", "off", says=says)
+    last = {(event.get("batch"), event["event"]): number for number, event in enumerate(events)}
+    for line, keys, value, says in (
+        (0, ["objectives", 0], {"name": "sums"}, "'scorer' is missing"),
+        (0, ["splits", "items"], 7, "AttributeError"),
+        (last[0, "batch"], ["candidates", 0], 3, "TypeError"),
+        (last[0, "batch"], ["candidates", 0, "groups"], [{"method": "tise"}], "no method 'tise'"),
+        (last[1, "evaluation"], ["values"], {}, "'sums' is missing"),
+        (last[1, "evaluation"], ["values"], 7, "TypeError"),
+        (last[1, "evaluation"], ["block"], 7, "TypeError"),
+        (last[1, "evaluation"], ["candidate"], 999, "an evaluation of candidate 999 in batch 1"),
+        (kinds["end"], ["table", "trust"], {}, "KeyError: 'search'"),
+    ):
+        event = json.loads(lines[line])
+        inner = event
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = value
+        changed = [*lines[:line], json.dumps(event), *lines[line + 1 :]]
+        path.write_text("".join(f"{line}\n" for line in changed))
+        damaged = f"{path}:{line + 1}: the journal is damaged: "
+        refuse("status", folder, says=(damaged, says))
+        if "candidate" in keys or "groups" in keys or "trust" in keys:
+            refuse("search", folder, "--ray", "off", says=(damaged, says))
+    report = len(batches) - 1
+    for lost, tells, says in (
+        (last[0, "evaluation"], last[1, "batch"], "in batch 0 is missing before it"),
+        (last[1, "evaluation"], last[2, "batch"], "in batch 1 is missing before it"),
+        (kinds["round"], last[report, "batch"], f"the verdict on batch {report - 1} is missing"),
+        (last[report, "evaluation"], kinds["end"], f"in batch {report} is missing before it"),
+    ):
+        path.write_text("".join(f"{line}\n" for n, line in enumerate(lines) if n != lost))
+        damaged = f"{path}:{tells}: the journal is damaged: "
+        for command in ("status", "resume", "export"):
+            refuse(command, folder, says=(damaged, says))
 
 
 def test_a_dtype_changed_after_the_start_is_refused_but_not_another_cpu(
@@ -618,9 +658,11 @@ def test_there_must_be_something_to_resume_show_or_export(
 
 
 def test_a_budget_that_known_recipes_use_up_is_refused(run_folder: Make, refuse: Refuse) -> None:
-    for name, least in (("evaluations", 11), ("items", 11 * (12 + 12))):
+    for name, least in (("evaluations", 11), ("items", 11 * 24), ("tokens", 11 * 24)):
         folder = run_folder(name, budget={name: least})
-        refuse("search", folder, "--ray", "off", says=(f"budget.{name} is {least}", "alone take"))
+        where = edit(folder / "run.yaml", f"{name}: {least}", f"{name}:  {least}")
+        says = (f"{where}: budget.{name} is {least}", "alone take at least ")
+        refuse("search", folder, "--ray", "off", says=says)
 
 
 def test_a_budget_raised_after_the_start_is_refused(started: Path, refuse: Refuse) -> None:
@@ -678,7 +720,9 @@ def test_impossible_placements_are_refused(
     folder, out = run_folder(), tmp_path / "out"
     refuse("search", folder, "--workers", "0", says=("--workers: expected at least 1, found 0",))
     refuse("search", folder, "--ray", "off", "--device", "cuda:99", says=("--device cuda:99",))
-    refuse("merge", recipe, "-o", out, "--device", "cudda", says=("--device cudda",))
+    refuse(
+        "merge", recipe, "-o", out, "--device", "cudda", says=("--device cudda: no such device",)
+    )
     for size in ("0", "-1", "nan", "inf"):
         refuse("merge", recipe, "-o", out, f"--shard-size={size}", says=("--shard-size: expected",))
 

@@ -18,6 +18,7 @@ from evomerge.cli import main
 from evomerge.run import search
 
 Call = Callable[..., str]
+UNSEEN = "no fitness file of this folder had looked at these report items before"
 
 
 @pytest.fixture
@@ -167,6 +168,16 @@ def test_the_winner_is_exported_as_yaml_and_nothing_else(
     assert set(recipe.provenance["report"]["objectives"]) == {"text", "digits"}
     assert call("export", finished, "-o", tmp_path / "new" / "best.yaml") == ""
     assert (tmp_path / "new" / "best.yaml").read_text() == text
+    found, trust = recipe.provenance, status["table"]["trust"]
+    for mine, theirs in (
+        ("search_score", "search"),
+        ("select_score", "select"),
+        ("search_less_report", "gap"),
+    ):
+        for end in ("value", "low", "high"):
+            assert found[mine][end] == pytest.approx(trust[theirs][end], abs=1e-6)
+    digits = found["report"]["score"]["value"]
+    assert digits == round(digits, 6)
 
 
 def test_any_candidate_can_be_exported(call: Call, finished: Path) -> None:
@@ -262,7 +273,7 @@ def test_report_items_are_looked_at_once(
         return capsys.readouterr().err
 
     call("score", finished / "best.yaml", "--fitness", fitness)  # select: no look
-    assert "had not been looked at before" in call(*report())
+    assert UNSEEN in call(*report())
     said = refusal(*report())
     assert "16 of the 16 report items had been looked at before (on 20" in said
     assert "by `evomerge score` with" in said and "--again" in said
@@ -283,11 +294,17 @@ def test_report_items_are_looked_at_once(
     some = re.search(r"(\d+) of the 20 report items", refusal(*report(copy)))
     assert some and 0 < int(some[1]) <= 8, "another cut holds some of them"
     digits.write_text("\n\n".join(f"new {n} {n * n}" for n in range(60)))
-    assert "had not been looked at before" in call(*report(copy))
+    assert UNSEEN in call(*report(copy))
     assert len(list(suites.glob("*.looks.jsonl"))) == 2
 
-    copy.with_name("old.looks.jsonl").write_text('{"date": "2025", "items": "f6e51ffeb0ebd993"}\n')
-    assert "old.looks.jsonl:1: not a look at report items" in refusal(*report(copy))
+    torn = book.with_name("copy.looks.jsonl")
+    torn.write_text('{"date": "2025", "items": "f6e51')
+    call(*report(copy), "--again")
+    assert len(torn.read_text().splitlines()) == 2, "what was torn takes no later look with it"
+    number = json.dumps({**looks[0], "date": 5})
+    for line in ('{"date": "2025", "items": "f6e51ffeb0ebd993"}', number):
+        torn.write_text(f"{line}\n")
+        assert "copy.looks.jsonl:1: not a look at report items" in refusal(*report(copy))
 
 
 def test_a_suite_is_reduced_to_anchors_for_another_folder(
@@ -303,6 +320,8 @@ def test_a_suite_is_reduced_to_anchors_for_another_folder(
     reduce = ["reduce", str(fitness), "--items", "5", "-o", str(reduced), "--models"]
     assert main([*reduce, *models[:2]]) == 2
     assert "2 are too few" in capsys.readouterr().err and not reduced.exists()
+    assert main([*reduce, *models, models[1]]) == 2
+    assert f"{models[1]} and {models[1]} are the same recipe" in capsys.readouterr().err
     shown = call(*reduce, *models)
     assert "suites" not in shown and "texts.txt: 5 of 8 search items" in shown
     assert shown.count("from 4 models") == 2
@@ -310,6 +329,8 @@ def test_a_suite_is_reduced_to_anchors_for_another_folder(
     assert set(anchors) == {"suites/texts.txt", "suites/digits.txt"}
     assert all(sum(weights.values()) == pytest.approx(1) for weights in anchors.values())
     assert "search items: 5 suites/texts.txt, 5 suites/digits.txt" in call("check", reduced)
+    weighted = call("score", models[0], "--fitness", reduced, "--split", "search")
+    assert weighted.count("[weighted anchors; error unknown]") == 2
     assert main([*reduce, *models]) == 2
     assert "exists already" in capsys.readouterr().err
     assert main(["reduce", str(reduced), "-o", str(fitness), "--force", "--models", *models]) == 2
@@ -339,7 +360,10 @@ def test_the_status_of_a_finished_run(call: Call, finished: Path) -> None:
     text = call("status", finished)
     assert all(label in text for label in labels)
     [remark] = status["remarks"]
-    assert remark.startswith("the shortlist answered the whole select split, without a race: ")
+    assert remark == (
+        "the shortlist answered the whole select split, without a race: "
+        "text (bits_per_byte) is no mean of numbers from 0 to 1"
+    )
     assert f"{remark}." in text and f"* {remark}." in (finished / "report.md").read_text()
     best = status["best"]
     low, high = best["search_interval"]
@@ -353,10 +377,10 @@ def test_a_budget_that_generation_0_spends_is_said(
 ) -> None:
     floored = {"sums": {"task": "sums", "floor": "50% of base"}}
     fitness = {**small["fitness"], "objectives": floored}
-    folder = run_folder(**{**small, "fitness": fitness, "budget": {"tokens": 50}})
+    folder = run_folder(**{**small, "fitness": fitness, "budget": {"tokens": 60}})
     assert "without a race: there are floors (sums)" in call("check", folder)
     shown = call("search", folder, "--ray", "off", "--quiet")
-    assert "no generation was searched" in shown and " of 50 tokens)." in shown, shown
+    assert "no generation was searched" in shown and " of 60 tokens)." in shown, shown
     assert "without a race: there are floors (sums)." in shown
     assert status_of(call, folder)["batches"] == 4
 
@@ -365,6 +389,7 @@ def test_the_status_of_a_run_under_way(call: Call, unfinished: Path, finished: P
     status = status_of(call, unfinished)
     assert (status["phase"], status["winner"], status["table"]) == ("search", None, None)
     assert status["batches"] == 4
+    assert status["spent"]["evaluations"] == status["evaluations"], "what arrived"
     assert 10 < status["evaluations"] < status_of(call, finished)["evaluations"]
     # without its models and data, too
     (unfinished / "run.yaml").unlink()
@@ -380,7 +405,7 @@ def test_resume_goes_on_where_the_journal_ends(
     call: Call, unfinished: Path, finished: Path
 ) -> None:
     shown = call("resume", unfinished, "--ray", "off", "--quiet")
-    assert "winner" in shown and "had not been looked at before" in shown
+    assert "winner" in shown and UNSEEN in shown
     ours, theirs = status_of(call, unfinished), status_of(call, finished)
     for key in ("table", "best", "winner", "evaluations"):
         assert ours[key] == theirs[key]
@@ -390,11 +415,11 @@ def test_resume_goes_on_where_the_journal_ends(
     looks = unfinished / "run.looks.jsonl"
     [recorded] = looks.read_text().splitlines()
     looks.unlink()
-    assert "had not been looked at before" in search(unfinished).remarks[-1]
+    assert UNSEEN in search(unfinished).remarks[-1]
     assert looks.read_text().splitlines() == [recorded]
-    assert "had not been looked at before" in call("search", unfinished, "--ray", "off")
+    assert UNSEEN in call("search", unfinished, "--ray", "off")
     assert looks.read_text().splitlines() == [recorded]
-    assert "had not been looked at before" in (unfinished / "report.md").read_text()
+    assert UNSEEN in (unfinished / "report.md").read_text()
     shutil.copy(looks, unfinished / "another.looks.jsonl")
     content = json.loads(recorded)
     earlier = content | {"date": "2025-01-01T00:00:00.000+00:00", "digest": "", "by": "score"}

@@ -144,6 +144,8 @@ def test_sources_are_told_where_items_share_them(finished: Finished) -> None:
     table = finished.again()
     sources = len({of[item] for item in finished.suite.splits["report"]["sums"]})
     assert f"(sums 12 items of {sources} sources, text 12 items;" in table_title(table)
+    of.update(dict.fromkeys(of, "sum"))
+    assert "(sums 12 items of 1 source, text 12 items;" in table_title(finished.again())
 
 
 def test_intervals_hold_their_values(finished: Finished) -> None:
@@ -168,11 +170,11 @@ def test_values_are_those_of_the_journal(finished: Finished) -> None:
 
 
 def test_gains_are_paired(finished: Finished) -> None:
-    """Resamples serve both models: what is equal item by item has no gain, and no doubt of it."""
+    """Resamples serve both models: what is equal item by item has no gain."""
     other = next(c for c in finished.results if c > 2 and c != finished.winner)
     twins = finished.again(results={**finished.results, other: finished.results[finished.winner]})
     assert row_of(twins, other)["gain"] == {
-        "value": 0, "low": 0, "high": 0, "p": 1, "test": "sign flips"
+        "value": 0, "low": None, "high": None, "why": "no spread", "p": 1, "test": "sign flips"
     }  # fmt: skip
     assert row_of(twins, other)["score"] == row_of(twins, finished.winner)["score"]
     base, own = finished.table["rows"][0], row_of(finished.table, finished.winner)
@@ -218,20 +220,21 @@ def test_what_is_said_of_the_winners_luck(finished: Finished) -> None:
     assert f"samples: {gap:.3f} [{trust['gap']['low']:.3f}," in lines
     assert f"{effort['candidates']} candidates tried" in lines
     found = provenance(finished.table)
-    assert found["search_less_report"] == pytest.approx(gap, abs=1e-6)
+    assert found["search_less_report"] == trust["gap"]
+    assert found["select_score"] == trust["select"]
     assert {"base", "chat", "sea", "uniform"} <= set(found["beside"])
     assert all(0 < beside["p"] <= 1 for beside in found["beside"].values())
 
 
 def test_of_weighted_anchors_nothing_is_called_exact(finished: Finished) -> None:
     """Nor is the gap to them known."""
-    unknown = Interval(0.5, -math.inf, math.inf)
+    unknown = Interval.unknown(0.5, "error unknown")
     spec = finished.suite.spec
     finished.suite.spec = replace(spec, combination="retention", anchors={"sums": {"sum-0-0": 1.0}})
     lines = "\n".join(table_notes(finished.again(interval=lambda batch, candidate: unknown)))
     assert "search 0.500 (weighted anchors; error unknown)" in lines
     assert "gains that count 1 in the score (weighted anchors; error unknown)" in lines
-    assert re.search(r"gap, .*: -?\d\.\d+ \(error unknown\)", lines)
+    assert re.search(r"gap, .*: -?\d\.\d+ \[error unknown\]", lines)
     assert "exact" not in lines
 
 
@@ -279,8 +282,15 @@ def test_a_missed_floor_is_said(finished: Finished) -> None:
     table = finished.again(suite=suite)
     assert all(row["missed"] for row in table["rows"])
     winner = next(row for row in table["rows"] if row["candidate"] == finished.winner)
+    value = winner["objectives"]["sums"]["value"]
     [line] = [line for line in table_notes(table) if f"FLOOR MISSED: {winner['label']}" in line]
-    assert "its floor (2) 2.000" in line
+    assert line.endswith(f"sums is {value:.3f} on these items, its floor 2.")
+    ceiling = Floor(share=0.5, of="base")
+    assert not finished.suite.objectives[1].maximize
+    suite.objectives = (suite.objectives[0], replace(suite.objectives[1], floor=ceiling))
+    [*_, missed] = row_of(finished.again(suite=suite), 0)["missed"]
+    bound = row_of(table, 0)["objectives"]["text"]["value"] / 2
+    assert missed.endswith(f" on these items, its ceiling {bound:.3f} (50% of base)")
 
 
 def test_if_every_merge_fails_the_references_are_still_reported(

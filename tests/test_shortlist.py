@@ -97,7 +97,8 @@ def test_a_race_ends_when_one_merge_is_left_or_no_item() -> None:
     won = judged({**MODELS, "near": "0100"})
     assert won.last and {d.candidate for d in won.dropped} == {4, 5}
     assert won.saved == 6 * 100, "nobody is asked the other half"
-    assert judged(MODELS, WHOLE) == Verdict(2, True)
+    alone = judged(MODELS, WHOLE)
+    assert alone == Verdict(2, True, unraced="it has no more sources than strata")
 
 
 def test_who_failed_is_out_and_judges_nobody() -> None:

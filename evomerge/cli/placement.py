@@ -67,6 +67,10 @@ def check_device(name: str | None) -> None:
     import torch
 
     try:
+        torch.device(name or "cpu")
+    except RuntimeError:
+        raise InputError(f"--device {name}: no such device; expected cpu, cuda or cuda:1") from None
+    try:
         torch.empty(0, device=name or "cpu")
     except (RuntimeError, AssertionError) as error:  # torch raises either, by build
         reason = str(error).splitlines()[0]

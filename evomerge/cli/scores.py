@@ -16,6 +16,10 @@ def score(arguments: argparse.Namespace) -> None:
     from evomerge.display import show_scores
     from evomerge.run.one_model import score
 
+    if arguments.again and arguments.split != "report":
+        raise InputError(
+            f"--again: is for --split report; the {arguments.split} split may be looked at freely"
+        )
     placement.check_device(arguments.device)
     scores = score(
         arguments.model,

@@ -77,6 +77,9 @@ SIGNALS: Mapping[str, bool] = {
 One that does not apply to a task is absent from ``Responses.metrics``; they aggregate by the mean.
 """
 
+UNBOUNDED = ("margin", "target_nats", "length")
+"""Signals that are no shares, even where each is 0 or 1."""
+
 
 class NonFinite(CandidateFailed):
     """A model answered with NaN or infinity: its candidate failed.

@@ -5,8 +5,8 @@ Sources are tossed whole, like in ``intervals``: all items made from one source 
 together.
 
 * One objective that is right or wrong, one item a source: McNemar's exact test.
-* Else the labels of the sources are swapped at random, 10,000 times; where the score is a sum, that
-  is the sign-flip test on the sources' differences.
+* Else the labels of the sources are swapped, in all ways or at random 10,000 times; where the score
+  is a sum, that is the sign-flip test on the sources' differences.
 
 It needs values that are means or ratios of sums; of others (F1 over a corpus, ...) nothing is said.
 
@@ -94,7 +94,10 @@ def swap_labels(
     *key: seeds.Part,
     draws: int = FLIPS,
 ) -> float:
-    """Two-sided p value of a difference of two scores, by random swaps of the sources' labels.
+    """Two-sided p value of a difference of two scores, by swaps of the sources' labels.
+
+    By all of them if there are no more than ``draws``, else by so many random ones, the one that was
+    observed besides.
 
     Args:
         ours, theirs: one entry an objective, over the same sources.
@@ -103,14 +106,18 @@ def swap_labels(
         draws: number of random swaps; the smallest p value is 1 / (draws + 1).
     """
     sources = len(ours[0].over)
+    every = 2**sources if sources < draws.bit_length() else 0
     observed = abs(difference(_values(ours), _values(theirs))[0])
     atleast = 0
-    for chunk in range(0, draws, _CHUNK):
-        count = min(_CHUNK, draws - chunk)
-        toss = seeds.uniforms(count * sources, *key, chunk).reshape(count, sources) < 0.5
+    for chunk in range(0, every or draws, _CHUNK):
+        count = min(_CHUNK, (every or draws) - chunk)
+        if every:
+            toss = (np.arange(chunk, chunk + count)[:, None] >> np.arange(sources) & 1).astype(bool)
+        else:
+            toss = seeds.uniforms(count * sources, *key, chunk).reshape(count, sources) < 0.5
         swapped = np.abs(difference(_values(ours, theirs, toss), _values(theirs, ours, toss)))
         atleast += int((swapped >= observed * (1 - 1e-9) - 1e-12).sum())
-    return (1 + atleast) / (1 + draws)
+    return atleast / every if every else (1 + atleast) / (1 + draws)
 
 
 def _values(

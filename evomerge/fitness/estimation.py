@@ -29,6 +29,7 @@ from evomerge.fitness.suite import Results, Suite
 
 _log = logging.getLogger("evomerge.fitness")
 
+ANCHORED = "weighted anchors; error unknown"
 Errors = Mapping[str, float | None]  # standard errors by objective; 0 is exact, None is unknown
 
 

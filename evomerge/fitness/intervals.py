@@ -6,16 +6,15 @@ reference, so that a combined score, or the difference of two candidates, keeps 
 makes it precise.
 
     resamples = Resamples.of([*sources_th, *sources_id], 1000, seed, "report")
-    th = resamples.mean(correct_th, sources_th)                  # an Estimate: value and draws
+    th = resamples.share(correct_th, sources_th, "th")           # an Estimate: value and draws
     bits = resamples.ratio(nats, bytes_, sources_id)
     total = combine(lambda a, b: 0.5 * a - 0.5 * b, th, bits)    # any function of estimates
     total.interval()                                             # 0.78 [0.74, 0.81]
     combine(operator.sub, total, other).interval()               # the paired difference
 
 Few sources vary less among themselves than the world does, and tell their own spread badly; so the
-percentiles are those of Student's t (the expanded percentile interval). A share that every source
-agrees on has no spread at all: its draws are those of the share that there may be, given so many
-that agree.
+percentiles are those of Student's t (the expanded percentile interval). A share that all sources
+agree on has no spread at all: its draws are shares that there may be, given so many that agree.
 
 Papers: Hesterberg, "What Teachers Should Know about the Bootstrap", https://arxiv.org/abs/1411.5279
     (expanded percentiles); Clopper & Pearson 1934 (shares); Miller, "Adding Error Bars to Evals",
@@ -26,9 +25,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,16 +42,26 @@ MOST_UNDEFINED = 0.04  # share of draws that may have no item to compute from
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and the bounds of its confidence interval; infinite bounds: nothing is known."""
+    """A value and the bounds of its confidence interval; infinite ones if nothing is known: ``why``."""
 
     value: float
     low: float
     high: float
+    why: str = ""
+
+    @classmethod
+    def unknown(cls, value: float, why: str) -> Interval:
+        return cls(value, -math.inf, math.inf, why)
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """``value``, ``low`` and ``high`` for JSON; unknown bounds are None, and ``why`` says why."""
+        if self.why:
+            return {"value": self.value, "low": None, "high": None, "why": self.why}
+        return {"value": self.value, "low": self.low, "high": self.high}
 
     def __str__(self) -> str:
-        if math.isinf(self.low) or math.isinf(self.high):
-            return f"{self.value:.2f} [too few items]"
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        return f"{self.value:.2f} [{self.why or f'{self.low:.2f}, {self.high:.2f}'}]"
 
 
 @dataclass(frozen=True)
@@ -61,47 +71,39 @@ class Estimate:
     Attributes:
         value: on the items themselves.
         draws: shape ``[draws]``; NaN where a resample holds no item to compute it from.
-        sources: how many the resamples draw from; infinite if the draws are no resamples.
+        sources: how many the resamples draw from.
+        share: of a share of ones among zeros and ones, how many sources it has; else 0.
     """
 
     value: float
     draws: NDArray[np.float64]
-    sources: float
-
-    @classmethod
-    def unanimous(cls, value: float, sources: int, draws: int, *key: seeds.Part) -> Estimate:
-        """A share, 0 or 1, on which all ``sources`` agree.
-
-            theta = U^(1/n) or 1 - U^(1/n),  U uniform:  theta ~ Beta(n, 1) or Beta(1, n)
-
-        The quantiles of theta are the exact (Clopper-Pearson) bounds.
-        """
-        # evenly spaced, in random order: the bounds are exact however few the draws
-        order = np.argsort(seeds.uniforms(draws, *key), kind="stable")
-        slack = 1 - ((order + 0.5) / draws) ** (1 / sources)
-        return cls(value, 1 - slack if value else slack, math.inf)
+    sources: int
+    share: int = 0
 
     def interval(self, level: float = 0.95) -> Interval:
         """The interval that covers the truth with probability ``level``; it holds the value.
 
         Expanded percentiles: with n sources, those of ``Phi(-+ sqrt(n / (n - 1)) t)``, t the two-sided
-        quantile of Student's t of n - 1 degrees.
+        quantile of Student's t of n - 1 degrees. No share is known better than one that all sources
+        agree on. Draws that are all alike say nothing.
         """
         defined = self.draws[~np.isnan(self.draws)]
         if self.sources < LEAST or len(defined) < (1 - MOST_UNDEFINED) * len(self.draws):
-            return Interval(self.value, -math.inf, math.inf)
-        tail = _tail(self.sources, level)
-        low, high = np.quantile(defined, [tail, 1 - tail])
-        return Interval(self.value, min(float(low), self.value), max(float(high), self.value))
+            return Interval.unknown(self.value, "too few sources")
+        if np.ptp(defined) <= 1e-12 * max(1.0, abs(self.value)):  # rounding is no spread
+            return Interval.unknown(self.value, "no spread")
+        tail = NormalDist().cdf(-_reach(self.sources, level))
+        low, high = (float(bound) for bound in np.quantile(defined, [tail, 1 - tail]))
+        if self.share:
+            agreed = ((1 - level) / 2) ** (1 / self.share)
+            low, high = min(low, agreed), max(high, 1 - agreed)
+        return Interval(self.value, min(low, self.value), max(high, self.value))
 
 
 @cache
-def _tail(sources: float, level: float) -> float:
-    """The part of the draws to cut off at either end."""
-    if math.isinf(sources):
-        return (1 - level) / 2
-    reach = math.sqrt(sources / (sources - 1)) * student(sources - 1, level)
-    return NormalDist().cdf(-reach)
+def _reach(sources: int, level: float) -> float:
+    """Standard errors, as resamples show them, that an interval reaches to either side."""
+    return math.sqrt(sources / (sources - 1)) * student(sources - 1, level)
 
 
 def student(degrees: float, level: float) -> float:
@@ -109,6 +111,19 @@ def student(degrees: float, level: float) -> float:
     ends = np.linspace(0, math.pi / 2, 100_001)
     below = np.cumsum(np.cos((ends[1:] + ends[:-1]) / 2) ** (degrees - 1))
     return math.sqrt(degrees) * math.tan(np.interp(level * below[-1], below, ends[1:]))
+
+
+@cache
+def _agreeing(sources: int, draws: int) -> NDArray[np.float64]:
+    """Shares that there may be where all ``sources`` have a one, from the smallest.
+
+        theta = U^(1/n),  U uniform:  theta ~ Beta(n, 1), whose quantiles are the Clopper-Pearson bounds
+
+    U is drawn in by as much as an interval's percentiles are expanded.
+    """
+    law, narrower = NormalDist(), NORMAL / _reach(max(sources, LEAST), 0.95)
+    uniform = [law.cdf(narrower * law.inv_cdf((n + 0.5) / draws)) for n in range(draws)]
+    return np.array(uniform) ** (1 / sources)
 
 
 @dataclass(frozen=True)
@@ -138,6 +153,19 @@ class Resamples:
     def mean(self, values: ArrayLike, sources: Sequence[str]) -> Estimate:
         """The mean of per-item ``values``; ``sources`` names each item's source."""
         return self.ratio(values, np.ones(len(sources)), sources)
+
+    def share(self, values: ArrayLike, sources: Sequence[str], *key: seeds.Part) -> Estimate:
+        """The mean of per-item zeros and ones.
+
+        Where all sources agree no resample knows of others: the draws are those of ``_agreeing``, in an
+        order that ``key`` gives.
+        """
+        found, count, draws = self.mean(values, sources), len(set(sources)), len(self.counts)
+        if 0 < found.value < 1:
+            return replace(found, share=count)
+        shares = _agreeing(count, draws)[np.argsort(seeds.uniforms(draws, *key), kind="stable")]
+        shares = shares if found.value else 1 - shares
+        return Estimate(found.value, shares, max(count, LEAST), count)
 
     def ratio(self, over: ArrayLike, under: ArrayLike, sources: Sequence[str]) -> Estimate:
         """``sum(over) / sum(under)`` of per-item numbers: bits per byte, a micro average."""

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from evomerge.fitness import column
-from evomerge.fitness.objectives import Values, why_no_sum
+from evomerge.fitness.objectives import Objective, Values, why_no_sum
 from evomerge.fitness.suite import Results, Suite
 
 ALPHA = 0.05  # chance that the best of a shortlist is ever dropped
@@ -55,19 +55,22 @@ class Race:
     units: Values
 
     @classmethod
-    def of(cls, suite: Suite, gains: Values, known: Sequence[Results]) -> Race | None:
-        """The race of a suite whose score is a weighted sum of means of numbers in [0, 1], else None.
+    def of(cls, suite: Suite, gains: Values, known: Sequence[Results]) -> Race | str:
+        """The race of a suite whose score is a weighted sum of means of numbers in [0, 1].
+
+        A text that says why there is none, if there is none.
 
         Args:
             suite: measures and combines.
             gains: the yardsticks.
             known: responses of some models, which show what values look like.
         """
+        if why := why_no_sum(suite.objectives, suite.spec.combination):
+            return why
         shares = _shares(suite, gains)
-        if not shares or not all(
-            _bounded(suite, name, found) for name in shares for found in known
-        ):
-            return None
+        for objective in suite.measured:
+            if objective.name in shares and not all(_bounded(suite, objective, r) for r in known):
+                return f"{objective.name} ({objective.metric}) is no mean of numbers from 0 to 1"
         split, most = suite.splits["select"], defaultdict[str, float](float)
         units = {}
         for objective in suite.measured:
@@ -98,9 +101,7 @@ class Race:
 
 
 def _shares(suite: Suite, gains: Values) -> dict[str, float]:
-    """What one unit of each measured objective adds to the score; empty if the score is no sum."""
-    if why_no_sum(suite.objectives, suite.spec.combination):
-        return {}
+    """What one unit of each measured objective adds to a score that is a sum."""
     found = dict.fromkeys((objective.name for objective in suite.measured), 0.0)
     total = sum(objective.weight for objective in suite.objectives)
     for objective in suite.objectives:
@@ -113,9 +114,8 @@ def _shares(suite: Suite, gains: Values) -> dict[str, float]:
     return {name: share for name, share in found.items() if share}
 
 
-def _bounded(suite: Suite, name: str, results: Results) -> bool:
+def _bounded(suite: Suite, objective: Objective, results: Results) -> bool:
     """True if the objective is, on these results, a mean of numbers in [0, 1]."""
-    (objective,) = (objective for objective in suite.measured if objective.name == name)
     values = [v for v in column(results[objective.scorer], objective.metric) if v is not None]
     if not all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in values):
         return False

@@ -57,7 +57,8 @@ class Error:
         low, high = self.interval
         return (
             f"±{self.size:.3f} [{low:.3f}, {high:.3f}] from {len(self.missed)} models "
-            f"(random items: ±{self.random:.3f}; the best model, left out: {self.best:+.3f})"
+            f"(random items: ±{self.random:.3f}, exact for these models; the best model, left out once: "
+            f"{self.best:+.3f})"
         )
 
 

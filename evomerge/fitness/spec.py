@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import config
-from evomerge.errors import InputError, did_you_mean
+from evomerge.errors import InputError, did_you_mean, one_of
 from evomerge.fitness import Scorer, estimators, splits
 from evomerge.fitness import backend as backends
 from evomerge.fitness.language import check_language
@@ -72,6 +72,7 @@ class SuiteSpec:
         batch_tokens: tokens per forward pass, padding included; None is the device's default.
         max_length: of an input in tokens; None is the model's.
         file: where it stands.
+        path: what its keys begin with there.
         lines: key -> its ``file:line``, of objectives and anchors.
     """
 
@@ -91,12 +92,13 @@ class SuiteSpec:
     batch_tokens: int | None = None
     max_length: int | None = None
     file: str = field(default="", compare=False)
+    path: str = field(default="", compare=False)
     lines: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def place(self, key: str) -> str:
         """``file:line: key``, for messages; the line of the section that would hold an absent key."""
         line = self.lines.get(key) or self.lines.get(key.rpartition(".")[0])
-        return f"{line}: {key}" if line else key
+        return f"{line}: {self.path}{key}" if line else f"{self.path}{key}"
 
     def place_of(self, scorer: str) -> str:
         """``file:line: key`` of the first objective that a scorer measures."""
@@ -165,9 +167,11 @@ def parse_suite(
         known = scorers.setdefault(scorer.name, scorer)
         if known != scorer:
             problems.add(
-                item, f"objectives.{name}", f"{scorer.name} already stands above with other options"
+                item,
+                f"{section.path}objectives.{name}",
+                f"{scorer.name} already stands above with other options",
             )
-    _check_derived(nodes, objectives, problems)
+    _check_derived(nodes, objectives, problems, section.path)
     anchored = dict(section.items("anchors"))
     anchors = _parse_anchors(section, anchored, scorers)
     lines = _lines_of("objectives", nodes) | _lines_of("anchors", anchored)
@@ -197,6 +201,7 @@ def parse_suite(
         batch_tokens,
         max_length,
         node.file,
+        section.path,
         lines,
     )
 
@@ -223,7 +228,8 @@ def _parse_candidate(items: config.Section) -> tuple[int, int]:
         return pair[0], pair[1]
     items.problem(
         "candidate",
-        f"expected a number of items, or [first generation, last generation], found {found!r}",
+        "expected a number of items, or [first generation, last generation] of which the first is no "
+        f"larger, found {found!r}",
     )
     return CANDIDATE
 
@@ -232,16 +238,18 @@ def _check_derived(
     nodes: Mapping[str, config.Node],
     objectives: Sequence[Mapping[str, Any]],
     problems: config.Problems,
+    path: str,
 ) -> None:
-    """Objectives made of others name measured ones."""
-    measured = [objective["name"] for objective in objectives if not objective["of"]]
+    """Objectives made of others name measured ones; those with a problem of their own may be."""
+    derived = [objective["name"] for objective in objectives if objective["of"]]
+    measured = [name for name in nodes if name not in derived]
     for objective in objectives:
         for part in objective["of"]:
             if part not in measured:
                 name = objective["name"]
                 problems.add(
                     nodes[name],
-                    f"objectives.{name}",
+                    f"{path}objectives.{name}",
                     f"{part!r} is no measured objective{did_you_mean(part, measured)}",
                 )
 
@@ -342,10 +350,14 @@ def _parse_floor(section: config.Section, models: Sequence[str] | None) -> Floor
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return Floor(value=float(value))
     match = _FLOOR.match(value) if isinstance(value, str) else None
-    if match and float(match[1]) > 0 and (models is None or match[2] in (BASE, *models)):
-        return Floor(share=float(match[1]) / 100, of=match[2])
-    hint = did_you_mean(match[2], models or ()) if match else ""
-    section.problem(
-        "floor", f"expected a number or text like '98% of {BASE}', found {node.plain!r}{hint}"
-    )
-    return None
+    if match is None or float(match[1]) <= 0:
+        section.problem(
+            "floor", f"expected a number or text like '98% of {BASE}', found {node.plain!r}"
+        )
+        return None
+    known = None if models is None else (BASE, *models)
+    if known and match[2] not in known:
+        hint = did_you_mean(match[2], known)
+        section.problem("floor", f"{match[2]!r} is no model of this run{hint}; {one_of(known)}")
+        return None
+    return Floor(share=float(match[1]) / 100, of=match[2])

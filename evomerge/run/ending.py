@@ -17,7 +17,7 @@ from evomerge.run.finish import final_table
 from evomerge.run.looks import Book
 from evomerge.run.preflight import Job
 from evomerge.run.provenance import with_provenance
-from evomerge.run.record import Record
+from evomerge.run.record import remarks_on
 from evomerge.run.scoring import Scoring
 from evomerge.run.table_text import table_markdown
 
@@ -53,10 +53,12 @@ def end(job: Job, search: Search, scoring: Scoring, journal: Journal) -> Result:
         journal.append(ended)
     book = Book(job.suite)
     looks = book.record(book.look(ended["time"], "search", str(folder), job.spec.digest))
-    remarks = [*Record(folder).remarks, str(looks)]
+    head = journal.events[0]
+    remarks = [*remarks_on(search, head["budget"]), str(looks)]
     winner = None
     if search.winner is not None:
-        winner = with_provenance(search, search.winner, journal.events[0], ended["table"])
+        objectives = job.suite.objectives
+        winner = with_provenance(search, objectives, search.winner, head, ended["table"])
     try:
         told = "".join(f"* {remark}.\n" for remark in remarks)
         config.write_text(folder / REPORT, table_markdown(ended["table"]) + told)

@@ -11,7 +11,7 @@ evaluation objective values of one candidate with standard errors, or why it fai
            responses lie, and which earlier ones (batch, candidate) were used again
 closed     the search phase was ended early (out of hours)
 round      a round of the shortlist: who was beaten, by whom, with what evidence; whose scores
-           are invalid and why
+           are invalid and why; why there was no race
 end        the winner and the table on the report split
 ========== ==================================================================================
 """
@@ -20,23 +20,27 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from evomerge import journal, seeds
 from evomerge.errors import InputError
+from evomerge.fitness.objectives import Objective
 from evomerge.fitness.suite import Items
-from evomerge.history import Batch, Candidate, Dropped, Evaluation, Verdict
+from evomerge.history import Batch, Candidate, Dropped, Evaluation, History, Verdict
 from evomerge.recipe import Recipe
 from evomerge.responses import Place
+from evomerge.run.table_text import table_markdown
 
 FORMAT = 3
 JOURNAL, RESPONSES = "journal.jsonl", "responses.bin"
 Event = dict[str, Any]
 _LIBRARIES = ("evomerge", "torch", "transformers", "lm_eval", "cma", "optuna", "ray")
 _CANDIDATE = ("id", "origin", "genome", "groups")
+_OBJECTIVE = tuple(field.name for field in fields(Objective))
 _KEYS: Mapping[str, Sequence[str]] = {
     "run": (
         *("digest", "content", "budget", "scoring", "population", "template", "models", "dims"),
@@ -55,7 +59,7 @@ def read_events(path: Path) -> list[Event]:
     """The events of a run's journal, also while a search writes it.
 
     Raises:
-        InputError: it is absent, damaged or of another format, or an event lacks a key.
+        InputError: it is absent or of another format, or an event is not what is written.
     """
     events = journal.read(path)
     head = events[0] if events else {"event": "run", "format": FORMAT}
@@ -65,17 +69,68 @@ def read_events(path: Path) -> list[Event]:
             f"{head.get('format')!r}); use the evomerge version that wrote it, or another folder"
         )
     for line, event in enumerate(events, start=1):
-        for found, keys in (
-            (event, (*_KEYS.get(event["event"], ()), "time")),
-            *((candidate, _CANDIDATE) for candidate in event.get("candidates", ())),
-        ):
-            if missing := [key for key in keys if key not in found]:
-                raise InputError(
-                    f"{path}:{line}: the journal is damaged: {missing[0]!r} is missing from this "
-                    f"{event['event']!r} event. Restore the file from a copy, or delete line {line} and "
-                    f"all after it: the search then resumes from line {line - 1}"
-                )
+        with reading(path, line):
+            for found, keys in _mappings(event, head):
+                if missing := [key for key in keys if key not in found]:
+                    raise ValueError(
+                        f"{missing[0]!r} is missing from this {event['event']!r} event"
+                    )
+            if event is head:
+                inventory(event)
+            elif event["event"] == "evaluation":
+                place_from(event)
     return events
+
+
+def _mappings(event: Event, head: Event) -> Iterator[tuple[Mapping[str, Any], Sequence[str]]]:
+    """The mappings in an event, each with the keys that it must have."""
+    kind = event["event"]
+    yield event, (*_KEYS.get(kind, ()), "time")
+    if kind == "run":
+        yield event["splits"], ("digest", "items")
+        yield from ((model, ("ref", "sha256")) for model in event["models"].values())
+        yield from ((objective, _OBJECTIVE) for objective in event["objectives"])
+    elif kind == "batch":
+        yield event["items"], ("digest", "counts")
+        yield from ((candidate, _CANDIDATE) for candidate in event["candidates"])
+    elif kind == "evaluation":
+        names = [objective["name"] for objective in head["objectives"]]
+        yield from ((event[key], names) for key in ("values", "errors") if event[key] is not None)
+
+
+@contextmanager
+def reading(path: Path, line: int) -> Iterator[None]:
+    """Whatever makes no sense in this line of a journal is told with its place.
+
+    Raises:
+        InputError: something made no sense.
+    """
+    try:
+        yield
+    except (InputError, ValueError) as error:
+        raise journal.damaged(path, line, str(error)) from error
+    except (AttributeError, LookupError, TypeError) as error:
+        raise journal.damaged(path, line, f"{type(error).__name__}: {error}") from error
+
+
+def fold(history: History, event: Mapping[str, Any], template: Recipe) -> None:
+    """Fold what an event tells into ``history``; candidates are rebuilt on the run's ``template``.
+
+    Raises:
+        ValueError: it does not follow from what was folded before. What is no event at all raises
+            whatever comes of it: see ``reading``.
+    """
+    if event["event"] == "batch":
+        history.open(batch_from(event, template))
+    elif event["event"] == "evaluation":
+        history.observe(evaluation_from(event))
+    elif event["event"] == "round":
+        history.judge(round_from(event))
+    elif event["event"] == "closed":
+        history.close(event["reason"])
+    elif event["event"] == "end":
+        history.end()
+        table_markdown(event["table"])  # it can be shown
 
 
 def versions() -> dict[str, str]:
@@ -197,6 +252,7 @@ def round_from(event: Mapping[str, Any]) -> Verdict:
         tuple(Dropped(**dropped) for dropped in event["dropped"]),
         {candidate: why for candidate, why in event["invalid"]},
         event["saved"],
+        event["unraced"],
     )
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from evomerge import seeds
-from evomerge.fitness import column
+from evomerge.fitness import UNBOUNDED, column
 from evomerge.fitness.comparison import Array, Sums, mcnemar, swap_labels
 from evomerge.fitness.estimation import spread
 from evomerge.fitness.intervals import NORMAL, Estimate, Interval, Resamples, combine
-from evomerge.fitness.objectives import Objective, Values, counting, with_derived
+from evomerge.fitness.objectives import BASE, Objective, Values, counting, with_derived
 from evomerge.fitness.suite import Items, Results, Suite
 from evomerge.history import History
 
@@ -65,34 +65,37 @@ class Bootstrap:
         values = [value_of[item] for item in chosen]
         sources = [self.suite.source_of[name][item] for item in chosen]
         sums = Sums.of(scorer, metric, values)
-        if sums and values[0] in (0, 1) and all(value == values[0] for value in values):
-            key = self.seed, "unanimous", model, name, metric
-            return Estimate.unanimous(float(values[0]), len(set(sources)), DRAWS, *key)
         if sums is None:
             return self.resamples.statistic(
                 lambda index: scorer.aggregate(metric, [values[i] for i in index]), sources
             )
+        if _binary([values]) and not set(metric.split("*")) & set(UNBOUNDED):
+            return self.resamples.share(values, sources, self.seed, "share", model, name, metric)
         return self.resamples.ratio(sums.scale * sums.over, sums.under, sources)
 
     def score(
         self, values: Estimates, references: Mapping[str, Estimates], gains: Values
     ) -> Estimate:
-        """The combined score, draw by draw: model and references move together.
+        """The combined score, draw by draw: the model and the base, if it counts, move together.
 
-        Objectives without weight stay at their values: what is unknown of them does not matter.
+        What does not enter the score stays at its value: what is unknown of it does not matter.
         """
-        columns = [values, *references.values()]
-        names = [objective.name for objective in self.suite.objectives if objective.weight]
-        fixed = [{name: estimate.value for name, estimate in part.items()} for part in columns]
+        suite = self.suite
+        names = [objective.name for objective in suite.objectives if objective.weight]
+        known = {origin: _values(part) for origin, part in references.items()}
+        own = _values(values)
 
-        def score(*flat: float) -> float:
-            own, *others = (
-                {**known, **dict(zip(names, flat[i * len(names) :], strict=False))}
-                for i, known in enumerate(fixed)
-            )
-            return self.suite.combine(own, dict(zip(references, others, strict=True)), gains).value
+        def score(*drawn: float) -> float:
+            ours = {**own, **dict(zip(names, drawn, strict=False))}
+            base = {**known.get(BASE, {}), **dict(zip(names, drawn[len(names) :], strict=False))}
+            return suite.combine(ours, {**known, BASE: base}, gains).value
 
-        return combine(score, *(part[name] for part in columns for name in names))
+        moving = [values] if suite.spec.combination == "mean" else [values, references[BASE]]
+        return combine(score, *(part[name] for part in moving for name in names))
+
+
+def _values(estimates: Estimates) -> dict[str, float]:
+    return {name: estimate.value for name, estimate in estimates.items()}
 
 
 @dataclass(frozen=True)
@@ -175,8 +178,9 @@ def search_interval(
 
     errors = {o.name: evaluation.errors[o.name] for o in counting(objectives)}
     value, error = score(evaluation.values), spread(objectives, score, evaluation.values, errors)
-    reach = float("inf") if error is None else NORMAL * error
-    return Interval(value, value - reach, value + reach)
+    if error is None:
+        return Interval.unknown(value, "error unknown")
+    return Interval(value, value - NORMAL * error, value + NORMAL * error)
 
 
 def _is_sum(suite: Suite) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 from evomerge.evolution import Search
 from evomerge.fitness.health import asymmetries, notes
 from evomerge.fitness.intervals import Estimate, Interval, combine
-from evomerge.fitness.objectives import counting
+from evomerge.fitness.objectives import BASE, counting
 from evomerge.fitness.suite import Items, Results, Suite
 from evomerge.run.evidence import Bootstrap, Estimates, compare
 
@@ -55,6 +55,11 @@ def final_table(
     values = {origin: suite.values(responses) for origin, responses in known.items()}
     estimates, scores = _scored(search, Bootstrap.of(suite, suite.splits["report"], seed), found)
 
+    def score_of(id: int) -> Plain:
+        if references.get(id) == BASE and suite.spec.combination != "mean":
+            return Interval(0.0, 0.0, 0.0).plain  # scores are relative to it
+        return scores[id].interval().plain
+
     def gain_over(id: int) -> Plain | None:
         if winner is None or winner not in found or id not in found or id == winner:
             return None
@@ -63,7 +68,7 @@ def final_table(
             label=references.get(id, ""),
         )  # fmt: skip
         difference = combine(operator.sub, scores[winner], scores[id])
-        return {**plain_interval(difference), "p": test.p, "test": test.how}
+        return {**difference.interval().plain, "p": test.p, "test": test.how}
 
     def health_of(id: int) -> Plain:
         invalid, remarks = list[str](), list[str]()
@@ -75,10 +80,13 @@ def final_table(
 
     def missed_by(id: int) -> list[str]:
         own = suite.values(found[id]) if id in found and len(known) == len(references) else {}
-        floors = [(o, o.floor.bound(o, values)) for o in suite.objectives if o.floor and own]
+        floors = [
+            (o, o.floor, o.floor.bound(o, values)) for o in suite.objectives if o.floor and own
+        ]
         return [
-            f"{o.name} is {own[o.name]:.3f}, its floor ({o.floor}) {bound:.3f}"
-            for o, bound in floors
+            f"{o.name} is {own[o.name]:.3f} on these items, its {'floor' if o.maximize else 'ceiling'} "
+            + (f"{floor}" if floor.of is None else f"{bound:.3f} ({floor})")
+            for o, floor, bound in floors
             if o.sign * (bound - own[o.name]) > 0
         ]
 
@@ -86,8 +94,8 @@ def final_table(
         {
             "candidate": c.id,
             "label": f"winner: {c.origin} #{c.id}" if c.id == winner else c.origin,
-            "score": plain_interval(scores[c.id]) if c.id in found else None,
-            "objectives": {n: plain_interval(e) for n, e in estimates.get(c.id, {}).items()},
+            "score": score_of(c.id) if c.id in found else None,
+            "objectives": {n: e.interval().plain for n, e in estimates.get(c.id, {}).items()},
             "gain": gain_over(c.id),
             "health": health_of(c.id),
             "missed": missed_by(c.id),
@@ -104,10 +112,10 @@ def final_table(
         "winner": winner,
         "rows": sorted(rows, key=lambda row: row["candidate"] == winner),
         "trust": {
-            "search": searched and _plain(searched),
+            "search": searched and searched.plain,
             "select": _select_score(search, suite, selected or {}, seed),
-            "report": reported and _plain(reported),
-            "gap": searched and reported and _plain(_gap(searched, reported, suite)),
+            "report": reported and reported.plain,
+            "gap": searched and reported and _gap(searched, reported, suite).plain,
             "search_items": count_all(suite, suite.splits["search"]),
             "anchored": any(o.scorer in suite.spec.anchors for o in counting(suite.objectives)),
         },
@@ -153,9 +161,11 @@ def _gap(searched: Interval, reported: Interval, suite: Suite) -> Interval:
     report, search = (
         count_all(suite, suite.splits[split])["sources"] for split in ("report", "search")
     )
+    value = searched.value - reported.value
+    if why := searched.why or reported.why:
+        return Interval.unknown(value, why)
     below, above = reported.value - reported.low, reported.high - reported.value
     scale = math.sqrt(report / search)
-    value = searched.value - reported.value
     return Interval(
         value,
         value - math.hypot(searched.value - searched.low, above, scale * below),
@@ -172,7 +182,7 @@ def _select_score(
         return None
     items: Items = {name: list(found["items"]) for name, found in selected[winner].items()}
     _, scores = _scored(search, Bootstrap.of(suite, items, seed), selected)
-    return {**plain_interval(scores[winner]), **count_all(suite, items)}
+    return {**scores[winner].interval().plain, **count_all(suite, items)}
 
 
 def count(suite: Suite, items: Items) -> dict[str, dict[str, int]]:
@@ -191,36 +201,20 @@ def count_all(suite: Suite, items: Items) -> dict[str, int]:
     return {"items": sum(map(len, items.values())), "sources": len(sources)}
 
 
-def plain_interval(estimate: Estimate) -> Plain:
-    """Value and bounds for JSON; unknown bounds are None."""
-    return _plain(estimate.interval())
-
-
-def _plain(interval: Interval) -> Plain:
-    low, high = (bound if math.isfinite(bound) else None for bound in (interval.low, interval.high))
-    return {"value": interval.value, "low": low, "high": high}
-
-
 def provenance(table: Mapping[str, Any]) -> Plain:
-    """What the winner's recipe says of its scores, from the final table.
+    """What the winner's recipe says beside its own scores, from the final table.
 
     ``beside`` holds its paired differences to base, parents and baselines: value, low, high and p.
     """
     trust, winner = table["trust"], table["winner"]
     own = next((row for row in table["rows"] if row["candidate"] == winner), None)
     found: Plain = {"select_looks": table["effort"]["select_looks"]}
+    if trust["select"]:
+        found["select_score"] = trust["select"]
     if own and own["score"]:
-        found["report"] = {key: own[key] for key in ("score", "objectives")}
         found["beside"] = {row["label"]: row["gain"] for row in table["rows"] if row["gain"]}
         if own["health"]["invalid"]:
             found["invalid"] = own["health"]["invalid"]
         if trust["gap"]:
-            found["search_less_report"] = trust["gap"]["value"]
-    rounded: Plain = _rounded(found)
-    return rounded
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _rounded(part) for key, part in value.items()}
-    return round(value, 6) if isinstance(value, float) else value
+            found["search_less_report"] = trust["gap"]
+    return found

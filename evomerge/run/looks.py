@@ -62,8 +62,9 @@ class Earlier:
 
     def __str__(self) -> str:
         if not self.looks:
-            unknown = "it is not known whether these report items had been looked at before"
-            return unknown if self.problems else "these report items had not been looked at before"
+            if self.problems:
+                return "it is not known whether these report items had been looked at before"
+            return "no fitness file of this folder had looked at these report items before"
         last = self.looks[-1]
         often = f"{len(self.looks)} times, last " if len(self.looks) > 1 else ""
         return (
@@ -139,9 +140,12 @@ class Book:
     def _write(self, look: Look) -> None:
         line = json.dumps(asdict(look)).encode() + b"\n"
         try:
-            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             try:
-                os.write(handle, line)  # at once: lines of two processes do not mix
+                end = os.fstat(handle).st_size
+                torn = end and os.pread(handle, 1, end - 1) != b"\n"
+                # at once: lines of two processes do not mix
+                os.write(handle, b"\n" * bool(torn) + line)
             finally:
                 os.close(handle)
         except OSError as error:
@@ -178,7 +182,8 @@ def _read(path: Path, looks: list[Look], problems: list[str]) -> None:
     for number, line in enumerate(lines, start=1):
         try:
             look = Look(**json.loads(line))
-            whole = len(bytes.fromhex(look.items)) % _HASH == 0
+            texts = all(isinstance(value, str) for value in asdict(look).values())
+            whole = texts and len(bytes.fromhex(look.items)) % _HASH == 0
         except (ValueError, TypeError):
             whole = False
         if whole:

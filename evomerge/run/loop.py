@@ -21,14 +21,13 @@ from evomerge.run.events import (
     JOURNAL,
     RESPONSES,
     batch_event,
-    batch_from,
     evaluation_event,
-    evaluation_from,
+    fold,
     inventory,
     place_from,
     places,
+    reading,
     round_event,
-    round_from,
     seconds_worked,
     stamped,
 )
@@ -124,21 +123,15 @@ class _Loop:
             journal.append(stamped("session"))
 
     def _fold(self, event: Mapping[str, Any], line: int) -> None:
+        with reading(self.journal.path, line):
+            fold(self.search, event, self.job.template)
         if event["event"] == "batch":
-            batch = batch_from(event, self.job.template)
-            self.scoring.open(batch)
-            self.search.open(batch)
+            self.scoring.open(self.search.batches[-1])
         elif event["event"] == "evaluation":
-            evaluation = evaluation_from(event)
-            at = evaluation.batch, evaluation.candidate
+            at = event["batch"], event["candidate"]
             self.scoring.add(at, place_from(event, line))
-            if evaluation.error:
-                self.scoring.fail(at, evaluation.error)
-            self.search.observe(evaluation)
-        elif event["event"] == "round":
-            self.search.judge(round_from(event))
-        elif event["event"] == "closed":
-            self.search.close(event["reason"])
+            if event["error"]:
+                self.scoring.fail(at, event["error"])
 
     # -- working --------------------------------------------------------------------------------
 

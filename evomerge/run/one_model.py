@@ -13,13 +13,15 @@ from evomerge import recipe as recipes
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.errors import RunError
 from evomerge.fitness import SIGNALS
+from evomerge.fitness.estimation import ANCHORED, Estimation
+from evomerge.fitness.intervals import Interval
 from evomerge.fitness.spec import SuiteSpec, parse_suite
 from evomerge.fitness.suite import Items, Results, Suite
 from evomerge.merging import Sources
 from evomerge.recipe import Recipe
 from evomerge.run.events import items_digest
 from evomerge.run.evidence import Bootstrap
-from evomerge.run.finish import count, plain_interval
+from evomerge.run.finish import count
 from evomerge.run.looks import Book
 from evomerge.run.precision import scoring_dtype
 from evomerge.worker import Worker
@@ -54,24 +56,34 @@ def score(
     results = respond(model, recipe, suite, items, dtype=dtype, device=device)
     looks = book and book.record(book.look(time.time(), "score", model, recipe.digest))
     bootstrap, behind = Bootstrap.of(suite, items, seed=0), count(suite, items)
+    found = {name: each.interval() for name, each in bootstrap.values(results, model).items()}
+    if split == "search":
+        found |= _anchored(suite, results)
     return {
         "model": model,
         "split": split,
         "items": {"digest": items_digest(items), "counts": {n: len(i) for n, i in items.items()}},
         "looks": looks and looks.plain,
         "objectives": {
-            name: {**plain_interval(estimate), **behind[name]}
-            for name, estimate in bootstrap.values(results, model).items()
+            name: {**interval.plain, **behind[name]} for name, interval in found.items()
         },
         "signals": {
             name: {
-                signal: plain_interval(bootstrap.metric(results, model, name, signal))
+                signal: bootstrap.metric(results, model, name, signal).interval().plain
                 for signal in SIGNALS
                 if any(value is not None for value in responses["metrics"].get(signal, ()))
             }
             for name, responses in results.items()
         },
         "tokens": sum(responses["tokens"] for responses in results.values()),
+    }
+
+
+def _anchored(suite: Suite, results: Results) -> dict[str, Interval]:
+    """Objectives of anchors, each counted by its weight."""
+    values, errors = Estimation(suite).values(results)
+    return {
+        n: Interval.unknown(values[n], ANCHORED) for n, error in errors.items() if error is None
     }
 
 

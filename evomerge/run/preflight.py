@@ -177,13 +177,19 @@ def _check_budget(job: Job) -> None:
     """Refuse a budget that base, parents and known recipes use up."""
     spec, suite = job.spec, job.suite
     known = len(job.space.references()) + len(job.space.starts())
-    each = sum(len(ids) for split in ("search", "probe") for ids in suite.splits[split].values())
+    each = {
+        scorer.name: sum(len(suite.splits[split][scorer.name]) for split in ("search", "probe"))
+        for scorer in suite.spec.scorers
+    }
+    # one a token at least, but for functions, which count none
+    told = sum(each[scorer.name] for scorer in suite.spec.scorers if scorer.kind != "function")
     for name, allowed, least in (
         ("evaluations", spec.evaluations, known),
-        ("items", spec.items, known * each),
+        ("items", spec.items, known * sum(each.values())),
+        ("tokens", spec.tokens, known * told),
     ):
         if allowed is not None and allowed <= least:
             raise InputError(
-                f"{spec.folder}: budget.{name} is {allowed}, but base, parents and known recipes alone take "
-                f"{least}; allow more, or list fewer under space.start"
+                f"{spec.lines.get(name, spec.folder)}: budget.{name} is {allowed}, but base, parents and known "
+                f"recipes alone take at least {least}; allow more, or list fewer under space.start"
             )

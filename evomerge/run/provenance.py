@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from evomerge.fitness.intervals import Interval
+from evomerge.fitness.objectives import Objective
 from evomerge.history import History
 from evomerge.recipe import Recipe
 from evomerge.run import finish
+from evomerge.run.evidence import search_interval
 
 
 def with_provenance(
-    history: History, candidate: int, head: Mapping[str, Any], table: Mapping[str, Any] | None
+    history: History,
+    objectives: Sequence[Objective],
+    candidate: int,
+    head: Mapping[str, Any],
+    table: Mapping[str, Any] | None,
 ) -> Recipe:
     """The portable recipe of ``candidate``, with where it comes from and what it scored.
 
     Args:
         history: holds the candidate.
+        objectives: what the run optimizes.
         candidate: its id.
         head: the run event.
         table: of the report split, once there is one.
@@ -32,13 +40,25 @@ def with_provenance(
         "parents": {name: model["sha256"] for name, model in head["models"].items()},
         "splits": head["splits"]["digest"],
     }
-    for name, phases in (("search", ("start", "search")), ("select", ("select",))):
-        scores = [e.score.value for e in history.elites(*phases) if e.candidate == candidate]
-        if scores:
-            provenance[f"{name}_score"] = round(scores[-1], 6)
+    searched, selected = (
+        [e for e in history.elites(*phases) if e.candidate == candidate]
+        for phases in (("start", "search"), ("select",))
+    )
+    if searched:
+        interval = search_interval(history, objectives, searched[-1].batch, candidate)
+        provenance["search_score"] = interval.plain
+    if selected:
+        unknown = Interval.unknown(selected[-1].score.value, "resampled for the winner only")
+        provenance["select_score"] = unknown.plain
     if table and candidate == table["winner"]:
         provenance |= finish.provenance(table)
     for row in (table or {}).get("rows", []):
         if row["candidate"] == candidate:
             provenance["report"] = {key: row[key] for key in ("score", "objectives")}
-    return replace(found.recipe.portable(), provenance=provenance)
+    return replace(found.recipe.portable(), provenance=_rounded(provenance))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _rounded(part) for key, part in value.items()}
+    return round(value, 6) if isinstance(value, float) else value

@@ -10,7 +10,7 @@ from typing import Any
 
 from evomerge.errors import InputError
 from evomerge.fitness.intervals import Interval
-from evomerge.fitness.objectives import Objective, combine, why_no_sum, yardsticks
+from evomerge.fitness.objectives import Objective, combine, yardsticks
 from evomerge.history import History
 from evomerge.recipe import Recipe
 from evomerge.responses import Store
@@ -45,7 +45,9 @@ class Record:
         if not self.events:
             raise InputError(f"{path}: is empty: the search in this folder did not begin yet")
         self.head = self.events[0]
-        self.objectives = tuple(Objective.from_plain(plain) for plain in self.head["objectives"])
+        with events.reading(path, 1):
+            self.objectives = tuple(map(Objective.from_plain, self.head["objectives"]))
+            template = self.template
         how = self.head["combine"]
         self.history = History(
             lambda values, references, gains: combine(
@@ -53,15 +55,9 @@ class Record:
             ),
             lambda references: yardsticks(self.objectives, references),
         )
-        for event in self.events:
-            if event["event"] == "batch":
-                self.history.open(events.batch_from(event, self.template))
-            elif event["event"] == "evaluation":
-                self.history.observe(events.evaluation_from(event))
-            elif event["event"] == "round":
-                self.history.judge(events.round_from(event))
-            elif event["event"] == "closed":
-                self.history.close(event["reason"])
+        for line, event in enumerate(self.events, start=1):
+            with events.reading(path, line):
+                events.fold(self.history, event, template)
 
     @cached_property
     def template(self) -> Recipe:
@@ -88,32 +84,8 @@ class Record:
 
     @property
     def remarks(self) -> list[str]:
-        """What this run left out that it could have done, and why."""
-        phases = [batch.phase for batch in self.history.batches]
-        found = []
-        if "select" in phases and "search" not in phases:
-            found.append(
-                "no generation was searched: base, parents and known recipes left too little of the budget "
-                f"({self._spent})"
-            )
-        first = next((e for e in self.events if e.get("phase") == "select"), None)
-        split = self.head["splits"]["items"]["select"]
-        if first and first["items"]["counts"] == {name: len(ids) for name, ids in split.items()}:
-            why = why_no_sum(self.objectives, self.head["combine"]) or (
-                "it takes a sum of means of numbers from 0 to 1, and more sources than strata"
-            )
-            found.append(f"the shortlist answered the whole select split, without a race: {why}")
-        return found
-
-    @property
-    def _spent(self) -> str:
-        spent, closed = self.history.spent, self.history.closed
-        counted = [
-            f"{spent[name]:,} of {limit:,} {name}"
-            for name, limit in self.head["budget"].items()
-            if limit and name in spent
-        ]
-        return ", ".join([*counted, *([f"out of {closed}"] if closed else [])])
+        """See ``remarks_on``."""
+        return remarks_on(self.history, self.head["budget"])
 
     def open_responses(self) -> Store:
         """Every answer of the run, for reading; close it after use.
@@ -137,7 +109,27 @@ class Record:
         if candidate not in self.history.candidates:
             last = len(self.history.candidates) - 1
             raise InputError(f"{self.folder}: no candidate {candidate}; there are 0 to {last}")
-        return with_provenance(self.history, candidate, self.head, self.table)
+        return with_provenance(self.history, self.objectives, candidate, self.head, self.table)
+
+
+def remarks_on(history: History, budget: Mapping[str, float | None]) -> list[str]:
+    """What a run left out that it could have done, and why."""
+    phases, spent = [batch.phase for batch in history.batches], history.spent
+    found = []
+    if "select" in phases and "search" not in phases:
+        limits = [
+            f"{spent[name]:,} of {limit:,} {name}"
+            for name, limit in budget.items()
+            if limit and name in spent
+        ]
+        limits += [f"out of {history.closed}"] if history.closed else []
+        found.append(
+            "no generation was searched: base, parents and known recipes left too little of the budget "
+            f"({', '.join(limits)})"
+        )
+    if history.verdicts and (why := history.verdicts[0].unraced):
+        found.append(f"the shortlist answered the whole select split, without a race: {why}")
+    return found
 
 
 def template_from(plain: Mapping[str, Any], folder: Path) -> Recipe:

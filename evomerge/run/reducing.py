@@ -51,7 +51,7 @@ def reduce_suite(
         say: is told which model is scored.
 
     Raises:
-        InputError: too few models, or nothing to reduce.
+        InputError: too few models, one of them twice, or nothing to reduce.
         RunError: a model gives no finite answers.
     """
     spec = read_suite(fitness)
@@ -64,6 +64,13 @@ def reduce_suite(
         raise InputError(f"{fitness}: is reduced already; reduce the file it was made from")
     suite = Suite(spec)
     recipes = [recipe_of(model) for model in models]
+    digests = [recipe.digest for recipe in recipes]
+    for at, (model, digest) in enumerate(zip(models, digests, strict=True)):
+        if digest in digests[:at]:
+            raise InputError(
+                f"--models: {models[digests.index(digest)]} and {model} are the same recipe: items are chosen "
+                "by how models differ on them; name each once"
+            )
     items, found = suite.splits["search"], list[Results]()
     for number, (model, recipe) in enumerate(zip(models, recipes, strict=True), start=1):
         say(f"scoring {model} ({number} of {len(models)}) on {sum(map(len, items.values()))} items")

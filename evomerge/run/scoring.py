@@ -131,8 +131,8 @@ class Scoring:
         return {name: ids for name, ids in self._suite.splits["probe"].items() if ids}
 
     @cached_property
-    def _race(self) -> Race | None:
-        """How the shortlist is raced, if it can be; base and parents must have been scored."""
+    def _race(self) -> Race | str:
+        """How the shortlist is raced, or why it cannot be; base and parents must have been scored."""
         split = self._suite.splits["search"]
         known = [self._answers.results(key, split) for key in self._models(0)]
         return Race.of(self._suite, self._search.gains, known)
@@ -158,7 +158,7 @@ class Scoring:
         """A split, a sample of the search split, or a round of the select split."""
         if batch.phase == "search":
             return self._suite.sample(self._job.spec.seed, batch.number, batch.progress)
-        if batch.phase == "select" and self._race:
+        if batch.phase == "select" and isinstance(self._race, Race):
             earlier = sum(b.phase == "select" for b in self._search.batches[: batch.number])
             return self._suite.rounds()[earlier]
         return self._suite.splits[SPLIT[batch.phase]]

@@ -14,7 +14,7 @@ from evomerge.history import Dropped, Verdict
 def judge(
     search: Search,
     suite: Suite,
-    race: Race | None,
+    race: Race | str,
     items: Items,
     results: Callable[[int], Results],
 ) -> Verdict:
@@ -27,7 +27,7 @@ def judge(
     Args:
         search: holds the round and its scores.
         suite: measures.
-        race: how merges are compared; None if they cannot be.
+        race: how merges are compared, or why they cannot be.
         items: of the round.
         results: candidate -> its responses to these items.
     """
@@ -41,12 +41,15 @@ def judge(
         invalid = {id: reasons for id, reasons in found.items() if reasons}
     valid = [id for id in ids if id not in invalid]
     asked, whole = _count(items), _count(suite.splits["select"])
+    first = next(b for b in search.batches if b.phase == "select")
+    if isinstance(race, str):
+        return Verdict(batch.number, True, (), invalid, unraced=race)
     if asked == whole:
-        return Verdict(batch.number, True, (), invalid)
+        why = "it has no more sources than strata" if batch is first else ""
+        return Verdict(batch.number, True, (), invalid, unraced=why)
     beaten = []
-    if race and valid:
+    if valid:
         leader, ours = valid[0], results(valid[0])
-        first = next(b for b in search.batches if b.phase == "select")
         level = (len(first.candidates) - len(references)) / ALPHA
         evidence = {id: e_value(race.leads(ours, results(id))) for id in ids if id != leader}
         beaten = [Dropped(id, leader, e, asked) for id, e in evidence.items() if e >= level]

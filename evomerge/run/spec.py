@@ -57,6 +57,7 @@ class RunSpec:
     threads: int
     trust_remote_code: bool
     content: Mapping[str, Any]  # all files, merged into one, as written
+    lines: Mapping[str, str]  # file:line of each budget
 
     @cached_property
     def digest(self) -> str:
@@ -108,12 +109,13 @@ def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
     suite = parse_suite(suite_node, names, problems) if suite_node and names else None
     optimizer, options, population = _parse_optimizer(section)
     counted: dict[str, int | None] = dict.fromkeys(COUNTED)
-    hours = None
+    hours, lines = None, dict[str, str]()
     if budget := section.section("budget"):
         counted = {
             name: budget.integer(name, 0, low=1) if name in budget else None for name in COUNTED
         }
         hours = budget.number("hours", None, low=0.0)
+        lines = {n: f"{at.file}:{at.line}" for n in COUNTED if (at := budget.get(n)) is not None}
         budget.finish()
     if not any(counted.values()):
         counted["evaluations"] = EVALUATIONS
@@ -134,7 +136,7 @@ def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
     return RunSpec(
         folder, base, sources, tokenizer, space, suite, optimizer, options, population,
         counted["evaluations"], counted["items"], counted["tokens"], hours,
-        lag, seed, dtype, threads, trust, content,
+        lag, seed, dtype, threads, trust, content, lines,
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-ANCHORED = "weighted anchors; error unknown"
+from evomerge.fitness.estimation import ANCHORED
 
 
 def table_rows(table: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -71,9 +71,7 @@ def _trust_lines(table: Mapping[str, Any]) -> list[str]:
         parts.append(f"report {interval_text(report)}")
         lines.append(f"the winner's score: {', '.join(parts)}.")
     if gap is not None:
-        unknown = f"{gap['value']:.3f} (error unknown)"
-        text = unknown if gap["low"] is None else interval_text(gap)
-        lines.append(f"gap, search less report, both of them samples: {text}.")
+        lines.append(f"gap, search less report, both of them samples: {interval_text(gap)}.")
     if table["yardsticks"]:
         units = ", ".join(f"{name} {value:.3f}" for name, value in table["yardsticks"].items())
         where = f"exact on the {count_text(trust['search_items'], 'search items')}"
@@ -115,16 +113,18 @@ def table_markdown(table: Mapping[str, Any]) -> str:
 
 
 def interval_text(interval: Mapping[str, Any]) -> str:
-    """``0.781 [0.742, 0.812]``, or ``0.781 [too few items]``."""
-    if interval["low"] is None:
-        return f"{interval['value']:.3f} [too few items]"
-    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+    """``0.781 [0.742, 0.812]``, ``0.781 [too few sources]`` or ``0.000 (exact)``."""
+    value, low, high = (interval[key] for key in ("value", "low", "high"))
+    if low is None:
+        return f"{value:.3f} [{interval['why']}]"
+    return f"{value:.3f} (exact)" if low == high else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def count_text(count: Mapping[str, Any], noun: str = "items") -> str:
     """``300 items of 48 sources``, or ``12 items`` where each has its own."""
-    text = f"{count['items']} {noun}"
-    return text if count["items"] == count["sources"] else f"{text} of {count['sources']} sources"
+    items, sources = count["items"], count["sources"]
+    text = f"{items} {noun}"
+    return text if items == sources else f"{text} of {sources} source{'s' * (sources > 1)}"
 
 
 def _health_text(health: Mapping[str, Any]) -> str:

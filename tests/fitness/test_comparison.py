@@ -58,6 +58,8 @@ def test_swaps_of_single_items_give_mcnemars_p() -> None:
     assert p == pytest.approx(mcnemar(9, 3), abs=0.01)
     assert p == swap_labels([by_source(ours)], [by_source(theirs)], leads, "key")
     assert p != swap_labels([by_source(ours)], [by_source(theirs)], leads, "another key")
+    few = swap_labels([by_source(np.ones(5))], [by_source(np.zeros(5))], leads, "key")
+    assert few == 2 / 2**5, "all swaps are tried"
 
 
 def test_p_values_are_uniform_where_models_are_equal_and_items_have_siblings() -> None:

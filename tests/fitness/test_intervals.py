@@ -25,7 +25,7 @@ def width(estimate: Estimate) -> float:
 
 def test_it_prints_like_a_result() -> None:
     assert str(Interval(0.78, 0.74, 0.812)) == "0.78 [0.74, 0.81]"
-    assert str(Interval(0.78, -math.inf, math.inf)) == "0.78 [too few items]"
+    assert str(Interval.unknown(0.78, "too few sources")) == "0.78 [too few sources]"
 
 
 def test_counts_resample_all_sources() -> None:
@@ -78,10 +78,12 @@ def test_pairing_shrinks_the_interval_of_a_difference() -> None:
     assert width(paired) < 0.6 * width(combine(operator.sub, a, independent))
 
 
-def test_a_candidate_does_not_differ_from_itself() -> None:
+def test_answers_that_are_all_alike_claim_nothing_of_others() -> None:
     resamples = Resamples.of(ids(30), 100, 0)
     estimate = resamples.mean(np.arange(30.0), ids(30))
-    assert combine(operator.sub, estimate, estimate).interval() == Interval(0, 0, 0)
+    nothing = Interval.unknown(0, "no spread")
+    assert combine(operator.sub, estimate, estimate).interval() == nothing
+    assert str(resamples.mean(np.full(30, 3.0), ids(30)).interval()) == "3.00 [no spread]"
 
 
 def test_siblings_in_two_tasks_are_drawn_together() -> None:
@@ -133,11 +135,11 @@ def test_a_median_has_an_interval_too() -> None:
 def test_too_few_sources_say_nothing() -> None:
     alone = Resamples.of(["a", "a"], 100, 0).mean([1, 0], ["a", "a"])
     assert alone.value == 0.5
-    assert alone.interval() == Interval(0.5, -math.inf, math.inf)
+    assert alone.interval() == Interval.unknown(0.5, "too few sources")
     # one item of a task among many sources of another task: constant wherever it is defined
     resamples = Resamples.of(["rare", *ids(100)], 500, 0)
     rare, common = resamples.mean([1], ["rare"]), resamples.mean(np.arange(100), ids(100))
-    assert str(rare.interval()) == "1.00 [too few items]"
+    assert str(rare.interval()) == "1.00 [too few sources]"
     assert math.isfinite(common.interval().low)
     assert math.isinf(combine(operator.add, rare, common).interval().high)
     four, five = (resamples.mean(range(n), ids(n)).interval() for n in (4, 5))
@@ -150,24 +152,39 @@ def test_a_source_that_was_not_resampled_is_refused() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_a_unanimous_share_is_not_certain(value: float) -> None:
+@pytest.mark.parametrize("sources", [3, 8, 72])
+def test_a_unanimous_share_is_not_certain(value: float, sources: int) -> None:
     """Clopper & Pearson: of 20 sources that all agree, a twentieth may well not have."""
-    interval = Estimate.unanimous(value, 20, 1000, "key").interval()
-    bound = 0.025 ** (1 / 20)
+    names = ids(sources)
+    resamples = Resamples.of(names, 2000, 0)
+    interval = resamples.share([value] * sources, names, "key").interval()
+    bound = 0.025 ** (1 / sources)
     expected = (bound, 1.0) if value else (0.0, 1 - bound)
     assert (interval.low, interval.high) == pytest.approx(expected, abs=1e-3)
+    if sources == 72:  # and one that disagrees makes nobody surer
+        almost = resamples.share([1 - value, *[value] * 71], names, "key").interval()
+        assert almost.low <= interval.low if value else almost.high >= interval.high
 
 
 def test_combinations_inherit_what_unanimity_leaves_open() -> None:
-    ones = [Estimate.unanimous(1.0, 20, 1000, name) for name in "abc"]
-    zero = Estimate.unanimous(0.0, 20, 1000, "d")
+    names = ids(20)
+    resamples = Resamples.of(names, 1000, 0)
+    ones = [resamples.share(np.ones(20), names, key) for key in "abc"]
+    zero = resamples.share(np.zeros(20), names, "d")
     mean = combine(lambda *parts: sum(parts) / 3, *ones).interval()
     assert mean.high == mean.value == 1.0 and 0.83 < mean.low < 0.95
     difference = combine(operator.sub, ones[0], ones[1]).interval()
     assert difference.low == pytest.approx(-3 / 20, abs=0.03)
     assert difference.high == pytest.approx(3 / 20, abs=0.03)
     assert combine(operator.sub, ones[0], zero).interval().low < 0.83
-    assert combine(operator.sub, ones[0], ones[0]).interval() == Interval(0, 0, 0)
+
+
+def test_one_number_has_one_interval() -> None:
+    """A score of one unanimous objective, and its difference to a certain zero, is known as it is."""
+    names = ids(6)
+    share = Resamples.of(names, 2000, 0).share(np.ones(6), names, "key")
+    score, alone = combine(lambda x: x, share).interval(), share.interval()
+    assert (score.low, score.high) == pytest.approx((alone.low, alone.high), abs=0.01)
 
 
 @pytest.mark.parametrize("sources", [5, 6, 12, 48, 1000])
@@ -188,12 +205,7 @@ def test_of_few_sources_the_truth_is_covered_too(sources: int, p: float) -> None
     for trial in range(200):
         answers = np.random.default_rng(trial).random((3, sources)) < p
         resamples = Resamples.of(names, 500, trial)
-        a, b, c = (
-            Estimate.unanimous(float(row[0]), sources, 500, trial, number)
-            if row.all() or not row.any()
-            else resamples.mean(row, names)
-            for number, row in enumerate(answers)
-        )
+        a, b, c = (resamples.share(row, names, trial, number) for number, row in enumerate(answers))
         mean, difference = combine(lambda *x: sum(x) / 3, a, b, c), combine(operator.sub, a, b)
         for number, (estimate, truth) in enumerate(((a, p), (mean, p), (difference, 0))):
             interval = estimate.interval()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -79,7 +80,7 @@ TH, ID = Objective("th", "th", "acc"), Objective("id", "id", "acc", maximize=Fal
 def test_siblings_are_one_observation_and_units_are_those_of_the_score() -> None:
     suite = suite_of(TH, ID)
     race = Race.of(suite, GAINS, [answers("0101", "01")])
-    assert race is not None
+    assert isinstance(race, Race)
     # one of four th items: 1/3 * 1/0.5 / 4 = 1/6; one of two id items: -(2/3) / 0.25 / 2 = -4/3
     assert race.units["id"] / race.units["th"] == pytest.approx(-8)
     leads = race.leads(answers("1100", "10"), answers("0000", "00"))
@@ -91,22 +92,23 @@ def test_siblings_are_one_observation_and_units_are_those_of_the_score() -> None
 
 
 @pytest.mark.parametrize(
-    ("objectives", "combination", "known"),
+    ("objectives", "combination", "known", "why"),
     [
-        ((TH, ID), "worst", answers("0101", "01")),
-        ((TH, Objective("id", "id", "acc", floor=Floor(0.1))), "mean", answers("0101", "01")),
-        ((TH, Objective("both", "", "", of=("th",), how="worst")), "mean", answers("0101", "01")),
-        ((TH, ID), "mean", answers("0103", "01")),
+        ((TH, ID), "worst", answers("0101", "01"), "the worst of its objectives"),
+        ((TH, replace(ID, floor=Floor(0.1))), "mean", answers("0101", "01"), "floors (id)"),
+        ((TH, Objective("both", "", "", of=("th",), how="worst")), "mean", answers("0101", "01"), "both is"),
+        ((ID, TH), "mean", answers("0103", "01"), "th (acc) is no mean of numbers from 0 to 1"),
     ],
-)
+)  # fmt: skip
 def test_what_is_no_sum_of_bounded_means_is_not_raced(
-    objectives: tuple[Objective, ...], combination: str, known: Any
+    objectives: tuple[Objective, ...], combination: str, known: Any, why: str
 ) -> None:
-    assert Race.of(suite_of(*objectives, combination=combination), GAINS, [known]) is None
+    said = Race.of(suite_of(*objectives, combination=combination), GAINS, [known])
+    assert isinstance(said, str) and why in said
 
 
 def test_a_mean_of_objectives_is_a_sum() -> None:
     both = Objective("both", "", "", of=("th", "id"), how="mean")
     parts = [Objective(n, n, "acc", weight=0.0) for n in ("th", "id")]
     race = Race.of(suite_of(*parts, both), GAINS, [answers("0101", "01")])
-    assert race is not None and race.units["id"] == pytest.approx(2 * race.units["th"])
+    assert isinstance(race, Race) and race.units["id"] == pytest.approx(2 * race.units["th"])

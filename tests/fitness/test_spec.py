@@ -46,6 +46,7 @@ def test_wrong_items_of_a_candidate(tmp_path: Path, written: str) -> None:
     spec, [problem] = parsed(f"{TWO}  x: {{task: a}}\nitems: {{candidate: {written}}}", tmp_path)
     assert spec is None
     assert "fitness.yaml:6: " in problem and "[first generation, last generation]" in problem
+    assert "the first is no larger" in problem
 
 
 def test_objectives_made_of_others(tmp_path: Path) -> None:
@@ -63,6 +64,9 @@ def test_objectives_made_of_unknown_ones(tmp_path: Path) -> None:
     assert "fitness.yaml:5: " in problem
     assert "objectives.worst: 'tai' is no measured objective" in problem
     assert "did you mean 'thai'" in problem
+    broken = TWO.replace("language: th", "langauge: th")
+    spec, [problem] = parsed(f"{broken}  worst: {{worst_of: [thai, bahasa]}}", tmp_path)
+    assert "objectives.thai.langauge: unknown key" in problem, "and no word of worst"
 
 
 def test_anchors_name_tasks_and_weights(tmp_path: Path) -> None:
@@ -84,12 +88,14 @@ def test_one_kind_an_objective(tmp_path: Path) -> None:
     [
         ("  none: {mean_of: []}", "objectives.none.mean_of: expected at least one objective"),
         ("backend: vllm", "expected one of 'huggingface'"),
+        ("  x: {task: a, floor: 9% of chad}", "'chad' is no model of this run (did you mean 'chat'?); one of 'base', 'chat', 'sea'"),
+        ("  x: {task: a, floor: 9% chat}", "expected a number or text like '98% of base'"),
         (
             "items: {shares: {probe: 0, search: 0.5, select: 0, report: 0.5}}",
             "search, select and report each need a share above 0",
         ),
     ],
-)
+)  # fmt: skip
 def test_what_would_fail_later_is_refused(tmp_path: Path, more: str, message: str) -> None:
     spec, problems = parsed(f"{TWO}{more}", tmp_path)
     assert spec is None
