@@ -28,7 +28,7 @@ from evomerge.fitness.key_values import KeyValues, stacked
 T = TypeVar("T")
 Answer = tuple[list[int], bool]  # tokens, and whether only the limit ended them
 
-_BATCH_TOKENS = {"cpu": 2048}  # by device type
+_BATCH_TOKENS = {"cpu": 1024}  # by device type; of more, activations leave the cache
 _BATCH_TOKENS_ELSEWHERE = 8192
 _LEAST_TOKENS = 64  # a batch that does not fit in memory is not made smaller than this
 _CHUNK = 2**22  # logits normalised at a time: 16 MB, which malloc hands out again and again
