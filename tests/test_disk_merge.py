@@ -207,7 +207,7 @@ def test_two_merges_to_one_place_leave_each_other_alone(
     here.mkdir()
     slow = start(write_recipe(tmp_path / "slow.yaml", large, 0.25), here / "out")
     try:
-        wait_until(lambda: bool(os.listdir(here)), slow)
+        wait_until(lambda: any(here.glob(".*/new")), slow)  # made once the folder is locked
         slow.send_signal(signal.SIGSTOP)
         (partial,) = os.listdir(here)
         done = run(write_recipe(tmp_path / "quick.yaml", large, 0.75), here / "out")

@@ -122,10 +122,13 @@ def _locked_folder(out: Path) -> tuple[Path, int]:
     """A new folder beside ``out`` and the descriptor that holds its lock."""
     while True:
         folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.partial-"))
-        lock = os.open(folder, os.O_RDONLY)
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # taken for a leftover before it was locked
+            continue
         with suppress(OSError):  # a file system without locks: nobody clears it away, either
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():  # not taken for a leftover before it was locked
+        if folder.exists():  # not taken for a leftover, either
             return folder, lock
         os.close(lock)
 
