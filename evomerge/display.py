@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evomerge.fitness.intervals import NORMAL, Interval
+from evomerge.fitness.intervals import Interval
 from evomerge.history import History
 from evomerge.methods import Method
 from evomerge.params import show
@@ -167,12 +166,7 @@ def status_of(record: Record) -> dict[str, Any]:
 
 def _bounds(interval: Interval | None) -> list[float] | None:
     """Of an interval, for JSON; None if they are not known."""
-    known = interval is not None and math.isfinite(interval.high - interval.low)
-    return [interval.low, interval.high] if interval and known else None
-
-
-def _around(value: float, error: float | None) -> list[float] | None:
-    return None if error is None else [value - NORMAL * error, value + NORMAL * error]
+    return None if interval is None or interval.why else [interval.low, interval.high]
 
 
 def _searched_text(value: float, bounds: Sequence[float] | None) -> str:
@@ -196,7 +190,7 @@ def show_status(status: Mapping[str, Any]) -> None:
     if best:
         errors = best["errors"] or {}
         texts = {
-            name: _searched_text(value, _around(value, errors.get(name)))
+            name: _searched_text(value, _bounds(Interval.around(value, errors.get(name))))
             for name, value in best["values"].items()
         }
         lines.append(

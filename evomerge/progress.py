@@ -5,7 +5,6 @@ On a terminal it is one live block; elsewhere it is plain lines, one a completed
 
 from __future__ import annotations
 
-import math
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -186,7 +185,7 @@ class Display(Listener):
             text = str(interval)
             if interval.low == interval.high:
                 text = f"{interval.value:.2f} (exact on the search items)"
-            elif math.isinf(interval.low):
+            elif interval.why:
                 text = f"{interval.value:.2f} (its error is unknown)"
             self._intervals = {at: text}
         return self._intervals[at]

@@ -53,6 +53,13 @@ class Interval:
     def unknown(cls, value: float, why: str) -> Interval:
         return cls(value, -math.inf, math.inf, why)
 
+    @classmethod
+    def around(cls, value: float, error: float | None) -> Interval:
+        """The 95 percent interval of a value with a standard error; None: it is not known."""
+        if error is None:
+            return cls.unknown(value, "error unknown")
+        return cls(value, value - NORMAL * error, value + NORMAL * error)
+
     @property
     def plain(self) -> dict[str, Any]:
         """``value``, ``low`` and ``high`` for JSON; unknown bounds are None, and ``why`` says why."""

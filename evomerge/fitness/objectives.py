@@ -141,6 +141,11 @@ def why_no_sum(objectives: Sequence[Objective], how: str) -> str | None:
     """Why a combined score is no weighted sum of measured objectives; None if it is one."""
     if floors := [objective.name for objective in objectives if objective.floor]:
         return f"there are floors ({', '.join(floors)})"
+    return why_worst(objectives, how)
+
+
+def why_worst(objectives: Sequence[Objective], how: str) -> str | None:
+    """Why the value of a combined score, floors aside, takes a worst; None if it is a weighted sum."""
     if how == "worst":
         return "the score is the worst of its objectives"
     worst = [

@@ -16,8 +16,8 @@ from evomerge import seeds
 from evomerge.fitness import UNBOUNDED, column
 from evomerge.fitness.comparison import Array, Sums, mcnemar, swap_labels
 from evomerge.fitness.estimation import spread
-from evomerge.fitness.intervals import NORMAL, Estimate, Interval, Resamples, combine
-from evomerge.fitness.objectives import BASE, Objective, Values, counting, with_derived
+from evomerge.fitness.intervals import Estimate, Interval, Resamples, combine
+from evomerge.fitness.objectives import BASE, Objective, Values, counting, why_worst, with_derived
 from evomerge.fitness.suite import Items, Results, Suite
 from evomerge.history import History
 
@@ -159,7 +159,7 @@ def compare(
         ]
         return np.array([score(a, b) - score(b, b) for a, b in zip(*pairs, strict=True)])
 
-    if _is_sum(suite):
+    if why_worst(suite.objectives, suite.spec.combination) is None:
         slopes = np.array([score({n: plain[n] + 1}, {}) - score({}, {}) for n in names])
         p = swap_labels(*sums, lambda ours, theirs: (ours - theirs) @ slopes, *key)
         return PValue(p, "sign flips")
@@ -178,15 +178,7 @@ def search_interval(
 
     errors = {o.name: evaluation.errors[o.name] for o in counting(objectives)}
     value, error = score(evaluation.values), spread(objectives, score, evaluation.values, errors)
-    if error is None:
-        return Interval.unknown(value, "error unknown")
-    return Interval(value, value - NORMAL * error, value + NORMAL * error)
-
-
-def _is_sum(suite: Suite) -> bool:
-    """True if the combined score is a weighted sum of measured objectives."""
-    worst = any(objective.weight and objective.how == "worst" for objective in suite.objectives)
-    return suite.spec.combination != "worst" and not worst
+    return Interval.around(value, error)
 
 
 def _binary(columns: Sequence[Sequence[Any]]) -> bool:

@@ -82,6 +82,7 @@ def compare(run: Path, folder: Path, changes: Mapping[str, Any], items: int) -> 
         return found
     import evomerge
     from evomerge import config
+    from evomerge.fitness import splits
     from evomerge.pool.serial import SerialPool
     from evomerge.run.preflight import prepare
     from evomerge.run.spec import load_run
@@ -99,10 +100,11 @@ def compare(run: Path, folder: Path, changes: Mapping[str, Any], items: int) -> 
     row = next(row for row in new.table["rows"] if row["candidate"] == new.table["winner"])
     job = prepare(load_run(folder))
     worker = job.worker().build()
-    old_recipe, old_score = best_observed(job, worker, seed, items, spent)
     everything = {
         name: [item.id for item in scorer.items()] for name, scorer in job.suite.scorers.items()
     }
+    subset = splits.subset(everything, items, seed, "old rule")
+    old_recipe, old_score = best_observed(job, worker, subset, spent)
     assert new.winner is not None
     row = {
         "seed": seed,
@@ -127,14 +129,10 @@ def spent_items(folder: Path) -> int:
     return sum(event["items"] for event in events if event["event"] == "evaluation")
 
 
-def best_observed(job: Any, worker: Any, seed: int, items: int, spent: int) -> tuple[Any, float]:
+def best_observed(
+    job: Any, worker: Any, subset: Mapping[str, Sequence[str]], spent: int
+) -> tuple[Any, float]:
     """The old rule: one subset for all, and the winner is the highest score seen on it."""
-    from evomerge.fitness import splits
-
-    everything = {
-        name: [item.id for item in scorer.items()] for name, scorer in job.suite.scorers.items()
-    }
-    subset = splits.subset(everything, items, seed, "old rule")
     affordable = spent // sum(map(len, subset.values()))
     optimizer, space = job.optimizer(), job.space
     recipes = [*space.references().values(), *space.starts().values()]
