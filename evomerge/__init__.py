@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from evomerge.commands.search import Result, search
     from evomerge.errors import EvomergeError, InputError, RunError
     from evomerge.merging import merge, merge_into
     from evomerge.methods import merge_method, merge_tensors
     from evomerge.recipe import Recipe
-    from evomerge.run import Result, search
 
 _HOMES = {
     "EvomergeError": "errors",
@@ -26,8 +26,8 @@ _HOMES = {
     "merge_method": "methods",
     "merge_tensors": "methods",
     "Recipe": "recipe",
-    "Result": "run",
-    "search": "run",
+    "Result": "commands.search",
+    "search": "commands.search",
 }
 
 __all__ = [

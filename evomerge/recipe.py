@@ -24,7 +24,6 @@ from evomerge.params import Parameter, Value
 
 BASE = "base"  # the name under which the base model may be used as a source
 GROUP_ROLES = (*tensors.ROLES, "other")
-Values = Mapping[str, "Value | Mapping[str, Value]"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Group:
     """
 
     method: str
-    values: Values
+    values: methods.Arguments
     models: tuple[str, ...]
     layers: tuple[int, int] | None = None
     roles: tuple[str, ...] | None = None

@@ -1,8 +1,11 @@
-"""The worker: a job in, an evaluation out.
+"""The worker: a job in, an outcome out.
 
-It keeps everything that does not depend on the candidate: the opened parents, a live model whose
+It keeps everything that does not depend on the candidate: the opened parents, an engine whose
 weights each candidate overwrites, and scorers with their requests built and tokenized. A failed
 candidate is data; anything else that goes wrong is raised and stops the run.
+
+``Setup``, ``Job`` and ``Outcome`` are what crosses the border to a worker: each has a ``plain`` form
+for JSON, and ``from_plain`` reads it back.
 """
 
 from __future__ import annotations
@@ -10,96 +13,187 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.errors import CandidateFailed, CheckpointError, InputError
-from evomerge.fitness import Live
-from evomerge.fitness import backend as backends
-from evomerge.fitness.probe import find_collapse
-from evomerge.fitness.suite import bind, build_scorers, evaluate
-from evomerge.merging import Materializer, Sources, shared_memory
+from evomerge.merging import Materializer, shared_memory
+from evomerge.parents.parents import Sources
 from evomerge.recipe import Recipe
+from evomerge.registry import ENGINES
+from evomerge.scorers import build_scorers, evaluate
+from evomerge.suite.probe import ProbeLimits, find_collapse
+from evomerge.suite.scorer import Items, Results
+from evomerge.suite.spec import SuiteSpec
+
+Plain = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How to build a worker.
+
+    Attributes:
+        models: name -> portable model text.
+        tokenizer: one of the names.
+        dtype: of scoring, as torch names it.
+        suite: ``SuiteSpec.plain``.
+        engine: a name.
+        batch_tokens: per forward pass; None is the device's default.
+        max_length: of an input in tokens; None is the model's.
+        threads: of torch.
+        device: None is CUDA if there is any, else the CPU.
+        trust_remote_code: for the tokenizer.
+    """
+
+    models: Mapping[str, str]
+    tokenizer: str
+    dtype: str
+    suite: Mapping[str, Any]
+    engine: str = "huggingface"
+    batch_tokens: int | None = None
+    max_length: int | None = None
+    threads: int = 1
+    device: str | None = None
+    trust_remote_code: bool = False
+
+    @classmethod
+    def of(cls, suite: SuiteSpec, **rest: Any) -> Setup:
+        """With what a ``suite`` says of scorers and engine; ``rest`` says the others."""
+        return cls(
+            suite=suite.plain,
+            engine=suite.engine,
+            batch_tokens=suite.batch_tokens,
+            max_length=suite.max_length,
+            **rest,
+        )
+
+    @property
+    def plain(self) -> Plain:
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Setup:
+        return cls(**plain)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One candidate to score.
+
+    Attributes:
+        key: names it among the pending jobs.
+        recipe: in plain form, with portable model texts.
+        items: scorer -> ids.
+        probe: the same, scored first: a few items that catch a collapsed model before the others are
+            paid for.
+        limits: what a merge may do to the probe; None asks on whatever it does.
+        dtype: of scoring; None is that of the setup.
+    """
+
+    key: str
+    recipe: Mapping[str, Any]
+    items: Items
+    probe: Items = field(default_factory=dict)
+    limits: ProbeLimits | None = None
+    dtype: str | None = None
+
+    @property
+    def plain(self) -> Plain:
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Job:
+        return cls(**plain)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job.
+
+    Attributes:
+        results: scorer -> responses; None if the candidate failed.
+        probe: the same of the probe; None if there was none, or the merge failed.
+        error: why it failed, or None.
+        seconds: spent on ``merge`` and ``score``.
+    """
+
+    results: Results | None
+    probe: Results | None
+    error: str | None
+    seconds: Mapping[str, float]
+
+    @property
+    def plain(self) -> Plain:
+        return {
+            "results": self.results,
+            "probe": self.probe,
+            "error": self.error,
+            "seconds": dict(self.seconds),
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Outcome:
+        return cls(**plain)
 
 
 class Worker:
-    """Built once per slot from plain data, called once per job.
+    """Built once per slot, called once per job."""
 
-    Args:
-        argument: ``models`` (name -> portable model text), ``tokenizer`` (one of the names),
-            ``dtype`` (of scoring, as torch names it), ``suite`` (``SuiteSpec.plain``), ``backend`` (a
-            name), ``batch_tokens`` (or None: the device's default), ``max_length`` (tokens, or None
-            for the model's), ``threads`` (of torch), ``device`` (or None: CUDA if there is any),
-            ``trust_remote_code`` (for the tokenizer).
-    """
-
-    def __init__(self, argument: Mapping[str, Any]) -> None:
-        threads = int(argument["threads"])
+    def __init__(self, setup: Setup) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         import torch
 
-        torch.set_num_threads(threads)
-        self._argument = argument
-        self._device = argument["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
-        models = {
-            name: Checkpoint.open(ModelRef(text)) for name, text in argument["models"].items()
-        }
-        self._sources = Sources(models, argument["tokenizer"])
+        torch.set_num_threads(setup.threads)
+        self._setup = setup
+        self._device = setup.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        models = {name: Checkpoint.open(ModelRef(text)) for name, text in setup.models.items()}
+        self._sources = Sources(models, setup.tokenizer)
         self._materializer = Materializer(
-            self._sources, device=self._device, threads=threads, memory=shared_memory(threads)
+            self._sources,
+            device=self._device,
+            threads=setup.threads,
+            memory=shared_memory(setup.threads),
         )
-        self._tokenizer = load_tokenizer(
-            models[argument["tokenizer"]], argument["trust_remote_code"]
-        )
-        self._scorers = build_scorers(argument["suite"])
-        self._load(argument["dtype"])
+        self._tokenizer = load_tokenizer(models[setup.tokenizer], setup.trust_remote_code)
+        self._scorers = build_scorers(setup.suite)
+        self._load(setup.dtype)
 
-    def __call__(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        """Merge the job's recipe into the live model and score it.
-
-        Args:
-            job: ``recipe`` (plain), ``items`` (scorer -> ids), and if need be ``probe`` (the same,
-                scored first: a few items that catch a collapsed model before the others are paid
-                for) with ``limits`` (see ``probe_limits``), and another ``dtype`` of scoring.
-
-        Returns:
-            ``results`` and ``probe`` (scorer -> responses) or None, ``error`` (why it failed) or
-            None, and ``seconds`` spent merging and scoring.
-        """
-        if job.get("dtype", self._dtype) != self._dtype:
-            self._load(job["dtype"])
+    def __call__(self, job: Job) -> Outcome:
+        """Merge the job's recipe into the live model and score it."""
+        if job.dtype is not None and job.dtype != self._dtype:
+            self._load(job.dtype)
         started = time.perf_counter()
         probe, results, error, merged = None, None, None, started
         try:
-            self._merge(Recipe.from_plain(job["recipe"]))
+            self._merge(Recipe.from_plain(job.recipe))
             merged = time.perf_counter()
-            if job.get("probe"):
-                probe = evaluate(self._scorers, job["probe"])
-                if job.get("limits"):
-                    error = find_collapse(probe, job["limits"])
+            if job.probe:
+                probe = evaluate(self._scorers, job.probe)
+                if job.limits:
+                    error = find_collapse(probe, job.limits)
             if error is None:
-                results = evaluate(self._scorers, job["items"])
+                results = evaluate(self._scorers, job.items)
         except CandidateFailed as failure:
             error = str(failure)
         seconds = {"merge": merged - started, "score": time.perf_counter() - merged}
-        return {"results": results, "probe": probe, "error": error, "seconds": seconds}
+        return Outcome(results, probe, error, seconds)
 
     def _load(self, dtype: str) -> None:
         """Put a live model of ``dtype`` in the place of the one there is, and bind the scorers to it."""
-        argument = self._argument
+        setup = self._setup
         self._model, self._dtype = None, dtype  # never two in memory
         self._model = build_model(self._sources, dtype, self._device)
-        backend = backends.get(argument["backend"])(
+        engine = ENGINES.get(setup.engine)(
             self._model,
             self._tokenizer,
             device=self._device,
-            batch_tokens=argument["batch_tokens"],
-            max_length=argument["max_length"],
+            batch_tokens=setup.batch_tokens,
+            max_length=setup.max_length,
         )
-        bind(
-            self._scorers,
-            Live(self._model, self._tokenizer, self._device, backend),
-        )
+        for scorer in self._scorers.values():
+            scorer.bind(engine)
 
     def _merge(self, recipe: Recipe) -> None:
         """Into the live model; a method without a result for these values fails the candidate."""
@@ -134,3 +228,9 @@ def load_tokenizer(model: Checkpoint, trust_remote_code: bool = False) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(model.folder, trust_remote_code=trust_remote_code)
+
+
+def start(plain: Mapping[str, Any]) -> Any:
+    """A worker as pools hold one: built from a plain ``Setup``, plain ``Job`` in, plain ``Outcome`` out."""
+    worker = Worker(Setup.from_plain(plain))
+    return lambda job: worker(Job.from_plain(job)).plain

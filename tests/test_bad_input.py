@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from evomerge import config
 from evomerge.cli import main
-from evomerge.journal import Journal
+from evomerge.record.journal import Journal
 from evomerge.testing.models import tiny_family
 
 Make = Callable[..., Path]
@@ -446,9 +446,10 @@ def test_score_refuses_what_a_search_would(
 @pytest.fixture
 def started(run_folder: Make) -> Path:
     """A run that was stopped before its first evaluation."""
-    from evomerge.run import JOURNAL, load_run
-    from evomerge.run.head import run_event
+    from evomerge.record.events import JOURNAL
+    from evomerge.run.identity import run_event
     from evomerge.run.preflight import prepare
+    from evomerge.run.spec import load_run
 
     folder = run_folder("started")
     with Journal.open(folder / JOURNAL) as journal:
@@ -466,9 +467,10 @@ def test_a_run_changed_after_its_start_is_refused(started: Path, refuse: Refuse)
 def test_a_parent_changed_after_the_start_is_refused(
     run_folder: Make, family: dict[str, Path], parent: Path, refuse: Refuse
 ) -> None:
-    from evomerge.run import JOURNAL, load_run
-    from evomerge.run.head import run_event
+    from evomerge.record.events import JOURNAL
+    from evomerge.run.identity import run_event
     from evomerge.run.preflight import prepare
+    from evomerge.run.spec import load_run
 
     models = {"base": str(family["base"]), "sources": {"sea": str(parent)}}
     folder = run_folder(models=models)
@@ -603,9 +605,11 @@ def test_a_dtype_changed_after_the_start_is_refused_but_not_another_cpu(
     run_folder: Make, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``auto`` means what it meant at the start, whatever machine the search goes on."""
-    from evomerge.run import JOURNAL, load_run, precision
-    from evomerge.run.head import check_same, run_event
+    from evomerge.engines import precision
+    from evomerge.record.events import JOURNAL
+    from evomerge.run.identity import check_same, run_event
     from evomerge.run.preflight import prepare
+    from evomerge.run.spec import load_run
 
     def job_on(*instructions: str) -> Any:
         monkeypatch.setattr(precision, "_processor", lambda: ("GenuineIntel", instructions))
@@ -795,7 +799,8 @@ def test_a_disk_that_fills_during_a_merge_keeps_the_old_output(
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no limit on file sizes")
 def test_a_disk_that_fills_during_a_search_costs_nothing(run_folder: Make) -> None:
-    from evomerge import journal, search
+    from evomerge import search
+    from evomerge.record import journal
 
     undisturbed, folder = run_folder("undisturbed"), run_folder("full")
     expected = search(undisturbed).table

@@ -15,7 +15,7 @@ import pytest
 
 from evomerge import Recipe, config, methods
 from evomerge.cli import main
-from evomerge.run import search
+from evomerge.commands.search import search
 
 Call = Callable[..., str]
 UNSEEN = "no fitness file of this folder had looked at these report items before"

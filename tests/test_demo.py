@@ -11,8 +11,8 @@ from evomerge import cli
 from evomerge.checkpoint import EMBEDDED, Checkpoint, ModelRef
 from evomerge.demo import items, prepare_run
 from evomerge.demo.family import STAGES, build_family, make_lines
-from evomerge.run import load_run
 from evomerge.run.preflight import prepare
+from evomerge.run.spec import load_run
 
 ROOT = Path(__file__).parents[1]
 TASKS = ROOT / "fitness" / "demo_tasks"

@@ -7,16 +7,16 @@ they are asked for.
 """
 
 from evomerge.checkpoint.adapter import Adapter
-from evomerge.checkpoint.reading import (
+from evomerge.checkpoint.files import (
     DTYPES,
     INDEX,
     WEIGHTS,
-    Checkpoint,
     Entry,
     read_header,
     read_json,
     tensor_bytes,
 )
+from evomerge.checkpoint.reading import Checkpoint
 from evomerge.checkpoint.reference import EMBEDDED, ModelRef, locate
 from evomerge.checkpoint.vocabulary import ABSENT, matching_rows, same_tokenizer, vocabulary
 from evomerge.checkpoint.writing import (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge import tensors
-from evomerge.checkpoint.reading import Checkpoint, mapped_file, read_header, read_json
+from evomerge.checkpoint.files import mapped_file, read_header, read_json
 from evomerge.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "monteclora_config": (None,),
     "velora_config": (None,),
 }
+
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass
@@ -87,23 +90,41 @@ class Adapter:
         """True if the adapter changes the parameter ``name``."""
         return name in self._updates or name in self._whole
 
-    def check(self, model: Checkpoint) -> None:
-        """Refuse an adapter that was trained for another model."""
+    def check(self, name: str, shapes: Shapes, embedding: str | None) -> None:
+        """Refuse an adapter that was trained for another model than ``name``.
+
+        Args:
+            name: of the model.
+            shapes: of its parameters.
+            embedding: the parameter that its output head is tied to, if it is.
+        """
+        tied = embedding is not None
         saved = tuple(self.config.get("modules_to_save") or ())
         trained = {n for n in self._whole if n.removesuffix(".weight").endswith(saved)}
-        for name in {*self._updates, *trained} if model.tied else ():
-            if name == model.embedding or tensors.ignored(name, tied=True):
+        for changed in {*self._updates, *trained} if tied else ():
+            if changed == embedding or tensors.ignored(changed, tied=True):
                 raise CheckpointError(
-                    f"{self.folder}: trains {name!r}, but {model.name} ties its output head to the "
+                    f"{self.folder}: trains {changed!r}, but {name} ties its output head to the "
                     "embedding, and one matrix cannot be both the trained and the plain one. Untie the "
                     "model first (lm_head.weight = a copy of the embedding, tie_word_embeddings: false)"
                 )
-        for name, update in self._updates.items():
+        found: dict[str, tuple[int, ...]] = {}
+        for changed, update in self._updates.items():
             a, b = (self._entries[update.keys[part]].shape for part in "AB")
-            self._check_shape(model, name, (a[1], b[0]) if update.embedding else (b[0], a[1]))
-        for name, key in self._whole.items():
-            if not tensors.ignored(name, tied=model.tied):
-                self._check_shape(model, name, self._entries[key].shape)
+            found[changed] = (a[1], b[0]) if update.embedding else (b[0], a[1])
+        for changed, key in self._whole.items():
+            if not tensors.ignored(changed, tied=tied):
+                found[changed] = self._entries[key].shape
+        for changed, shape in found.items():
+            if changed not in shapes:
+                raise CheckpointError(
+                    f"{self.folder}: adapts {changed!r}, which {name} does not have"
+                )
+            if shapes[changed] != shape:
+                raise CheckpointError(
+                    f"{self.folder}: adapts {changed!r} as {shape}, but in {name} it is "
+                    f"{shapes[changed]}; the adapter belongs to another model"
+                )
 
     def applied(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """``tensor`` with the adapter's update, float32; untouched tensors come back as they are."""
@@ -160,17 +181,6 @@ class Adapter:
                 f"adapter_config.json their rank is {rank}"
             )
         update.scale = float(alpha) / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
-
-    def _check_shape(self, model: Checkpoint, name: str, shape: tuple[int, ...]) -> None:
-        if name not in model.names:
-            raise CheckpointError(
-                f"{self.folder}: adapts {name!r}, which {model.name} does not have"
-            )
-        if model.entry(name).shape != shape:
-            raise CheckpointError(
-                f"{self.folder}: adapts {name!r} as {shape}, but in {model.name} it is "
-                f"{model.entry(name).shape}; the adapter belongs to another model"
-            )
 
     def _read(self, key: str) -> torch.Tensor:
         if self._handle is None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import filecmp
 from collections.abc import Mapping
 
-from evomerge.checkpoint.reading import Checkpoint, read_json
+from evomerge.checkpoint.files import read_json
+from evomerge.checkpoint.reading import Checkpoint
 
 ABSENT = -1
 TOKENIZER = "tokenizer.json"

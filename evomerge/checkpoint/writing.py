@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.checkpoint.reading import DTYPES, INDEX, WEIGHTS
+from evomerge.checkpoint.files import DTYPES, INDEX, WEIGHTS
 from evomerge.errors import InputError, RunError
 
 if TYPE_CHECKING:

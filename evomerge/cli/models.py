@@ -11,8 +11,8 @@ from evomerge.errors import InputError
 
 def merge(arguments: argparse.Namespace) -> None:
     from evomerge.merging import merge
-    from evomerge.progress import progress_bar
     from evomerge.recipe import Recipe
+    from evomerge.report.progress import progress_bar
 
     placement.stop_on_signals()
     recipe = Recipe.load(arguments.recipe)
@@ -33,7 +33,7 @@ def merge(arguments: argparse.Namespace) -> None:
 
 def methods(arguments: argparse.Namespace) -> None:
     from evomerge import methods
-    from evomerge.display import describe, show_method, show_methods
+    from evomerge.report.terminal import describe, show_method, show_methods
 
     if arguments.name:
         found = [methods.get(arguments.name)]
@@ -49,8 +49,8 @@ def methods(arguments: argparse.Namespace) -> None:
 
 
 def check(arguments: argparse.Namespace) -> None:
-    from evomerge.display import show_lines
-    from evomerge.run.check import check
+    from evomerge.commands.check import check
+    from evomerge.report.terminal import show_lines
 
     show_lines(check(arguments.file))
 

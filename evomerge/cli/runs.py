@@ -19,23 +19,23 @@ def demo(arguments: argparse.Namespace) -> None:
 
 
 def resume(arguments: argparse.Namespace) -> None:
-    from evomerge.run import Record
+    from evomerge.record.record import Record
 
     Record(arguments.run_dir)  # refuses if there is nothing
     search(arguments)
 
 
 def search(arguments: argparse.Namespace) -> None:
-    from evomerge import run
-    from evomerge.display import command_for, show_lines, show_table
-    from evomerge.progress import Display
+    from evomerge.commands.search import search as run_search
+    from evomerge.report.progress import Display
+    from evomerge.report.terminal import command_for, show_lines, show_table
 
     placement.check_options(arguments)
     placement.stop_on_signals()
     display = Display(quiet=arguments.quiet)
     try:
         with display:
-            result = run.search(
+            result = run_search(
                 arguments.run_dir,
                 placement.pool_of(arguments),
                 listener=display,
@@ -50,19 +50,19 @@ def search(arguments: argparse.Namespace) -> None:
 
 
 def status(arguments: argparse.Namespace) -> None:
-    from evomerge.display import show_status, status_of
-    from evomerge.run import Record
+    from evomerge.record.record import Record
+    from evomerge.report.terminal import show_status, status_of
 
-    status = status_of(Record(arguments.run_dir))
+    record = Record(arguments.run_dir)
     if arguments.json:
-        print(json.dumps(status, indent=2))
+        print(json.dumps(status_of(record), indent=2))
     else:
-        show_status(status)
+        show_status(record)
 
 
 def export(arguments: argparse.Namespace) -> None:
-    from evomerge.archive import pareto_front
-    from evomerge.run import Record
+    from evomerge.evolution.archive import pareto_front
+    from evomerge.record.record import Record
 
     record = Record(arguments.run_dir)
     if arguments.pareto:

@@ -13,15 +13,15 @@ from evomerge.errors import InputError
 
 
 def score(arguments: argparse.Namespace) -> None:
-    from evomerge.display import show_scores
-    from evomerge.run.one_model import score
+    from evomerge.commands.score import score_model
+    from evomerge.report.terminal import show_scores
 
     if arguments.again and arguments.split != "report":
         raise InputError(
             f"--again: is for --split report; the {arguments.split} split may be looked at freely"
         )
     placement.check_device(arguments.device)
-    scores = score(
+    scores = score_model(
         arguments.model,
         arguments.fitness,
         arguments.split,
@@ -35,8 +35,8 @@ def score(arguments: argparse.Namespace) -> None:
 
 
 def reduce(arguments: argparse.Namespace) -> None:
-    from evomerge.display import show_lines
-    from evomerge.run.reducing import reduce_suite
+    from evomerge.commands.reduce import reduce_suite
+    from evomerge.report.terminal import show_lines
 
     if arguments.items is not None and arguments.items < 1:
         raise InputError(f"--items: expected at least 1, found {arguments.items}")

@@ -150,7 +150,13 @@ class Resolver:
             if argument.per_model:
                 values[name] = {
                     source.model: self._value(
-                        document, name, argument, (source.settings, *shared), place, depth, source
+                        document,
+                        name,
+                        argument,
+                        (source.settings, *shared),
+                        place,
+                        depth,
+                        source=source,
                     )
                     for source in inputs
                 }
@@ -176,6 +182,7 @@ class Resolver:
         levels: Sequence[Settings],
         place: Place,
         depth: float,
+        *,
         source: Source | None = None,
     ) -> Value:
         """The value of a parameter for the tensors at ``place``, which all have the same."""

@@ -16,7 +16,7 @@ VERSION = "0.1.5"
 SAMPLED = 1_000_000  # entries above which mergekit's arcee_fusion estimates quantiles from a sample
 
 Kind = Literal["number", "integer", "flag"]
-Values = Mapping[str, Any]  # parameter -> value, or model -> value for a per-model one
+Arguments = Mapping[str, Any]  # parameter -> value, or model -> value for a per-model one
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ class Peer:
     base: Literal["required", "optional", "source"] = "required"
     fixed: Mapping[str, Value] = field(default_factory=dict)
     elects: bool = False
-    differs: Callable[[Values, int], str | None] = lambda values, entries: None
+    differs: Callable[[Arguments, int], str | None] = lambda values, entries: None
 
-    def to_ours(self, values: Values) -> Values:
+    def to_ours(self, values: Arguments) -> Arguments:
         """Parameters as evomerge says what mergekit does."""
         signed = self.elects and values["normalize"] and _cancels(values)
         return {**self.fixed, **values, **({"normalize": "signed"} if signed else {})}
 
-    def from_ours(self, values: Values, entries: int) -> Values:
+    def from_ours(self, values: Arguments, entries: int) -> Arguments:
         """Parameters as mergekit says what evomerge does.
 
         Args:
@@ -88,7 +88,7 @@ class Peer:
         return {name: value for name, value in values.items() if name in self.arguments}
 
 
-def _cancels(values: Values) -> bool:
+def _cancels(values: Arguments) -> bool:
     return any(weight < 0 for weight in values["weight"].values())
 
 
@@ -104,13 +104,13 @@ WEIGHT = Argument(per_model=True, required=True)
 DENSITY = Argument(default=1.0, per_model=True)
 
 
-def _random_density(values: Values, entries: int) -> str | None:
+def _random_density(values: Arguments, entries: int) -> str | None:
     if set(values["density"].values()) <= {0.0, 1.0}:
         return None
     return "it drops entries at random, and mergekit draws other masks than evomerge"
 
 
-def _sampled(values: Values, entries: int) -> str | None:
+def _sampled(values: Arguments, entries: int) -> str | None:
     if entries <= SAMPLED:
         return None
     return (
@@ -119,7 +119,7 @@ def _sampled(values: Values, entries: int) -> str | None:
     )
 
 
-def _tiny_step(values: Values, entries: int) -> str | None:
+def _tiny_step(values: Arguments, entries: int) -> str | None:
     return "mergekit has no t below 1e-6" if values["t"] < 1e-6 else None
 
 

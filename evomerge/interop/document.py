@@ -150,7 +150,15 @@ def parse_document(node: config.Node, problems: config.Problems) -> Document | N
         return None
     dtype = (out or into).removeprefix("torch.") or None
     return Document(
-        node, name, method, base, slices, tuple(settings), dtype, tokenizer, tuple(notes)
+        node=node,
+        name=name,
+        method=method,
+        base=base,
+        slices=slices,
+        settings=tuple(settings),
+        dtype=dtype,
+        tokenizer=tokenizer,
+        notes=tuple(notes),
     )
 
 

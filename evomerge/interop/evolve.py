@@ -13,12 +13,12 @@ from typing import Any
 from evomerge import config, methods
 from evomerge.checkpoint import ModelRef
 from evomerge.errors import one_of
-from evomerge.fitness.spec import LIMITS
 from evomerge.interop.catalogue import PEERS
 from evomerge.interop.naming import name_models
 from evomerge.interop.skeleton import Skeleton, read_skeleton
 from evomerge.recipe import BASE
 from evomerge.space import parse_space
+from evomerge.suite.spec import LIMITS
 from evomerge.tensors import OTHER, ROLES, Place
 
 METHODS = ("linear", "task_arithmetic", "ties", "dare_ties", "slerp")

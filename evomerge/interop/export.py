@@ -20,8 +20,8 @@ from evomerge.checkpoint import ModelRef, locate, vocabulary
 from evomerge.errors import InputError
 from evomerge.interop.catalogue import PEERS, Peer
 from evomerge.interop.layout import Runs, by_layer, runs_of
-from evomerge.merging import Sources
 from evomerge.params import Value
+from evomerge.parents.parents import Sources
 from evomerge.recipe import BASE, Group, Recipe, uncovered
 from evomerge.tensors import Place, place_of
 

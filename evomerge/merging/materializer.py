@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge import methods, tensors
 from evomerge.errors import CandidateFailed, Incompatible
-from evomerge.merging.sources import Sources
+from evomerge.parents.parents import Sources
 from evomerge.recipe import BASE, Group, Recipe
 
 if TYPE_CHECKING:

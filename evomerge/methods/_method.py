@@ -22,7 +22,7 @@ from evomerge.params import Parameter, Value
 Base = Literal["required", "optional", "none"]
 
 # Checked parameters: public name -> value, or model -> value for a per-model one.
-Values = Mapping[str, Value | Mapping[str, Value]]
+Arguments = Mapping[str, Value | Mapping[str, Value]]
 
 # What a kernel may ask for by argument name, besides its parameters.
 INPUTS = (
@@ -130,7 +130,7 @@ class Method:
                 if problem := parameter.domain.problem(one):
                     yield parameter.name, problem
 
-    def check(self, values: Mapping[str, Any], models: Sequence[str]) -> Values:
+    def check(self, values: Mapping[str, Any], models: Sequence[str]) -> Arguments:
         """``values`` in the form ``apply`` takes, defaults filled in.
 
         Raises:
@@ -147,7 +147,7 @@ class Method:
             checked[parameter.name] = value
         return checked
 
-    def apply(self, models: Mapping[str, Tensor], *, values: Values, **more: Any) -> Tensor:
+    def apply(self, models: Mapping[str, Tensor], *, values: Arguments, **more: Any) -> Tensor:
         """The merge of one tensor, base included, in float32 on the device of the models.
 
         Arguments as for ``run``.
@@ -160,7 +160,7 @@ class Method:
         models: Mapping[str, Tensor],
         *,
         base: Tensor | None = None,
-        values: Values,
+        values: Arguments,
         seed: int = 0,
         name: str = "",
         place: Where = Where(),
@@ -213,7 +213,7 @@ class Method:
         number: int,
         models: Mapping[str, Tensor],
         *,
-        values: Values,
+        values: Arguments,
         base: Tensor | None = None,
         seed: int = 0,
         name: str = "",
@@ -234,7 +234,7 @@ class Method:
         found: Tensor | None = function(**given.arguments(wanted & {*INPUTS}), **parameters)
         return found
 
-    def _parameters(self, values: Values, models: Collection[str]) -> dict[str, Any]:
+    def _parameters(self, values: Arguments, models: Collection[str]) -> dict[str, Any]:
         """Parameters as the kernel takes them."""
         arguments: dict[str, Any] = {}
         for parameter in self.parameters:

@@ -1,4 +1,4 @@
-"""Sparsify each delta, then combine them: the frame that TIES, DARE, DELLA and Breadcrumbs share.
+"""Sparsify each delta, then blend them: the frame that TIES, DARE, DELLA and Breadcrumbs share.
 
 An entry of a delta survives if its magnitude lies in a band and its draw below a probability, which
 may grow with the magnitude's rank. Survivors are rescaled, weighted, and added up, all of them or
@@ -131,7 +131,7 @@ def survived(operands: Operands, survivors: Survivors, index: int) -> float:
     return one.sums(_surviving_magnitude, *survivors.of(index), 0.0, limits=limits)[0]
 
 
-def combine(
+def blend(
     survivors: Survivors,
     weight: Tensor,
     *,

@@ -17,7 +17,7 @@ from evomerge.methods._sparse import (
     WEIGHT,
     Survivors,
     band,
-    combine,
+    blend,
     fractions,
     normalize_flag,
     rescale_flag,
@@ -72,7 +72,7 @@ def breadcrumbs(
     1e-7, here a norm of which less than 1e-7 is left.
     """
     survivors = _cut(operands, fractions(density), fractions(gamma), scope, rescale)
-    return combine(survivors, weight, scale=lambda_, elect=False, normalize=normalize)
+    return blend(survivors, weight, scale=lambda_, elect=False, normalize=normalize)
 
 
 @merge_method(base="required", elementwise=False, paper=PAPER)
@@ -114,7 +114,7 @@ def breadcrumbs_ties(
     (``normalize: signed``).
     """
     survivors = _cut(operands, fractions(density), fractions(gamma), scope, rescale)
-    return combine(survivors, weight, scale=lambda_, elect=True, normalize=normalize)
+    return blend(survivors, weight, scale=lambda_, elect=True, normalize=normalize)
 
 
 def _cut(

@@ -15,7 +15,7 @@ from evomerge.methods._sparse import (
     LAMBDA,
     WEIGHT,
     Survivors,
-    combine,
+    blend,
     drawn,
     fractions,
     normalize_flag,
@@ -62,7 +62,7 @@ def dare_linear(
     mergekit spares norms below 1e-7, here a norm of which less than 1e-7 is left.
     """
     survivors = _dropped(operands, fractions(density), rescale)
-    return combine(survivors, weight, scale=lambda_, elect=False, normalize=normalize)
+    return blend(survivors, weight, scale=lambda_, elect=False, normalize=normalize)
 
 
 @merge_method(base="required", elementwise=False, paper=PAPER)
@@ -101,7 +101,7 @@ def dare_ties(
     (``normalize: signed``).
     """
     survivors = _dropped(operands, fractions(density), rescale)
-    return combine(survivors, weight, scale=lambda_, elect=True, normalize=normalize)
+    return blend(survivors, weight, scale=lambda_, elect=True, normalize=normalize)
 
 
 def _dropped(operands: Operands, density: list[float], rescale: bool | str) -> Survivors:

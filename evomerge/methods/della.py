@@ -16,7 +16,7 @@ from evomerge.methods._sparse import (
     LAMBDA,
     WEIGHT,
     Survivors,
-    combine,
+    blend,
     drawn,
     fractions,
     normalize_flag,
@@ -72,7 +72,7 @@ def della(
     (``normalize: signed``).
     """
     survivors = _dropped(operands, fractions(density), fractions(epsilon), by, rescale)
-    return combine(survivors, weight, scale=lambda_, elect=True, normalize=normalize)
+    return blend(survivors, weight, scale=lambda_, elect=True, normalize=normalize)
 
 
 @merge_method(base="required", elementwise=False, paper=PAPER)
@@ -120,7 +120,7 @@ def della_linear(
     less than 1e-7 is left.
     """
     survivors = _dropped(operands, fractions(density), fractions(epsilon), by, rescale)
-    return combine(survivors, weight, scale=lambda_, elect=False, normalize=normalize)
+    return blend(survivors, weight, scale=lambda_, elect=False, normalize=normalize)
 
 
 def _dropped(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evomerge.methods._facts import Facts, FactStore
 from evomerge.methods._operands import Operands, draw_key
-from evomerge.methods._sparse import Survivors, band, combine, drawn
+from evomerge.methods._sparse import Survivors, band, blend, drawn
 from evomerge.methods.breadcrumbs import by_tensor
 from evomerge.methods.della import pruned
 from evomerge.methods.ties import kept
@@ -55,7 +55,7 @@ def sparsify(
         None if noise is None else {"": noise},
     )
     survivors = _survivors(operands, kind, density, gamma, epsilon)
-    merge = combine(survivors, torch.ones(1), scale=1.0, elect=False, normalize=False)
+    merge = blend(survivors, torch.ones(1), scale=1.0, elect=False, normalize=False)
     sparse = operands.merge(merge)[0]
     if norm is None:
         return sparse

@@ -14,7 +14,7 @@ from evomerge.methods._operands import Operands
 from evomerge.methods._sparse import (
     WEIGHT,
     band,
-    combine,
+    blend,
     fractions,
     normalize_flag,
     rescale_flag,
@@ -96,7 +96,7 @@ def ties(
         survivors = band([operands.largest(i, count) for i, count in enumerate(counts)])
     if rescale:
         survivors = replace(survivors, factor=restored(operands, survivors))
-    return combine(survivors, weight, scale=lambda_, elect=True, normalize=normalize)
+    return blend(survivors, weight, scale=lambda_, elect=True, normalize=normalize)
 
 
 def kept(size: int, density: float) -> int:

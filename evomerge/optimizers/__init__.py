@@ -12,16 +12,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from evomerge import plugins
 from evomerge.errors import ConfigError, InputError, did_you_mean
 from evomerge.params import Dim, Genome, Parameter, Value
-
-GROUP = "evomerge.optimizers"
-BUILT_IN = {
-    "cma": "evomerge.optimizers.cma:CMA",
-    "random": "evomerge.optimizers.random:Random",
-    "optuna": "evomerge.optimizers.optuna:TPE",
-}
+from evomerge.registry import OPTIMIZERS
 
 
 class Optimizer(ABC):
@@ -123,19 +116,15 @@ def canonical(dims: Sequence[Dim], genes: Sequence[float]) -> Genome:
     )
 
 
-def names() -> list[str]:
-    """Every optimizer that ``run.yaml`` may name, plugins included."""
-    return plugins.names(GROUP, BUILT_IN)
-
-
 def get(name: str) -> type[Optimizer]:
-    """The class named ``name``; a built-in name cannot be taken over by a plugin.
+    """The class named ``name``.
 
     Raises:
         InputError: no optimizer has this name, or its library or plugin cannot be imported.
     """
-    found, where = plugins.load("optimizer", name, GROUP, BUILT_IN)
+    found = OPTIMIZERS.get(name)
     if not (isinstance(found, type) and issubclass(found, Optimizer)):
+        where = OPTIMIZERS.where(name)
         raise InputError(f"optimizer {name!r} ({where}) is not an evomerge Optimizer class")
     return found
 

@@ -17,13 +17,13 @@ from typing import Any, Protocol, TypeVar
 
 from evomerge.errors import InputError, RunError
 
-Job = Mapping[str, Any]
+PlainJob = Mapping[str, Any]
 """Plain JSON data. ``job["key"]`` is a text that no other pending job has."""
 
-Outcome = dict[str, Any]
+PlainOutcome = dict[str, Any]
 """Plain JSON data, as the worker returned it."""
 
-Worker = Callable[[Job], Outcome]
+PlainWorker = Callable[[PlainJob], PlainOutcome]
 
 P = TypeVar("P", bound="Pool")
 
@@ -39,10 +39,10 @@ class WorkerSpec:
     target: str  # "package.module:callable"
     argument: Mapping[str, Any]
 
-    def build(self) -> Worker:
+    def build(self) -> PlainWorker:
         """Import the target and call it."""
         module, _, name = self.target.partition(":")
-        worker: Worker = getattr(importlib.import_module(module), name)(self.argument)
+        worker: PlainWorker = getattr(importlib.import_module(module), name)(self.argument)
         return worker
 
 
@@ -59,7 +59,7 @@ class Pool(Protocol):
         """How many jobs were submitted and not answered yet."""
         ...
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: PlainJob) -> None:
         """Queue ``job``; returns at once.
 
         Raises:
@@ -68,7 +68,7 @@ class Pool(Protocol):
         """
         ...
 
-    def next(self, timeout: float | None = None) -> tuple[Job, Outcome] | None:
+    def next(self, timeout: float | None = None) -> tuple[PlainJob, PlainOutcome] | None:
         """Any finished job with its outcome; None after ``timeout`` seconds or if none is pending.
 
         Raises:
@@ -98,7 +98,7 @@ class Resident:
 
     def __init__(self, target: str, argument: str) -> None:
         self._spec = WorkerSpec(target, json.loads(argument))
-        self._worker: Worker | None = None
+        self._worker: PlainWorker | None = None
 
     def reply(self, job: str) -> str:
         """The worker's reply to ``job``; ``outcome_of`` opens it."""
@@ -113,7 +113,7 @@ class Resident:
             return json.dumps({"traceback": traceback.format_exc()})
 
 
-def outcome_of(reply: str, key: str) -> Outcome:
+def outcome_of(reply: str, key: str) -> PlainOutcome:
     """The outcome in a worker's reply to the job ``key``, or what the worker raised.
 
     Raises:
@@ -127,5 +127,5 @@ def outcome_of(reply: str, key: str) -> Outcome:
             f"the worker failed on job {key!r}. This is not the candidate's fault: fix the cause "
             f"and resume the run. The worker said:\n{content['traceback']}"
         )
-    outcome: Outcome = content["outcome"]
+    outcome: PlainOutcome = content["outcome"]
     return outcome

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evomerge.errors import InputError, RunError
-from evomerge.pool import Job, Outcome, Pool, WorkerSpec, outcome_of
+from evomerge.pool import PlainJob, PlainOutcome, Pool, WorkerSpec, outcome_of
 
 _log = logging.getLogger("evomerge.pool")
 
@@ -38,7 +38,7 @@ _LONGEST_FOLDER = 40  # characters; a Unix socket's path below it must stay unde
 class _Task:
     """A pending job: its text, and how many workers died of it."""
 
-    job: Job
+    job: PlainJob
     text: str
     lost: int = 0
 
@@ -126,7 +126,7 @@ class RayPool(Pool):
         """Process ids of the live workers, on their nodes."""
         return [slot.pid for slot in self._slots if slot.pid is not None]
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: PlainJob) -> None:
         if job["key"] in self._tasks:
             raise ValueError(f"job {job['key']!r} is already pending")
         task = _Task(job, json.dumps(job, allow_nan=False))
@@ -134,7 +134,7 @@ class RayPool(Pool):
         self._backlog.append(task)
         self._dispatch()
 
-    def next(self, timeout: float | None = None) -> tuple[Job, Outcome] | None:
+    def next(self, timeout: float | None = None) -> tuple[PlainJob, PlainOutcome] | None:
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         while self._tasks:
             self._dispatch()
@@ -170,7 +170,7 @@ class RayPool(Pool):
                 actor = self._actor.remote(*self._build)
                 self._slots.append(_Slot(actor, actor.start.remote()))
 
-    def _settle(self, slot: _Slot) -> tuple[Job, Outcome] | None:
+    def _settle(self, slot: _Slot) -> tuple[PlainJob, PlainOutcome] | None:
         """Take what ``slot`` owed: an answer, or None if it came up or is lost."""
         try:
             reply = self._ray.get(slot.ref)

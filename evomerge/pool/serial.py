@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from evomerge.pool import Job, Outcome, Pool, Resident, WorkerSpec, outcome_of
+from evomerge.pool import PlainJob, PlainOutcome, Pool, Resident, WorkerSpec, outcome_of
 
 
 class SerialPool(Pool):
@@ -14,18 +14,18 @@ class SerialPool(Pool):
 
     def __init__(self, spec: WorkerSpec) -> None:
         self._resident = Resident(spec.target, json.dumps(spec.argument, allow_nan=False))
-        self._jobs: dict[str, tuple[Job, str]] = {}  # key -> job, its text; in order
+        self._jobs: dict[str, tuple[PlainJob, str]] = {}  # key -> job, its text; in order
 
     @property
     def pending(self) -> int:
         return len(self._jobs)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: PlainJob) -> None:
         if job["key"] in self._jobs:
             raise ValueError(f"job {job['key']!r} is already pending")
         self._jobs[job["key"]] = job, json.dumps(job, allow_nan=False)
 
-    def next(self, timeout: float | None = None) -> tuple[Job, Outcome] | None:
+    def next(self, timeout: float | None = None) -> tuple[PlainJob, PlainOutcome] | None:
         if not self._jobs:
             return None
         key, (job, text) = next(iter(self._jobs.items()))

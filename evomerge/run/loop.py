@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import CandidateFailed, InputError, RunError
-from evomerge.evolution import Search
-from evomerge.fitness.suite import Results
-from evomerge.history import Batch, Evaluation
-from evomerge.journal import Journal
+from evomerge.evolution.core import Search
+from evomerge.evolution.history import Batch, Evaluation
+from evomerge.judging.final import IntervalOf
 from evomerge.pool import Pool, WorkerSpec
 from evomerge.pool.serial import SerialPool
-from evomerge.responses import Store
-from evomerge.run.answers import At, join
-from evomerge.run.ending import Result, end
-from evomerge.run.events import (
+from evomerge.record.answers import At, join
+from evomerge.record.events import (
     JOURNAL,
     RESPONSES,
     batch_event,
@@ -31,11 +28,15 @@ from evomerge.run.events import (
     seconds_worked,
     stamped,
 )
-from evomerge.run.finish import IntervalOf
-from evomerge.run.head import check_same, run_event
-from evomerge.run.preflight import Job, prepare
+from evomerge.record.journal import Journal
+from evomerge.record.responses import Store
+from evomerge.run.ending import end
+from evomerge.run.identity import check_same, run_event
+from evomerge.run.preflight import Run, prepare
 from evomerge.run.scoring import Scoring
 from evomerge.run.spec import load_run
+from evomerge.suite.scorer import Results
+from evomerge.worker import Job, Outcome
 
 MakePool = Callable[[WorkerSpec], Pool]
 
@@ -46,7 +47,7 @@ class Listener:
     def say(self, text: str) -> None:
         """A stage of the preparation began."""
 
-    def started(self, job: Job, search: Search, resumed: bool, interval: IntervalOf) -> None:
+    def started(self, run: Run, search: Search, resumed: bool, interval: IntervalOf) -> None:
         """The journal is folded; work begins. ``interval``: (batch, candidate) -> of its search score."""
 
     def opened(self, batch: Batch) -> None:
@@ -65,7 +66,7 @@ def search(
     *,
     listener: Listener | None = None,
     device: str | None = None,
-) -> Result:
+) -> Path:
     """Run the search in ``run_dir``, from its start or from where its journal ends.
 
     Args:
@@ -75,28 +76,28 @@ def search(
         device: of the workers; default CUDA if there is any, else CPU.
 
     Returns:
-        The winner, and the table on the report split.
+        The run's folder; its journal holds all that was found.
 
     Raises:
         InputError: run.yaml, a model, a task or the journal is wrong; nothing was written.
         RunError: the search stopped and can be resumed.
     """
     listener = listener or Listener()
-    job = prepare(load_run(run_dir), say=listener.say, device=device)
-    folder = job.spec.folder
+    run = prepare(load_run(run_dir), say=listener.say, device=device)
+    folder = run.spec.folder
     with Journal.open(folder / JOURNAL) as journal:
-        head = journal.events[0] if journal.events else run_event(job)
+        head = journal.events[0] if journal.events else run_event(run)
         if journal.events:
-            check_same(head, job, journal.path)
+            check_same(head, run, journal.path)
         with Store.open(folder / RESPONSES, inventory(head), places(journal.events)) as store:
             resumed = bool(journal.events)
             if not resumed:
                 journal.append(head)
-            loop = _Loop(job, journal, store, listener)
-            listener.started(job, loop.search, resumed, loop.scoring.interval)
+            loop = _Loop(run, journal, store, listener)
+            listener.started(run, loop.search, resumed, loop.scoring.interval)
             try:
                 if not loop.search.done:
-                    with pool(job.worker(device)) as workers:
+                    with pool(run.worker(device)) as workers:
                         loop.work(workers)
             except InputError:
                 # a search that never got going leaves nothing to disagree with
@@ -104,16 +105,17 @@ def search(
                     journal.path.unlink()
                     store.path.unlink()
                 raise
-            return end(job, loop.search, loop.scoring, journal)
+            end(run, loop.search, loop.scoring, journal)
+    return folder
 
 
 class _Loop:
     """One process's work on a run."""
 
-    def __init__(self, job: Job, journal: Journal, store: Store, listener: Listener) -> None:
-        self.job, self.journal, self.store, self.listener = job, journal, store, listener
-        self.search = job.search()
-        self.scoring = Scoring(job, self.search, store)
+    def __init__(self, run: Run, journal: Journal, store: Store, listener: Listener) -> None:
+        self.run, self.journal, self.store, self.listener = run, journal, store, listener
+        self.search = run.search()
+        self.scoring = Scoring(run, self.search, store)
         self._waiting: dict[str, list[At]] = {}  # model -> evaluations that await its answers
         for line, event in enumerate(journal.events, start=1):
             self._fold(event, line)
@@ -124,7 +126,7 @@ class _Loop:
 
     def _fold(self, event: Mapping[str, Any], line: int) -> None:
         with reading(self.journal.path, line):
-            fold(self.search, event, self.job.template)
+            fold(self.search, event, self.run.template)
         if event["event"] == "batch":
             self.scoring.open(self.search.batches[-1])
         elif event["event"] == "evaluation":
@@ -143,7 +145,8 @@ class _Loop:
             self._propose(pool)
             answer = pool.next(timeout=1.0)
             if answer is not None:
-                self._record(*answer, pool)
+                job, outcome = answer
+                self._record(job["key"], Outcome.from_plain(outcome), pool)
             elif not pool.pending:
                 raise RunError(
                     "nothing is under way and nothing can be asked; this is a bug in evomerge"
@@ -153,7 +156,7 @@ class _Loop:
 
     def _propose(self, pool: Pool) -> None:
         """Open every batch that may be opened now; first judge the round that is complete."""
-        hours = self.job.spec.hours
+        hours = self.run.spec.hours
         if hours is not None and not self.search.closed and self._elapsed() > hours * 3600:
             self.journal.append(stamped("closed", reason="hours"))
             self.search.close("hours")
@@ -191,21 +194,18 @@ class _Loop:
             items, probe, error = scoring.missing(at), scoring.probe(at), scoring.error(at)
             if items and error is None:
                 recipe = self.search.candidates[at[1]].recipe.portable().plain
-                job: dict[str, Any] = {"key": key, "recipe": recipe, "items": items}
-                job["dtype"] = scoring.dtype(at)
-                if probe:
-                    job |= {"probe": probe, "limits": scoring.limits if at[0] else None}
-                pool.submit(job)
+                limits = scoring.limits if probe and at[0] else None
+                pool.submit(Job(key, recipe, items, probe, limits, scoring.dtype(at)).plain)
                 return
             queue.pop(0)
             self._conclude(at, error)
         del self._waiting[key]
 
-    def _record(self, job: Mapping[str, Any], outcome: Mapping[str, Any], pool: Pool) -> None:
-        at = self._waiting[job["key"]].pop(0)
-        results = join([part for part in (outcome["probe"], outcome["results"]) if part])
-        self._conclude(at, outcome["error"], results, outcome["seconds"])
-        self._ask(job["key"], pool)
+    def _record(self, key: str, outcome: Outcome, pool: Pool) -> None:
+        at = self._waiting[key].pop(0)
+        results = join([part for part in (outcome.probe, outcome.results) if part])
+        self._conclude(at, outcome.error, results, outcome.seconds)
+        self._ask(key, pool)
 
     def _conclude(
         self,
@@ -233,7 +233,7 @@ class _Loop:
             scoring.fail(at, error)
         counts = [(len(r["items"]), r["tokens"]) for r in (results or {}).values()]
         items, tokens = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
-        evaluation = Evaluation(at[0], at[1], values, error, errors, items, tokens)
+        evaluation = Evaluation(*at, values, error, errors, items=items, tokens=tokens)
         self.journal.append(
             evaluation_event(evaluation, place=place, reused=reused, seconds=seconds or {})
         )

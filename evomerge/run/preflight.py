@@ -11,25 +11,25 @@ import torch
 
 from evomerge import optimizers
 from evomerge.checkpoint import Checkpoint, read_json
+from evomerge.engines.precision import scoring_dtype
 from evomerge.errors import CheckpointError, ConfigError, EvomergeError, Incompatible, InputError
-from evomerge.evolution import Plan, Search
-from evomerge.fitness import splits
-from evomerge.fitness.suite import Suite
-from evomerge.merging import check_compatible
+from evomerge.evolution.core import Plan, Search
 from evomerge.optimizers import Optimizer
+from evomerge.parents.parents import check_compatible
 from evomerge.pool import WorkerSpec
 from evomerge.recipe import BASE, Recipe
-from evomerge.run.events import JOURNAL, read_events
-from evomerge.run.precision import scoring_dtype
+from evomerge.record.events import JOURNAL, read_events
 from evomerge.run.spec import RunSpec
 from evomerge.space import SearchSpace
-from evomerge.worker import load_tokenizer
+from evomerge.suite import splits
+from evomerge.suite.suite import Suite
+from evomerge.worker import Setup, load_tokenizer
 
-WORKER = "evomerge.worker:Worker"
+WORKER = "evomerge.worker:start"
 
 
 @dataclass
-class Job:
+class Run:
     """A run with its parents opened, its suite built and its space fitted: ready to start."""
 
     spec: RunSpec
@@ -84,21 +84,17 @@ class Job:
 
     def worker(self, device: str | None = None) -> WorkerSpec:
         """How a pool builds a worker for this run."""
-        suite = self.suite.spec
         return WorkerSpec(
             WORKER,
-            {
-                "models": {name: self.spec.model(name).portable for name in self.spec.names},
-                "tokenizer": self.spec.tokenizer,
-                "dtype": self.scoring,
-                "suite": suite.plain,
-                "backend": suite.backend,
-                "batch_tokens": suite.batch_tokens,
-                "max_length": suite.max_length,
-                "threads": self.spec.threads,
-                "device": device,
-                "trust_remote_code": self.spec.trust_remote_code,
-            },
+            Setup.of(
+                self.suite.spec,
+                models={name: self.spec.model(name).portable for name in self.spec.names},
+                tokenizer=self.spec.tokenizer,
+                dtype=self.scoring,
+                threads=self.spec.threads,
+                device=device,
+                trust_remote_code=self.spec.trust_remote_code,
+            ).plain,
         )
 
 
@@ -124,7 +120,7 @@ def _check_tokenizer(donor: Checkpoint, spec: RunSpec) -> None:
 
 def prepare(
     spec: RunSpec, *, say: Callable[[str], None] = lambda text: None, device: str | None = None
-) -> Job:
+) -> Run:
     """Open and check everything a run needs; ``device`` is where workers will score.
 
     A search that was started before goes on in the dtype it began with, whatever ``auto`` means here.
@@ -163,20 +159,20 @@ def prepare(
     dtype = spec.dtype or models[BASE].dtype
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     scoring = scoring_dtype(spec.suite.dtype, dtype, where)
-    job = Job(spec, models, suite, started[0]["scoring"] if started else scoring)
-    if not job.space.dims:
+    run = Run(spec, models, suite, started[0]["scoring"] if started else scoring)
+    if not run.space.dims:
         raise InputError(
             f"{spec.folder}: every parameter of the search space is fixed: there is nothing to search. "
             "Give at least one parameter a range, or list more than one method"
         )
-    _check_budget(job)
-    return job
+    _check_budget(run)
+    return run
 
 
-def _check_budget(job: Job) -> None:
+def _check_budget(run: Run) -> None:
     """Refuse a budget that base, parents and known recipes use up."""
-    spec, suite = job.spec, job.suite
-    known = len(job.space.references()) + len(job.space.starts())
+    spec, suite = run.spec, run.suite
+    known = len(run.space.references()) + len(run.space.starts())
     each = {
         scorer.name: sum(len(suite.splits[split][scorer.name]) for split in ("search", "probe"))
         for scorer in suite.spec.scorers

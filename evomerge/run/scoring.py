@@ -4,41 +4,41 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from evomerge.evolution import SPLIT, Search
-from evomerge.fitness.estimation import Estimation
-from evomerge.fitness.intervals import Interval
-from evomerge.fitness.probe import Limits, probe_limits
-from evomerge.fitness.racing import Race
-from evomerge.fitness.suite import Items, Results
-from evomerge.history import SEARCHED, Batch, Verdict
-from evomerge.responses import Place, Store
-from evomerge.run.answers import Answers, At
-from evomerge.run.evidence import search_interval
-from evomerge.run.preflight import Job
-from evomerge.run.shortlist import judge
+from evomerge.evolution.core import SPLIT, Search
+from evomerge.evolution.history import SEARCHED, Batch, Verdict
+from evomerge.judging.estimation import Estimation
+from evomerge.judging.evidence import search_interval
+from evomerge.judging.race import Race
+from evomerge.judging.shortlist import judge
+from evomerge.record.answers import Answers, At
+from evomerge.record.responses import Block, Store
+from evomerge.run.preflight import Run
+from evomerge.statistics.intervals import Interval
+from evomerge.suite.probe import ProbeLimits, probe_limits
+from evomerge.suite.scorer import Items, Results
 
 
 class Scoring:
     """What the fold of a search does not hold: items and answers.
 
     Args:
-        job: the run.
+        run: the run.
         search: is read only.
         store: of responses.
     """
 
-    def __init__(self, job: Job, search: Search, store: Store) -> None:
-        self._job, self._suite, self._search = job, job.suite, search
+    def __init__(self, run: Run, search: Search, store: Store) -> None:
+        self._run, self._suite, self._search = run, run.suite, search
         self._answers = Answers(store)
         self._items: list[Items] = []  # of each batch
-        self._whole = Estimation(job.suite)
+        self._whole = Estimation(run.suite)
 
     def open(self, batch: Batch) -> Items:
         """Fold: ``batch`` is the next one; its items."""
         self._items.append(self._items_of(batch))
         return self._items[-1]
 
-    def add(self, at: At, place: Place | None) -> None:
+    def add(self, at: At, place: Block | None) -> None:
         """Fold: what evaluation ``at`` had to ask was asked, and the answers lie at ``place``."""
         self._answers.add(self.key(at), at, self.questions(at), place)
 
@@ -55,7 +55,7 @@ class Scoring:
 
     def dtype(self, at: At) -> str:
         """Of scoring: the report shows models as they are exported."""
-        return self._job.dtype if self._phase(at) == "report" else self._job.scoring
+        return self._run.dtype if self._phase(at) == "report" else self._run.scoring
 
     def error(self, at: At) -> str | None:
         """Why the candidate's model failed before, if it did."""
@@ -87,7 +87,7 @@ class Scoring:
         return self._answers.sources(self.key(at), self.items(at))
 
     @cached_property
-    def limits(self) -> Limits:
+    def limits(self) -> ProbeLimits:
         """What a merge may do to the probe; base and parents must have been scored."""
         return probe_limits([self._answers.results(key, self._probe) for key in self._models(0)])
 
@@ -157,7 +157,7 @@ class Scoring:
     def _items_of(self, batch: Batch) -> Items:
         """A split, a sample of the search split, or a round of the select split."""
         if batch.phase == "search":
-            return self._suite.sample(self._job.spec.seed, batch.number, batch.progress)
+            return self._suite.sample(self._run.spec.seed, batch.number, batch.progress)
         if batch.phase == "select" and isinstance(self._race, Race):
             earlier = sum(b.phase == "select" for b in self._search.batches[: batch.number])
             return self._suite.rounds()[earlier]

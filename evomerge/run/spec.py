@@ -13,9 +13,10 @@ from typing import Any
 from evomerge import config, optimizers
 from evomerge.checkpoint import DTYPES, ModelRef
 from evomerge.errors import ConfigError, InputError, did_you_mean, one_of
-from evomerge.fitness.spec import SuiteSpec, parse_suite
 from evomerge.recipe import BASE, Recipe
+from evomerge.registry import OPTIMIZERS
 from evomerge.space import SpaceSpec, parse_space
+from evomerge.suite.spec import SuiteSpec, parse_suite
 
 NAME = "run.yaml"
 COUNTED = ("evaluations", "items", "tokens")  # budgets that the result depends on
@@ -134,10 +135,25 @@ def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
         "fitness": suite_node.plain if suite_node else None,
     }
     return RunSpec(
-        folder, base, sources, tokenizer, space, suite, optimizer, options, population,
-        counted["evaluations"], counted["items"], counted["tokens"], hours,
-        lag, seed, dtype, threads, trust, content, lines,
-    )  # fmt: skip
+        folder=folder,
+        base=base,
+        sources=sources,
+        tokenizer=tokenizer,
+        space=space,
+        suite=suite,
+        optimizer=optimizer,
+        options=options,
+        population=population,
+        **counted,
+        hours=hours,
+        lag=lag,
+        seed=seed,
+        dtype=dtype,
+        threads=threads,
+        trust_remote_code=trust,
+        content=content,
+        lines=lines,
+    )
 
 
 def _parse_models(
@@ -191,7 +207,7 @@ def _parse_optimizer(section: config.Section) -> tuple[str, dict[str, Any], int 
     part = section.section("optimizer")
     if part is None:
         return "cma", {}, None
-    name = part.choice("name", optimizers.names(), "cma")
+    name = part.choice("name", OPTIMIZERS.names(), "cma")
     population = part.integer("population", 0, low=1) if "population" in part else None
     options = {}
     for option in optimizers.get(name).OPTIONS:

@@ -26,7 +26,7 @@ from evomerge.recipe import BASE, Group, Recipe, group
 from evomerge.space.layer_swap import LayerSwap
 from evomerge.space.spec import SpaceSpec, parse_space
 from evomerge.space.starts import SWEEP, known_recipes, uniform
-from evomerge.space.values import Values
+from evomerge.space.values import PlacedMethods
 from evomerge.tensors import Place
 
 __all__ = ["SWEEP", "SearchSpace", "SpaceSpec", "parse_space"]
@@ -66,7 +66,7 @@ class SearchSpace:
         self._form: Form = (
             LayerSwap(spec.swap, self.sources, layers)
             if spec.swap
-            else Values(spec, self.sources, layers, self._places)
+            else PlacedMethods(spec, self.sources, layers, self._places)
         )
         self.dims = (*self._form.dims, *(spec.lines.dims if spec.lines else ()))
 

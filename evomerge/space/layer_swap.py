@@ -175,7 +175,9 @@ class LayerSwap:
                     weight: Any = found.values["weight"]
                     weights.update(weight)
             strength = (weights.get(outer, 1.0), weights.get(inner, 1.0))
-            swap = Swap(outer, inner, bottom, top, transition, strength, self._spec.outside)
+            swap = Swap(
+                outer, inner, bottom, top, transition, strength=strength, outside=self._spec.outside
+            )
             yield self._genes(swap.fitted(self._layers))
 
     def _swap(self, genome: Genome) -> Swap:

@@ -117,9 +117,20 @@ def parse_space(
     if len(problems.found) > before:
         return None
     return SpaceSpec(
-        names, gene, blocks, roles, knots, parameters, start, str(node.folder),
-        teams, simplex, lines, keep, swap,
-    )  # fmt: skip
+        methods=names,
+        method_gene=gene,
+        blocks=blocks,
+        roles=roles,
+        knots=knots,
+        parameters=parameters,
+        start=start,
+        origin=str(node.folder),
+        models=teams,
+        simplex=simplex,
+        lines=lines,
+        keep=keep,
+        swap=swap,
+    )
 
 
 def _count(name: str, team: Sequence[str]) -> int:

@@ -45,7 +45,7 @@ class _ValueGene:
 _Gene = _MethodGene | _TeamGene | _ValueGene
 
 
-class Values:
+class PlacedMethods:
     """One gene for each choice of a method, for each choice of models, for each searched parameter.
 
     Attributes:

@@ -47,7 +47,7 @@ Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Checked:
     """What became of one case; ``detail`` says why, where it did not pass."""
 
     method: str
@@ -60,14 +60,14 @@ class _NotImplemented(Exception):
     """The case needs something no method here has."""
 
 
-def run(folder: Path, only: str | None = None) -> Iterator[Outcome]:
+def run(folder: Path, only: str | None = None) -> Iterator[Checked]:
     """Run the cases of ``folder``, or those of one method, in manifest order.
 
     Raises:
         InputError: ``folder`` does not hold vectors, or has none of that method.
     """
     for case in _read_manifest(folder, only):
-        yield Outcome(case["method"], case["case"], *_run_case(folder, case))
+        yield Checked(case["method"], case["case"], *_run_case(folder, case))
 
 
 def _read_manifest(folder: Path, only: str | None) -> list[dict[str, Any]]:
@@ -467,7 +467,7 @@ def _merge_whole(
     )
 
 
-def count(outcomes: Sequence[Outcome]) -> dict[str, Counter[str]]:
+def count(outcomes: Sequence[Checked]) -> dict[str, Counter[str]]:
     """Method -> status -> number of cases."""
     counts: dict[str, Counter[str]] = {}
     for outcome in outcomes:
@@ -475,7 +475,7 @@ def count(outcomes: Sequence[Outcome]) -> dict[str, Counter[str]]:
     return counts
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
+def table(outcomes: Sequence[Checked]) -> str:
     """Counts per method, then every failure with its reason."""
     counts = count(outcomes)
     total = sum(counts.values(), Counter())

@@ -28,11 +28,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.fitness import estimators
-from evomerge.fitness.estimators import Fitted, Known, Sample
-from evomerge.fitness.estimators.anchors import choose, represent
-from evomerge.fitness.intervals import NORMAL
-from evomerge.fitness.schedule import sample as draw_sample
+from evomerge import estimators
+from evomerge.estimators import Fitted, Known, Sample
+from evomerge.estimators.anchors import choose, represent
+from evomerge.statistics.intervals import NORMAL
+from evomerge.suite.schedule import sample as draw_sample
+from evomerge.testing.irt_variants import VARIANTS
 
 SHARES = (0.01, 0.02, 0.05, 0.10)
 COLUMNS = (
@@ -86,7 +87,7 @@ class Matrix:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Trial:
     """Estimates of one estimator on many samples.
 
     Attributes:
@@ -118,7 +119,7 @@ class Outcome:
         }
 
 
-def run(matrix: Matrix, fitted: Fitted, samples: Sequence[Indices]) -> Outcome:
+def run(matrix: Matrix, fitted: Fitted, samples: Sequence[Indices]) -> Trial:
     """Estimate all candidates from each of the ``samples``; gaps are to the candidate before."""
     rows = []
     for items in samples:
@@ -130,7 +131,7 @@ def run(matrix: Matrix, fitted: Fitted, samples: Sequence[Indices]) -> Outcome:
     values, errors, gap_values, gap_errors = (
         np.array(column) for column in zip(*rows, strict=True)
     )
-    return Outcome(values, errors, gap_values, gap_errors, matrix.truth - np.roll(matrix.truth, 1))
+    return Trial(values, errors, gap_values, gap_errors, matrix.truth - np.roll(matrix.truth, 1))
 
 
 def samples(matrix: Matrix, count: int, draws: int, *, stratified: bool) -> list[Indices]:
@@ -174,7 +175,7 @@ def table(matrix: Matrix, names: Sequence[str], draws: int) -> Iterator[str]:
     models = len(matrix.known.responses)
     yield f"candidates: {sizes}; {models} known models, {size} items, {draws} samples"
     yield f"\n| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}"
-    fitted = {name: estimators.get(name).fit(matrix.known) for name in names}
+    fitted = {name: _estimator(name).fit(matrix.known) for name in names}
     for share in SHARES:
         count = round(share * size)
         simple = samples(matrix, count, draws, stratified=False)
@@ -191,6 +192,12 @@ def table(matrix: Matrix, names: Sequence[str], draws: int) -> Iterator[str]:
                     f"{found['rmse']:.4f} | {saves:.1f}x | {found['coverage']:.1%} | "
                     f"{found['width']:.3f} | {found['gap rmse']:.4f} | {found['gap coverage']:.1%} |"
                 )
+
+
+def _estimator(name: str) -> estimators.Estimator:
+    """One of the package's, or of the variants that are here for comparison."""
+    variant = VARIANTS.get(name.partition(" ")[0])
+    return estimators.of(name, variant) if variant else estimators.get(name)
 
 
 def main() -> int:

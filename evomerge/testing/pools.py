@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from evomerge.errors import InputError, RunError
-from evomerge.pool import Job, Outcome, Pool, WorkerSpec
+from evomerge.pool import PlainJob, PlainOutcome, Pool, WorkerSpec
 
 PATIENCE = 60.0  # seconds that a busy machine may take to start a worker
 
@@ -27,7 +27,7 @@ class Probe:
             raise ZeroDivisionError(argument["bug"])
         self.calls = 0
 
-    def __call__(self, job: Job) -> Outcome:
+    def __call__(self, job: PlainJob) -> PlainOutcome:
         self.calls += 1
         if "bug" in job:
             raise ZeroDivisionError(job["bug"])
@@ -50,9 +50,9 @@ def probe(**argument: Any) -> WorkerSpec:
     return WorkerSpec("evomerge.testing.pools:Probe", argument)
 
 
-def drain(pool: Pool) -> dict[str, Outcome]:
+def drain(pool: Pool) -> dict[str, PlainOutcome]:
     """The outcomes of all pending jobs, by key; each job must be answered once."""
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, PlainOutcome] = {}
     while pool.pending:
         answer = pool.next(PATIENCE)
         assert answer is not None, f"no answer in {PATIENCE:g} s"
@@ -87,7 +87,7 @@ class PoolContract:
         raise NotImplementedError
 
     def test_answers_every_job_once_with_what_the_worker_said(self) -> None:
-        jobs: list[Job] = [{"key": f"job {n}", "value": n} for n in range(7)]
+        jobs: list[PlainJob] = [{"key": f"job {n}", "value": n} for n in range(7)]
         with self.make(probe()) as pool:
             for job in jobs:
                 pool.submit(job)

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from evomerge.run import JOURNAL, Record
+from evomerge.record.events import JOURNAL
+from evomerge.record.record import Record
 
 Trajectory = tuple[list[dict[str, Any]], list[dict[str, Any]], str]
 
@@ -23,6 +24,7 @@ def trajectory(folder: Path) -> Trajectory:
         event = json.loads(line)
         del event["time"]
         event.pop("seconds", None)
+        event.pop("looks", None)  # of others, whatever this search does
         if event["event"] != "session":
             events.append(event)
     evaluations = [event for event in events if event["event"] == "evaluation"]

@@ -23,8 +23,9 @@ from families import MODELS
 
 from evomerge import methods
 from evomerge.checkpoint import ModelRef
-from evomerge.merging import Materializer, Sources, shared_memory
+from evomerge.merging import Materializer, shared_memory
 from evomerge.params import Real
+from evomerge.parents.parents import Sources
 from evomerge.recipe import Recipe, group
 
 # narrower than declared, so that every method, mergekit's too, takes every value

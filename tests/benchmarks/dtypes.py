@@ -21,12 +21,13 @@ from merge import row, table
 from numpy.typing import NDArray
 
 from evomerge import seeds
-from evomerge.fitness import column, splits
-from evomerge.fitness.objectives import Objective
-from evomerge.fitness.suite import Items, Results, Suite
 from evomerge.recipe import Recipe
-from evomerge.run.preflight import Job, prepare
+from evomerge.run.preflight import Run, prepare
 from evomerge.run.spec import load_run
+from evomerge.suite import splits
+from evomerge.suite.objectives import Objective
+from evomerge.suite.scorer import column
+from evomerge.suite.suite import Items, Results, Suite
 from evomerge.worker import Worker
 
 REDRAWS = 200
@@ -74,13 +75,13 @@ def main() -> None:
         row(name, str(asked), turned, *cells)
 
 
-def draw(job: Job, count: int) -> list[Recipe]:
+def draw(job: Run, count: int) -> list[Recipe]:
     """Uniform draws from the run's search space."""
     genes = seeds.generator("dtypes", "recipes").random((count, len(job.space.dims)))
     return [job.space.decode(tuple(genome)) for genome in genes.tolist()]
 
 
-def score(job: Job, recipes: Sequence[Recipe], items: Items, dtype: str) -> Side:
+def score(job: Run, recipes: Sequence[Recipe], items: Items, dtype: str) -> Side:
     """Every recipe on ``items``, the model in ``dtype``."""
     worker = Worker({**job.worker("cpu").argument, "dtype": dtype})
 

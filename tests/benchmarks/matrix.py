@@ -25,12 +25,12 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from evomerge import config, optimizers, seeds  # noqa: E402
-from evomerge.fitness.suite import Items, Results  # noqa: E402
 from evomerge.params import Genome  # noqa: E402
 from evomerge.recipe import Recipe  # noqa: E402
-from evomerge.run.preflight import Job, prepare  # noqa: E402
+from evomerge.run.preflight import Run, prepare  # noqa: E402
 from evomerge.run.spec import load_run  # noqa: E402
 from evomerge.space import SearchSpace, parse_space  # noqa: E402
+from evomerge.suite.scorer import Items, Results  # noqa: E402
 from evomerge.worker import Worker  # noqa: E402
 
 # How many recipes of each kind; with the archive's 12 they are 352.
@@ -59,7 +59,7 @@ def score(recipe: Recipe, items: Items) -> Results:
 class Matrix:
     """The rows so far. ``score`` maps a recipe's digest to the mean of its objectives."""
 
-    def __init__(self, job: Job, items: Items, executor: Executor) -> None:
+    def __init__(self, job: Run, items: Items, executor: Executor) -> None:
         self.job, self.items = job, items
         self.labels: list[str] = []
         self.correct: list[NDArray[np.bool_]] = []
@@ -108,7 +108,7 @@ def language(id: str) -> str:
     return next(part for part in reversed(id.split("-")) if part in ("en", "id", "th", "vi"))
 
 
-def preset(job: Job, name: str) -> SearchSpace:
+def preset(job: Run, name: str) -> SearchSpace:
     """The search space ``name`` of this repository, for the run's models."""
     problems = config.Problems()
     node = config.read(ROOT / "search_spaces" / f"{name}.yaml")
@@ -164,7 +164,7 @@ def fill(matrix: Matrix, scale: float) -> None:
         matrix.add(f"around {seed}", [space.decode(best), *near])
 
 
-def items_of(job: Job, count: int | None) -> Items:
+def items_of(job: Run, count: int | None) -> Items:
     """Every item of every scorer, or ``count`` of them in all, drawn evenly."""
     every = {name: [item.id for item in s.items()] for name, s in job.suite.scorers.items()}
     if count is None:

@@ -27,9 +27,9 @@ from lm_eval.tasks import TaskManager
 from tasks import FIRST, LAST
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evomerge.fitness import Live, backend
-from evomerge.fitness.lm_eval import LmEvalTask
-from evomerge.fitness.spec import ScorerSpec, SuiteSpec
+from evomerge import engines as backend
+from evomerge.scorers.lm_eval import LmEvalTask
+from evomerge.suite.spec import ScorerSpec, SuiteSpec
 from evomerge.worker import Worker
 
 BATCH_SIZES = (1, 8, 16)  # of lm-eval; the best is used
@@ -76,7 +76,7 @@ class Sides:
         engine = backend.get("huggingface")(
             model, tokenizer, device="cpu", batch_tokens=None, max_length=None
         )
-        self.scorer.bind(Live(model, tokenizer, "cpu", engine))
+        self.scorer.bind(engine)
         self.ids = [item.id for item in self.scorer.items()]
         self.peers = {
             size: HFLM(pretrained=peer, tokenizer=tokenizer, batch_size=size)

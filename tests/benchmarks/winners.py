@@ -28,7 +28,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1])]
 
-from evomerge.fitness.intervals import student  # noqa: E402
+from evomerge.statistics.intervals import student  # noqa: E402
 
 DEMO = HERE.parents[1] / "runs" / "demo" / "run.yaml"
 
@@ -82,10 +82,10 @@ def compare(run: Path, folder: Path, changes: Mapping[str, Any], items: int) -> 
         return found
     import evomerge
     from evomerge import config
-    from evomerge.fitness import splits
     from evomerge.pool.serial import SerialPool
     from evomerge.run.preflight import prepare
     from evomerge.run.spec import load_run
+    from evomerge.suite import splits
 
     seed, content = int(changes["seed"]), config.read(run).plain
     suite = (run.parent / content["fitness"]).resolve()
@@ -123,7 +123,7 @@ def compare(run: Path, folder: Path, changes: Mapping[str, Any], items: int) -> 
 
 def spent_items(folder: Path) -> int:
     """Item-evaluations of a finished search: all phases, the probe and the report included."""
-    from evomerge.run import JOURNAL
+    from evomerge.record.events import JOURNAL
 
     events = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
     return sum(event["items"] for event in events if event["event"] == "evaluation")

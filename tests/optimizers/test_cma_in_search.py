@@ -8,12 +8,12 @@ import warnings
 import pytest
 
 from evomerge.checkpoint import ModelRef
-from evomerge.evolution import Plan, Search
-from evomerge.fitness.objectives import Objective, combine, yardsticks
-from evomerge.history import Evaluation
+from evomerge.evolution.core import Plan, Search
+from evomerge.evolution.history import Evaluation
 from evomerge.optimizers import make
 from evomerge.recipe import Recipe
 from evomerge.space import SearchSpace, SpaceSpec
+from evomerge.suite.objectives import Objective, combine, yardsticks
 
 WANTED = (Objective("score", "score", "value"),)
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from evomerge import optimizers
 from evomerge.errors import ConfigError, InputError
-from evomerge.optimizers import canonical, cell, get, make, names, problems, rank
+from evomerge.optimizers import canonical, cell, get, make, problems, rank
 from evomerge.params import Dim
+from evomerge.registry import OPTIMIZERS
 
 DIMS = [Dim("a", "real"), Dim("k", "integer", 3)]
 
@@ -30,7 +31,12 @@ def python(code: str) -> str:
 
 def test_libraries_are_imported_only_when_asked_for() -> None:
     loaded = "print(sorted({'cma', 'optuna', 'torch'} & set(sys.modules)))"
-    assert python(f"import sys; from evomerge.optimizers import names; names(); {loaded}") == "[]"
+    assert (
+        python(
+            f"import sys; from evomerge.registry import OPTIMIZERS; OPTIMIZERS.names(); {loaded}"
+        )
+        == "[]"
+    )
     assert (
         python(f"import sys; from evomerge.optimizers import get; get('cma'); {loaded}")
         == "['cma']"
@@ -39,7 +45,7 @@ def test_libraries_are_imported_only_when_asked_for() -> None:
 
 @pytest.mark.parametrize("name", ["cma", "random", "optuna"])
 def test_built_in_names_match_their_classes(name: str) -> None:
-    assert name in names()
+    assert name in OPTIMIZERS.names()
     assert get(name).name == name
 
 
@@ -88,7 +94,7 @@ def test_a_plugin_is_found_by_its_entry_point(
 ) -> None:
     install(tmp_path, "mine = evomerge_mine:Mine")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert "mine" in names()
+    assert "mine" in OPTIMIZERS.names()
     assert len(make("mine", DIMS, seed=0).ask(3, 0)) == 3
 
 
@@ -135,5 +141,5 @@ def test_the_registry_lists_what_the_folder_holds() -> None:
     folder = Path(optimizers.__file__).parent
     files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
     assert {
-        value.split(":")[0].rpartition(".")[2] for value in optimizers.BUILT_IN.values()
+        value.split(":")[0].rpartition(".")[2] for value in OPTIMIZERS.built_in.values()
     } == files

@@ -1,0 +1,1 @@
+"""What the command line offers: a search, and what is none."""

@@ -1,0 +1,63 @@
+"""The plain form of a predictor: seen responses and predicted ones, added up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float
+
+from evomerge.estimators import Estimate, JointEstimate, Known, Predictor, Sample
+from evomerge.estimators.unbiased import Unbiased
+
+ROUNDS = 20
+
+
+class Plain:
+    """``1/N [ sum_S y + sum_U m ]`` over the asked items S and the others U.
+
+    Its error is measured on the archive: the root mean square of what the same estimate from the
+    same items misses of each known model, left out in turn (of more than ``ROUNDS``, groups). It says
+    nothing about candidates that are better than the archive. With fewer than two known models it is
+    the unbiased form's.
+    """
+
+    def __init__(self, predictor: Callable[[Known], Predictor], known: Known) -> None:
+        self._predictor, self._known = predictor(known), known
+        count = len(known.responses)
+        groups = np.arange(count) % ROUNDS
+        self._left_out = [np.flatnonzero(groups == g) for g in range(min(count, ROUNDS))]
+        self._others = [predictor(known.without(out)) for out in self._left_out if count > 1]
+        self._unbiased = None if self._others else Unbiased(predictor, known)
+
+    def estimate(self, sample: Sample) -> Estimate:
+        many = self.estimate_many(sample.one)
+        return Estimate(float(many.values[0]), float(many.errors[0]))
+
+    def estimate_many(self, sample: Sample) -> JointEstimate:
+        values = complete(self._predictor, sample)
+        if self._unbiased:
+            return replace(self._unbiased.estimate_many(sample), values=values)
+        missed = [
+            complete(other, self._answers(out, sample.items)) - self._known.responses[out].mean(1)
+            for other, out in zip(self._others, self._left_out, strict=True)
+        ]
+        variance = float(np.mean(np.concatenate(missed) ** 2))
+        unknown = np.zeros((len(values), len(values)))
+        return JointEstimate(values, variance * np.eye(len(values)), unknown)
+
+    def _answers(self, models: np.ndarray, items: np.ndarray) -> Sample:
+        """What known models answered to ``items``."""
+        at, known = np.ix_(models, items), self._known
+        return Sample(
+            items, known.responses[at], None if known.margins is None else known.margins[at]
+        )
+
+
+def complete(predictor: Predictor, sample: Sample) -> Float[np.ndarray, " candidates"]:
+    """The mean over all items, with responses where there are any and predictions elsewhere."""
+    everything = predictor.predict(sample)
+    everything[:, sample.items] = sample.responses
+    mean: Float[np.ndarray, " candidates"] = everything.mean(1)
+    return mean

@@ -1,0 +1,1 @@
+"""The search: what it asks next, what it remembers. No files, clocks, threads or Ray."""

@@ -1,0 +1,202 @@
+"""How the final table is made: every model of the report batch, and how far the winner can be trusted.
+
+Every number has an interval, or is exact. The winner's differences to the others are paired, and
+carry the p value of a test (see ``statistics.comparison``). Three scores of the winner, on the search
+items that it was found by, the select items that it was chosen by, and the report items that had
+no say, show how much of the first was luck.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+
+from evomerge.evolution.core import Search
+from evomerge.judging.evidence import Bootstrap, ByObjective, compare
+from evomerge.judging.health import asymmetries, notes
+from evomerge.judging.table import Count, Effort, Gain, Row, Table, Trust
+from evomerge.statistics.intervals import Interval, Resampled, jointly
+from evomerge.suite.objectives import BASE, counting
+from evomerge.suite.scorer import Items, Results
+from evomerge.suite.suite import Suite
+
+IntervalOf = Callable[[int, int], Interval]
+
+
+def final_table(
+    search: Search,
+    suite: Suite,
+    results: Mapping[int, Results | None],
+    seed: int,
+    *,
+    selected: Mapping[int, Results] | None = None,
+    interval: IntervalOf | None = None,
+) -> Table:
+    """The report batch.
+
+    Args:
+        search: done.
+        suite: measures and combines.
+        results: candidate -> responses on the report items; None where it failed.
+        seed: keys the resamples.
+        selected: responses of the winner, base and parents on the select items.
+        interval: (batch, candidate) -> a score of the search, with its interval.
+    """
+    winner = search.winner
+    found = {id: responses for id, responses in results.items() if responses is not None}
+    references = {c.id: c.origin for c in search.batches[0].candidates}
+    known = {origin: found[id] for id, origin in references.items() if id in found}
+    values = {origin: suite.values(responses) for origin, responses in known.items()}
+    estimates, scores = _scored(search, Bootstrap.of(suite, suite.splits["report"], seed), found)
+
+    def score_of(id: int) -> Interval | None:
+        if id not in found:
+            return None
+        if references.get(id) == BASE and suite.spec.combination != "mean":
+            return Interval(0.0, 0.0, 0.0)  # scores are relative to it
+        return scores[id].interval()
+
+    def gain_over(id: int) -> Gain | None:
+        if winner is None or winner not in found or id not in found or id == winner:
+            return None
+        test = compare(
+            suite, found[winner], found[id], values, search.gains, (seed, "swaps"),
+            label=references.get(id, ""),
+        )  # fmt: skip
+        difference = jointly(operator.sub, scores[winner], scores[id])
+        return Gain(difference.interval(), test.p, test.how)
+
+    def invalid(id: int) -> tuple[str, ...]:
+        reasons = list[str]()
+        if id in found and id not in references and suite.spec.gates:
+            reasons = asymmetries(suite, found[id], known)
+        return tuple(reasons or search.invalid.get(id, ()))
+
+    def remarks(id: int) -> tuple[str, ...]:
+        merged = id in found and id not in references
+        return tuple(notes(suite, found[id], known)) if merged else ()
+
+    def missed_by(id: int) -> tuple[str, ...]:
+        own = suite.values(found[id]) if id in found and len(known) == len(references) else {}
+        floors = [
+            (o, o.floor, o.floor.bound(o, values)) for o in suite.objectives if o.floor and own
+        ]
+        return tuple(
+            f"{o.name} is {own[o.name]:.3f} on these items, its {'floor' if o.maximize else 'ceiling'} "
+            + (f"{floor}" if floor.of is None else f"{bound:.3f} ({floor})")
+            for o, floor, bound in floors
+            if o.sign * (bound - own[o.name]) > 0
+        )
+
+    rows = [
+        Row(
+            candidate=c.id,
+            label=f"winner: {c.origin} #{c.id}" if c.id == winner else c.origin,
+            score=score_of(c.id),
+            objectives={name: each.interval() for name, each in estimates.get(c.id, {}).items()},
+            gain=gain_over(c.id),
+            invalid=invalid(c.id),
+            notes=remarks(c.id),
+            missed=missed_by(c.id),
+        )
+        for c in search.batches[-1].candidates
+    ]
+    searched = _search_score(search, interval)
+    chosen, chosen_items = _select_score(search, suite, selected or {}, seed)
+    reported = scores[winner].interval() if winner in scores else None
+    return Table(
+        combine=suite.spec.combination,
+        items=count(suite, suite.splits["report"]),
+        yardsticks={} if suite.spec.combination == "mean" else dict(search.gains),
+        winner=winner,
+        rows=tuple(sorted(rows, key=lambda row: row.candidate == winner)),
+        trust=Trust(
+            search=searched,
+            select=chosen,
+            select_items=chosen_items,
+            report=reported,
+            gap=_gap(searched, reported, suite) if searched and reported else None,
+            search_items=count_all(suite, suite.splits["search"]),
+            anchored=any(o.scorer in suite.spec.anchors for o in counting(suite.objectives)),
+        ),
+        effort=Effort(
+            candidates=len(search.candidates) - len(references),
+            select_looks=search.looks,
+            dropped=len(search.dropped),
+            saved=search.saved,
+            invalid={id: tuple(reasons) for id, reasons in search.invalid.items()},
+        ),
+    )
+
+
+def _scored(
+    search: Search, bootstrap: Bootstrap, found: Mapping[int, Results]
+) -> tuple[dict[int, ByObjective], dict[int, Resampled]]:
+    """Objectives and combined score of each candidate, over the same resamples."""
+    estimates = {id: bootstrap.values(responses, id) for id, responses in found.items()}
+    references = {
+        c.origin: estimates[c.id] for c in search.batches[0].candidates if c.id in estimates
+    }
+    scores = {
+        id: bootstrap.score(values, references, search.gains) for id, values in estimates.items()
+    }
+    return estimates, scores
+
+
+def _search_score(search: Search, interval: IntervalOf | None) -> Interval | None:
+    """The score that the winner was found by; None if it came to the shortlist without one."""
+    found = [e for e in search.elites("start", "search") if e.candidate == search.winner]
+    if interval is None or not found:
+        return None
+    return interval(found[-1].batch, found[-1].candidate)
+
+
+def _gap(searched: Interval, reported: Interval, suite: Suite) -> Interval:
+    """By how much the search score is higher than the report's.
+
+    Three errors are independent, so their squares add up, above and below: how far off the search
+    score is for the search split; that the report split is a sample of sources; and that the search split
+    is one, too, with the report's error scaled by the root of their numbers.
+    """
+    report, search = (
+        count_all(suite, suite.splits[split]).sources for split in ("report", "search")
+    )
+    value = searched.value - reported.value
+    if why := searched.why or reported.why:
+        return Interval.unknown(value, why)
+    below, above = reported.value - reported.low, reported.high - reported.value
+    scale = math.sqrt(report / search)
+    return Interval(
+        value,
+        value - math.hypot(searched.value - searched.low, above, scale * below),
+        value + math.hypot(searched.high - searched.value, below, scale * above),
+    )
+
+
+def _select_score(
+    search: Search, suite: Suite, selected: Mapping[int, Results], seed: int
+) -> tuple[Interval | None, Count | None]:
+    """The score that the winner was chosen by, and from how much."""
+    winner = search.winner
+    if winner is None or winner not in selected:
+        return None, None
+    items: Items = {name: list(found["items"]) for name, found in selected[winner].items()}
+    _, scores = _scored(search, Bootstrap.of(suite, items, seed), selected)
+    return scores[winner].interval(), count_all(suite, items)
+
+
+def count(suite: Suite, items: Items) -> dict[str, Count]:
+    """The ``items`` behind each objective and their ``sources``; a derived one has all of its parts'."""
+    scorer_of = {objective.name: objective.scorer for objective in suite.measured}
+    found = {}
+    for objective in suite.objectives:
+        scorers = dict.fromkeys(scorer_of[name] for name in objective.of or (objective.name,))
+        found[objective.name] = count_all(suite, {name: items[name] for name in scorers})
+    return found
+
+
+def count_all(suite: Suite, items: Items) -> Count:
+    """``items`` and their distinct ``sources``."""
+    sources = {suite.source_of[name][item] for name, ids in items.items() for item in ids}
+    return Count(sum(map(len, items.values())), len(sources))

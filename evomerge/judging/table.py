@@ -1,0 +1,304 @@
+"""The final table as types: what a search ends with, what the journal keeps, what reports are made of.
+
+``Table.plain`` is JSON, ``Table.from_plain`` reads it back and refuses what is no table. A number
+that is known exactly has equal bounds; where nothing is known of its error, the interval says why.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from evomerge.statistics.intervals import Interval
+
+VERSION = 1  # of the plain form
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many items a number is made from, and of how many sources these are."""
+
+    items: int
+    sources: int
+
+    def __post_init__(self) -> None:
+        _check(self, items=int, sources=int)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """By how much the winner's score is higher than another's, item by item.
+
+    Attributes:
+        difference: paired.
+        p: two-sided; None where no test is known.
+        test: its name, or why there is none.
+    """
+
+    difference: Interval
+    p: float | None
+    test: str
+
+    def __post_init__(self) -> None:
+        _check(self, test=str)
+        _number(self.p if self.p is not None else 0)
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        return {**self.difference.plain, "p": self.p, "test": self.test}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Gain:
+        return cls(interval_from(plain), plain["p"], plain["test"])
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model on the report split.
+
+    Attributes:
+        candidate: its id.
+        label: what it is.
+        score: combined; None if it failed there.
+        objectives: by name.
+        gain: None for the winner itself, and where there is nothing to compare.
+        invalid: why its scores cannot be compared.
+        notes: what its answers suffer from.
+        missed: the floors that it misses.
+    """
+
+    candidate: int
+    label: str
+    score: Interval | None
+    objectives: Mapping[str, Interval]
+    gain: Gain | None = None
+    invalid: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    missed: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check(self, candidate=int, label=str)
+        _texts(self.invalid, self.notes, self.missed)
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        return {
+            "candidate": self.candidate,
+            "label": self.label,
+            "score": self.score and self.score.plain,
+            "objectives": {name: each.plain for name, each in self.objectives.items()},
+            "gain": self.gain and self.gain.plain,
+            "invalid": list(self.invalid),
+            "notes": list(self.notes),
+            "missed": list(self.missed),
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Row:
+        score, gain = plain["score"], plain["gain"]
+        return cls(
+            candidate=plain["candidate"],
+            label=plain["label"],
+            score=None if score is None else interval_from(score),
+            objectives={name: interval_from(each) for name, each in plain["objectives"].items()},
+            gain=None if gain is None else Gain.from_plain(gain),
+            invalid=tuple(plain["invalid"]),
+            notes=tuple(plain["notes"]),
+            missed=tuple(plain["missed"]),
+        )
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far the winner can be trusted: its score where it was found, chosen and reported.
+
+    Attributes:
+        search: on the search items; None if it was never scored there.
+        select: on the select items, with how many these are.
+        report: on the report items.
+        gap: search less report.
+        search_items: of the search split.
+        anchored: whether search scores are of weighted anchors.
+    """
+
+    search: Interval | None
+    select: Interval | None
+    select_items: Count | None
+    report: Interval | None
+    gap: Interval | None
+    search_items: Count
+    anchored: bool
+
+    def __post_init__(self) -> None:
+        _check(self, anchored=bool)
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        select = self.select and {**self.select.plain, **asdict(self.select_items or Count(0, 0))}
+        return {
+            "search": self.search and self.search.plain,
+            "select": select,
+            "report": self.report and self.report.plain,
+            "gap": self.gap and self.gap.plain,
+            "search_items": asdict(self.search_items),
+            "anchored": self.anchored,
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Trust:
+        scores = {
+            name: plain[name] and interval_from(plain[name])
+            for name in ("search", "select", "report", "gap")
+        }
+        select = plain["select"]
+        return cls(
+            **scores,
+            select_items=select and Count(select["items"], select["sources"]),
+            search_items=Count(**plain["search_items"]),
+            anchored=plain["anchored"],
+        )
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What the search took.
+
+    Attributes:
+        candidates: merges that were tried.
+        select_looks: scores taken on the select split.
+        dropped: merges that left the race of the shortlist early.
+        saved: item-evaluations that this spared.
+        invalid: candidate -> why its scores on the select split cannot be compared.
+    """
+
+    candidates: int
+    select_looks: int
+    dropped: int
+    saved: int
+    invalid: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check(self, candidates=int, select_looks=int, dropped=int, saved=int)
+        _texts(*self.invalid.values())
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        reasons = {str(id): list(why) for id, why in self.invalid.items()}  # JSON has no other keys
+        return {**{f.name: getattr(self, f.name) for f in fields(self)}, "invalid": reasons}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Effort:
+        reasons = {int(id): tuple(why) for id, why in plain["invalid"].items()}
+        return cls(**{**plain, "invalid": reasons})
+
+
+@dataclass(frozen=True)
+class Table:
+    """Every model of the report batch.
+
+    Attributes:
+        combine: how objectives combine into the score.
+        items: behind each objective.
+        yardsticks: the gains that count 1 in the score; empty where it is a mean of plain values.
+        winner: a candidate; None if every merge of the shortlist failed.
+        rows: the winner's last.
+        trust: in the winner.
+        effort: of the search.
+        version: of the plain form.
+    """
+
+    combine: str
+    items: Mapping[str, Count]
+    yardsticks: Mapping[str, float]
+    winner: int | None
+    rows: tuple[Row, ...]
+    trust: Trust
+    effort: Effort
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        _check(self, combine=str)
+        if self.version != VERSION:
+            raise ValueError(f"a table of version {self.version}; expected {VERSION}")
+        if self.winner is not None and self.winner not in {row.candidate for row in self.rows}:
+            raise ValueError(f"the winner {self.winner!r} has no row in the table")
+        for row in self.rows:
+            if row.score is not None and list(row.objectives) != list(self.items):
+                raise ValueError(f"the row of {row.label!r} has other objectives than the table")
+        for value in self.yardsticks.values():
+            _number(value)
+
+    @property
+    def winner_row(self) -> Row | None:
+        """The row of the winner, if there is one."""
+        return next((row for row in self.rows if row.candidate == self.winner), None)
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        return {
+            "version": self.version,
+            "combine": self.combine,
+            "items": {name: asdict(count) for name, count in self.items.items()},
+            "yardsticks": dict(self.yardsticks),
+            "winner": self.winner,
+            "rows": [row.plain for row in self.rows],
+            "trust": self.trust.plain,
+            "effort": self.effort.plain,
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Table:
+        """The table that ``plain`` was made from.
+
+        Raises:
+            ValueError, LookupError, TypeError, AttributeError: it is none.
+        """
+        return cls(
+            combine=plain["combine"],
+            items={name: Count(**count) for name, count in plain["items"].items()},
+            yardsticks=dict(plain["yardsticks"]),
+            winner=plain["winner"],
+            rows=tuple(Row.from_plain(row) for row in plain["rows"]),
+            trust=Trust.from_plain(plain["trust"]),
+            effort=Effort.from_plain(plain["effort"]),
+            version=plain["version"],
+        )
+
+
+def interval_from(plain: Mapping[str, Any]) -> Interval:
+    """The interval that ``Interval.plain`` was made from.
+
+    Raises:
+        ValueError: it is none.
+    """
+    value, low, high = plain["value"], plain["low"], plain["high"]
+    _number(value)
+    if low is None and high is None:
+        _texts((plain["why"],))
+        return Interval.unknown(value, plain["why"])
+    _number(low)
+    _number(high)
+    if not low <= value <= high:
+        raise ValueError(f"an interval from {low} to {high} that does not hold its value {value}")
+    return Interval(value, low, high)
+
+
+def _check(instance: object, **types: type) -> None:
+    """Refuse attributes of another type; True and False are no numbers."""
+    for name, expected in types.items():
+        found = getattr(instance, name)
+        if type(found) is not expected:
+            raise ValueError(f"{name} is {found!r:.60}; expected {expected.__name__}")
+
+
+def _number(value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{value!r:.60} where a number was expected")
+
+
+def _texts(*lists: Sequence[Any]) -> None:
+    for text in (text for texts in lists for text in texts):
+        if not isinstance(text, str):
+            raise ValueError(f"{text!r:.60} where a text was expected")

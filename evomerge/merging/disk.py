@@ -1,0 +1,93 @@
+"""Merging a recipe into a live model, or onto disk as a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from evomerge.checkpoint import COMPANIONS, WeightFiles, beside, tensor_bytes
+from evomerge.errors import CandidateFailed, InputError
+from evomerge.merging.materializer import Materializer
+from evomerge.parents.parents import Sources
+from evomerge.recipe import Recipe
+
+SHARD_BYTES = 4 * 2**30
+
+
+def merge_into(recipe: Recipe, model: Any, sources: Sources | None = None) -> None:
+    """Merge ``recipe`` into the live ``model``, in place: its parameters take the merged values.
+
+    ``model`` is a transformers causal LM of the sources' architecture. Tied parameters are written
+    once. Values are rounded to the recipe's dtype, as on disk, whatever the model's is.
+
+    Raises:
+        InputError: a model is unreadable or incompatible, or ``model`` has other parameters.
+        CandidateFailed: the merge holds NaN or infinity.
+    """
+    device = str(next(iter(model.parameters())).device)
+    Materializer(sources or Sources.open(recipe), device=device, threads=cores()).into(
+        recipe, model
+    )
+
+
+def merge(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    force: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    device: str = "cpu",
+    progress: Callable[[str, int], None] = lambda name, total: None,
+) -> Path:
+    """Materialize ``recipe`` as a Hugging Face folder that transformers and lm-eval load as is.
+
+    Written beside ``out`` and renamed; memory stays at a few tensors.
+
+    Args:
+        recipe: what to merge.
+        out: the folder to make.
+        force: replace an existing folder.
+        shard_bytes: largest weight file, bytes.
+        device: where kernels run.
+        progress: called with each tensor's name and the number of tensors.
+
+    Raises:
+        InputError: ``out`` exists or is a parent, or a model is unreadable or incompatible.
+        RunError: the disk is full.
+        CandidateFailed: the merge holds NaN or infinity.
+    """
+    out = Path(out)
+    sources = Sources.open(recipe)
+    if own := [m for m in sources.models.values() if m.folder.resolve() == out.resolve()]:
+        raise InputError(f"{out}: is a model of the recipe ({own[0].name}); choose another folder")
+    sizes = {name: tensor_bytes(sources.shape(name), recipe.dtype) for name in sources.names}
+    donor = sources.models[recipe.tokenizer]
+    with beside(out, force=force) as work:
+        with WeightFiles(work, sizes, shard_bytes=shard_bytes) as files:
+
+            def take(name: str, tensor: Any) -> None:
+                files.write(name, tensor)
+                progress(name, len(sizes))
+
+            try:
+                Materializer(sources, device=device, threads=cores()).each(recipe, take)
+            except CandidateFailed:
+                for model in sources.models.values():
+                    model.check_finite()  # which names a broken parent and where it is broken
+                raise
+        config = {**sources.config(), "dtype": recipe.dtype}
+        (work / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        for companion in COMPANIONS:
+            if (donor.folder / companion).is_file():
+                shutil.copyfile(donor.folder / companion, work / companion)
+        (work / "evomerge.yaml").write_text(recipe.portable().to_yaml(), encoding="utf-8")
+    return out
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,1 @@
+"""The models that are merged: opened, checked against each other, aligned."""

@@ -1,0 +1,210 @@
+"""The journal: an append-only log of events, one JSON object a line. It is the run's checkpoint.
+
+An event is a dict of plain data with an ``"event"`` key. It is on the disk before ``append``
+returns, so a crash can tear the last line only, and a torn line is an event that never happened.
+Numbers round-trip exactly.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from evomerge.errors import InputError, RunError
+
+Event = dict[str, Any]
+
+_log = logging.getLogger("evomerge.record.journal")
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def read(path: str | os.PathLike[str]) -> list[Event]:
+    """The events of the journal at ``path``, also while a search writes it.
+
+    Raises:
+        InputError: the file is absent, unreadable or damaged.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such journal; is this the folder of a run?") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    return _parse(content, path)[0]
+
+
+def damaged(path: str | os.PathLike[str], line: int, why: str) -> InputError:
+    """What to raise where a line of the journal at ``path`` cannot be what was written."""
+    return InputError(
+        f"{path}:{line}: the journal is damaged: {why}. Restore the file from a copy, or delete "
+        f"line {line} and all after it: the search then resumes from line {line - 1}"
+    )
+
+
+class Journal:
+    """The journal of one run, held by the one process that may write it.
+
+    ``events`` are those on the disk. What ``append`` adds to them is what a later ``open`` will
+    read: a started and a resumed search see the same data.
+    """
+
+    def __init__(self, path: Path, events: list[Event], handle: int | None) -> None:
+        self.path = path
+        self.events = events
+        self._handle = handle
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, writable: bool = True) -> Journal:
+        """Open the journal at ``path``; if writable, create and lock it and cut off a torn tail.
+
+        Raises:
+            InputError: it cannot be read or written, is damaged, or another search writes it.
+        """
+        path = Path(path)
+        if not writable:
+            return cls(path, read(path), None)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise InputError(
+                f"{path}: the journal cannot be written: {error.strerror}; a search needs an "
+                "existing folder that it may write to"
+            ) from None
+        try:
+            _lock(handle, path)
+            _sync_folder(path.parent)
+            content = path.read_bytes()
+            events, good = _parse(content, path)
+            if good < len(content):
+                os.ftruncate(handle, good)
+                os.fsync(handle)
+                _log.warning(
+                    "%s: dropped an unfinished last line, %d bytes", path, len(content) - good
+                )
+        except BaseException:
+            os.close(handle)
+            raise
+        return cls(path, events, handle)
+
+    def append(self, event: Event) -> None:
+        """Add ``event``; it is on the disk when this returns, or not in the journal at all.
+
+        Raises:
+            RunError: the disk is full or failing.
+            ValueError: the event has no ``"event"`` key or holds NaN or infinity, or the journal is
+                not open for writing.
+        """
+        if self._handle is None:
+            raise ValueError(f"{self.path}: not open for writing")
+        if "event" not in event:
+            raise ValueError(f"not an event: {event!r:.200}")
+        line = _encode(event)
+        end = os.fstat(self._handle).st_size
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[os.write(self._handle, rest) :]
+            os.fsync(self._handle)
+        except (
+            BaseException
+        ) as error:  # KeyboardInterrupt too: a later line must not join half a one
+            with suppress(OSError):
+                os.ftruncate(self._handle, end)
+            if not isinstance(error, OSError):
+                raise
+            reason = "the disk is full" if error.errno in _DISK_FULL else "the disk is failing"
+            raise RunError(
+                f"{self.path}: {reason} ({error.strerror}). The journal is intact up to its last "
+                "event: make room and resume the run"
+            ) from error
+        self.events.append(json.loads(line))
+
+    def close(self) -> None:
+        """Let go of the file and its lock; closing twice is fine."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _encode(event: Event) -> bytes:
+    text = json.dumps(event, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return text.encode() + b"\n"
+    except UnicodeEncodeError:  # half a surrogate pair has no UTF-8; JSON can escape it
+        return json.dumps(event, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _parse(content: bytes, path: str | os.PathLike[str]) -> tuple[list[Event], int]:
+    """The events in ``content`` and the number of bytes they take; the rest is a torn tail."""
+    events: list[Event] = []
+    start = 0
+    while (end := content.find(b"\n", start)) >= 0:
+        event = _decode(content[start:end])
+        if event is None:
+            if end + 1 == len(content):
+                break
+            found = content[start:end][:60]
+            why = f"expected a JSON object with an 'event' key, found {found!r}"
+            raise damaged(path, len(events) + 1, why)
+        events.append(event)
+        start = end + 1
+    return events, start
+
+
+def _decode(line: bytes) -> Event | None:
+    try:
+        event = json.loads(line)
+    except ValueError:  # neither JSON nor UTF-8
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
+
+
+def _lock(handle: int, path: Path) -> None:
+    """Hold the file as its one writer until it is closed; the kernel frees the lock of the dead."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(
+            f"{path}: another search is writing this run{_holder(handle)}; wait for it, stop "
+            "it, or search in another folder"
+        ) from None
+    except OSError as error:  # some network file systems have no locks
+        _log.warning("%s: cannot be locked (%s): run one search at a time", path, error.strerror)
+
+
+def _holder(handle: int) -> str:
+    """``" (pid N)"`` of the process that holds the lock, where the system tells (Linux)."""
+    with suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            # 1: FLOCK  ADVISORY  WRITE 4711 fe:00:131 0 EOF
+            _, kind, *_, pid, place, _, _ = line.split()
+            if kind == "FLOCK" and place.endswith(f":{os.fstat(handle).st_ino}"):
+                return f" (pid {pid})"
+    return ""
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new file's name as durable as its content."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,82 @@
+"""Provenance: where a recipe comes from and what it scored, in the recipe's own trailing block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from evomerge.evolution.history import History
+from evomerge.judging.evidence import search_interval
+from evomerge.judging.table import Table
+from evomerge.recipe import Recipe
+from evomerge.statistics.intervals import Interval
+from evomerge.suite.objectives import Objective
+
+
+def with_provenance(
+    history: History,
+    objectives: Sequence[Objective],
+    candidate: int,
+    head: Mapping[str, Any],
+    table: Table | None,
+) -> Recipe:
+    """The portable recipe of ``candidate``, with where it comes from and what it scored.
+
+    Args:
+        history: holds the candidate.
+        objectives: what the run optimizes.
+        candidate: its id.
+        head: the run event.
+        table: of the report split, once there is one.
+    """
+    found = history.candidates[candidate]
+    provenance: dict[str, Any] = {
+        "evomerge": head["versions"].get("evomerge", "unknown"),
+        "run": head["digest"],
+        "candidate": candidate,
+        "origin": found.origin,
+        "candidates_tried": len(history.candidates) - len(history.batches[0].candidates),
+        "parents": {name: model["sha256"] for name, model in head["models"].items()},
+        "splits": head["splits"]["digest"],
+    }
+    searched, selected = (
+        [e for e in history.elites(*phases) if e.candidate == candidate]
+        for phases in (("start", "search"), ("select",))
+    )
+    if searched:
+        interval = search_interval(history, objectives, searched[-1].batch, candidate)
+        provenance["search_score"] = interval.plain
+    if selected:
+        unknown = Interval.unknown(selected[-1].score.value, "resampled for the winner only")
+        provenance["select_score"] = unknown.plain
+    if table and candidate == table.winner:
+        provenance |= of_winner(table)
+    for row in table.rows if table else ():
+        if row.candidate == candidate:
+            provenance["report"] = {key: row.plain[key] for key in ("score", "objectives")}
+    return replace(found.recipe.portable(), provenance=_rounded(provenance))
+
+
+def of_winner(table: Table) -> dict[str, Any]:
+    """What the winner's recipe says beside its own scores, from the final table.
+
+    ``beside`` holds its paired differences to base, parents and baselines: value, low, high and p.
+    """
+    own, plain = table.winner_row, table.trust.plain
+    found: dict[str, Any] = {"select_looks": table.effort.select_looks}
+    if plain["select"]:
+        found["select_score"] = plain["select"]
+    if own and own.score:
+        found["beside"] = {row.label: row.gain.plain for row in table.rows if row.gain}
+        if own.invalid:
+            found["invalid"] = list(own.invalid)
+        if plain["gap"]:
+            found["search_less_report"] = plain["gap"]
+    return found
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _rounded(part) for key, part in value.items()}
+    return round(value, 6) if isinstance(value, float) else value

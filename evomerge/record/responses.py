@@ -1,0 +1,325 @@
+"""The response store: every answer of every evaluation, in one append-only file beside the journal.
+
+The journal names each block by place and checksum, and only after the block is on the disk. What
+lies behind the last block that it names was never finished, and is cut off.
+
+A block:
+
+======= ========================================================================================
+head    sizes of the three parts, 4 bytes each, little-endian
+layout  JSON: per scorer its name, its items (by position in the inventory), and its columns;
+        equal for candidates of one generation, so that readers parse it once
+columns numbers, narrowed to the smallest type that holds them exactly; NaN is no value
+rest    compressed JSON, per scorer: responses, columns that are not numbers, tokens
+======= ========================================================================================
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evomerge.errors import InputError, RunError
+from evomerge.suite.scorer import Responses
+
+Results = Mapping[str, Responses]  # scorer name -> responses
+
+_HEAD = struct.Struct("<III")
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NARROW = ("u1", "<i2", "<f4", "<f8")
+_KINDS: Mapping[str, type] = {"float": float, "int": int, "bool": bool}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Where a block lies, its CRC-32, and the line of the journal that says so (0: none yet)."""
+
+    offset: int
+    size: int
+    crc: int
+    line: int = 0
+
+    @property
+    def plain(self) -> list[int]:
+        """For the journal."""
+        return [self.offset, self.size, self.crc]
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One metric of one scorer in a block: ``start`` bytes into the columns."""
+
+    kind: str
+    dtype: np.dtype[Any] | None
+    start: int
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One scorer of a block; ``span`` is ``items`` as the fastest index."""
+
+    items: list[int]
+    span: slice | NDArray[np.int64]
+    columns: Mapping[str, _Column]
+
+
+class Store:
+    """The store of one run.
+
+    Args:
+        path: the file.
+        inventory: scorer -> every item it may be asked, in a fixed order.
+        places: the blocks that the journal names, in its order: the rows of ``matrix``.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        inventory: Mapping[str, Sequence[str]],
+        places: Sequence[Block],
+        handle: int,
+    ) -> None:
+        self.path = path
+        self.places: list[Block] = []
+        self._inventory = inventory
+        self._position = {
+            scorer: {item: at for at, item in enumerate(items)}
+            for scorer, items in inventory.items()
+        }
+        self._handle = handle
+        self._layouts: dict[bytes, dict[str, _Part]] = {}  # many blocks have the same
+        self._parsed: list[
+            tuple[dict[str, _Part], int]
+        ] = []  # of each place: layout, start of columns
+        for place in places:
+            self._add(place, self._block(place))
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        inventory: Mapping[str, Sequence[str]],
+        places: Sequence[Block] = (),
+        *,
+        writable: bool = True,
+    ) -> Store:
+        """Open the store at ``path``; if writable, cut off what no line names; one without blocks is made.
+
+        Raises:
+            InputError: it cannot be opened, or a block is not what the journal says.
+        """
+        path = Path(path)
+        flags = os.O_RDWR if writable else os.O_RDONLY
+        if writable and not places:
+            flags |= os.O_CREAT
+        try:
+            handle = os.open(path, flags, 0o644)
+        except OSError as error:
+            lost = isinstance(error, FileNotFoundError)
+            advice = (
+                f"; the journal beside it names {len(places)} blocks in it: restore it from a copy"
+            )
+            raise InputError(
+                f"{path}: cannot be opened: {error.strerror}{advice if lost else ''}"
+            ) from None
+        try:
+            store = cls(path, inventory, places, handle)
+            if writable:
+                os.ftruncate(handle, max((p.offset + p.size for p in places), default=0))
+                os.fsync(handle)
+        except BaseException:
+            os.close(handle)
+            raise
+        return store
+
+    def append(self, results: Results) -> Block:
+        """Add a block; it is on the disk when this returns.
+
+        Raises:
+            RunError: the disk is full or failing.
+        """
+        block = self._encode(results)
+        offset = os.fstat(self._handle).st_size
+        try:
+            rest, at = memoryview(block), offset
+            while rest:
+                written = os.pwrite(self._handle, rest, at)
+                rest, at = rest[written:], at + written
+            os.fsync(self._handle)
+        except BaseException as error:
+            with suppress(OSError):
+                os.ftruncate(self._handle, offset)
+            if not isinstance(error, OSError):
+                raise
+            reason = "the disk is full" if error.errno in _DISK_FULL else "the disk is failing"
+            raise RunError(
+                f"{self.path}: {reason} ({error.strerror}). Whatever the journal names is intact: make "
+                "room and resume the run"
+            ) from error
+        place = Block(offset, len(block), zlib.crc32(block))
+        self._add(place, block)
+        return place
+
+    def read(self, place: Block) -> dict[str, Responses]:
+        """The results of one block, as they were appended."""
+        block = self._block(place)
+        layout, columns, _ = _HEAD.unpack_from(block)
+        start = _HEAD.size + layout
+        rest = json.loads(zlib.decompress(block[start + columns :]))
+        return {
+            scorer: self._unpack(scorer, part, block[start : start + columns], *rest[scorer])
+            for scorer, part in _parse(block[_HEAD.size : start]).items()
+        }
+
+    def matrix(self, scorer: str, metric: str) -> NDArray[np.float64]:
+        """``[blocks, items]``: values of a metric over the scorer's inventory; NaN where there is none.
+
+        Raises:
+            InputError: the metric's values are not numbers.
+        """
+        found = np.full((len(self.places), len(self._inventory[scorer])), np.nan)
+        content = np.memmap(self.path, np.uint8, "r") if self.places else np.empty(0, np.uint8)
+        for row, (parts, start) in enumerate(self._parsed):
+            part = parts.get(scorer)
+            column = part.columns.get(metric) if part else None
+            if part is None or column is None:
+                continue
+            if column.dtype is None:
+                raise InputError(f"{scorer}: the values of {metric!r} are not numbers")
+            found[row, part.span] = np.frombuffer(
+                content, column.dtype, len(part.items), start + column.start
+            )
+        return found
+
+    def close(self) -> None:
+        """Let go of the file; closing twice is fine."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    # -- blocks -----------------------------------------------------------------------------------
+
+    def _block(self, place: Block) -> bytes:
+        block = os.pread(self._handle, place.size, place.offset)
+        if len(block) != place.size or zlib.crc32(block) != place.crc:
+            line = place.line
+            raise InputError(
+                f"{self.path}: damaged: the {place.size} bytes from {place.offset} are not what line {line} of "
+                f"the journal beside it says. Restore both files from a copy, or delete line {line} of the "
+                f"journal and all after it: the search then resumes from line {line - 1}"
+            )
+        return block
+
+    def _add(self, place: Block, block: bytes) -> None:
+        layout, _, _ = _HEAD.unpack_from(block)
+        start = _HEAD.size + layout
+        key = block[_HEAD.size : start]
+        if key not in self._layouts:
+            self._layouts[key] = _parse(key)
+        self.places.append(place)
+        self._parsed.append((self._layouts[key], place.offset + start))
+
+    def _encode(self, results: Results) -> bytes:
+        layout: list[Any] = []
+        columns = bytearray()
+        rest: dict[str, Any] = {}
+        for scorer, responses in results.items():
+            listed, plain = [], {}
+            for metric, values in responses["metrics"].items():
+                kind, packed = _pack(values)
+                if kind == "json":
+                    plain[metric] = values
+                    listed.append([metric, kind, ""])
+                else:
+                    listed.append([metric, kind, packed.dtype.str])
+                    columns += packed.tobytes()
+            position = self._position[scorer]
+            layout.append([scorer, [position[item] for item in responses["items"]], listed])
+            rest[scorer] = [responses["responses"], plain, responses["tokens"]]
+        head = json.dumps(layout, separators=(",", ":")).encode()
+        tail = zlib.compress(json.dumps(rest, separators=(",", ":"), allow_nan=False).encode())
+        return _HEAD.pack(len(head), len(columns), len(tail)) + head + columns + tail
+
+    def _unpack(
+        self,
+        scorer: str,
+        part: _Part,
+        columns: bytes,
+        responses: list[Any],
+        plain: dict[str, list[Any]],
+        tokens: int,
+    ) -> Responses:
+        metrics = {
+            metric: plain[metric]
+            if column.dtype is None
+            else _numbers(
+                column.kind, np.frombuffer(columns, column.dtype, len(part.items), column.start)
+            )
+            for metric, column in part.columns.items()
+        }
+        known = self._inventory[scorer]
+        items = [known[at] for at in part.items]
+        return {"items": items, "responses": responses, "metrics": metrics, "tokens": tokens}
+
+
+def _parse(layout: bytes) -> dict[str, _Part]:
+    parts, start = {}, 0
+    for scorer, items, listed in json.loads(layout):
+        columns = {}
+        for metric, kind, name in listed:
+            dtype = np.dtype(name) if name else None
+            columns[metric] = _Column(kind, dtype, start)
+            start += len(items) * dtype.itemsize if dtype else 0
+        parts[scorer] = _Part(items, _span(items), columns)
+    return parts
+
+
+def _numbers(kind: str, packed: NDArray[Any]) -> list[Any]:
+    of = _KINDS[kind]
+    return [None if value != value else of(value) for value in packed.tolist()]
+
+
+def _pack(values: Sequence[Any]) -> tuple[str, NDArray[Any]]:
+    """The kind of a column, and its numbers in the smallest type that gives the same values back."""
+    types = {type(value) for value in values if value is not None}
+    kind = next((kind for kind, type in _KINDS.items() if types <= {type}), "json")
+    if kind == "json":
+        return kind, np.empty(0)
+    try:
+        exact = np.array([np.nan if value is None else value for value in values], np.float64)
+    except OverflowError:
+        return "json", np.empty(0)
+    if kind == "int" and any(
+        v is not None and v != int(e) for v, e in zip(values, exact, strict=True)
+    ):
+        return "json", np.empty(0)  # beyond 2**53
+    for dtype in _NARROW:
+        with np.errstate(invalid="ignore", over="ignore"):
+            packed = exact.astype(dtype)
+            back = packed.astype(np.float64)
+        if back.tobytes() == exact.tobytes():  # minus zero and NaN included
+            break
+    return kind, packed
+
+
+def _span(items: Sequence[int]) -> slice | NDArray[np.int64]:
+    if items and list(items) == list(range(items[0], items[0] + len(items))):
+        return slice(items[0], items[0] + len(items))
+    return np.array(items, np.int64)

@@ -1,0 +1,108 @@
+"""What a file may name: pieces that come with evomerge, or with a package that has an entry point.
+
+Names resolve without importing what they stand for, so a mistyped one costs nothing. A plugin is an
+installed package with an entry point of a registry's group; a built-in name cannot be taken over.
+Merge methods register themselves when they are imported (``evomerge.methods``).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from evomerge.errors import InputError, did_you_mean, one_of
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Named pieces of one kind.
+
+    Attributes:
+        kind: what one of them is called, for messages.
+        group: of entry points.
+        built_in: name -> ``module:attribute``.
+    """
+
+    kind: str
+    group: str
+    built_in: Mapping[str, str]
+
+    def names(self) -> list[str]:
+        """Every name, built in or of a plugin, sorted."""
+        return sorted({*self.built_in, *(point.name for point in entry_points(group=self.group))})
+
+    def where(self, name: str) -> str:
+        """``module:attribute`` of what ``name`` stands for.
+
+        Raises:
+            InputError: there is nothing of that name.
+        """
+        return self._point(name).value
+
+    def get(self, name: str) -> Any:
+        """What ``name`` stands for.
+
+        Raises:
+            InputError: there is nothing of that name, or its library or plugin cannot be imported.
+        """
+        point = self._point(name)
+        try:
+            return getattr(importlib.import_module(point.module), point.attr)
+        except (ImportError, AttributeError) as error:
+            raise InputError(
+                f"{self.kind} {name!r} ({point.value}) cannot be loaded: {error}"
+            ) from error
+
+    def _point(self, name: str) -> EntryPoint:
+        if name in self.built_in:
+            return EntryPoint(name, self.built_in[name], self.group)
+        for point in entry_points(group=self.group, name=name):
+            return point
+        raise InputError(unknown(self.kind, name, self.names()))
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The message for a ``name`` that nothing of this ``kind`` has."""
+    known = list(known)
+    return f"{kind}: unknown name {name!r}{did_you_mean(name, known)}; expected {one_of(known)}"
+
+
+OPTIMIZERS = Registry(
+    "optimizer",
+    "evomerge.optimizers",
+    {
+        "cma": "evomerge.optimizers.cma:CMA",
+        "random": "evomerge.optimizers.random:Random",
+        "optuna": "evomerge.optimizers.optuna:TPE",
+    },
+)
+ENGINES = Registry(
+    "engine",
+    "evomerge.engines",
+    {"huggingface": "evomerge.engines.huggingface:HuggingFaceEngine"},
+)
+SCORERS = Registry(
+    "scorer",
+    "evomerge.scorers",
+    {
+        "task": "evomerge.scorers.lm_eval:LmEvalTask",
+        "text": "evomerge.scorers.perplexity:BitsPerByte",
+        "function": "evomerge.scorers.function:PythonFunction",
+    },
+)
+PREDICTORS = Registry(
+    "estimator",
+    "evomerge.estimators",
+    {
+        "mean": "evomerge.estimators.mean:Mean",
+        "stratified": "evomerge.estimators.stratified:Stratified",
+        "control_variate": "evomerge.estimators.control_variate:ControlVariate",
+        "regression": "evomerge.estimators.regression:Regression",
+        "margins": "evomerge.estimators.margins:Margins",
+        "anchors": "evomerge.estimators.anchors:Anchors",
+        "p_irt": "evomerge.estimators.p_irt:PIRT",
+    },
+)

@@ -1,0 +1,1 @@
+"""All that people read, made from a run's record."""

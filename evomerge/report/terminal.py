@@ -1,0 +1,283 @@
+"""Tables and texts on standard output: what a person reads when a command is done."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from evomerge.evolution.history import History
+from evomerge.judging.table import Count, interval_from
+from evomerge.judging.table import Table as FinalTable
+from evomerge.methods import Method
+from evomerge.params import show
+from evomerge.record.record import Record
+from evomerge.report.files import Result
+from evomerge.report.text import count_text, interval_text, table_notes, table_rows, table_title
+from evomerge.statistics.intervals import Interval
+
+PHASES = {
+    "references": "base and parents",
+    "start": "known recipes",
+    "search": "search",
+    "select": "re-scoring the shortlist",
+    "report": "final report",
+}
+Cells = tuple[str, ...]
+
+
+def console(*, err: bool = False) -> Console:
+    """Wide enough for tables when the output is not a terminal."""
+    made = Console(stderr=err, highlight=False, soft_wrap=not sys.stdout.isatty())
+    if not made.is_terminal:
+        made.width = 200
+    return made
+
+
+def show_lines(lines: Sequence[str]) -> None:
+    """Plain lines on standard output."""
+    for line in lines:
+        console().print(line, markup=False, soft_wrap=True)
+
+
+def _print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Cells], bold: Sequence[bool] = ()
+) -> None:
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+    )
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+    for number, row in enumerate(rows):
+        style = "bold" if bold and bold[number] else ""
+        table.add_row(*map(escape, row), style=style)
+    console().print(table)
+
+
+# -- tables --------------------------------------------------------------------------------------
+
+
+def show_table(table: FinalTable) -> None:
+    """The models on the report split, with 95% intervals and paired differences to the winner.
+
+    On a narrow terminal they make several tables, the objectives last.
+    """
+    rows = table_rows(table)
+    winners = [row.candidate == table.winner for row in table.rows]
+    widths = [max(map(len, column)) + 3 for column in zip(*rows, strict=True)]
+    numbers = list(range(1, len(widths)))
+    groups = [numbers]
+    if sum(widths) > console().width:
+        objectives = [n for n in numbers if rows[0][n] in table.items]
+        others = [n for n in numbers if n not in objectives]
+        room = console().width - widths[0]
+        groups = [*_filled(others, widths, room), *_filled(objectives, widths, room)]
+    for place, group in enumerate(groups):
+        title = table_title(table) if place == 0 else "the same, continued"
+        texts = [tuple(row[n] for n in (0, *group)) for row in rows]
+        _print_table(title, texts[0], texts[1:], winners)
+    show_lines(table_notes(table))
+
+
+def _filled(columns: Sequence[int], widths: Sequence[int], room: int) -> list[list[int]]:
+    """``columns`` in order, in groups whose widths fit into ``room``."""
+    groups: list[list[int]] = []
+    left = 0
+    for column in columns:
+        left -= widths[column]
+        if not groups or left < 0:
+            groups.append([])
+            left = room - widths[column]
+        groups[-1].append(column)
+    return groups
+
+
+def command_for(result: Result) -> str:
+    """What to type next."""
+    if result.winner is None:
+        return "every candidate of the shortlist failed; see the journal for the reasons"
+    best = shlex.quote(str(result.folder / "best.yaml"))
+    return f"\nrecipe: {best}\nmaterialize it with: evomerge merge {best} -o merged-model"
+
+
+def nearest_budget(budget: Mapping[str, float | None], spent: Mapping[str, float]) -> str:
+    """The budget that is nearest its end."""
+    limits = {name: limit for name, limit in budget.items() if limit}
+    return max(limits, key=lambda name: spent[name] / limits[name])
+
+
+def budget_text(budget: Mapping[str, float | None], spent: Mapping[str, float]) -> str:
+    """What is spent of each budget, and which one is nearest its end where there are several."""
+    parts = [
+        f"{spent[name]:.1f} of {limit:g} hours"
+        if name == "hours"
+        else f"{spent[name]:,} of {limit:,} {name}"
+        for name, limit in budget.items()
+        if limit
+    ]
+    text = ", ".join(parts)
+    return (
+        f"{text} ({nearest_budget(budget, spent)} will run out first)" if len(parts) > 1 else text
+    )
+
+
+def status_of(record: Record) -> dict[str, Any]:
+    """The state of a run as plain data."""
+    history: History = record.history
+    best = history.best
+    return {
+        "run": str(record.folder),
+        "phase": "done" if record.table else history.phase or "starting",
+        "evaluations": history.arrived,
+        "budget": record.head["budget"],
+        "spent": {**history.spent, "hours": round(record.seconds / 3600, 4)},
+        "batches": len(history.batches),
+        "failed": sum(
+            e.values is None
+            for b in history.batches
+            for e in history.evaluations(b.number).values()
+        ),
+        "seconds": round(record.seconds, 1),
+        "best": None
+        if best is None
+        else {
+            "candidate": best.candidate,
+            "origin": history.candidates[best.candidate].origin,
+            "search_score": best.score.value,
+            "search_interval": _bounds(record.best_interval),
+            "feasible": best.score.feasible,
+            "values": dict(best.values),
+            "errors": history.evaluations(best.batch)[best.candidate].errors,
+        },
+        "winner": history.winner if record.table else None,
+        "remarks": record.remarks,
+        "table": record.table and record.table.plain,
+    }
+
+
+def _bounds(interval: Interval | None) -> list[float] | None:
+    """Of an interval, for JSON; None if they are not known."""
+    return None if interval is None or interval.why else [interval.low, interval.high]
+
+
+def _searched_text(value: float, bounds: Sequence[float] | None) -> str:
+    """What was measured on the search split, with its 95% interval."""
+    if bounds is None:
+        return f"{value:.3f} (error unknown)"
+    low, high = bounds
+    return f"{value:.3f} (exact)" if low == high else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def show_status(record: Record) -> None:
+    """``evomerge status``."""
+    status = status_of(record)
+    minutes = status["seconds"] / 60
+    lines = [
+        f"{status['run']}: {PHASES.get(status['phase'], status['phase'])}",
+        f"{status['evaluations']} evaluations in {status['batches']} batches, {minutes:.1f} minutes of work, "
+        f"{status['failed']} failed",
+        f"before the shortlist: {budget_text(status['budget'], status['spent'])}",
+    ]
+    best = status["best"]
+    if best:
+        errors = best["errors"] or {}
+        texts = {
+            name: _searched_text(value, _bounds(Interval.around(value, errors.get(name))))
+            for name, value in best["values"].items()
+        }
+        lines.append(
+            f"best by search score, hence likely too good: #{best['candidate']} ({best['origin']}) "
+            f"{_searched_text(best['search_score'], best['search_interval'])}: "
+            + ", ".join(f"{name} {text}" for name, text in texts.items())
+            + " (95% intervals, on the search items)"
+        )
+    lines += [f"{remark}." for remark in status["remarks"]]
+    show_lines(lines)
+    if record.table:
+        show_table(record.table)
+
+
+def show_scores(scores: Mapping[str, Any]) -> None:
+    """``evomerge score``."""
+    rows = [
+        (name, interval_text(interval_from(row)), count_text(Count(row["items"], row["sources"])))
+        for name, row in scores["objectives"].items()
+    ]
+    _print_table(
+        f"{scores['model']} on the {scores['split']} split (95% intervals)",
+        ("objective", "value", "from"),
+        rows,
+    )
+    signals = [
+        (task, signal, interval_text(interval_from(row)))
+        for task, found in scores["signals"].items()
+        for signal, row in found.items()
+    ]
+    if signals:
+        _print_table("signals", ("task", "signal", "mean"), signals)
+    if scores["looks"]:
+        show_lines([f"{scores['looks']['text']}."])
+
+
+# -- methods -------------------------------------------------------------------------------------
+
+
+def describe(method: Method) -> dict[str, Any]:
+    """A method's declaration as plain data."""
+    return {
+        "name": method.name,
+        "summary": method.summary,
+        "base": method.base,
+        "models": [method.min_models, method.max_models],
+        "elementwise": method.elementwise,
+        "paper": method.paper,
+        "parameters": [
+            {
+                "name": p.name,
+                "per_model": p.per_model,
+                "values": str(p.domain),
+                "default": p.default,
+                "searched": p.searched,
+                "doc": p.doc,
+            }
+            for p in method.parameters
+        ],
+    }
+
+
+def show_methods(found: Sequence[Method]) -> None:
+    """``evomerge methods``."""
+    rows = [
+        (method.name, method.takes, ", ".join(p.name for p in method.parameters), method.summary)
+        for method in found
+    ]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("method", "models", "parameters", "what it does"):
+        table.add_column(column, no_wrap=column == "method")
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
+def show_method(method: Method) -> None:
+    """``evomerge methods NAME``."""
+    show_lines(
+        [method.name, "", method.doc, "", f"models: {method.takes}   paper: {method.paper}", ""]
+    )
+    rows = [
+        (
+            p.name,
+            "per model" if p.per_model else "shared",
+            str(p.domain),
+            show(p.default),
+            "yes" if p.searched else "if named",
+        )
+        for p in method.parameters
+    ]
+    _print_table("parameters", ("name", "scope", "values", "default", "searched"), rows)

@@ -1,0 +1,133 @@
+"""The final table as texts, for terminals and for Markdown."""
+
+from __future__ import annotations
+
+from evomerge.judging.estimation import ANCHORED
+from evomerge.judging.table import Count, Effort, Row, Table, Trust
+from evomerge.statistics.intervals import Interval
+
+
+def table_rows(table: Table) -> list[tuple[str, ...]]:
+    """The final table as texts, heading first; a column on health if there is anything to say."""
+    objectives = list(table.items)
+    heading = ("model", f"score ({table.combine})", *objectives, "winner - model", "p", "health")
+    rows = [heading]
+    for row in table.rows:
+        texts = [""] * len(objectives)
+        if row.score:
+            texts = [interval_text(row.objectives[name]) for name in objectives]
+        rows.append(
+            (
+                row.label,
+                interval_text(row.score) if row.score else "failed",
+                *texts,
+                interval_text(row.gain.difference) if row.gain else "",
+                _p_text(row.gain.p) if row.gain else "",
+                _health_text(row),
+            )
+        )
+    return rows if any(row[-1] for row in rows[1:]) else [row[:-1] for row in rows]
+
+
+def table_title(table: Table) -> str:
+    """What the final table shows, in a line."""
+    items = ", ".join(f"{name} {count_text(count)}" for name, count in table.items.items())
+    return f"report split ({items}; 95% intervals)"
+
+
+def table_notes(table: Table) -> list[str]:
+    """What has to be said with the table, a sentence or two a line."""
+    lines = [*_trust_lines(table), _effort_line(table.effort)]
+    tests = sorted({row.gain.test for row in table.rows if row.gain})
+    if tests:
+        lines.append(
+            f"p: {', '.join(tests)}; two-sided, each row by itself. The differences are paired: "
+            "they can be clear where the models' own intervals overlap."
+        )
+    if invalid := table.effort.invalid:
+        named = ", ".join(f"#{id}" for id in invalid)
+        lines.append(
+            f"{len(invalid)} of the shortlist ({named}) are invalid on the select split: they rank below all others."
+        )
+    for row in table.rows:
+        lines += [f"FLOOR MISSED: {row.label}: {text}." for text in row.missed]
+        if row.gain and row.gain.difference.value < 0:
+            lines.append(f"{row.label} scores higher than the winner on the report split.")
+        lines += [f"INVALID: {row.label}: {reason}." for reason in row.invalid]
+        lines += [f"note: {row.label}: {note}." for note in row.notes]
+    return lines
+
+
+def _trust_lines(table: Table) -> list[str]:
+    trust, lines = table.trust, list[str]()
+    if trust.report is not None:
+        parts = ["search: never scored there"]
+        if trust.search is not None:
+            parts = [f"search {_searched_text(trust.search, trust)}"]
+        if trust.select is not None and trust.select_items is not None:
+            parts.append(f"select {interval_text(trust.select)} ({count_text(trust.select_items)})")
+        parts.append(f"report {interval_text(trust.report)}")
+        lines.append(f"the winner's score: {', '.join(parts)}.")
+    if trust.gap is not None:
+        lines.append(f"gap, search less report, both of them samples: {interval_text(trust.gap)}.")
+    if table.yardsticks:
+        units = ", ".join(f"{name} {value:.3f}" for name, value in table.yardsticks.items())
+        where = f"exact on the {count_text(trust.search_items, 'search items')}"
+        where = ANCHORED if trust.anchored else where
+        lines.append(f"gains that count 1 in the score ({where}): {units}.")
+    return lines
+
+
+def _searched_text(score: Interval, trust: Trust) -> str:
+    if score.why:
+        why = ANCHORED if trust.anchored else "of a sample; error unknown"
+        return f"{score.value:.3f} ({why})"
+    where = count_text(trust.search_items, "search items")
+    if score.low == score.high:
+        return f"{score.value:.3f} (exact on the {where})"
+    return f"{interval_text(score)} (estimated for the {where})"
+
+
+def _effort_line(effort: Effort) -> str:
+    text = f"{effort.candidates} candidates tried; {effort.select_looks} scores taken on the select split"
+    if effort.dropped:
+        text += f", where racing dropped {effort.dropped} early and saved {effort.saved} item-evaluations"
+    return f"{text}."
+
+
+def table_markdown(table: Table) -> str:
+    """The final table as Markdown."""
+    heading, *rows = table_rows(table)
+    rule = ("---", *("---:" for _ in heading[1:]))
+    lines = [f"| {' | '.join(row)} |" for row in (heading, rule, *rows)]
+    remarks = [f"* {note}" for note in table_notes(table)]
+    return "\n".join([table_title(table), "", *lines, "", *remarks]) + "\n"
+
+
+def interval_text(interval: Interval) -> str:
+    """``0.781 [0.742, 0.812]``, ``0.781 [too few sources]`` or ``0.000 (exact)``."""
+    if interval.why:
+        return f"{interval.value:.3f} [{interval.why}]"
+    if interval.low == interval.high:
+        return f"{interval.value:.3f} (exact)"
+    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def count_text(count: Count, noun: str = "items") -> str:
+    """``300 items of 48 sources``, or ``12 items`` where each has its own."""
+    text = f"{count.items} {noun}"
+    if count.items == count.sources:
+        return text
+    return f"{text} of {count.sources} source{'s' * (count.sources > 1)}"
+
+
+def _health_text(row: Row) -> str:
+    if row.invalid:
+        return "INVALID"
+    return "see note" if row.notes else ""
+
+
+def _p_text(p: float | None) -> str:
+    if p is None:
+        return "no test"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

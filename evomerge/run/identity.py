@@ -1,0 +1,81 @@
+"""The head of a journal: what its run is. Another run cannot go on with it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import InputError
+from evomerge.record.events import FORMAT, stamped, versions
+from evomerge.run.preflight import Run
+
+_log = logging.getLogger("evomerge.run")
+
+
+def run_event(run: Run) -> dict[str, Any]:
+    """The journal's first line: what this run is."""
+    spec = run.spec
+    return stamped(
+        "run",
+        format=FORMAT,
+        digest=spec.digest,
+        content=spec.content,
+        budget={**spec.content["budget"], "hours": spec.hours},
+        scoring=run.scoring,
+        population=run.optimizer().population,
+        template=run.template.plain,
+        models={n: {"ref": m.name, "sha256": m.fingerprint} for n, m in run.models.items()},
+        dims=[dim.name for dim in run.space.dims],
+        objectives=[objective.plain for objective in run.suite.objectives],
+        combine=run.suite.spec.combination,
+        splits={"digest": run.splits_digest, "items": run.suite.splits},
+        scorers={name: scorer.fingerprint for name, scorer in run.suite.scorers.items()},
+        versions=versions(),
+    )
+
+
+def check_same(event: Mapping[str, Any], run: Run, path: Path) -> None:
+    """Refuse to continue a journal with another run than it was started with."""
+    advice = (
+        f"Restore it, or start a new search in another folder (the journal of this one is {path})"
+    )
+    if event["digest"] != run.spec.digest:
+        changed = _difference(event["content"], run.spec.content)
+        raise InputError(
+            f"{run.spec.folder}: run.yaml (or a file it names) is not what this search was started with: "
+            f"{changed}. {advice}"
+        )
+    for name, model in run.models.items():
+        if event["models"][name]["sha256"] != model.fingerprint:
+            raise InputError(
+                f"{name} ({model.name}): its weights changed since the search was started. {advice}"
+            )
+    for name, scorer in run.suite.scorers.items():
+        if event["scorers"][name] != scorer.fingerprint:
+            raise InputError(
+                f"{name}: its data, task file or code changed since the search was started. {advice}"
+            )
+    now = versions()
+    moved = [
+        f"{n} {old} -> {now.get(n)}" for n, old in event["versions"].items() if now.get(n) != old
+    ]
+    if moved:
+        _log.warning(
+            "other library versions than at the start (%s): later candidates may differ in the last digits",
+            ", ".join(moved),
+        )
+    if event["splits"]["digest"] != run.splits_digest:
+        raise InputError(
+            f"the items of the evaluation tasks changed since the search was started. {advice}"
+        )
+
+
+def _difference(old: Any, new: Any, path: str = "") -> str:
+    """The first key at which two nested mappings differ, with both values."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in {**old, **new}:
+            if old.get(key) != new.get(key):
+                return _difference(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+    return f"{path} was {old!r} and is {new!r}"

@@ -1,0 +1,130 @@
+"""A Python function as a scorer, for what no task expresses.
+
+    function(model, tokenizer, *, split: str) -> float | Mapping[str, float]
+
+It gets the resident model (a torch module; it must leave its weights alone), the tokenizer and the
+name of the split to score on: keeping data of the four splits apart is the function's own duty. A
+number is the metric ``value``; a mapping names several. To be comparable between candidates it
+must be deterministic. An exception fails the candidate, with the exception's message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from evomerge.engines import Engine
+from evomerge.errors import CandidateFailed, InputError, RunError, did_you_mean
+from evomerge.suite.scorer import Item, NonFinite, Responses
+from evomerge.suite.splits import SPLITS
+
+_METRIC = "value"
+
+
+class PythonFunction:
+    """The function ``target``, written ``module:function``, with one item per split.
+
+    ``metrics`` is empty: what the function reports is unknown until its first call, and the suite
+    says whether higher is better.
+
+    Raises:
+        InputError: the module cannot be imported, or has no such function.
+    """
+
+    def __init__(self, name: str, target: str) -> None:
+        self.name = name
+        self.metrics: dict[str, bool] = {}
+        self._function = _load(name, target)
+        self._engine: Engine | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the function's own source; what it calls is not followed."""
+        try:
+            source = inspect.getsource(self._function)
+        except (OSError, TypeError):  # built in, or typed at a prompt
+            source = self.name
+        return hashlib.sha256(source.encode()).hexdigest()
+
+    def items(self) -> list[Item]:
+        return [Item(split, split, split=split) for split in SPLITS]
+
+    def resolve_metric(self, metric: str) -> str:
+        return metric
+
+    def bind(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def score(self, ids: Sequence[str]) -> Responses:
+        """Call the function once per split in ``ids``.
+
+        Raises:
+            RunError: it returned something that is neither a number nor a mapping to numbers.
+            CandidateFailed: it raised an exception.
+            NonFinite: it returned NaN or infinity.
+        """
+        if self._engine is None:
+            raise RuntimeError(f"{self.name}: bind a model before scoring")
+        answers = []
+        for split in ids:
+            if split not in SPLITS:
+                raise InputError(f"{self.name}: no split {split!r}{did_you_mean(split, SPLITS)}")
+            try:
+                returned = self._function(
+                    self._engine.module(), self._engine.tokenizer, split=split
+                )
+            except Exception as error:  # the user's own code runs here
+                raise CandidateFailed(f"{self.name}: {type(error).__name__}: {error}") from error
+            answers.append(self._checked(returned, split))
+        names = dict.fromkeys(metric for answer in answers for metric in answer)
+        return {
+            "items": list(ids),
+            "responses": answers,
+            "metrics": {metric: [answer.get(metric) for answer in answers] for metric in names},
+            "tokens": 0,  # whatever it puts through the model is its own affair
+        }
+
+    def aggregate(self, metric: str, values: Sequence[Any]) -> float:
+        """The mean over splits: as a rule, the one value."""
+        applying = [float(value) for value in values if value is not None]
+        if not applying:
+            raise NonFinite(self.name)
+        return math.fsum(applying) / len(applying)
+
+    def _checked(self, returned: Any, split: str) -> dict[str, float]:
+        named = returned if isinstance(returned, Mapping) else {_METRIC: returned}
+        try:
+            answer = {str(metric): float(value) for metric, value in named.items()}
+        except (TypeError, ValueError):
+            raise RunError(
+                f"{self.name}: expected a number or a mapping of names to numbers, "
+                f"the function returned {returned!r}"
+            ) from None
+        if not all(map(math.isfinite, answer.values())):
+            raise NonFinite(self.name, split)
+        return answer
+
+
+def _load(name: str, target: str) -> Callable[..., Any]:
+    module_name, colon, attribute = target.partition(":")
+    if not (module_name and colon and attribute):
+        raise InputError(f"{name}: expected `module:function`, found {target!r}")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # the module's own code runs here
+        raise InputError(
+            f"{name}: cannot import {module_name!r}: {type(error).__name__}: {error}; it must be "
+            "importable wherever workers run (installed, or on PYTHONPATH)"
+        ) from error
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        hint = did_you_mean(attribute, vars(module))
+        raise InputError(
+            f"{name}: {module_name} ({module.__file__}) has no function {attribute!r}{hint}"
+        )
+    found: Callable[..., Any] = function
+    return found

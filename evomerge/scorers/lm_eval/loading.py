@@ -1,0 +1,140 @@
+"""Where lm-eval's tasks are found, and how one is built with its documents."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import datasets
+import lm_eval.tasks
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from evomerge.errors import InputError, did_you_mean
+from evomerge.scorers.lm_eval.isolation import pinned, quiet
+
+
+def load(name: str, include: tuple[Path, ...]) -> tuple[Any, list[Any]]:
+    """The task ``name`` and its documents, in data order."""
+    index = manager(include)
+    where, spec = locate(name, index, include)
+    try:
+        with quiet(), pinned():
+            task = next(iter(index.load([spec])["tasks"].values()))
+            docs = list(task.eval_docs)
+    except Exception as error:  # whatever the task's own code and data raise
+        raise InputError(_why(name, where, error)) from error
+    if getattr(task, "UNSAFE_CODE", False):
+        raise InputError(f"{name}: executes code that the model writes; evomerge does not run it")
+    if getattr(task, "MULTIMODAL", False):
+        raise InputError(f"{name}: needs images or sound; evomerge merges and scores text models")
+    if detector := sys.modules.get("langdetect"):
+        detector.DetectorFactory.seed = 0  # IFEval's checks of language draw at random
+    return task, docs
+
+
+@cache
+def manager(include: tuple[Path, ...]) -> Any:
+    """lm-eval's index of the ``include`` folders, without its own 14,000 files (10 s)."""
+    for folder in include:
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder of lm-eval tasks")
+    with quiet():
+        return lm_eval.tasks.TaskManager(include_path=list(include), include_defaults=False)
+
+
+def locate(name: str, index: Any, include: Sequence[Path]) -> tuple[Path, str]:
+    """The YAML file of task ``name``, and what ``TaskManager.load`` finds it by."""
+    entry = index.task_index.get(name)
+    if entry is not None and entry.kind.name in ("TASK", "PY_TASK"):
+        return Path(entry.yaml_path), name
+    tasks, groups = _builtin()
+    if entry is None and name in tasks:
+        return tasks[name], str(tasks[name])
+    if entry is not None:
+        members = sorted(entry.tags) if entry.kind.name == "TAG" else entry.cfg.get("task", [])
+        raise InputError(_group(name, members))
+    if name in groups:
+        raise InputError(_group(name, load_yaml(groups[name], resolve_func=False).get("task", [])))
+    message = f"unknown lm-eval task {name!r}"
+    message += did_you_mean(name, [*index.all_tasks, *tasks, *groups])
+    places = ", ".join(str(folder) for folder in include)
+    message += f"; looked in {places + ' and ' if places else ''}lm-eval's own tasks"
+    raise InputError("\n".join([message, *_unreadable(include)]))
+
+
+def _group(name: str, members: Any) -> str:
+    members = members if isinstance(members, list) else [members]
+    named = [m if isinstance(m, str) else str(m.get("task") or m.get("group")) for m in members]
+    more = ", ..." if len(named) > 20 else ""
+    return f"{name}: a group, not a task; name its tasks one by one: {', '.join(named[:20])}{more}"
+
+
+@cache
+def _builtin() -> tuple[dict[str, Path], dict[str, Path]]:
+    """The files of lm-eval's own tasks and groups by name, read from their text in 0.3 s."""
+    tasks: dict[str, Path] = {}
+    groups: dict[str, Path] = {}
+    line = re.compile(r"^(task|group):[ \t]*['\"]?([^\s'\"#\[]+)", re.MULTILINE)
+    for path in sorted(Path(lm_eval.tasks.__file__).parent.glob("**/*.yaml")):
+        found = dict(line.findall(path.read_text(encoding="utf-8", errors="replace")))
+        if "group" in found:
+            groups.setdefault(found["group"], path)
+        elif "task" in found:
+            tasks.setdefault(found["task"], path)
+    return tasks, groups
+
+
+def _unreadable(include: Sequence[Path]) -> Iterator[str]:
+    """A line for each YAML that lm-eval skipped in silence."""
+    for path in (path for folder in include for path in sorted(folder.glob("**/*.yaml"))):
+        try:
+            load_yaml(path, resolve_func=False)
+        except Exception as error:
+            yield f"{path}: skipped, cannot be read: {error}"
+
+
+def _why(name: str, path: Path, error: Exception) -> str:
+    """Why a task could not be built: no data, or anything else."""
+    # What `datasets` raises for the first row of an empty file, and of an empty selection.
+    if isinstance(error, StopIteration) or "out of bounds for size 0" in str(error):
+        return f"{name} ({path}): its data is empty"
+    config = load_yaml(path, resolve_func=False)
+    data = " ".join(str(config[k]) for k in ("dataset_path", "dataset_name") if config.get(k))
+    cause = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+    missing = (OSError, HfHubHTTPError, OfflineModeIsEnabled, datasets.exceptions.DatasetsError)
+    if data and isinstance(error, missing):
+        return (
+            f"{name} ({path}): its data {data!r} cannot be loaded: {cause}\n"
+            "A data set of the hub needs a network or a filled cache; without one, write a task "
+            "YAML with `dataset_path: json` and local `data_files`."
+        )
+    return f"{name} ({path}): cannot be built: {cause}"
+
+
+def set_fewshot(task: Any, name: str, num_fewshot: int | None) -> None:
+    """lm-eval's rule: a task that says 0 keeps it; here, asking otherwise is an error."""
+    own = task.get_config("num_fewshot")
+    if num_fewshot and own == 0:
+        raise InputError(
+            f"{name}: the task fixes num_fewshot at 0, and lm-eval would ignore {num_fewshot}; "
+            "leave num_fewshot out, or change the task"
+        )
+    task.set_config(key="num_fewshot", value=(own or 0) if num_fewshot is None else num_fewshot)
+
+
+def set_cap(task: Any, name: str, max_gen_toks: int | None) -> None:
+    """Let answers be ``max_gen_toks`` tokens long, whatever the task says."""
+    if max_gen_toks is None:
+        return
+    if task.OUTPUT_TYPE != "generate_until":
+        raise InputError(
+            f"{name}: max_gen_toks is {max_gen_toks}, but the task generates nothing "
+            f"({task.OUTPUT_TYPE}); leave it out"
+        )
+    options = task.get_config("generation_kwargs") or {}
+    task.set_config(key="generation_kwargs", value={**options, "max_gen_toks": max_gen_toks})

@@ -1,0 +1,186 @@
+"""What lm-eval asks of a model about each document, in tokens: written once per worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from evomerge.engines import Engine, Generated, Request
+from evomerge.errors import InputError
+from evomerge.scorers.lm_eval.isolation import quiet
+
+# What sampling needs, and greedy decoding ignores.
+_OF_SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p")
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How to generate. ``options`` are those of transformers' ``generate``; none mean greedily."""
+
+    until: list[str]
+    limit: int
+    options: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Equal for settings that one call may share."""
+        return json.dumps([self.until, self.limit, self.options], sort_keys=True, default=str)
+
+
+@dataclass
+class Asked:
+    """A request of lm-eval in tokens, and the last model's answers to it.
+
+    ``requests``: a log-likelihood, or the windows of a rolling one. A generation has a ``prompt``
+    and ``settings`` in their place, and is answered by ``generated``, once per repeat; what
+    metrics are computed from stands in ``instance``.
+    """
+
+    instance: Instance
+    requests: Sequence[Request] = ()
+    prompt: Sequence[int] = ()
+    settings: Decoding | None = None
+    generated: Sequence[Generated] = ()
+
+    @property
+    def repeats(self) -> int:
+        """How often the task asks it."""
+        return self.instance.repeats or 1
+
+    @property
+    def nats(self) -> float:
+        """The log-likelihood that was answered."""
+        answer = self.instance.resps[0]
+        return float(answer[0] if isinstance(answer, tuple) else answer)
+
+    @property
+    def targets(self) -> int:
+        """How many tokens that is the log-likelihood of."""
+        return sum(len(request.continuation) for request in self.requests)
+
+
+class Prompts:
+    """The prompts of a task, tokenized as lm-eval does for a Hugging Face model.
+
+    Raises:
+        InputError: a chat template is asked for and the tokenizer has none, or generation leaves no
+            room for a prompt.
+    """
+
+    def __init__(
+        self,
+        task: Any,
+        name: str,
+        engine: Engine,
+        *,
+        chat: bool,
+        system: str | None,
+        multiturn: bool,
+    ) -> None:
+        if chat and not engine.tokenizer.chat_template:
+            raise InputError(
+                f"{name}: apply_chat_template is on, but the tokenizer has no chat template; "
+                "name a model that has one as `tokenizer`, or turn it off"
+            )
+        self._task, self._chat, self._system, self._multiturn = task, chat, system, multiturn
+        self._length = engine.max_length
+        with quiet():
+            self._lm = HFLM(
+                pretrained=engine.module(), tokenizer=engine.tokenizer, max_length=self._length
+            )
+            eos = self._lm.tok_decode(self._lm.eot_token_id, skip_special_tokens=False)
+        self._eos = eos
+        room = 0
+        if task.OUTPUT_TYPE == "generate_until":
+            room = self._settings(task.get_config("generation_kwargs") or {}).limit
+        if room >= self._length:
+            raise InputError(
+                f"{name}: generates up to {room} tokens, but the model's whole length is "
+                f"{self._length}; lower the task's max_gen_toks"
+            )
+
+    def instances(self, row: int, doc: Any) -> list[Instance]:
+        """The requests of one document, as ``Task.build_all_requests`` makes them."""
+        doc = deepcopy(doc)
+        chat_template = self._lm.apply_chat_template if self._chat else None
+        context = self._task.fewshot_context(
+            doc,
+            num_fewshot=self._task.config.num_fewshot or 0,
+            system_instruction=self._system,
+            apply_chat_template=self._chat,
+            fewshot_as_multiturn=self._multiturn,
+            chat_template=chat_template,
+            gen_prefix=self._task.doc_to_prefix(doc),
+        )
+        made = self._task.construct_requests(
+            doc=doc,
+            ctx=context,
+            metadata=(self._task.config["task"], row, self._task.config.repeats),
+            apply_chat_template=self._chat,
+            chat_template=chat_template,
+        )
+        instances = made if isinstance(made, list) else [made]
+        return sorted(instances, key=lambda instance: instance.idx)
+
+    def encode(self, instance: Instance, where: str) -> Asked:
+        """One request in tokens.
+
+        Raises:
+            InputError: nothing is asked, or an answer has no token or too many; ``where`` says of
+                which item.
+        """
+        if instance.request_type == "loglikelihood":
+            return Asked(instance, [self._pair(where, *instance.args)])
+        if instance.request_type == "loglikelihood_rolling":
+            return Asked(instance, self._windows(*instance.args))
+        context, options = instance.args
+        prompt = self._lm.tok_batch_encode([context])[0][0].tolist() if context else []
+        if not prompt:
+            raise InputError(f"{where}: its prompt is empty; expected a text to continue")
+        return Asked(instance, prompt=prompt, settings=self._settings(options))
+
+    def _pair(self, where: str, context: str, continuation: str) -> Request:
+        """As ``TemplateLM.loglikelihood`` makes it."""
+        lm = self._lm
+        if context:
+            before, after = lm._encode_pair(context, continuation)
+        else:
+            after = lm.tok_encode(continuation, add_special_tokens=False)
+            before = [lm.prefix_token_id]
+            if after[:1] == before:
+                before, after = after[:1], after[1:]
+        if not 0 < len(after) <= self._length:
+            raise InputError(
+                f"{where}: the answer {continuation!r} is {len(after)} tokens; expected 1 to "
+                f"{self._length}, the model's length"
+            )
+        return Request(tuple(before), tuple(after))
+
+    def _windows(self, text: str) -> list[Request]:
+        """As ``HFLM.loglikelihood_rolling`` makes them."""
+        windows = get_rolling_token_windows(
+            token_list=self._lm.tok_encode(text),
+            prefix_token=self._lm.prefix_token_id,
+            max_seq_len=self._length,
+            context_len=1,
+        )
+        pairs = map(make_disjoint_window, windows)
+        return [Request(tuple(context), tuple(continuation)) for context, continuation in pairs]
+
+    def _settings(self, options: Mapping[str, Any]) -> Decoding:
+        """As ``HFLM.generate_until`` reads them."""
+        with quiet():
+            read = dict(normalize_gen_kwargs(deepcopy(dict(options)), self._lm.max_gen_toks))
+        until = handle_stop_sequences(read.pop("until"), eos=self._eos)
+        limit = read.pop("max_gen_toks")
+        if not read.get("do_sample"):
+            read = {name: value for name, value in read.items() if name not in _OF_SAMPLING}
+        return Decoding(until, limit, read)

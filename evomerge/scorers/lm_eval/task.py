@@ -1,0 +1,357 @@
+"""One lm-eval task as a scorer."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import nanmean
+from lm_eval.api.samplers import FirstNSampler
+from lm_eval.defaults import DEFAULT_OTHER_SEED
+from lm_eval.models.utils import postprocess_generated_text
+
+from evomerge.engines import Engine
+from evomerge.errors import InputError
+from evomerge.scorers.lm_eval.documents import find_sources, find_strata, name_documents, text_of
+from evomerge.scorers.lm_eval.isolation import pinned, quiet
+from evomerge.scorers.lm_eval.loading import load, set_cap, set_fewshot
+from evomerge.scorers.lm_eval.prompts import Asked, Prompts
+from evomerge.scorers.lm_eval.signals import Signals, plain
+from evomerge.suite.language import check_language
+from evomerge.suite.scorer import SIGNALS, Item, NonFinite, Responses, unknown_metric
+
+# Configuration that says where a task's data is, not what it asks.
+_WHEREABOUTS = ("dataset_path", "dataset_name", "dataset_kwargs", "metadata")
+
+
+class LmEvalTask:
+    """One lm-eval task: a built-in name, or a task YAML in one of the ``include`` folders.
+
+    Args:
+        num_fewshot: examples per prompt; None takes the task's own number. Examples that lm-eval
+            draws at random are those of a run over the whole task with ``seed``, so an item's
+            prompt does not depend on which other items are scored.
+        apply_chat_template: write prompts with the tokenizer's chat template, with
+            ``system_instruction`` and few-shot turns as lm-eval does.
+        source_field: the field that names the original of an item; by default ``source_id`` or
+            ``source`` if it tells most rows apart, else the row number. So row n of one task
+            and row n of its translation share a source.
+        stratum: the field that samples are stratified by; by default one that names a language.
+        language: ISO 639-1 code of the language that answers are to be in: adds the signal
+            ``off_language`` to generated answers.
+        max_gen_toks: most tokens of a generated answer; None takes the task's own number.
+        seed: lm-eval's ``fewshot_random_seed``.
+
+    Responses are lm-eval's ``resps``: per request of the item, per repeat, ``[log-likelihood in
+    nats, is it the greedy answer]``, a rolling log-likelihood, or the generated text.
+
+    Raises:
+        InputError: no such task, a group, data that is absent or empty, a task that executes what
+            the model writes or needs more than text, an unknown language.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        include: Sequence[str | Path] = (),
+        num_fewshot: int | None = None,
+        apply_chat_template: bool = False,
+        system_instruction: str | None = None,
+        fewshot_as_multiturn: bool = False,
+        source_field: str | None = None,
+        stratum: str | None = None,
+        language: str | None = None,
+        max_gen_toks: int | None = None,
+        seed: int = DEFAULT_OTHER_SEED,
+    ) -> None:
+        self.name = name
+        if language is not None:
+            check_language(language)
+        self._chat = apply_chat_template
+        self._system = system_instruction
+        self._multiturn = fewshot_as_multiturn
+        self._seed = seed
+        self._task, self._docs = load(name, tuple(Path(folder) for folder in include))
+        set_fewshot(self._task, name, num_fewshot)
+        set_cap(self._task, name, max_gen_toks)
+        self._filters: list[str] = [ensemble.name for ensemble in self._task._filters]
+        self._own = {
+            f"{metric},{filter_}": better
+            for metric, better in self._task.higher_is_better().items()
+            for filter_ in self._filters
+        }
+        self._signals = Signals(self._task, language)
+        self.metrics: dict[str, bool] = self._own | {n: SIGNALS[n] for n in self._signals.names}
+        self._ids = name_documents(self._docs)
+        self._sources = find_sources(self._docs, name, source_field)
+        self._strata = find_strata(self._docs, name, stratum)
+        self._rows = {id: row for row, id in enumerate(self._ids)}
+        self._engine: Engine | None = None
+        self._prompts: Prompts | None = None
+        self._instances: dict[int, list[Instance]] = {}
+        self._asked: dict[int, list[Asked]] = {}
+        self._right: dict[int, set[int]] = {}
+        self._is_plain = plain(self._task)
+        if self._is_plain:
+            _remember(self._task, self._docs)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the documents, the task's configuration and the source of its functions.
+
+        Not of where the documents lie: a run's folder may move.
+        """
+        config = {k: v for k, v in self._task.dump_config().items() if k not in _WHEREABOUTS}
+        content = [[dict(doc) for doc in self._docs], config]
+        text = json.dumps(content, sort_keys=True, default=_described)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def items(self) -> list[Item]:
+        """One item per document of the test split, or of the validation split if there is none."""
+        return list(self._items)
+
+    @cached_property
+    def _items(self) -> list[Item]:
+        texts = [text_of(self._task, doc) for doc in self._docs]
+        columns = zip(self._ids, self._sources, self._strata, texts, strict=True)
+        return [
+            Item(id, source, stratum=stratum, text=text) for id, source, stratum, text in columns
+        ]
+
+    def resolve_metric(self, metric: str) -> str:
+        """``"acc,none"`` as it is; ``"acc"`` too, if one filter reports it; products by factor.
+
+        Raises:
+            InputError: the task does not report ``metric``, or several filters do.
+        """
+        return "*".join(map(self._resolve, metric.split("*")))
+
+    def _resolve(self, metric: str) -> str:
+        if metric in self.metrics:
+            return metric
+        found = [full for full in self._own if full.rpartition(",")[0] == metric]
+        if len(found) > 1:
+            raise InputError(f"{self.name}: {metric!r} is ambiguous; say {' or '.join(found)}")
+        if not found:
+            raise InputError(unknown_metric(self.name, metric, list(self.metrics)))
+        return found[0]
+
+    def bind(self, engine: Engine) -> None:
+        """Take the resident model; prompts are written for its tokenizer on first need.
+
+        Raises:
+            InputError: as ``Prompts``.
+        """
+        self._engine = engine
+        self._prompts = Prompts(
+            self._task,
+            self.name,
+            engine,
+            chat=self._chat,
+            system=self._system,
+            multiturn=self._multiturn,
+        )
+        self._instances.clear()
+        self._asked.clear()
+
+    def score(self, ids: Sequence[str]) -> Responses:
+        """Run the requests of ``ids`` and compute their metrics, as lm-eval would.
+
+        Batches are laid out from the set of ids alone: a candidate's answers do not depend on
+        what was scored before it, nor on the order of ``ids``.
+        """
+        if self._engine is None:
+            raise RuntimeError(f"{self.name}: bind a model before scoring")
+        rows = {self._row(id): id for id in ids}
+        before = self._engine.tokens
+        with quiet(), pinned(self._engine.device):
+            asked = {row: self._prepared(row) for row in sorted(rows)}
+            self._ask([each for requests in asked.values() for each in requests])
+            measured = {rows[row]: self._measure(row, requests) for row, requests in asked.items()}
+        names = dict.fromkeys(name for _, values in measured.values() for name in values)
+        return {
+            "items": list(ids),
+            "responses": [measured[id][0] for id in ids],
+            "metrics": {
+                name: [measured[id][1].get(name) for id in ids]
+                for name in self.metrics
+                if name in names
+            },
+            "tokens": self._engine.tokens - before,
+        }
+
+    def aggregate(self, metric: str, values: Sequence[Any]) -> float:
+        """lm-eval's aggregation of ``metric``, the mean of a signal or product; None is skipped."""
+        full = self.resolve_metric(metric)
+        applying = [value for value in values if value is not None]
+        short = full.rpartition(",")[0]
+        combine = self._task.aggregation()[short] if full in self._own else fmean
+        try:
+            result = float(combine(applying)) if applying else math.nan
+        except OverflowError:  # exp of a hopeless perplexity
+            result = math.inf
+        if not math.isfinite(result):
+            raise NonFinite(self.name)
+        return result
+
+    def _row(self, id: str) -> int:
+        try:
+            return self._rows[id]
+        except KeyError:
+            raise InputError(
+                f"{self.name}: no item {id!r} among its {len(self._rows)}; "
+                "has the data changed since the items were listed?"
+            ) from None
+
+    def _prepared(self, row: int) -> list[Asked]:
+        """The requests of a document, written and tokenized once."""
+        if row not in self._asked:
+            assert self._prompts is not None
+            where = f"{self.name}, item {self._ids[row]}"
+            self._asked[row] = [self._prompts.encode(i, where) for i in self._written(row)]
+            self._right[row] = self._signals.right_answers(self._docs[row])
+        return self._asked[row]
+
+    def _written(self, row: int) -> list[Instance]:
+        """The requests of a document as lm-eval words them."""
+        if row not in self._instances:
+            assert self._prompts is not None
+            # Examples are drawn from one stream over all documents, so all are written in order.
+            drawn = (self._task.config.num_fewshot or 0) > 0 and not isinstance(
+                self._task.sampler, FirstNSampler
+            )
+            self._task.set_fewshot_seed(self._seed)
+            for each in range(len(self._docs)) if drawn else (row,):
+                with pinned():
+                    self._instances[each] = self._prompts.instances(each, self._docs[each])
+        return self._instances[row]
+
+    def _ask(self, asked: Sequence[Asked]) -> None:
+        """Fill the instances of ``asked`` with the answers, forgetting every earlier candidate's."""
+        assert self._engine is not None
+        requests = [request for each in asked for request in each.requests]
+        scores = iter(self._engine.loglikelihood(requests))
+        generations: dict[str, list[Asked]] = defaultdict(list)
+        for each in asked:
+            if each.settings is not None:
+                generations[each.settings.key].append(each)
+                continue
+            parts = [next(scores) for _ in each.requests]
+            nats = sum(part.nats for part in parts)
+            rolling = each.instance.request_type == "loglikelihood_rolling"
+            answer = nats if rolling else (nats, parts[0].greedy)
+            each.instance.resps = [answer] * each.repeats
+        for group in generations.values():
+            self._generate(group)
+        for ensemble in self._task._filters if asked else ():
+            ensemble.apply([each.instance for each in asked])
+
+    def _generate(self, asked: Sequence[Asked]) -> None:
+        assert self._engine is not None and asked[0].settings is not None
+        settings = asked[0].settings
+        # lm-eval's order, which decides what a sampled answer draws.
+        order = sorted(asked, key=lambda each: str(each.instance.args[0]))
+        try:
+            made = self._engine.generate(
+                [each.prompt for each in order for _ in range(each.repeats)],
+                until=settings.until,
+                limit=settings.limit,
+                options=settings.options,
+            )
+        except FloatingPointError:
+            raise NonFinite(self.name) from None
+        answers = iter(made)
+        for each in order:
+            each.generated = [next(answers) for _ in range(each.repeats)]
+            each.instance.resps = [
+                postprocess_generated_text(answer.text, settings.until, None)
+                for answer in each.generated
+            ]
+
+    def _measure(self, row: int, asked: Sequence[Asked]) -> tuple[list[Any], dict[str, Any]]:
+        """The raw responses of one item, and its metrics and signals by full name."""
+        responses = [_plain(each.instance.resps) for each in asked]
+        if not _finite(responses):
+            raise NonFinite(self.name, self._ids[row])
+        measured: dict[str, Any] = {}
+        aggregation = self._task.aggregation()
+        for filter_ in self._filters:
+            results = [each.instance.filtered_resps[filter_] for each in asked]
+            # A copy: a task's own code may write into its document.
+            doc = self._docs[row] if self._is_plain else deepcopy(self._docs[row])
+            for metric, raw in self._task.process_results(doc, results).items():
+                value = _plain(raw)
+                if value != value and aggregation.get(metric) is nanmean:
+                    value = None  # the task's way to say that the metric does not apply
+                if f"{metric},{filter_}" not in self._own:
+                    continue
+                if not _finite(value):
+                    raise NonFinite(self.name, self._ids[row])
+                measured[f"{metric},{filter_}"] = value
+        return responses, measured | self._signals.of(asked, self._right[row])
+
+
+def _remember(task: Any, docs: Sequence[Any]) -> None:
+    """Let ``task`` render the prompt, choices and target of each of ``docs`` once.
+
+    They cannot change, and rendering them is most of what computing a metric costs. Copies of
+    documents, as few-shot prompts take, are rendered as ever.
+    """
+    known = {id(doc) for doc in docs}
+    for name in ("doc_to_text", "doc_to_choice", "doc_to_target"):
+        setattr(task, name, _remembering(getattr(task, name), known))
+
+
+def _remembering(render: Callable[..., Any], known: set[int]) -> Callable[..., Any]:
+    rendered: dict[int, Any] = {}
+
+    def remembered(doc: Any, *options: Any, **named: Any) -> Any:
+        if options or named or id(doc) not in known:
+            return render(doc, *options, **named)
+        if id(doc) not in rendered:
+            rendered[id(doc)] = render(doc)
+        return rendered[id(doc)]
+
+    return remembered
+
+
+def _described(value: Any) -> str:
+    """What JSON cannot hold, in a way that is the same in every process."""
+    if callable(value):
+        try:
+            return inspect.getsource(value)
+        except (OSError, TypeError):
+            return getattr(value, "__qualname__", type(value).__qualname__)
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON holds it: tuples and arrays to lists, NumPy scalars to Python's."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(each) for each in value]
+    return value
+
+
+def _finite(value: Any) -> bool:
+    """Whether no number inside a plain ``value`` is NaN or infinite."""
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)

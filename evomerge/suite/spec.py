@@ -1,0 +1,355 @@
+"""The fitness file, read strictly: which scorers and objectives, how many items, how they combine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evomerge import config, estimators
+from evomerge.errors import InputError, did_you_mean, one_of
+from evomerge.registry import ENGINES, SCORERS
+from evomerge.suite import splits
+from evomerge.suite.language import check_language
+from evomerge.suite.objectives import BASE, Floor
+
+COMBINATIONS = ("retention", "mean", "worst")
+KINDS = ("task", "text", "function")
+DERIVED = {"worst_of": "worst", "mean_of": "mean"}  # key of an objective made of others -> how
+LIMITS = {"probe": 10, "search": 200, "select": 200, "report": 400}
+CANDIDATE = (20, 60)  # items per scorer: in the first generation, and in the last
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+_FLOOR = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*%\s*of\s+(\S+)\s*$")
+
+
+@dataclass(frozen=True)
+class ScorerSpec:
+    """How to build one scorer: plain data, equal on the driver and on every worker.
+
+    ``name`` is the target as the suite writes it: a text file keeps its name in the journal when
+    the whole folder moves.
+    """
+
+    kind: str  # task | text | function
+    name: str
+    target: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, include: Sequence[str]) -> Any:
+        """The scorer itself. Heavy libraries are imported here and no earlier."""
+        options, made = dict(self.options), SCORERS.get(self.kind)
+        if self.kind == "task":
+            options["source_field"] = options.pop("source", None)
+            return made(self.target, include=include, **options)
+        return made(self.name, self.target, **options)
+
+
+@dataclass(frozen=True)
+class SuiteSpec:
+    """A suite as configured; plain data (``plain``) rebuilds it on a worker.
+
+    Attributes:
+        objectives, scorers, include, combination: what is wanted, and what measures it.
+        limits: items of each split, at most: per scorer, for the probe in all scorers together.
+        shares: of the sources, per split.
+        partition: another number cuts the sources into other splits.
+        candidate: items per scorer that a candidate of the first, and of the last, generation gets.
+        estimator: of a candidate's values on the whole search split, from its sample.
+        anchors: scorer -> item -> weight: a reduced search split, fixed instead of sampled.
+        gates: whether health gates can mark an evaluation invalid.
+        dtype: of scoring; ``auto`` is the recipe's where the device computes fast in it.
+        engine: what runs the model.
+        batch_tokens: tokens per forward pass, padding included; None is the device's default.
+        max_length: of an input in tokens; None is the model's.
+        file: where it stands.
+        path: what its keys begin with there.
+        lines: key -> its ``file:line``, of objectives and anchors.
+    """
+
+    objectives: tuple[Mapping[str, Any], ...]
+    scorers: tuple[ScorerSpec, ...]
+    include: tuple[str, ...] = ()
+    combination: str = "retention"
+    limits: Mapping[str, int] = field(default_factory=lambda: dict(LIMITS))
+    shares: Mapping[str, float] = field(default_factory=lambda: dict(splits.SHARES))
+    partition: int = 0
+    candidate: tuple[int, int] = CANDIDATE
+    estimator: str = estimators.DEFAULT
+    anchors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    gates: bool = True
+    dtype: str = "auto"
+    engine: str = "huggingface"
+    batch_tokens: int | None = None
+    max_length: int | None = None
+    file: str = field(default="", compare=False)
+    path: str = field(default="", compare=False)
+    lines: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def place(self, key: str) -> str:
+        """``file:line: key``, for messages; the line of the section that would hold an absent key."""
+        line = self.lines.get(key) or self.lines.get(key.rpartition(".")[0])
+        return f"{line}: {self.path}{key}" if line else f"{self.path}{key}"
+
+    def place_of(self, scorer: str) -> str:
+        """``file:line: key`` of the first objective that a scorer measures."""
+        names = (plain["name"] for plain in self.objectives if plain["scorer"] == scorer)
+        return self.place(f"objectives.{next(names)}")
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """What a worker needs to build the scorers."""
+        return {
+            "include": list(self.include),
+            "scorers": [[s.kind, s.name, s.target, dict(s.options)] for s in self.scorers],
+        }
+
+
+def parse_suite(
+    node: config.Node, models: Sequence[str] | None, problems: config.Problems
+) -> SuiteSpec | None:
+    """A suite from YAML; problems are noted, None is returned if there were any.
+
+    ``models`` are the sources that floors may name; None accepts any name.
+    """
+    before = len(problems.found)
+    section = config.Section(node, problems, "" if node.line <= 1 else "fitness.")
+    folder = node.folder
+    include = tuple(str((folder / path).resolve()) for path in section.texts("include"))
+    for path in include:
+        if not Path(path).is_dir():
+            section.problem("include", f"no such folder: {path}")
+    combination = section.choice("combine", COMBINATIONS, "retention")
+    estimator = section.choice("estimator", estimators.names(), estimators.DEFAULT)
+    dtype = section.choice("dtype", DTYPES, "auto")
+    engine = section.choice("engine", ENGINES.names(), "huggingface")
+    gates = section.flag("gates", True)
+    batch_tokens = section.integer("batch_tokens", 0, low=1) or None
+    max_length = section.integer("max_length", 0, low=1) or None
+    limits, shares, candidate = dict(LIMITS), dict(splits.SHARES), CANDIDATE
+    partition = 0
+    if items := section.section("items"):
+        limits = {
+            split: items.integer(split, size, low=0 if split == "probe" else 1)
+            for split, size in LIMITS.items()
+        }
+        candidate, partition = _parse_candidate(items), items.integer("partition", 0, low=0)
+        if part := items.section("shares"):
+            shares = {
+                split: part.number(split, share, low=0.0) or 0.0 for split, share in shares.items()
+            }
+            part.finish()
+            if abs(sum(shares.values()) - 1) > 1e-9:
+                items.problem("shares", f"must add up to 1, found {sum(shares.values()):g}")
+            if not all(shares[split] for split in splits.SPLITS if split != "probe"):
+                items.problem("shares", "search, select and report each need a share above 0")
+        items.finish()
+    objectives: list[dict[str, Any]] = []
+    scorers: dict[str, ScorerSpec] = {}
+    nodes = dict(section.items("objectives"))
+    for name, item in nodes.items():
+        parsed = _parse_objective(name, item, models, problems, section.path)
+        if parsed is None:
+            continue
+        objective, scorer = parsed
+        objectives.append(objective)
+        if scorer is None:
+            continue
+        known = scorers.setdefault(scorer.name, scorer)
+        if known != scorer:
+            problems.add(
+                item,
+                f"{section.path}objectives.{name}",
+                f"{scorer.name} already stands above with other options",
+            )
+    _check_derived(nodes, objectives, problems, section.path)
+    anchored = dict(section.items("anchors"))
+    anchors = _parse_anchors(section, anchored, scorers)
+    lines = _lines_of("objectives", nodes) | _lines_of("anchors", anchored)
+    if "objectives" not in section:
+        section.problem("objectives", "missing; expected a mapping of objective names")
+    elif not objectives and len(problems.found) == before:
+        section.problem("objectives", "expected at least one objective")
+    elif objectives and not any(objective["weight"] for objective in objectives):
+        section.problem("objectives", "every weight is 0; expected one above 0")
+    section.finish()
+    if len(problems.found) > before:
+        return None
+    return SuiteSpec(
+        objectives=tuple(objectives),
+        scorers=tuple(scorers.values()),
+        include=include,
+        combination=combination,
+        limits=limits,
+        shares=shares,
+        partition=partition,
+        candidate=candidate,
+        estimator=estimator,
+        anchors=anchors,
+        gates=gates,
+        dtype=dtype,
+        engine=engine,
+        batch_tokens=batch_tokens,
+        max_length=max_length,
+        file=node.file,
+        path=section.path,
+        lines=lines,
+    )
+
+
+def _lines_of(section: str, nodes: Mapping[str, config.Node]) -> dict[str, str]:
+    """``file:line`` of the entries of a section, and of their keys."""
+    found = {}
+    for name, node in nodes.items():
+        keys = node.value if isinstance(node.value, dict) else {}
+        for key, each in (("", node), *keys.items()):
+            found[f"{section}.{name}.{key}".rstrip(".")] = f"{each.file}:{each.line}"
+    return found
+
+
+def _parse_candidate(items: config.Section) -> tuple[int, int]:
+    """One number of items, or those of the first and of the last generation."""
+    node = items.get("candidate")
+    if node is None:
+        return CANDIDATE
+    found = node.plain
+    pair = found if isinstance(found, list) else [found, found]
+    whole = all(isinstance(size, int) and not isinstance(size, bool) for size in pair)
+    if len(pair) == 2 and whole and 1 <= pair[0] <= pair[1]:
+        return pair[0], pair[1]
+    items.problem(
+        "candidate",
+        "expected a number of items, or [first generation, last generation] of which the first is no "
+        f"larger, found {found!r}",
+    )
+    return CANDIDATE
+
+
+def _check_derived(
+    nodes: Mapping[str, config.Node],
+    objectives: Sequence[Mapping[str, Any]],
+    problems: config.Problems,
+    path: str,
+) -> None:
+    """Objectives made of others name measured ones; those with a problem of their own may be."""
+    derived = [objective["name"] for objective in objectives if objective["of"]]
+    measured = [name for name in nodes if name not in derived]
+    for objective in objectives:
+        for part in objective["of"]:
+            if part not in measured:
+                name = objective["name"]
+                problems.add(
+                    nodes[name],
+                    f"{path}objectives.{name}",
+                    f"{part!r} is no measured objective{did_you_mean(part, measured)}",
+                )
+
+
+def _parse_anchors(
+    section: config.Section, nodes: Mapping[str, config.Node], scorers: Mapping[str, ScorerSpec]
+) -> dict[str, dict[str, float]]:
+    """What `evomerge reduce` wrote: scorer -> item -> weight."""
+    anchors: dict[str, dict[str, float]] = {}
+    for name, node in nodes.items():
+        found = node.plain
+        if name not in scorers:
+            section.problem(
+                "anchors", f"{name!r} is no task of this file{did_you_mean(name, scorers)}", node
+            )
+        elif not (
+            isinstance(found, dict)
+            and found
+            and all(isinstance(w, (int, float)) and w > 0 for w in found.values())
+        ):
+            section.problem("anchors", f"{name}: expected item ids with weights above 0", node)
+        else:
+            anchors[name] = {str(id): float(weight) for id, weight in found.items()}
+    return anchors
+
+
+def _parse_objective(
+    name: str, node: config.Node, models: Sequence[str] | None, problems: config.Problems, path: str
+) -> tuple[dict[str, Any], ScorerSpec | None] | None:
+    """An objective, and the scorer that measures it; None for one made of other objectives."""
+    before = len(problems.found)
+    section = config.Section(node, problems, f"{path}objectives.{name}.")
+    kinds = [kind for kind in (*KINDS, *DERIVED) if kind in section]
+    if len(kinds) != 1 and isinstance(node.value, dict):
+        section.problem(
+            "",
+            "expected exactly one of task, text (a file), function (module:function), "
+            "worst_of and mean_of (lists of objectives)",
+        )
+    kind = kinds[0] if kinds else "task"
+    scorer = None if kind in DERIVED else _parse_scorer(kind, section, node.folder)
+    of = section.texts(kind) if scorer is None else ()
+    if scorer is None and not of:
+        section.problem(kind, "expected at least one objective")
+    default = {"task": "acc", "text": "bits_per_byte", "function": "value"}.get(kind, "")
+    objective = {
+        "name": name,
+        "scorer": scorer.name if scorer else "",
+        "metric": section.text("metric", default) if scorer else "",
+        "direction": section.choice("direction", ("maximize", "minimize", "auto"), "auto"),
+        "weight": section.number("weight", 1.0, low=0.0),
+        "floor": _parse_floor(section, models),
+        "scale": section.number("scale", None, low=1e-9),
+        "of": tuple(of),
+        "how": DERIVED.get(kind, ""),
+    }
+    section.finish()
+    return None if len(problems.found) > before else (objective, scorer)
+
+
+def _parse_scorer(kind: str, section: config.Section, folder: Path) -> ScorerSpec:
+    written = target = section.text(kind)
+    options: dict[str, Any] = {}
+    if kind == "task":
+        for option, read in (
+            ("num_fewshot", lambda key: section.integer(key, 0)),
+            ("apply_chat_template", lambda key: section.flag(key, False)),
+            ("fewshot_as_multiturn", lambda key: section.flag(key, False)),
+            ("system_instruction", section.text),
+            ("source", section.text),
+            ("stratum", section.text),
+            ("language", lambda key: _parse_language(section)),
+            ("max_gen_toks", lambda key: section.integer(key, 0, low=1)),
+        ):
+            if option in section:
+                options[option] = read(option)
+    elif kind == "text":
+        target = str((folder / target).resolve())
+        if "field" in section:
+            options["field"] = section.text("field")
+    return ScorerSpec(kind, written, target, options)
+
+
+def _parse_language(section: config.Section) -> str:
+    language = section.text("language")
+    try:
+        check_language(language)
+    except InputError as error:
+        section.problem("language", str(error))
+    return language
+
+
+def _parse_floor(section: config.Section, models: Sequence[str] | None) -> Floor | None:
+    node = section.get("floor")
+    if node is None:
+        return None
+    value = node.value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return Floor(value=float(value))
+    match = _FLOOR.match(value) if isinstance(value, str) else None
+    if match is None or float(match[1]) <= 0:
+        section.problem(
+            "floor", f"expected a number or text like '98% of {BASE}', found {node.plain!r}"
+        )
+        return None
+    known = None if models is None else (BASE, *models)
+    if known and match[2] not in known:
+        hint = did_you_mean(match[2], known)
+        section.problem("floor", f"{match[2]!r} is no model of this run{hint}; {one_of(known)}")
+        return None
+    return Floor(share=float(match[1]) / 100, of=match[2])

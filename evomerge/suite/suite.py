@@ -1,0 +1,187 @@
+"""A suite with its scorers built: the inventory of items, and the arithmetic of scores."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any
+
+from evomerge.errors import ConfigError, InputError, did_you_mean
+from evomerge.statistics.comparison import Sums
+from evomerge.suite import schedule, splits
+from evomerge.suite.objectives import Objective, Score, combine, with_derived, yardsticks
+from evomerge.suite.scorer import Items, Results, Scorer, column
+from evomerge.suite.spec import SuiteSpec
+
+
+class Suite:
+    """A suite with its scorers built: the inventory of items, and the arithmetic of scores.
+
+    Raises:
+        InputError: a task, metric or file is wrong; every problem is named.
+    """
+
+    def __init__(self, spec: SuiteSpec) -> None:
+        self.spec = spec
+        problems: list[str] = []
+        self.scorers: dict[str, Scorer] = {}
+        for scorer in spec.scorers:
+            try:
+                self.scorers[scorer.name] = scorer.build(spec.include)
+            except InputError as error:
+                problems.append(f"{spec.place_of(scorer.name)}: {error}")
+        built = {
+            plain["name"]: self._measured(plain, problems)
+            for plain in spec.objectives
+            if plain["scorer"] in self.scorers
+        }
+        for plain in spec.objectives:
+            if plain["of"] and all(name in built for name in plain["of"]):
+                built[plain["name"]] = self._derived(plain, built, problems)
+        self.objectives: tuple[Objective, ...] = tuple(
+            built[plain["name"]] for plain in spec.objectives if plain["name"] in built
+        )
+        if problems:
+            raise ConfigError(problems)
+
+    def _measured(self, plain: Mapping[str, Any], problems: list[str]) -> Objective:
+        scorer, metric = self.scorers[plain["scorer"]], plain["metric"]
+        maximize = plain["direction"] != "minimize"
+        try:
+            metric = scorer.resolve_metric(metric)
+            if plain["direction"] == "auto":
+                maximize = scorer.metrics.get(metric, True)
+        except InputError as error:
+            key = f"objectives.{plain['name']}.metric"
+            problems.append(f"{self.spec.place(key)}: {error}")
+        return _objective(plain, metric, maximize)
+
+    def _derived(
+        self, plain: Mapping[str, Any], built: Mapping[str, Objective], problems: list[str]
+    ) -> Objective:
+        directions = {built[name].maximize for name in plain["of"]}
+        if len(directions) > 1:
+            place = self.spec.place(f"objectives.{plain['name']}")
+            problems.append(
+                f"{place}: some of {', '.join(plain['of'])} are maximised and others minimised; expected "
+                "one direction"
+            )
+        return _objective(plain, "", directions.pop())
+
+    @property
+    def measured(self) -> list[Objective]:
+        """The objectives that have a scorer: all but those made of others."""
+        return [objective for objective in self.objectives if not objective.of]
+
+    @cached_property
+    def splits(self) -> dict[str, Items]:
+        """The items of each split, disjoint by source; of the search split the anchors, if there are."""
+        inventory = {name: scorer.items() for name, scorer in self.scorers.items()}
+        limits = dict(self.spec.limits)
+        search = limits.pop("search")  # the limit of those without anchors
+        found = splits.assign(inventory, self.spec.shares, limits, self.spec.partition)
+        found["probe"] = _deal(found["probe"], limits["probe"])
+        anchors = self.spec.anchors
+        for name, ids in found["search"].items():
+            found["search"][name] = self._anchored(name, ids) if name in anchors else ids[:search]
+        return found
+
+    def _anchored(self, name: str, ids: Sequence[str]) -> list[str]:
+        """The anchors among the search items ``ids``, in their order."""
+        weights = self.spec.anchors[name]
+        for anchor in weights:
+            if anchor not in ids:
+                raise InputError(
+                    f"{self.spec.place(f'anchors.{name}.{anchor}')}: this item is not in the search "
+                    f"split{did_you_mean(anchor, ids)}; the suite was reduced with other items or shares: "
+                    "reduce it again"
+                )
+        return [id for id in ids if id in weights]
+
+    @cached_property
+    def source_of(self) -> dict[str, dict[str, str]]:
+        """Scorer -> item id -> source."""
+        return {
+            name: {item.id: item.source for item in scorer.items()}
+            for name, scorer in self.scorers.items()
+        }
+
+    @cached_property
+    def stratum_of(self) -> dict[str, dict[str, str]]:
+        """Scorer -> item id -> stratum."""
+        return {
+            name: {item.id: item.stratum for item in scorer.items()}
+            for name, scorer in self.scorers.items()
+        }
+
+    def sample(self, seed: int, batch: int, progress: float) -> Items:
+        """The items of one generation: a keyed draw from the search split, shared by its candidates.
+
+        It grows with ``progress``, the part of the search that is over. Anchors are asked in full.
+        """
+        split, count = self.splits["search"], schedule.size(*self.spec.candidate, progress)
+        drawn = schedule.sample(split, self.stratum_of, count, seed, "items", batch)
+        return {name: split[name] if name in self.spec.anchors else drawn[name] for name in split}
+
+    def cost(self, progress: float) -> int:
+        """Items that a candidate is asked, the probe included, when that part of the search is over."""
+        count = schedule.size(*self.spec.candidate, progress)
+        sample = (
+            len(ids) if name in self.spec.anchors else min(count, len(ids))
+            for name, ids in self.splits["search"].items()
+        )
+        return sum(sample) + sum(map(len, self.splits["probe"].values()))
+
+    def rounds(self) -> list[Items]:
+        """The select split in parts that grow, for a race; the last is all of it."""
+        split = self.splits["select"]
+        return [
+            schedule.part(split, self.source_of, self.stratum_of, share)
+            for share in schedule.ROUNDS
+        ]
+
+    def value(self, objective: Objective, results: Results) -> float:
+        """The value of a measured objective over all items of its responses."""
+        try:
+            values = column(results[objective.scorer], objective.metric)
+        except InputError as error:
+            place = self.spec.place(f"objectives.{objective.name}.metric")
+            raise InputError(f"{place}: {error}") from None
+        return self.scorers[objective.scorer].aggregate(objective.metric, values)
+
+    def sums(self, scorer: str, metric: str, values: Sequence[Any]) -> Sums | None:
+        """Per-item ``values`` as a ratio of sums; None if the metric is no mean and no such ratio."""
+        return Sums.of(partial(self.scorers[scorer].aggregate, metric), values)
+
+    def values(self, results: Results) -> dict[str, float]:
+        """Values of all objectives over all items of the responses."""
+        return self.with_derived({o.name: self.value(o, results) for o in self.measured})
+
+    def with_derived(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Values of all objectives, in their order, from those of the measured ones."""
+        return with_derived(self.objectives, values)
+
+    def yardsticks(self, references: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+        return yardsticks(self.objectives, references)
+
+    def combine(
+        self,
+        values: Mapping[str, float],
+        references: Mapping[str, Mapping[str, float]],
+        gains: Mapping[str, float],
+    ) -> Score:
+        """See ``objectives.combine``."""
+        return combine(self.objectives, self.spec.combination, values, references, gains)
+
+
+def _objective(plain: Mapping[str, Any], metric: str, maximize: bool) -> Objective:
+    settled = {key: value for key, value in plain.items() if key != "direction"}
+    return Objective(**{**settled, "metric": metric, "maximize": maximize})
+
+
+def _deal(split: Items, total: int) -> Items:
+    """``total`` items in all, from each scorer in turn as long as it has some."""
+    turns = ((turn, name) for name, ids in split.items() for turn in range(len(ids)))
+    dealt = Counter(name for _, name in sorted(turns, key=lambda each: each[0])[:total])
+    return {name: ids[: dealt[name]] for name, ids in split.items()}

@@ -1,0 +1,445 @@
+"""The search without files, workers or models: a scorer that is a formula."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evomerge import optimizers
+from evomerge.checkpoint import ModelRef
+from evomerge.errors import RunError
+from evomerge.evolution.archive import Elite, knees
+from evomerge.evolution.core import Plan, Search
+from evomerge.evolution.history import (
+    SEARCHED,
+    Batch,
+    Candidate,
+    Dropped,
+    Evaluation,
+    History,
+    Verdict,
+)
+from evomerge.optimizers import Optimizer
+from evomerge.optimizers.random import Random
+from evomerge.params import Genome
+from evomerge.recipe import Recipe
+from evomerge.space import SearchSpace, SpaceSpec
+from evomerge.suite.objectives import Objective, Score, combine, yardsticks
+
+SOURCES = ("chat", "sea")
+OBJECTIVES = (Objective("skill", "quadratic", "value"),)
+FIXED = {"base": 0.0, "chat": 0.4, "sea": 0.5}
+KNOWN = 3 + 7  # references; uniform and the task-arithmetic sweep
+
+Event = Batch | Evaluation | Verdict | str
+Judge = Callable[[Search], Verdict]
+
+
+def space() -> SearchSpace:
+    template = Recipe(
+        ModelRef("b"), {name: ModelRef(name[0]) for name in SOURCES}, (), "float32", 0, "chat"
+    )
+    return SearchSpace(SpaceSpec(("task_arithmetic",), blocks=2), template, 4)
+
+
+SPACE = space()
+
+
+class Spy(Random):
+    """Random search that remembers what had been told when it was asked."""
+
+    name: ClassVar[str] = "spy"
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.tells: list[tuple[list[Genome], list[float | None]]] = []
+        self.told_at: dict[int, int] = {}  # batch asked for -> number of tells before
+
+    def tell(self, genomes: Sequence[Genome], scores: Sequence[float | None]) -> None:
+        super().tell(genomes, scores)
+        self.tells.append((list(genomes), list(scores)))
+
+    def ask(self, count: int, batch: int) -> list[Genome]:
+        self.told_at[batch] = len(self.tells)
+        return super().ask(count, batch)
+
+
+class Fixed(Spy):
+    """Asks for one genome again and again and recommends another."""
+
+    ASKED, BELIEVED = 0.25, 0.6
+
+    def ask(self, count: int, batch: int) -> list[Genome]:
+        return [(self.ASKED,) * len(self.dims)] * count
+
+    def recommend(self) -> Genome | None:
+        return (self.BELIEVED,) * len(self.dims)
+
+
+def make(
+    optimizer: type[Optimizer] | str = "cma",
+    *,
+    evaluations: int | None = 40,
+    population: int = 5,
+    lag: int = 1,
+    **limits: Any,
+) -> Search:
+    kind = optimizers.get(optimizer) if isinstance(optimizer, str) else optimizer
+    return Search(
+        SPACE,
+        kind(SPACE.dims, seed=7, population=population),
+        Plan(evaluations, population, lag, **limits),
+        combine=lambda v, r, g: combine(OBJECTIVES, "retention", v, r, g),
+        yardsticks=lambda r: yardsticks(OBJECTIVES, r),
+    )
+
+
+def skill(candidate: Candidate) -> float:
+    """A quadratic with its top at 0.6 on every axis."""
+    if candidate.origin in FIXED:
+        return FIXED[candidate.origin]
+    if candidate.genome is None:
+        return 0.45
+    return 1 - sum((gene - 0.6) ** 2 for gene in candidate.genome)
+
+
+def in_one_round(search: Search) -> Verdict:
+    return Verdict(search.batches[-1].number, last=True)
+
+
+def drive(
+    search: Search,
+    order: random.Random | None = None,
+    *,
+    fails: Callable[[Candidate], bool] = lambda candidate: False,
+    seen: Sequence[Event] = (),
+    close_after: int | None = None,
+    judge: Judge = in_one_round,
+    cost: Callable[[Batch, Candidate], int] = lambda batch, candidate: 0,
+) -> list[Event]:
+    """Run ``search`` to its end as the loop does, from where the events ``seen`` left it.
+
+    Evaluations arrive in the order of the batches, or as ``order`` draws them. Returns all events.
+    """
+    events: list[Event] = list(seen)
+    for event in events:
+        if isinstance(event, Batch):
+            search.open(event)
+        elif isinstance(event, Evaluation):
+            search.observe(event)
+        elif isinstance(event, Verdict):
+            search.judge(event)
+        else:
+            search.close(event)
+    while not search.done:
+        while True:
+            if search.unjudged is not None:
+                verdict = judge(search)
+                search.judge(verdict)
+                events.append(verdict)
+            batch = search.propose()
+            if batch is None:
+                break
+            search.open(batch)
+            events.append(batch)
+        awaited = [(b.number, c) for b in search.batches for c in search.awaited(b.number)]
+        number, candidate = order.choice(awaited) if order else awaited[0]
+        failed = fails(candidate)
+        evaluation = Evaluation(
+            number,
+            candidate.id,
+            None if failed else {"skill": skill(candidate)},
+            "NotFinite" if failed else None,
+            items=cost(search.batches[number], candidate),
+            tokens=7 * cost(search.batches[number], candidate),
+        )
+        search.observe(evaluation)
+        events.append(evaluation)
+        if close_after is not None and len(events) >= close_after and not search.closed:
+            search.close("hours")
+            events.append("hours")
+    return events
+
+
+def phases(search: Search) -> list[str]:
+    return [batch.phase for batch in search.batches]
+
+
+def test_a_search_goes_through_its_phases_and_learns() -> None:
+    search = make(evaluations=120, population=10)
+    drive(search)
+    assert phases(search) == ["references", "start", *["search"] * 11, "select", "report"]
+    assert search.winner is not None and search.best is not None
+    assert search.winner >= KNOWN, "better than every known recipe"
+    assert skill(search.candidates[search.winner]) > 0.95
+    report = {c.origin for c in search.batches[-1].candidates}
+    assert {*FIXED, "uniform"} < report and search.winner in search.evaluations(
+        len(phases(search)) - 1
+    )
+
+
+@pytest.mark.parametrize("lag", [1, 2, 3])
+@pytest.mark.parametrize("key", [0, 1, 2])
+def test_an_ask_sees_exactly_the_tells_that_its_lag_allows(lag: int, key: int) -> None:
+    search = make(Spy, evaluations=60, lag=lag)
+    drive(search, random.Random(key), fails=lambda c: c.id % 7 == 0 and c.id >= KNOWN)
+    spy = search.optimizer
+    assert isinstance(spy, Spy)
+    scored = {(e.batch, e.candidate): e.score.told for e in search.elites(*SEARCHED)}
+
+    def expected(last: int) -> list[tuple[list[Genome], list[float | None]]]:
+        tells = []
+        for batch in search.batches[: last + 1]:
+            known = [c for c in batch.candidates if c.genome is not None]
+            if known:
+                genomes = [c.genome for c in known if c.genome is not None]
+                tells.append((genomes, [scored.get((batch.number, c.id)) for c in known]))
+        return tells
+
+    asked = [b.number for b in search.batches if b.phase == "search"]
+    assert list(spy.told_at) == asked and len(asked) == 10
+    for number, count in spy.told_at.items():
+        assert spy.tells[:count] == expected(max(1, number - lag)), number
+    assert spy.tells == expected(asked[-1]), "all is told before the recommendation"
+    assert any(None in scores for _, scores in spy.tells)
+
+
+@pytest.mark.parametrize("lag", [1, 2, 3])
+def test_batches_under_way_are_as_many_as_the_lag(lag: int) -> None:
+    search = make(Spy, evaluations=60, lag=lag)
+    for phase in ("references", "start"):
+        batch = search.propose()
+        assert batch is not None and batch.phase == phase
+        search.open(batch)
+        assert search.propose() is None
+        for candidate in batch.candidates:
+            search.observe(Evaluation(batch.number, candidate.id, {"skill": skill(candidate)}))
+    opened = []
+    while (batch := search.propose()) is not None:
+        search.open(batch)
+        opened.append(batch.number)
+    assert opened == list(range(2, 2 + lag))
+
+
+@settings(max_examples=10, deadline=None)
+@given(order=st.randoms(use_true_random=False), lag=st.integers(1, 3))
+def test_the_order_of_completion_changes_nothing(order: random.Random, lag: int) -> None:
+    plain, shuffled = make(evaluations=30, lag=lag), make(evaluations=30, lag=lag)
+    drive(plain)
+    drive(shuffled, order)
+    assert shuffled.batches == plain.batches
+    assert shuffled.winner == plain.winner
+
+
+@settings(max_examples=10, deadline=None)
+@given(data=st.data(), lag=st.integers(1, 3))
+def test_any_prefix_of_the_events_goes_on_alike(data: st.DataObject, lag: int) -> None:
+    whole = make(evaluations=30, lag=lag)
+    events = drive(whole, random.Random(lag), fails=lambda c: c.id % 9 == 0 and c.id >= KNOWN)
+    cut = data.draw(st.integers(0, len(events)), label="cut")
+    resumed = make(evaluations=30, lag=lag)
+    drive(
+        resumed,
+        data.draw(st.randoms(use_true_random=False)),
+        fails=lambda c: c.id % 9 == 0 and c.id >= KNOWN,
+        seen=events[:cut],
+    )
+    assert resumed.batches == whole.batches
+    assert resumed.winner == whole.winner
+
+
+@settings(max_examples=30, deadline=None)
+@given(evaluations=st.integers(KNOWN + 1, 60), population=st.integers(2, 17), lag=st.integers(1, 3))
+def test_the_budget_is_kept_exactly(evaluations: int, population: int, lag: int) -> None:
+    search = make(Spy, evaluations=evaluations, population=population, lag=lag)
+    drive(search)
+    assert search.searched == evaluations
+    sizes = [len(b.candidates) for b in search.batches if b.phase == "search"]
+    assert all(size == population for size in sizes[:-1]) and 0 < sizes[-1] <= population
+
+
+@settings(max_examples=10, deadline=None)
+@given(broken=st.sets(st.integers(KNOWN, 39), max_size=30), key=st.integers(0, 99))
+def test_failures_never_win(broken: set[int], key: int) -> None:
+    search = make()
+    drive(search, random.Random(key), fails=lambda c: c.id in broken)
+    assert search.winner not in broken
+    shortlist = {c.id for c in search.batches[-2].candidates}
+    assert not shortlist & broken
+    assert not {e.candidate for e in search.merges()} & broken
+
+
+def test_if_every_merge_fails_there_is_no_winner() -> None:
+    search = make()
+    drive(search, fails=lambda c: c.origin not in FIXED)
+    assert search.done and search.winner is None and search.best is None
+    assert [c.origin for c in search.batches[-1].candidates] == list(FIXED)
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_without_base_and_parents_there_is_no_search(name: str) -> None:
+    with pytest.raises(RunError, match=f"{name} itself could not be scored: NotFinite"):
+        drive(make(), fails=lambda c: c.origin == name)
+
+
+@pytest.mark.parametrize("after", [1, 4, 15, 20, 26])
+@pytest.mark.parametrize("lag", [1, 3])
+def test_a_closed_search_goes_on_to_the_shortlist(after: int, lag: int) -> None:
+    search = make(lag=lag)
+    events = drive(search, random.Random(after), close_after=after)
+    closed = events.index("hours")
+    assert all(e.phase != "search" for e in events[closed:] if isinstance(e, Batch))
+    assert search.closed == "hours" and search.searched < 40
+    assert phases(search)[-2:] == ["select", "report"] and search.winner is not None
+    resumed = make(lag=lag)
+    drive(resumed, seen=events[: closed + 1])
+    assert resumed.batches == search.batches
+
+
+def test_the_shortlist_holds_each_recipe_once_and_the_recommendation() -> None:
+    search = make(Fixed)
+    drive(search)
+    shortlist = search.batches[-2].candidates
+    digests = [c.recipe.digest for c in shortlist]
+    assert len(set(digests)) == len(digests)
+    assert [c.id for c in shortlist] == sorted(c.id for c in shortlist)
+    asked = SPACE.decode(SPACE.canonical((Fixed.ASKED,) * len(SPACE.dims)))
+    assert [c.id for c in shortlist if c.recipe.digest == asked.digest] == [KNOWN]
+    recommended = shortlist[-1]
+    assert recommended.id == 40 and recommended.origin == "spy recommends"
+    assert recommended.recipe == SPACE.decode(SPACE.canonical((Fixed.BELIEVED,) * len(SPACE.dims)))
+    assert search.winner == 40, "scored on the select split like any other"
+
+
+def test_a_recommendation_that_was_scored_keeps_its_number() -> None:
+    search = make(Spy)  # random search recommends the best that it was told
+    drive(search)
+    assert search.best is not None
+    assert search.best.candidate in {c.id for c in search.batches[-2].candidates}
+    assert len(search.candidates) == 40
+
+
+def test_a_parent_may_be_called_like_a_known_recipe() -> None:
+    """Scores refer to the parents themselves, whatever other candidates are called."""
+    history = History(
+        lambda v, r, g: combine(OBJECTIVES, "retention", v, r, g),
+        lambda r: yardsticks(OBJECTIVES, r),
+    )
+    recipe = SPACE.uniform()
+    base, parent, soup = (
+        Candidate(n, o, recipe) for n, o in enumerate(("base", "uniform", "uniform"))
+    )
+    history.open(Batch(0, "references", (base, parent)))
+    for candidate, value in ((base, 0.0), (parent, 0.5)):
+        history.observe(Evaluation(0, candidate.id, {"skill": value}))
+    history.open(Batch(1, "select", (base, parent, soup)))
+    for candidate in (base, parent):
+        history.observe(Evaluation(1, candidate.id, {"skill": 0.2 * candidate.id}))
+    assert history.observe(Evaluation(1, soup.id, None, "NotFinite")), "a soup is no reference"
+    assert history.unjudged == 1
+    history.judge(Verdict(1, last=True))
+    assert history.winner is None
+
+
+# -- budgets -------------------------------------------------------------------------------------
+
+
+def price(progress: float) -> int:
+    return round(10 * 4**progress)
+
+
+def charge(batch: Batch, candidate: Candidate) -> int:
+    """Whole items for what is known; a tenth of a merge's items if it collapses on the probe."""
+    if batch.phase != "search":
+        return 30 if batch.phase in SEARCHED else 0
+    return price(batch.progress) // (10 if candidate.id % 5 == 0 else 1)
+
+
+@pytest.mark.parametrize("lag", [1, 2, 3])
+@pytest.mark.parametrize("budget", ["items", "tokens"])
+def test_a_budget_ends_the_search_whatever_the_order(budget: str, lag: int) -> None:
+    allowed = 2000 * (7 if budget == "tokens" else 1)
+    limits: dict[str, Any] = {"evaluations": None, budget: allowed, "cost": price, "lag": lag}
+    plain, shuffled = make(Spy, **limits), make(Spy, **limits)
+    drive(plain, cost=charge)
+    drive(shuffled, random.Random(lag), cost=charge)
+    assert shuffled.batches == plain.batches
+    spent, unit = plain.spent[budget], allowed // 2000
+    assert allowed - 2 * unit * price(1.0) < spent <= allowed + lag * unit * 5
+    progress = [b.progress for b in plain.batches if b.phase == "search"]
+    assert progress[0] == 0 and progress == sorted(progress) and progress[-1] > 0.9
+
+
+@pytest.mark.parametrize("lag", [1, 3])
+def test_progress_goes_from_nothing_to_all_of_the_evaluations(lag: int) -> None:
+    search = make(evaluations=KNOWN + 30, lag=lag)
+    drive(search)
+    progress = [b.progress for b in search.batches if b.phase == "search"]
+    assert progress == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+
+
+def test_what_costs_nothing_any_more_ends_the_search() -> None:
+    """All recipes have all answers: a budget in items would never run out."""
+    search = make(Spy, evaluations=None, items=10_000, cost=price)
+    drive(search, cost=lambda batch, candidate: charge(batch, candidate) if batch.number < 5 else 0)
+    assert phases(search)[-3:] == ["search", "select", "report"]
+    assert len(search.batches) == 2 + 4 + 2
+
+
+# -- rounds of the shortlist ---------------------------------------------------------------------
+
+
+def test_who_is_dropped_is_asked_no_more_and_the_last_round_decides() -> None:
+    def judge(search: Search) -> Verdict:
+        batch = search.batches[-1]
+        ranked = [e.candidate for e in search.ranked(batch.number)]
+        out = [id for id in ranked[2:] if id >= KNOWN][:2]
+        drops = tuple(Dropped(id, ranked[0], 30.0, 10) for id in out)
+        return Verdict(batch.number, not out, drops, {}, 100 * len(out))
+
+    search = make()
+    events = drive(search, judge=judge)
+    rounds = [b for b in search.batches if b.phase == "select"]
+    sizes = [len(b.candidates) for b in rounds]
+    assert len(sizes) > 1 and sizes == sorted(sizes, reverse=True)
+    assert search.looks == sum(sizes) and search.saved == 100 * len(search.dropped)
+    left = {c.id for c in rounds[0].candidates} - {c.id for c in rounds[-1].candidates}
+    assert left == {dropped.candidate for dropped in search.dropped}
+    assert search.winner in {c.id for c in rounds[-1].candidates}
+    for cut in range(len(events)):
+        resumed = make()
+        drive(resumed, judge=judge, seen=events[:cut])
+        assert (resumed.batches, resumed.verdicts) == (search.batches, search.verdicts)
+
+
+def test_the_front_joins_the_shortlist() -> None:
+    """The best at one thing alone, and the knee, though others have better scores."""
+    low, high = (Objective(name, "", "", weight=weight) for name, weight in (("a", 1), ("b", 0)))
+
+    def elite(candidate: int, a: float, b: float) -> Elite:
+        return Elite(candidate, 0, Score(a), {"a": a, "b": b})
+
+    front = [elite(0, 0.0, 1.0), elite(1, 0.8, 0.7), elite(2, 1.0, 0.0), elite(3, 0.9, 0.2)]
+    beaten = [elite(4, 0.7, 0.6), elite(5, 0.0, 0.9)]
+    assert [e.candidate for e in knees([*beaten, *front], (low, high))] == [1, 2, 0]
+    assert knees([], (low, high)) == []
+    assert [e.candidate for e in knees(front[:1], (low, high))] == [0]
+
+
+def test_an_invalid_merge_ranks_below_all_others() -> None:
+    def judge(search: Search) -> Verdict:
+        best = search.ranked(search.batches[-1].number)[0].candidate
+        return Verdict(search.batches[-1].number, True, (), {best: ["answers were cut"]})
+
+    search, plain = make(), make()
+    drive(search, judge=judge)
+    drive(plain)
+    assert search.batches[:-1] == plain.batches[:-1]
+    assert list(search.invalid) == [plain.winner] and search.winner != plain.winner
+    second = plain.ranked(plain.batches[-2].number)[1].candidate
+    assert search.winner == second

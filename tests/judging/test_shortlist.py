@@ -1,0 +1,115 @@
+"""Judging a round of the shortlist, from planted answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from evomerge.checkpoint import ModelRef
+from evomerge.evolution.core import Plan, Search
+from evomerge.evolution.history import Batch, Candidate, Evaluation, Verdict
+from evomerge.judging.race import Race
+from evomerge.judging.shortlist import judge
+from evomerge.optimizers import make
+from evomerge.recipe import Recipe, group
+from evomerge.space import SearchSpace, SpaceSpec
+from evomerge.suite.objectives import Objective, combine, yardsticks
+from evomerge.suite.suite import Suite
+
+WHOLE = [f"q{n}" for n in range(200)]
+HALF = WHOLE[:100]
+OBJECTIVE = Objective("task", "task", "acc")
+
+
+def search_of(rights: Mapping[str, str]) -> Search:
+    """A search whose shortlist is ``rights``: label -> answers right (1) or wrong (0), repeated."""
+    models = {"chat": ModelRef("c"), "sea": ModelRef("s")}
+    template = Recipe(ModelRef("b"), models, (), "float32", 0, "chat")
+    space = SearchSpace(SpaceSpec(("task_arithmetic",)), template, 4)
+    search = Search(
+        space,
+        make("random", space.dims, seed=0),
+        Plan(99, 4),
+        combine=lambda v, r, g: combine([OBJECTIVE], "mean", v, r, g),
+        yardsticks=lambda r: yardsticks([OBJECTIVE], r),
+    )
+    recipe = Recipe(None, models, (group("linear", ("chat", "sea")),), "float32", 0, "chat")
+    members = [Candidate(id, label, recipe) for id, label in enumerate(rights)]
+    batches = {"references": members[:2], "start": members[2:3], "select": members}
+    for number, (phase, candidates) in enumerate(batches.items()):
+        search.open(Batch(number, phase, tuple(candidates)))
+        for c in candidates:
+            bits = rights[c.origin]
+            values = {"task": bits.count("1") / len(bits)} if bits else None
+            search.observe(Evaluation(number, c.id, values, None if bits else "NotFinite"))
+    return search
+
+
+class Accuracy:
+    def aggregate(self, metric: str, values: Sequence[float]) -> float:
+        return sum(values) / len(values)
+
+
+def judged(rights: Mapping[str, str], items: Sequence[str] = HALF, **signals: Any) -> Verdict:
+    search = search_of(rights)
+    suite: Any = SimpleNamespace(
+        objectives=[OBJECTIVE],
+        measured=[OBJECTIVE],
+        spec=SimpleNamespace(combination="mean", gates=True),
+        splits={"select": {"task": WHOLE}},
+        source_of={"task": {id: id for id in WHOLE}},
+        scorers={"task": Accuracy()},
+        with_derived=lambda values: dict(values),
+    )
+    for name in ("value", "values"):
+        setattr(suite, name, getattr(Suite, name).__get__(suite))
+
+    def results(candidate: int) -> Any:
+        label = search.candidates[candidate].origin
+        bits = rights[label] * len(items)
+        metrics = {"acc": [float(bit) for bit in bits[: len(items)]]}
+        metrics |= {name: found[label][: len(items)] for name, found in signals.items()}
+        return {"task": {"items": list(items), "responses": [], "metrics": metrics, "tokens": 0}}
+
+    race = Race.of(suite, {}, [results(0)])
+    return judge(search, suite, race, {"task": list(items)}, results)
+
+
+MODELS = {
+    "base": "1000",
+    "chat": "1100",
+    "uniform": "1000",
+    "good": "1110",
+    "near": "1011",
+    "bad": "1000",
+}
+
+
+def test_who_is_clearly_beaten_is_dropped_but_no_reference_or_baseline() -> None:
+    verdict = judged(MODELS)
+    assert [(d.candidate, d.leader, d.items) for d in verdict.dropped] == [(5, 3, 100)]
+    assert verdict.dropped[0].e_value >= 4 / 0.05, "four merges"
+    assert not verdict.last and verdict.saved == 100, "one merge, the other half of the items"
+
+
+def test_a_race_ends_when_one_merge_is_left_or_no_item() -> None:
+    won = judged({**MODELS, "near": "0100"})
+    assert won.last and {d.candidate for d in won.dropped} == {4, 5}
+    assert won.saved == 6 * 100, "nobody is asked the other half"
+    alone = judged(MODELS, WHOLE)
+    assert alone == Verdict(2, True, unraced="it has no more sources than strata")
+
+
+def test_who_failed_is_out_and_judges_nobody() -> None:
+    verdict = judged({**MODELS, "good": ""})
+    assert 3 not in verdict.invalid and all(d.leader == 4 for d in verdict.dropped)
+
+
+def test_a_merge_that_gains_by_a_cap_on_its_parent_is_invalid_and_leads_nobody() -> None:
+    """chat's wrong answers were cut at the length cap, the merge's were not."""
+    cut = [0.0, 0.0, 1.0, 1.0] * 50
+    truncated = {label: cut if label == "chat" else [0.0] * 200 for label in MODELS}
+    verdict = judged(MODELS, truncated=truncated)
+    assert 3 in verdict.invalid and "length cap" in " ".join(verdict.invalid[3])
+    assert all(d.leader != 3 for d in verdict.dropped)

@@ -1,0 +1,347 @@
+"""The table at the end, made again from a finished run's own responses."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge import config
+from evomerge.commands.search import search
+from evomerge.evolution.core import Search
+from evomerge.judging.final import final_table
+from evomerge.judging.table import Count, Gain, Row, Table
+from evomerge.record import events
+from evomerge.record.provenance import of_winner
+from evomerge.record.record import Record
+from evomerge.record.responses import Store
+from evomerge.report.text import table_markdown, table_notes, table_rows, table_title
+from evomerge.run.preflight import prepare
+from evomerge.run.scoring import Scoring
+from evomerge.run.spec import load_run
+from evomerge.statistics.intervals import Interval
+from evomerge.suite.objectives import Floor
+from evomerge.suite.suite import Results, Suite
+
+SEED = 0
+FITNESS = {  # five sources or more in each split
+    "include": ["."],
+    "objectives": {"sums": {"task": "sums"}, "text": {"text": "texts.jsonl"}},
+    "items": {
+        **{"search": 12, "select": 6, "report": 12, "candidate": 6},
+        "shares": {"probe": 0.05, "search": 0.3, "select": 0.25, "report": 0.4},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished search, folded again, with its responses to the report and the select items."""
+
+    search: Search
+    suite: Suite
+    results: dict[int, Results | None]
+    selected: dict[int, Results]
+    interval: Callable[[int, int], Interval]
+    table: Table  # as the run left it
+
+    def again(self, seed: int = SEED, **changes: Any) -> Table:
+        """The table from these parts, some of them changed."""
+        parts = replace(self, **changes)
+        kept = {"selected": parts.selected, "interval": parts.interval}
+        return final_table(parts.search, parts.suite, parts.results, seed, **kept)
+
+    @property
+    def winner(self) -> int:
+        assert self.search.winner is not None
+        return self.search.winner
+
+
+_kept: dict[str, Finished] = {}
+
+
+@pytest.fixture
+def finished(run_folder: Callable[..., Path]) -> Finished:
+    if not _kept:
+        folder = run_folder(optimizer={"name": "random", "population": 4}, fitness=FITNESS)
+        search(folder)
+        _kept["run"] = fold(folder)
+    return deepcopy(_kept["run"])
+
+
+def fold(folder: Path) -> Finished:
+    record, job = Record(folder), prepare(load_run(folder))
+    assert record.table is not None
+    folded, blocks = job.search(), events.places(record.events)
+    with Store.open(
+        folder / events.RESPONSES, events.inventory(record.head), blocks, writable=False
+    ) as store:
+        scoring = Scoring(job, folded, store)
+        for event in record.events:
+            if event["event"] == "batch":
+                batch = events.batch_from(event, record.template)
+                scoring.open(batch)
+                folded.open(batch)
+            elif event["event"] == "evaluation":
+                evaluation = events.evaluation_from(event)
+                at = evaluation.batch, evaluation.candidate
+                scoring.add(at, events.place_from(event))
+                folded.observe(evaluation)
+            elif event["event"] == "round":
+                folded.judge(events.round_from(event))
+        select, report = (
+            {c.id: scoring.results((batch.number, c.id)) for c in batch.candidates}
+            for batch in folded.batches[-2:]
+        )
+        interval = {
+            (e.batch, e.candidate): scoring.interval(e.batch, e.candidate) for e in folded.merges()
+        }
+    chosen = {c: r for c, r in select.items() if c < 3 or c == folded.winner}
+    return Finished(
+        folded,
+        job.suite,
+        dict(report),
+        chosen,
+        lambda batch, candidate: interval[batch, candidate],
+        record.table,
+    )
+
+
+def row_of(table: Table, candidate: int) -> Row:
+    (row,) = (row for row in table.rows if row.candidate == candidate)
+    return row
+
+
+def test_the_same_responses_give_the_same_table(finished: Finished) -> None:
+    assert finished.again() == finished.table
+    other = finished.again(seed=1)
+    assert other != finished.table, "other resamples"
+    for row in finished.table.rows:
+        mine, theirs = row.objectives, row_of(other, row.candidate).objectives
+        assert {k: v.value for k, v in mine.items()} == {k: v.value for k, v in theirs.items()}
+
+
+def test_rows_are_the_references_the_baselines_and_the_winner_last(finished: Finished) -> None:
+    labels = [row.label for row in finished.table.rows]
+    assert labels[:4] == ["base", "chat", "sea", "uniform"]
+    assert labels[4].startswith("task_arithmetic")
+    assert finished.table.rows[-1].candidate == finished.winner
+    assert labels[-1].startswith("winner: ")
+    assert finished.table.items == {name: Count(12, 12) for name in ("sums", "text")}
+    assert table_title(finished.table) == (
+        "report split (sums 12 items, text 12 items; 95% intervals)"
+    )
+
+
+def test_sources_are_told_where_items_share_them(finished: Finished) -> None:
+    of = finished.suite.source_of["sums"]
+    of.update({item: source[:5] for item, source in of.items()})  # sum-0-7 -> sum-0
+    table = finished.again()
+    sources = len({of[item] for item in finished.suite.splits["report"]["sums"]})
+    assert f"(sums 12 items of {sources} sources, text 12 items;" in table_title(table)
+    of.update(dict.fromkeys(of, "sum"))
+    assert "(sums 12 items of 1 source, text 12 items;" in table_title(finished.again())
+
+
+def test_intervals_hold_their_values(finished: Finished) -> None:
+    for row in finished.table.rows:
+        gain = row.gain and row.gain.difference
+        for found in (row.score, gain, *row.objectives.values()):
+            if found is not None:
+                assert found.low <= found.value <= found.high
+    widths = [row.score.high - row.score.low for row in finished.table.rows]
+    assert widths[0] == 0, "the base is its own yardstick, draw by draw"
+    assert all(width > 0 for width in widths[1:])
+
+
+def test_values_are_those_of_the_journal(finished: Finished) -> None:
+    report = finished.search.evaluations(len(finished.search.batches) - 1)
+    for row in finished.table.rows:
+        values = report[row.candidate].values
+        assert {n: o.value for n, o in row.objectives.items()} == pytest.approx(values)
+    scores = {e.candidate: e.score.value for e in finished.search.elites("report")}
+    assert {row.candidate: row.score.value for row in finished.table.rows} == (
+        pytest.approx(scores)
+    )
+
+
+def test_gains_are_paired(finished: Finished) -> None:
+    """Resamples serve both models: what is equal item by item has no gain."""
+    other = next(c for c in finished.results if c > 2 and c != finished.winner)
+    twins = finished.again(results={**finished.results, other: finished.results[finished.winner]})
+    assert row_of(twins, other).gain == Gain(Interval.unknown(0, "no spread"), 1, "sign flips")
+    assert row_of(twins, other).score == row_of(twins, finished.winner).score
+    base, own = finished.table.rows[0], row_of(finished.table, finished.winner)
+    assert base.gain is not None and own.score is not None
+    bounds = base.gain.difference.plain
+    assert bounds == pytest.approx(own.score.plain), "the base's own score is 0 in every draw"
+    assert own.gain is None
+
+
+def test_who_failed_has_no_score_and_the_others_keep_theirs(finished: Finished) -> None:
+    table = finished.again(results={**finished.results, 3: None})
+    failed = row_of(table, 3)
+    assert (failed.score, failed.gain, failed.objectives) == (None, None, {})
+    assert [r for r in table.rows if r.candidate != 3] == [
+        r for r in finished.table.rows if r.candidate != 3
+    ]
+
+
+def test_a_winner_that_fails_the_report_leaves_a_table_without_gains(finished: Finished) -> None:
+    table = finished.again(results={**finished.results, finished.winner: None})
+    assert table.winner == finished.winner
+    assert all(row.gain is None for row in table.rows)
+
+
+def test_what_is_said_of_the_winners_luck(finished: Finished) -> None:
+    trust, effort = finished.table.trust, finished.table.effort
+    own = row_of(finished.table, finished.winner)
+    assert trust.report == own.score
+    select = finished.search.ranked(finished.search.verdicts[-1].batch)
+    assert trust.select.value == pytest.approx(
+        next(e.score.value for e in select if e.candidate == finished.winner)
+    )
+    assert trust.select.low < trust.select.value < trust.select.high
+    assert effort.candidates == len(finished.search.candidates) - 3
+    lines = "\n".join(table_notes(finished.table))
+    gap = trust.search.value - own.score.value
+    assert trust.gap.value == pytest.approx(gap)
+    below, above = (abs(getattr(own.score, end) - own.score.value) for end in ("low", "high"))
+    reach = trust.search.high - trust.search.value
+    report, search = 24, trust.search_items.sources
+    scale = math.sqrt(report / search)
+    assert trust.gap.high - gap == pytest.approx(math.hypot(reach, below, scale * above))
+    assert gap - trust.gap.low == pytest.approx(math.hypot(reach, above, scale * below))
+    assert f"samples: {gap:.3f} [{trust.gap.low:.3f}," in lines
+    assert f"{effort.candidates} candidates tried" in lines
+    found = of_winner(finished.table)
+    assert found["search_less_report"] == trust.gap.plain
+    assert found["select_score"] == {
+        **trust.select.plain,
+        "items": trust.select_items.items,
+        "sources": trust.select_items.sources,
+    }
+    assert {"base", "chat", "sea", "uniform"} <= set(found["beside"])
+    assert all(0 < beside["p"] <= 1 for beside in found["beside"].values())
+
+
+def test_of_weighted_anchors_nothing_is_called_exact(finished: Finished) -> None:
+    """Nor is the gap to them known."""
+    unknown = Interval.unknown(0.5, "error unknown")
+    spec = finished.suite.spec
+    finished.suite.spec = replace(spec, combination="retention", anchors={"sums": {"sum-0-0": 1.0}})
+    lines = "\n".join(table_notes(finished.again(interval=lambda batch, candidate: unknown)))
+    assert "search 0.500 (weighted anchors; error unknown)" in lines
+    assert "gains that count 1 in the score (weighted anchors; error unknown)" in lines
+    assert re.search(r"gap, .*: -?\d\.\d+ \[error unknown\]", lines)
+    assert "exact" not in lines
+
+
+def test_p_values_agree_with_intervals(finished: Finished) -> None:
+    for row in finished.table.rows:
+        if row.gain:
+            assert row.gain.test == "sign flips"
+            clear = row.gain.difference.low > 0 or row.gain.difference.high < 0
+            assert row.gain.p < 0.2 if clear else row.gain.p > 0.005
+
+
+def test_an_invalid_winner_is_marked_wherever_it_is_shown(finished: Finished) -> None:
+    reason = "sums: all of it is an artefact"
+    verdict = finished.search.verdicts[-1]
+    merges = {e.candidate: [reason] for e in finished.search.ranked(verdict.batch)}
+    finished.search.verdicts[-1] = replace(verdict, invalid=merges)
+    table = finished.again()
+    assert table.winner == finished.winner, "no valid merge is left"
+    assert table_rows(table)[-1][-1] == "INVALID"
+    label = table.rows[-1].label
+    assert f"INVALID: {label}: {reason}." in table_notes(table)
+    assert f"INVALID: {label}: {reason}." in table_markdown(table)
+    assert of_winner(table)["invalid"] == [reason]
+
+
+PARENTS_ONLY = """
+from safetensors.torch import load_file
+
+known = [load_file(file)["model.norm.weight"] for file in {files!r}]
+
+def score(model, tokenizer, *, split):
+    numbers = [n for n, norm in enumerate(known) if norm.equal(model.model.norm.weight)]
+    if not numbers:
+        raise ArithmeticError("a merge")
+    return numbers[0]
+"""
+
+
+def test_a_missed_floor_is_said(finished: Finished) -> None:
+    suite = finished.suite
+    assert not any(row.missed for row in finished.again().rows)
+    suite.objectives = tuple(
+        replace(o, floor=Floor(value=2.0)) if o.name == "sums" else o for o in suite.objectives
+    )
+    table = finished.again(suite=suite)
+    assert all(row.missed for row in table.rows)
+    winner = next(row for row in table.rows if row.candidate == finished.winner)
+    value = winner.objectives["sums"].value
+    [line] = [line for line in table_notes(table) if f"FLOOR MISSED: {winner.label}" in line]
+    assert line.endswith(f"sums is {value:.3f} on these items, its floor 2.")
+    ceiling = Floor(share=0.5, of="base")
+    assert not finished.suite.objectives[1].maximize
+    suite.objectives = (suite.objectives[0], replace(suite.objectives[1], floor=ceiling))
+    [*_, missed] = row_of(finished.again(suite=suite), 0).missed
+    bound = row_of(table, 0).objectives["text"].value / 2
+    assert missed.endswith(f" on these items, its ceiling {bound:.3f} (50% of base)")
+
+
+def test_if_every_merge_fails_the_references_are_still_reported(
+    run_folder: Callable[..., Path],
+    family: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    files = [str(folder / "model.safetensors") for folder in family.values()]
+    (tmp_path / "parents_only.py").write_text(PARENTS_ONLY.format(files=files))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = run_folder(fitness={"objectives": {"known": {"function": "parents_only:score"}}})
+    result = search(folder)
+    assert result.winner is None
+    assert [(row.label, row.score.value) for row in result.table.rows] == [
+        ("base", 0.0),
+        ("chat", 0.5),
+        ("sea", 1.0),
+    ]
+    assert all(row.gain is None for row in result.table.rows)
+    errors = {e["error"] for e in Record(folder).events if e["event"] == "evaluation"}
+    assert errors == {None, "parents_only:score: ArithmeticError: a merge"}
+
+
+def test_a_recipe_that_cannot_be_merged_fails_alone(run_folder: Callable[..., Path]) -> None:
+    folder = run_folder(
+        space={"methods": ["linear"], "start": ["uniform", "nothing.yaml"]},
+        optimizer={"name": "random", "population": 4},
+        budget={"evaluations": 8},
+    )
+    models = {"models": {"chat": "chat", "sea": "sea"}}
+    nothing = {**models, "groups": [{"method": "linear", "weight": 0.0}]}
+    (folder / "nothing.yaml").write_text(config.dump(nothing))
+    assert search(folder).winner is not None
+    errors = {
+        event["candidate"]: event["error"]
+        for event in Record(folder).events
+        if event["event"] == "evaluation" and event["error"]
+    }
+    assert list(errors) == [4] and "sum to 0" in errors[4]
+
+
+def test_out_of_hours_a_search_still_ends_with_a_table(run_folder: Callable[..., Path]) -> None:
+    """Base, parents and known recipes are always scored: there is something to report."""
+    folder = run_folder(budget={"evaluations": 22, "hours": 0})
+    assert search(folder).winner is not None
+    record = Record(folder)
+    assert record.history.closed == "hours"
+    assert [b.phase for b in record.history.batches] == ["references", "start", "select", "report"]

@@ -1,0 +1,327 @@
+"""However a search is stopped and resumed, it leaves what an undisturbed one leaves.
+
+Drivers are real processes that run the command line. All but those of the signals are forked from
+one process that has done the imports, so that a resume costs a fraction of a second. (Killed Ray
+actors: ``test_workers.py``.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.commands.search import search
+from evomerge.errors import InputError
+from evomerge.record.events import JOURNAL, RESPONSES
+from evomerge.record.record import Record
+from evomerge.testing.trajectory import Trajectory, trajectory
+
+PATIENCE = 120.0  # seconds that a loaded machine may take
+
+RunFolder = Callable[..., Path]
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """What a search leaves that nothing disturbs."""
+
+    journal: bytes
+    responses: bytes
+    trajectory: Trajectory
+
+    def cut(self, folder: Path, size: int) -> Path:
+        """Put into ``folder`` what a search leaves that is killed when its journal has ``size`` bytes."""
+        (folder / JOURNAL).write_bytes(self.journal[:size])
+        (folder / RESPONSES).write_bytes(self.responses)
+        return folder
+
+
+def left_in(folder: Path) -> Undisturbed:
+    return Undisturbed(
+        (folder / JOURNAL).read_bytes(), (folder / RESPONSES).read_bytes(), trajectory(folder)
+    )
+
+
+_kept: dict[str, Undisturbed] = {}
+
+
+@pytest.fixture
+def undisturbed(run_folder: RunFolder, small: dict[str, Any]) -> Undisturbed:
+    """Made once."""
+    if not _kept:
+        folder = run_folder("undisturbed", **small)
+        search(folder)
+        _kept["run"] = left_in(folder)
+    return _kept["run"]
+
+
+class Drivers:
+    """Makes drivers: processes that run ``evomerge`` with some arguments, one at a time."""
+
+    SOURCE = """
+import json, os, sys
+import evomerge.report.terminal, evomerge.run, evomerge.worker, evomerge.scorers.lm_eval, evomerge.pool.ray, ray
+from evomerge.cli import main
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+        os.dup2(1, 2)
+        sys.exit(main(json.loads(line)))
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+    def __init__(self, folder: Path) -> None:
+        path = os.pathsep.join(map(os.path.abspath, sys.path))
+        self.output = folder / "output.txt"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", self.SOURCE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": path, "TMPDIR": str(folder)},
+        )
+
+    def start(self, *arguments: str) -> int:
+        """The pid of a new driver."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(arguments) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def status(self) -> int:
+        """The exit status of the driver, once it has ended; negative: the signal that ended it."""
+        assert self._process.stdout is not None
+        return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def short_tmp() -> Iterator[Path]:
+    """A folder whose path leaves room for Ray's sockets; Ray's own files stay when it is killed."""
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def drivers(short_tmp: Path) -> Iterator[Drivers]:
+    made = Drivers(short_tmp)
+    yield made
+    made.close()
+
+
+def await_size(journal: Path, size: int) -> None:
+    """Until ``journal`` has grown to ``size`` bytes."""
+    deadline = time.monotonic() + PATIENCE
+    while not journal.exists() or journal.stat().st_size < size:
+        assert time.monotonic() < deadline, "the search stands still"
+        time.sleep(0.002)
+
+
+def kill_and_resume(
+    drivers: Drivers, folder: Path, sizes: Sequence[int], delays: Sequence[float], *place: str
+) -> None:
+    """Run the search in ``folder``, killed when its journal passes each size, after a delay."""
+    for size, delay in zip(sizes, delays, strict=True):
+        pid = drivers.start("search", str(folder), "--quiet", *place)
+        await_size(folder / JOURNAL, size)
+        time.sleep(delay)
+        os.kill(pid, signal.SIGKILL)
+        assert drivers.status() == -signal.SIGKILL, drivers.output.read_text()
+    drivers.start("resume", str(folder), "--quiet", *place)
+    assert drivers.status() == 0, drivers.output.read_text()
+
+
+def moments(kills: int, journal: bytes, key: str) -> tuple[list[int], list[float]]:
+    """Sizes of the journal at which to kill, all before its end, and seconds to wait then."""
+    draw = random.Random(key)
+    sizes = sorted(draw.randrange(1, int(0.85 * len(journal))) for _ in range(kills))
+    return sizes, [draw.uniform(0, 0.1) for _ in range(kills)]
+
+
+@pytest.mark.slow
+def test_a_driver_killed_five_times(
+    run_folder: RunFolder, small: dict[str, Any], undisturbed: Undisturbed, drivers: Drivers
+) -> None:
+    folder = run_folder("killed", **small)
+    kill_and_resume(drivers, folder, *moments(5, undisturbed.journal, "off"), "--ray", "off")
+    assert trajectory(folder) == undisturbed.trajectory
+    assert (folder / RESPONSES).read_bytes() == undisturbed.responses
+
+
+KILLS_OF_RAY = int(os.environ.get("EVOMERGE_TEST_KILLS", "2"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_a_driver_of_ray_workers_killed(
+    workers: int,
+    run_folder: RunFolder,
+    small: dict[str, Any],
+    undisturbed: Undisturbed,
+    drivers: Drivers,
+) -> None:
+    folder = run_folder("killed", **small)
+    place = ("--ray", "local", "--workers", str(workers), "--num-cpus", "0.5")
+    sizes, delays = moments(KILLS_OF_RAY, undisturbed.journal, f"ray {workers}")
+    kill_and_resume(drivers, folder, sizes, delays, *place)
+    assert trajectory(folder) == undisturbed.trajectory
+
+
+@pytest.mark.slow
+def test_a_journal_cut_at_any_byte(
+    run_folder: RunFolder, small: dict[str, Any], undisturbed: Undisturbed
+) -> None:
+    journal = undisturbed.journal
+    draw = random.Random("cut")
+    line_ends = [at + 1 for at, byte in enumerate(journal) if byte == ord("\n")]
+    judged = [
+        end for end, line in zip(line_ends, journal.splitlines(), strict=True) if b'"round"' in line
+    ]
+    assert len(judged) == 3, "the shortlist is raced"
+    cuts = [draw.randrange(len(journal)) for _ in range(4)] + draw.sample(line_ends, 2)
+    for cut in [*cuts, judged[0], judged[1] - 1]:
+        folder = undisturbed.cut(run_folder(f"cut at {cut}", **small), cut)
+        search(folder)
+        assert trajectory(folder) == undisturbed.trajectory, cut
+        assert (folder / RESPONSES).read_bytes() == undisturbed.responses
+
+
+@pytest.mark.slow
+def test_no_item_is_asked_of_a_recipe_twice(run_folder: RunFolder) -> None:
+    """Four recipes in all, asked again and again on samples that change."""
+    few: dict[str, Any] = {
+        "space": {
+            "methods": ["task_arithmetic"],
+            "parameters": {"weight": {"choices": [0.5, 1.0]}, "lambda": 1.0},
+            "start": ["uniform"],
+        },
+        "fitness": {
+            "objectives": {"text": {"text": "texts.jsonl"}},
+            "items": {"probe": 2, "search": 8, "select": 4, "report": 4, "candidate": 4},
+        },
+        "optimizer": {"name": "random", "population": 5},
+        "budget": {"evaluations": 24},
+        "lag": 3,
+    }
+    folder = run_folder("whole", **few)
+    search(folder)
+    whole = left_in(folder)
+    record = Record(folder)
+    asked: dict[str, list[str]] = {}
+    for event in whole.trajectory[1]:
+        recipe = record.history.candidates[event["candidate"]].recipe.digest
+        for responses in (event["block"] or {}).values():
+            asked.setdefault(recipe, []).extend(responses["items"])
+            assert len(responses["items"]) == event["items"]
+    assert len(asked) == 3 + 1 + 4, "base, parents, the soup and four merges"
+    assert all(len(set(items)) == len(items) for items in asked.values())
+    searched = [e for e in whole.trajectory[1] if 2 <= e["batch"] < len(record.history.batches) - 2]
+    assert len(searched) == 20 and sum(e["items"] == 0 for e in searched) > 5
+    assert all(event["reused"] for event in searched if event["items"] == 0)
+    line_ends = [at + 1 for at, byte in enumerate(whole.journal) if byte == ord("\n")]
+    for cut in line_ends[6:-1:8]:
+        folder = whole.cut(run_folder(f"cut at {cut}", **few), cut)
+        search(folder)
+        assert trajectory(folder) == whole.trajectory, cut
+
+
+def test_what_is_done_stays_done(
+    run_folder: RunFolder, small: dict[str, Any], undisturbed: Undisturbed
+) -> None:
+    folder = undisturbed.cut(run_folder("done", **small), len(undisturbed.journal))
+
+    def no_pool(spec: object) -> Any:
+        raise AssertionError("a finished search starts no worker")
+
+    result = search(folder, no_pool)
+    assert trajectory(folder) == undisturbed.trajectory
+    assert result.winner is not None and result.winner.to_yaml() == undisturbed.trajectory[2]
+
+
+def test_a_damaged_store_is_named_with_the_line_that_knows_it(
+    run_folder: RunFolder, small: dict[str, Any], undisturbed: Undisturbed
+) -> None:
+    folder = undisturbed.cut(run_folder("damaged", **small), len(undisturbed.journal))
+    content = bytearray(undisturbed.responses)
+    content[-1] ^= 1
+    (folder / RESPONSES).write_bytes(content)
+    lines = undisturbed.journal.splitlines()
+    last = max(n for n, line in enumerate(lines, start=1) if b'"block":[' in line)
+    with pytest.raises(InputError, match=f"delete line {last} "):
+        search(folder)
+    undisturbed.cut(folder, sum(len(line) + 1 for line in lines[: last - 1]))
+    search(folder)
+    assert trajectory(folder) == undisturbed.trajectory
+
+
+def processes_marked(mark: str) -> list[int]:
+    """Processes whose environment holds ``mark``, wherever they ended up in the process tree."""
+    found = []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark.encode() in environment.read_bytes():
+                found.append(int(environment.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_signals_stop_cleanly_and_say_how_to_resume(
+    run_folder: RunFolder, small: dict[str, Any], short_tmp: Path
+) -> None:
+    """Ctrl-C reaches the whole process group, SIGTERM the driver alone."""
+    ways = {"ctrl-c": (os.killpg, signal.SIGINT), "terminated": (os.kill, signal.SIGTERM)}
+    long = {**small, "budget": {"evaluations": 5000}}
+    started = {}
+    try:
+        for name in ways:
+            (short_tmp / name).mkdir()
+            mark = uuid.uuid4().hex
+            folder = run_folder(name, **long)
+            command = [sys.executable, "-m", "evomerge", "search", str(folder), "--workers", "1"]
+            started[name] = folder, mark, subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+                env=os.environ | {"MARK": mark, "TMPDIR": str(short_tmp / name)},
+            )  # fmt: skip
+        for name, (send, number) in ways.items():
+            folder, mark, process = started[name]
+            await_size(folder / JOURNAL, 15_000)
+            assert len(processes_marked(mark)) > 3, "Ray runs"
+            send(process.pid, number)
+            output, errors = process.communicate(timeout=PATIENCE)
+            assert process.returncode == 130, errors
+            assert output == ""
+            assert "Traceback" not in errors
+            assert f"evomerge search {folder}" in errors or f"evomerge resume {folder}" in errors
+            deadline = time.monotonic() + PATIENCE
+            while processes_marked(mark):
+                assert time.monotonic() < deadline, "processes are left"
+                time.sleep(0.1)
+    finally:
+        for _, _, process in started.values():
+            process.kill()

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evomerge.suite.objectives import Floor, Objective, Score, combine, why_no_sum, yardsticks
+
+ACC = Objective("acc", "task", "acc,none")
+BITS = Objective("bits", "text", "bits_per_byte", maximize=False)
+REFERENCES = {
+    "base": {"acc": 0.30, "bits": 1.20},
+    "chat": {"acc": 0.50, "bits": 1.10},
+    "sea": {"acc": 0.40, "bits": 0.80},
+}
+BEST = {"acc": 0.50, "bits": 0.80}  # of any parent
+
+
+def retention(values: dict[str, float], *objectives: Objective) -> Score:
+    gains = yardsticks(objectives, REFERENCES)
+    return combine(objectives, "retention", values, REFERENCES, gains)
+
+
+def test_a_yardstick_is_what_the_best_parent_gains() -> None:
+    assert yardsticks([ACC, BITS], REFERENCES) == pytest.approx({"acc": 0.2, "bits": 0.4})
+
+
+def test_a_parent_that_gains_nothing_sets_no_yardstick() -> None:
+    """Else a difference that is noise would blow the objective up."""
+    flat = {"base": {"acc": 0.40}, "chat": {"acc": 0.41}, "sea": {"acc": 0.3}}
+    assert yardsticks([ACC], flat) == pytest.approx({"acc": 0.25 * 0.41})
+    assert yardsticks([ACC], {"base": {"acc": 0.0}, "chat": {"acc": 0.0}})["acc"] > 0
+
+
+def test_a_scale_is_the_yardstick() -> None:
+    scaled = Objective("acc", "task", "acc,none", scale=0.5)
+    assert yardsticks([scaled], REFERENCES) == {"acc": 0.5}
+
+
+def test_retention_is_0_at_the_base_and_1_at_a_parent_best_at_everything() -> None:
+    assert retention(REFERENCES["base"], ACC, BITS).value == 0
+    assert retention(BEST, ACC, BITS).value == pytest.approx(1)
+    assert retention(REFERENCES["chat"], ACC, BITS).value == pytest.approx((1 + 0.25) / 2)
+
+
+def test_weights_are_shares() -> None:
+    heavy = Objective("acc", "task", "acc,none", weight=3)
+    assert retention(REFERENCES["chat"], heavy, BITS).value == pytest.approx((3 * 1 + 0.25) / 4)
+    free = Objective("acc", "task", "acc,none", weight=0)
+    assert retention(REFERENCES["chat"], free, BITS).value == pytest.approx(0.25)
+
+
+def test_mean_is_the_weighted_mean_of_values_with_minimised_ones_turned() -> None:
+    heavy = Objective("acc", "task", "acc,none", weight=3)
+    values = {"acc": 0.6, "bits": 0.9}
+    assert combine([ACC], "mean", values, {}, {}).value == pytest.approx(0.6)
+    found = combine([heavy, BITS], "mean", values, {}, {}).value
+    assert found == pytest.approx((3 * 0.6 - 0.9) / 4)
+
+
+@given(
+    acc=st.floats(0, 1), bits=st.floats(0.1, 3), better=st.floats(1e-6, 0.1), how=st.sampled_from(["retention", "mean"])
+)  # fmt: skip
+def test_better_in_either_direction_scores_higher(
+    acc: float, bits: float, better: float, how: str
+) -> None:
+    gains = yardsticks([ACC, BITS], REFERENCES)
+
+    def score(acc: float, bits: float) -> float:
+        return combine([ACC, BITS], how, {"acc": acc, "bits": bits}, REFERENCES, gains).value
+
+    assert score(acc + better, bits) > score(acc, bits)
+    assert score(acc, bits - better) > score(acc, bits)
+
+
+@pytest.mark.parametrize(
+    ("maximize", "share", "reference", "bound"),
+    [
+        (True, 0.8, 0.5, 0.4),
+        (True, 0.8, -0.5, -0.6),
+        (False, 1.2, 0.5, 0.6),
+        (False, 1.2, -0.5, -0.4),
+        (False, 0.8, 0.5, 0.4),
+    ],
+)
+def test_a_share_is_of_the_size_of_what_a_model_scores(
+    maximize: bool, share: float, reference: float, bound: float
+) -> None:
+    """At least 80 percent where more is better, at most 120 percent where less is."""
+    floor = Floor(share=share, of="chat")
+    objective = Objective("x", "task", "x", maximize, floor=floor)
+    assert floor.bound(objective, {"chat": {"x": reference}}) == pytest.approx(bound)
+
+
+def test_floors_are_constraints() -> None:
+    floored = Objective("acc", "task", "acc,none", floor=Floor(share=0.9, of="chat"))
+    kept = retention({"acc": 0.45, "bits": 1.3}, floored, BITS)
+    missed = retention({"acc": 0.36, "bits": 0.1}, floored, BITS)
+    worse = retention({"acc": 0.27, "bits": 0.1}, floored, BITS)
+    assert kept.feasible and kept.violation == 0 and kept.told == kept.value
+    assert not missed.feasible and missed.violation == pytest.approx(0.2)
+    assert missed.value > kept.value and missed.rank < kept.rank, "feasible first"
+    assert worse.rank < missed.rank and worse.told < missed.told < kept.told, "then the nearer"
+
+
+def test_a_ceiling_is_the_floor_of_what_is_minimised() -> None:
+    capped = Objective("bits", "text", "bits_per_byte", maximize=False, floor=Floor(value=1.0))
+    assert retention({"bits": 0.99}, capped).feasible
+    assert retention({"bits": 1.25}, capped).violation == pytest.approx(0.25)
+
+
+def test_floors_of_several_objectives_add_up() -> None:
+    acc = Objective("acc", "task", "acc,none", floor=Floor(value=0.5))
+    bits = Objective("bits", "text", "bits_per_byte", maximize=False, floor=Floor(value=1.0))
+    assert retention({"acc": 0.4, "bits": 1.1}, acc, bits).violation == pytest.approx(0.3)
+
+
+def test_why_a_score_is_no_sum() -> None:
+    floored = Objective("x", "task", "acc", floor=Floor(value=0.5))
+    worst = Objective("worst", "", "", of=("acc", "bits"), how="worst")
+    weightless = Objective("worst", "", "", weight=0, of=("acc", "bits"), how="worst")
+    assert why_no_sum([ACC, BITS, weightless], "retention") is None
+    assert why_no_sum([ACC, floored], "mean") == "there are floors (x)"
+    assert why_no_sum([ACC, worst], "mean") == "worst is the worst of others"
+    assert "worst of its objectives" in (why_no_sum([ACC], "worst") or "")
+
+
+def test_objectives_round_trip_as_json() -> None:
+    for floor in (None, Floor(value=0.5), Floor(share=0.98, of="chat")):
+        objective = Objective("x", "task", "acc,none", False, 2.0, floor, 0.3)
+        assert Objective.from_plain(json.loads(json.dumps(objective.plain))) == objective
+
+
+def test_scores_are_finite_whatever_the_references() -> None:
+    zero = {name: {"acc": 0.0} for name in REFERENCES}
+    gains = yardsticks([ACC], zero)
+    assert math.isfinite(combine([ACC], "retention", {"acc": 0.5}, zero, gains).value)
+
+
+def test_an_objective_made_of_others() -> None:
+    values = {"th": 0.5, "id": 0.7, "bits": 1.2, "bits_th": 0.9}
+    assert Objective("w", "", "", of=("th", "id"), how="worst").derive(values) == 0.5
+    assert Objective("m", "", "", of=("th", "id"), how="mean").derive(values) == pytest.approx(0.6)
+    bits = Objective("w", "", "", maximize=False, of=("bits", "bits_th"), how="worst")
+    assert bits.derive(values) == 1.2  # minimised: the worst is the highest
+
+
+def test_worst_is_the_least_retention_of_what_counts() -> None:
+    weightless = Objective("low", "task", "acc,none", weight=0)
+    references = {
+        "base": {"acc": 0.2, "bits": 1.0, "low": 0.5},
+        "sea": {"acc": 0.4, "bits": 0.5, "low": 0.9},
+    }
+    objectives = [ACC, BITS, weightless]
+    gains = yardsticks(objectives, references)
+    values = {"acc": 0.3, "bits": 0.6, "low": 0.0}
+    found = combine(objectives, "worst", values, references, gains)
+    assert found.value == pytest.approx(0.5)  # acc; bits gains 0.8, low does not count

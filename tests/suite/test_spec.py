@@ -1,0 +1,102 @@
+"""The fitness file: what its keys mean, and what is said about wrong ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from evomerge import config
+from evomerge.suite.spec import CANDIDATE, SuiteSpec, parse_suite
+
+TWO = """
+objectives:
+  thai: {task: xcopa_th, language: th}
+  bahasa: {task: xcopa_id}
+"""
+
+
+def parsed(text: str, folder: Path) -> tuple[SuiteSpec | None, list[str]]:
+    path = folder / "fitness.yaml"
+    path.write_text(text, encoding="utf-8")
+    problems = config.Problems()
+    return parse_suite(config.read(path), ("chat", "sea"), problems), problems.found
+
+
+def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
+    spec, problems = parsed("objectives: {th: {task: xcopa_th}}", tmp_path)
+    assert spec is not None and not problems
+    assert spec.candidate == CANDIDATE
+    assert (spec.dtype, spec.estimator, spec.gates) == ("auto", "margins composite", True)
+
+
+@pytest.mark.parametrize(
+    ("written", "sizes"), [("60", (60, 60)), ("[30, 90]", (30, 90)), ("[30, 30]", (30, 30))]
+)
+def test_items_of_a_candidate(tmp_path: Path, written: str, sizes: tuple[int, int]) -> None:
+    spec, problems = parsed(
+        f"{TWO}  x: {{task: ifeval}}\nitems: {{candidate: {written}}}", tmp_path
+    )
+    assert spec is not None and not problems
+    assert spec.candidate == sizes
+
+
+@pytest.mark.parametrize("written", ["[90, 30]", "0", "[30]", "true", "many", "[1.5, 2]"])
+def test_wrong_items_of_a_candidate(tmp_path: Path, written: str) -> None:
+    spec, [problem] = parsed(f"{TWO}  x: {{task: a}}\nitems: {{candidate: {written}}}", tmp_path)
+    assert spec is None
+    assert "fitness.yaml:6: " in problem and "[first generation, last generation]" in problem
+    assert "the first is no larger" in problem
+
+
+def test_objectives_made_of_others(tmp_path: Path) -> None:
+    spec, problems = parsed(f"{TWO}  worst: {{worst_of: [thai, bahasa], floor: 0.5}}", tmp_path)
+    assert spec is not None and not problems
+    worst = spec.objectives[-1]
+    assert (worst["of"], worst["how"], worst["scorer"]) == (("thai", "bahasa"), "worst", "")
+    assert [scorer.name for scorer in spec.scorers] == ["xcopa_th", "xcopa_id"]
+    assert spec.scorers[0].options == {"language": "th"}
+
+
+def test_objectives_made_of_unknown_ones(tmp_path: Path) -> None:
+    spec, [problem] = parsed(f"{TWO}  worst: {{worst_of: [tai, bahasa]}}", tmp_path)
+    assert spec is None
+    assert "fitness.yaml:5: " in problem
+    assert "objectives.worst: 'tai' is no measured objective" in problem
+    assert "did you mean 'thai'" in problem
+    broken = TWO.replace("language: th", "langauge: th")
+    spec, [problem] = parsed(f"{broken}  worst: {{worst_of: [thai, bahasa]}}", tmp_path)
+    assert "objectives.thai.langauge: unknown key" in problem, "and no word of worst"
+
+
+def test_anchors_name_tasks_and_weights(tmp_path: Path) -> None:
+    spec, problems = parsed(f"{TWO}anchors: {{xcopa_th: {{'3': 0.5, '9': 1.5}}}}", tmp_path)
+    assert spec is not None and not problems
+    assert spec.anchors == {"xcopa_th": {"3": 0.5, "9": 1.5}}
+    _, problems = parsed(f"{TWO}anchors: {{xcopa_vi: {{'3': 1}}, xcopa_id: {{'3': -1}}}}", tmp_path)
+    assert "'xcopa_vi' is no task of this file" in problems[0]
+    assert "expected item ids with weights above 0" in problems[1]
+
+
+def test_one_kind_an_objective(tmp_path: Path) -> None:
+    _, [problem] = parsed("objectives: {x: {task: a, worst_of: [y]}}", tmp_path)
+    assert "expected exactly one of task, text (a file), function" in problem
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("  none: {mean_of: []}", "objectives.none.mean_of: expected at least one objective"),
+        ("engine: vllm", "expected one of 'huggingface'"),
+        ("  x: {task: a, floor: 9% of chad}", "'chad' is no model of this run (did you mean 'chat'?); one of 'base', 'chat', 'sea'"),
+        ("  x: {task: a, floor: 9% chat}", "expected a number or text like '98% of base'"),
+        (
+            "items: {shares: {probe: 0, search: 0.5, select: 0, report: 0.5}}",
+            "search, select and report each need a share above 0",
+        ),
+    ],
+)  # fmt: skip
+def test_what_would_fail_later_is_refused(tmp_path: Path, more: str, message: str) -> None:
+    spec, problems = parsed(f"{TWO}{more}", tmp_path)
+    assert spec is None
+    assert message in "\n".join(problems)
