@@ -54,9 +54,9 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
     known = list(known)
     by_lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.6)
-    return f" (did you mean {by_lower[close[0]]!r}?)" if close else ""
+    return f" (did you mean {str(by_lower[close[0]])!r}?)" if close else ""
 
 
 def one_of(known: Iterable[str]) -> str:
     """``"one of 'a', 'b'"`` for messages."""
-    return "one of " + ", ".join(repr(name) for name in known)
+    return "one of " + ", ".join(repr(str(name)) for name in known)

@@ -1,8 +1,9 @@
 """Recipes: complete, concrete, printable descriptions of one merge.
 
-A recipe lists groups of tensors; each names a method and all its parameters. The first group that
-matches a tensor's layer and role decides. ``digest`` identifies what a recipe does; provenance
-(scores, parent hashes) stands in a trailing block that does not enter it.
+A recipe is models, dtype, seed, tokenizer and a *body*: all that a search space may vary. The body
+lists groups of tensors; each names a method and all its parameters, and the first that matches a
+tensor's layer and role decides. ``digest`` identifies what a recipe does; provenance (scores, parent
+hashes) stands in a trailing block that does not enter it.
 """
 
 from __future__ import annotations
@@ -96,6 +97,59 @@ def _tidy(parameter: Parameter, value: Any) -> Value:
     return float(value) if parameter.domain.kind == "real" and value is not None else value
 
 
+def _plain_group(group: Group, sources: tuple[str, ...]) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+    if group.layers is not None:
+        shown["layers"] = list(group.layers)
+    if group.roles is not None:
+        shown["roles"] = list(group.roles)
+    shown["method"] = group.method
+    if group.models != sources:
+        shown["models"] = list(group.models)
+    for name, value in group.values.items():
+        if value is not None:
+            shown[name] = dict(value) if isinstance(value, Mapping) else value
+    if group.lines is not None:
+        line = {"alpha": float(group.lines.alpha), "beta": float(group.lines.beta)}
+        deep = group.lines.head == lines.HEADS[0]
+        shown["lines"] = line if deep else {**line, "head": group.lines.head}
+    return shown
+
+
+@dataclass(frozen=True)
+class Body:
+    """All of a recipe that a space may vary.
+
+    Its plain form is the one codec of bodies: they stand so in recipe files (as keys of the recipe), in
+    journals and in jobs. A further part of a body is a further key, absent where it has nothing to say.
+
+    Attributes:
+        groups: in order; the first that matches a tensor decides.
+    """
+
+    groups: tuple[Group, ...] = ()
+
+    def plain(self, sources: Sequence[str]) -> dict[str, Any]:
+        """Plain data, in the order YAML shows it, in a recipe with these ``sources``."""
+        return {"groups": [_plain_group(group, tuple(sources)) for group in self.groups]}
+
+    @classmethod
+    def parse(cls, section: config.Section, sources: tuple[str, ...], has_base: bool) -> Body:
+        """The body from the keys of a recipe; problems are noted in the section."""
+        node = section.require("groups", "a list of groups")
+        groups: list[Group] = []
+        if node is not None and not (isinstance(node.value, list) and node.value):
+            section.problem("groups", "expected a list of at least one group")
+        elif node is not None:
+            for number, item in enumerate(node.value):
+                parsed = _parse_group(
+                    item, section.problems, f"groups[{number}].", sources, has_base
+                )
+                if parsed:
+                    groups.append(parsed)
+        return cls(tuple(groups))
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Base, named sources and groups; see the module's text.
@@ -103,7 +157,7 @@ class Recipe:
     Attributes:
         base: the model that task vectors are taken from; None only if no group needs one.
         models: source name -> model.
-        groups: in order; the first that matches a tensor decides.
+        body: what is merged how.
         dtype: dtype of the merged tensors.
         seed: names the random draws of stochastic methods.
         tokenizer: the source (or ``base``) whose tokenizer, chat template and generation config win.
@@ -112,11 +166,29 @@ class Recipe:
 
     base: ModelRef | None
     models: Mapping[str, ModelRef]
-    groups: tuple[Group, ...]
+    body: Body
     dtype: str = "bfloat16"
     seed: int = 0
     tokenizer: str = BASE
     provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """Of the body."""
+        return self.body.groups
+
+    def with_body(self, plain: Mapping[str, Any]) -> Recipe:
+        """The same models and settings with the body that ``plain`` describes.
+
+        Raises:
+            ConfigError: it describes none.
+        """
+        problems = config.Problems()
+        section = config.Section(config.from_plain(dict(plain), "body"), problems)
+        body = Body.parse(section, tuple(self.models), self.base is not None)
+        section.finish()
+        problems.check()
+        return replace(self, body=body)
 
     def group_of(self, place: tensors.Place) -> Group | None:
         """The first group that matches, or None."""
@@ -151,26 +223,8 @@ class Recipe:
             "dtype": self.dtype,
             "seed": self.seed,
             "tokenizer": self.tokenizer,
-            "groups": [self._plain_group(group) for group in self.groups],
+            **self.body.plain(tuple(self.models)),
         }
-
-    def _plain_group(self, group: Group) -> dict[str, Any]:
-        shown: dict[str, Any] = {}
-        if group.layers is not None:
-            shown["layers"] = list(group.layers)
-        if group.roles is not None:
-            shown["roles"] = list(group.roles)
-        shown["method"] = group.method
-        if group.models != tuple(self.models):
-            shown["models"] = list(group.models)
-        for name, value in group.values.items():
-            if value is not None:
-                shown[name] = dict(value) if isinstance(value, Mapping) else value
-        if group.lines is not None:
-            line = {"alpha": float(group.lines.alpha), "beta": float(group.lines.beta)}
-            deep = group.lines.head == lines.HEADS[0]
-            shown["lines"] = line if deep else {**line, "head": group.lines.head}
-        return shown
 
     def to_yaml(self) -> str:
         """The recipe as YAML, provenance last."""
@@ -235,25 +289,13 @@ class Recipe:
                 f"expected {one_of((BASE, *models))}",
             )
         provenance = section.get("provenance")
-        groups_node = section.require("groups", "a list of groups")
-        groups: list[Group] = []
-        if groups_node is not None and not (
-            isinstance(groups_node.value, list) and groups_node.value
-        ):
-            section.problem("groups", "expected a list of at least one group")
-        elif groups_node is not None:
-            for number, item in enumerate(groups_node.value):
-                parsed = _parse_group(
-                    item, problems, f"groups[{number}].", tuple(models), base is not None
-                )
-                if parsed:
-                    groups.append(parsed)
+        body = Body.parse(section, tuple(models), base is not None)
         section.finish()
         problems.check()
         return cls(
             base=ModelRef(base, origin) if base else None,
             models=models,
-            groups=tuple(groups),
+            body=body,
             dtype=dtype,
             seed=seed,
             tokenizer=tokenizer,

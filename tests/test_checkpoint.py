@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from evomerge import durable
 from evomerge.checkpoint import (
     INDEX,
     Checkpoint,
     ModelRef,
     WeightFiles,
     beside,
-    disk_full,
     locate,
     read_header,
     shards,
@@ -464,6 +464,6 @@ def test_an_old_folder_comes_back_if_the_new_one_cannot_take_its_place(tmp_path:
 def test_a_full_disk_is_recognised_in_the_words_of_safetensors(tmp_path: Path) -> None:
     from safetensors import SafetensorError
 
-    assert disk_full(SafetensorError("I/O error: No space left on device (os error 28)"))
-    assert not disk_full(SafetensorError("I/O error: Permission denied (os error 13)"))
-    assert not disk_full(OSError(13, "Permission denied"))
+    assert durable.full(SafetensorError("I/O error: No space left on device (os error 28)"))
+    assert not durable.full(SafetensorError("I/O error: Permission denied (os error 13)"))
+    assert not durable.full(OSError(13, "Permission denied"))

@@ -15,13 +15,13 @@ from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.errors import ConfigError
 from evomerge.lines import PARAMETERS, Lines
 from evomerge.params import Choice, Domain, Genome, Integer, Real
-from evomerge.recipe import GROUP_ROLES, Recipe, group, uncovered
+from evomerge.recipe import GROUP_ROLES, Body, Recipe, group, uncovered
 from evomerge.space import SWEEP, SearchSpace, parse_space, simplex
 from evomerge.tensors import OTHER, Place
 
 SOURCES = ("chat", "sea")
 TEMPLATE = Recipe(
-    ModelRef("base"), {"chat": ModelRef("a"), "sea": ModelRef("b")}, (), "float32", 3, "chat"
+    ModelRef("base"), {"chat": ModelRef("a"), "sea": ModelRef("b")}, Body(()), "float32", 3, "chat"
 )
 THREE = replace(TEMPLATE, models={**TEMPLATE.models, "math": ModelRef("c")})
 PRESETS = sorted(Path(__file__).parents[1].glob("search_spaces/*.yaml"))
@@ -298,7 +298,9 @@ def test_a_recipe_outside_the_space_has_no_genome() -> None:
     for weight, inside in ((0.75, True), (0.25, False), (0.123456, False)):
         recipe = space.starts()["uniform"]
         recipe = Recipe(
-            recipe.base, recipe.models, (group("task_arithmetic", SOURCES, {"weight": weight}),)
+            recipe.base,
+            recipe.models,
+            Body((group("task_arithmetic", SOURCES, {"weight": weight}),)),
         )
         assert (space.encode(recipe) is not None) == inside
     assert space.encode(space.uniform()) is None
@@ -306,7 +308,7 @@ def test_a_recipe_outside_the_space_has_no_genome() -> None:
 
 
 def test_known_recipes_start_the_search(tmp_path: Path) -> None:
-    mine = Recipe(TEMPLATE.base, TEMPLATE.models, (group("ties", SOURCES, {"weight": 0.3}),))
+    mine = Recipe(TEMPLATE.base, TEMPLATE.models, Body((group("ties", SOURCES, {"weight": 0.3}),)))
     mine.save(tmp_path / "mine.yaml")
     content = {
         "methods": ["ties"],
@@ -325,7 +327,7 @@ def test_known_recipes_start_the_search(tmp_path: Path) -> None:
 
 
 def test_a_start_file_about_other_models_is_refused(tmp_path: Path) -> None:
-    other = Recipe(TEMPLATE.base, {"math": ModelRef("m")}, (group("linear", ("math",)),))
+    other = Recipe(TEMPLATE.base, {"math": ModelRef("m")}, Body((group("linear", ("math",)),)))
     other.save(tmp_path / "other.yaml")
     space = fit({"start": ["other.yaml"]}, folder=str(tmp_path / "space.yaml"))
     with pytest.raises(
@@ -533,7 +535,7 @@ def test_what_is_no_space_is_refused(content: dict[str, Any], says: str) -> None
 def test_a_preset_fits_the_embedded_family(path: Path) -> None:
     models = {name: ModelRef(f"embedded:{name}") for name in ("base", *SOURCES)}
     base = Checkpoint.open(models.pop("base"))
-    template = Recipe(ModelRef("embedded:base"), models, (), base.dtype)
+    template = Recipe(ModelRef("embedded:base"), models, Body(()), base.dtype)
     problems = config.Problems()
     spec = parse_space(config.read(path), SOURCES, problems)
     problems.check()

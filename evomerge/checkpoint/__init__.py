@@ -23,7 +23,6 @@ from evomerge.checkpoint.writing import (
     COMPANIONS,
     WeightFiles,
     beside,
-    disk_full,
     shards,
     write_weights,
 )
@@ -41,7 +40,6 @@ __all__ = [
     "ModelRef",
     "WeightFiles",
     "beside",
-    "disk_full",
     "locate",
     "matching_rows",
     "read_header",

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evomerge import durable
 from evomerge.checkpoint.files import DTYPES, INDEX, WEIGHTS
 from evomerge.errors import InputError, RunError
 
@@ -73,8 +74,8 @@ def beside(out: Path, *, force: bool = False) -> Iterator[Path]:
         new.mkdir()
         yield new
         for file in new.iterdir():
-            _sync(file)
-        _sync(new)
+            durable.sync(file)
+        durable.sync(new)
         _refuse_existing(out, force)  # again: another process may have made it meanwhile
         if out.exists():
             os.rename(out, old)
@@ -84,9 +85,9 @@ def beside(out: Path, *, force: bool = False) -> Iterator[Path]:
             if old.exists():
                 os.rename(old, out)
             raise
-        _sync(out.parent)
+        durable.sync(out.parent)
     except BaseException as error:
-        if disk_full(error):
+        if durable.full(error):
             raise RunError(
                 f"{out}: the disk is full; nothing was written there. Make room and run again"
             ) from None
@@ -140,25 +141,6 @@ def _refuse_existing(out: Path, force: bool) -> None:
         )
     if out.exists() and not (out / "config.json").is_file():
         raise InputError(f"{out}: holds no model, so it is not replaced; choose another folder")
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def disk_full(error: BaseException) -> bool:
-    """True for "no space left", also as safetensors words it."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return True
-    return any(
-        text in str(error)
-        for text in ("No space left", "os error 28", "File too large", "os error 27")
-    )
 
 
 class WeightFiles:

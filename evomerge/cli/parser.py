@@ -104,7 +104,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--candidate", type=int, metavar="ID", help="another candidate, by its number")
     sub.add_argument(
-        "--pareto", metavar="DIR", help="write every recipe of the Pareto front into DIR instead"
+        "--pareto",
+        metavar="DIR",
+        help="write the confirmed front into DIR instead: its recipes, and a table of them (front.md)",
+    )
+    sub.add_argument(
+        "--unconfirmed",
+        metavar="DIR",
+        help="write the front as search estimates say it is: best of many noisy scores",
     )
     sub.add_argument("--force", action="store_true", help="replace existing files")
 

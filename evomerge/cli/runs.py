@@ -61,24 +61,11 @@ def status(arguments: argparse.Namespace) -> None:
 
 
 def export(arguments: argparse.Namespace) -> None:
-    from evomerge.evolution.archive import pareto_front
     from evomerge.record.record import Record
 
     record = Record(arguments.run_dir)
-    if arguments.pareto:
-        front = {e.candidate for e in pareto_front(record.history.merges(), record.objectives)}
-        if not front:
-            raise InputError(f"{arguments.run_dir}: no merge was scored yet")
-        texts = {
-            Path(arguments.pareto) / f"candidate-{member:05d}.yaml": _text(
-                record.recipe(member), arguments.format
-            )
-            for member in sorted(front)
-        }
-        for path in texts:
-            output.refuse_existing(path, arguments.force)
-        for path, text in texts.items():
-            output.write(path, text, arguments.force)
+    if arguments.pareto or arguments.unconfirmed:
+        _export_front(record, arguments)
         return
     candidate: int | None = arguments.candidate
     if candidate is None:
@@ -88,6 +75,25 @@ def export(arguments: argparse.Namespace) -> None:
     if candidate is None:
         raise InputError(f"{arguments.run_dir}: no merge was scored yet; see `evomerge status`")
     output.put(_text(record.recipe(candidate), arguments.format), arguments)
+
+
+def _export_front(record: Any, arguments: argparse.Namespace) -> None:
+    """The confirmed front with a table of it, or what search estimates say it is."""
+    from evomerge.report.front import confirmed, front_markdown, unconfirmed
+
+    if arguments.pareto and arguments.unconfirmed:
+        raise InputError("--pareto and --unconfirmed: give one of the two, they are different sets")
+    folder = Path(arguments.pareto or arguments.unconfirmed)
+    members = confirmed(record) if arguments.pareto else unconfirmed(record)
+    texts = {
+        folder / f"candidate-{member:05d}.yaml": _text(record.recipe(member), arguments.format)
+        for member in members
+    }
+    texts[folder / "front.md"] = front_markdown(record, members)
+    for path in texts:
+        output.refuse_existing(path, arguments.force)
+    for path, text in texts.items():
+        output.write(path, text, arguments.force)
 
 
 def _text(recipe: Any, form: str) -> str:

@@ -13,6 +13,7 @@ from evomerge.recipe import BASE, Recipe, uncovered
 from evomerge.run.preflight import prepare
 from evomerge.run.spec import NAME, RunSpec, load_run
 from evomerge.suite.objectives import why_no_sum
+from evomerge.suite.splits import Split
 from evomerge.tensors import place_of
 
 
@@ -73,7 +74,7 @@ def _check_run(path: Path) -> list[str]:
     largest = max(tensor_bytes(sources.shape(name), "float32") for name in sources.names)
     why = why_no_sum(suite.objectives, suite.spec.combination)
     known = len(space.references()) + len(space.starts())
-    full = sum(map(len, suite.splits["search"].values()))
+    full = sum(map(len, suite.splits[Split.SEARCH].values()))
     first, last = suite.cost(0.0), suite.cost(1.0)
     return [
         f"{spec.folder}: ok",

@@ -15,6 +15,7 @@ from evomerge.commands.score import read_suite, recipe_of, respond
 from evomerge.errors import InputError
 from evomerge.estimators.reduction import Reduction, reduce
 from evomerge.suite.scorer import Results, column
+from evomerge.suite.splits import Split
 from evomerge.suite.suite import Suite
 
 LEAST = 3  # models: with fewer, nothing can be said of the error
@@ -70,7 +71,7 @@ def reduce_suite(
                 f"--models: {models[digests.index(digest)]} and {model} are the same recipe: items are chosen "
                 "by how models differ on them; name each once"
             )
-    items, found = suite.splits["search"], list[Results]()
+    items, found = suite.splits[Split.SEARCH], list[Results]()
     for number, (model, recipe) in enumerate(zip(models, recipes, strict=True), start=1):
         say(f"scoring {model} ({number} of {len(models)}) on {sum(map(len, items.values()))} items")
         found.append(respond(model, recipe, suite, items, device=device))

@@ -18,7 +18,7 @@ from evomerge.judging.estimation import ANCHORED, Estimation
 from evomerge.judging.evidence import Bootstrap
 from evomerge.judging.final import count
 from evomerge.parents.parents import Sources
-from evomerge.recipe import Recipe
+from evomerge.recipe import Body, Recipe
 from evomerge.record.events import items_digest
 from evomerge.record.looks import Book
 from evomerge.statistics.intervals import Interval
@@ -139,4 +139,4 @@ def recipe_of(model: str) -> Recipe:
     ref = ModelRef(model)
     name = "model"
     group = recipes.group("passthrough", (name,))
-    return Recipe(None, {name: ref}, (group,), Checkpoint.open(ref).dtype, 0, name)
+    return Recipe(None, {name: ref}, Body((group,)), Checkpoint.open(ref).dtype, 0, name)

@@ -1,18 +1,11 @@
-"""The search core: proposes batches, observes evaluations. No files, clocks, threads or Ray.
+"""The search core: proposes batches. No files, clocks, threads or Ray.
 
 ``propose`` is a function of what the history has folded so far, so a resumed search that folds the
 journal stands exactly where the interrupted one stood.
 
-Batches, in order:
-
-* ``references``: the base and each parent, on the whole search split. They fix the yardsticks.
-* ``start``: the known recipes, on the whole search split; the optimizer's warm start.
-* ``search``: what the optimizer asks for. The ask for batch b sees exactly the tells of batches
-  up to b - lag (the first two batches are always seen), however early results arrive. The same
-  batches decide what is left of the budgets.
-* ``select``: the shortlist, re-scored on items that no search has seen, in rounds of growing size;
-  after each, whoever was beaten is dropped.
-* ``report``: base, parents, baselines and the winner, on items that no choice has seen.
+Batches come in phases (see ``history.Phase``). The ask for batch b sees exactly the tells of batches
+up to b - lag (the first two batches are always seen), however early results arrive. The same batches
+decide what is left of the budgets.
 """
 
 from __future__ import annotations
@@ -21,21 +14,16 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from evomerge.evolution.archive import best, knees
-from evomerge.evolution.history import SEARCHED, Batch, Candidate, Combine, History, Yardsticks
-from evomerge.optimizers import Optimizer
+from evomerge.evolution.archive import Elite
+from evomerge.evolution.archive.best import best
+from evomerge.evolution.archive.front import knees, spread
+from evomerge.evolution.history import Batch, Candidate, History, Phase
+from evomerge.optimizers import Optimizer, Told
 from evomerge.recipe import Recipe
 from evomerge.space import SearchSpace
-from evomerge.suite.objectives import Objective
+from evomerge.suite.objectives import Objective, counting
 
 SHORTLIST = 6  # best candidates by search score that are re-scored on the select split
-SPLIT = {  # phase -> the item split that it is scored on
-    "references": "search",
-    "start": "search",
-    "search": "search",
-    "select": "select",
-    "report": "report",
-}
 
 
 @dataclass(frozen=True)
@@ -84,15 +72,17 @@ class _Budget:
         return int(max(0.0, self.allowed - self.used) / max(self.price(progress), 1e-9))
 
 
-class Search(History):
-    """A history that knows what to ask next.
+class Search:
+    """A history, and what to ask next.
 
     Args:
         space: maps genomes and recipes.
-        optimizer: freshly made; it is told what the fold brings.
+        optimizer: freshly made; it is told what the history holds.
         plan: budget and batch size.
-        combine, yardsticks: see ``History``.
-        objectives: if more than one is measured, the front's knees join the shortlist.
+        history: of this search, empty or folded.
+        objectives: of the suite; the front is over those that count.
+        front: how many members of the front join the shortlist, to be confirmed; 0 wants no front: its
+            knees join, to be chosen from like any other.
         starts: known recipes by label; default: the space's.
     """
 
@@ -101,47 +91,47 @@ class Search(History):
         space: SearchSpace,
         optimizer: Optimizer,
         plan: Plan,
+        history: History,
         *,
-        combine: Combine,
-        yardsticks: Yardsticks,
         objectives: Sequence[Objective] = (),
+        front: int = 0,
         starts: Mapping[str, Recipe] | None = None,
     ) -> None:
-        super().__init__(combine, yardsticks)
-        self.space, self.optimizer, self.plan = space, optimizer, plan
-        self._objectives = [objective for objective in objectives if not objective.of]
+        self.space, self.optimizer, self.plan, self.history = space, optimizer, plan, history
+        self._objectives, self._front = counting(objectives), front
         self._starts = space.starts() if starts is None else starts
         self._told = 0  # batches told to the optimizer
 
     def propose(self) -> Batch | None:
         """The next batch; None while results are awaited, and when the search is done."""
-        number = len(self._batches)
+        history = self.history
+        number = len(history.batches)
         if number == 0:
-            return self._batch("references", self._named(self.space.references()))
-        if self.phase == "report":
+            return self._batch(Phase.REFERENCES, self._named(self.space.references()))
+        if history.phase == Phase.REPORT:
             return None
-        if self.phase == "select":
+        if history.phase == Phase.SELECT:
             return self._after_select()
         if number == 1:
-            return self._batch("start", self._named(self._starts)) if self.complete() else None
+            return (
+                self._batch(Phase.START, self._named(self._starts)) if history.complete() else None
+            )
         seen = max(2, number - self.plan.lag + 1)
-        if not all(progress.complete for progress in self._batches[:seen]):
+        if not history.complete(seen):
             return None
-        count, progress = (0, 1.0) if self.closed else self._outlook(seen)
+        count, progress = (0, 1.0) if history.closed else self._outlook(seen)
         if count <= 0:
-            return self._select_batch() if self.complete() else None
+            return self._select_batch() if history.complete() else None
         self._tell(seen)
-        genomes = self.optimizer.ask(count, number)
-        first = len(self.candidates)
-        return self._batch(
-            "search",
-            [
-                Candidate(first + i, self.optimizer.name, self.space.decode(genome), genome)
-                # as drawn, not canonical: CMA-ES learns from its own points, not from rounded ones
-                for i, genome in enumerate(genomes)
-            ],
-            progress,
-        )
+        asked = self.optimizer.ask(count, number)
+        first = len(history.candidates)
+        origin = self.optimizer.name
+        candidates = [
+            # as drawn, not canonical: CMA-ES learns from its own points, not from rounded ones
+            Candidate(first + i, origin, self.space.decode(ask.genome), ask.genome)
+            for i, ask in enumerate(asked)
+        ]
+        return self._batch(Phase.SEARCH, candidates, progress, seen)
 
     def _outlook(self, seen: int) -> tuple[int, float]:
         """How many candidates come next, and which part of the search is over before them.
@@ -149,35 +139,35 @@ class Search(History):
         What the first ``seen`` batches cost counts as it was, what later ones will cost as it is
         expected, so early results change nothing. The first budget that runs out ends the search.
         """
-        plan, known = self.plan, sum(len(p.batch.candidates) for p in self._batches[:2])
-        items, tokens = self._sum("items", seen), self._sum("tokens", seen)
-        rate = tokens / max(1, items)
-        ahead = sum(
-            len(p.batch.candidates) * plan.cost(p.batch.progress) for p in self._batches[seen:]
-        )
+        plan, history = self.plan, self.history
+        spent, known = history.cost(seen), history.cost(2)
+        rate = spent.tokens / max(1, spent.items)
+        ahead = sum(len(b.candidates) * plan.cost(b.progress) for b in history.batches[seen:])
         budgets = [
-            _Budget(plan.evaluations, self.searched, known, lambda progress: 1),
-            _Budget(plan.items, items + ahead, self._sum("items", 2), plan.cost),
+            _Budget(plan.evaluations, history.searched, known.evaluations, lambda progress: 1),
+            _Budget(plan.items, spent.items + ahead, known.items, plan.cost),
             _Budget(
                 plan.tokens,
-                tokens + rate * ahead,
-                self._sum("tokens", 2),
+                spent.tokens + rate * ahead,
+                known.tokens,
                 lambda p: rate * plan.cost(p),
             ),
         ]
         progress = max(budget.progress(plan.population) for budget in budgets)
         count = min(plan.population, *(budget.left(progress) for budget in budgets))
-        newest = self._batches[seen - 1].evaluations.values()
+        newest = history.evaluations(seen - 1).values()
         cost = "tokens" if plan.items is None else "items"
         if plan.evaluations is None and seen > 2 and not any(getattr(e, cost) for e in newest):
             count = 0  # nothing new was asked, as nothing is left to ask: no budget would run out
         return count, progress
 
-    def _batch(self, phase: str, candidates: Iterable[Candidate], progress: float = 0.0) -> Batch:
-        return Batch(len(self._batches), phase, tuple(candidates), progress)
+    def _batch(
+        self, phase: Phase, candidates: Iterable[Candidate], progress: float = 0.0, seen: int = 0
+    ) -> Batch:
+        return Batch(len(self.history.batches), phase, tuple(candidates), progress, seen)
 
     def _named(self, recipes: Mapping[str, Recipe]) -> list[Candidate]:
-        first = len(self.candidates)
+        first = len(self.history.candidates)
         return [
             Candidate(first + i, label, recipe, self.space.encode(recipe))
             for i, (label, recipe) in enumerate(recipes.items())
@@ -185,54 +175,85 @@ class Search(History):
 
     def _tell(self, count: int) -> None:
         """Tell the optimizer batches up to ``count``, once each, in order."""
-        for progress in self._batches[self._told : count]:
-            if progress.batch.phase in SEARCHED:
-                known = [c for c in progress.batch.candidates if c.genome is not None]
-                scores = [progress.scores[c.id] for c in known]
-                if known:
-                    self.optimizer.tell(
-                        [c.genome for c in known if c.genome is not None],
-                        [None if score is None else score.told for score in scores],
-                    )
+        for batch in self.history.batches[self._told : count]:
+            told = [
+                self._what_came_of(batch, candidate, candidate.genome)
+                for candidate in batch.candidates
+                if candidate.genome is not None
+            ]
+            if told and batch.phase.searched:
+                self.optimizer.tell(batch.number, batch.seen, told)
         self._told = max(self._told, count)
 
+    def _what_came_of(self, batch: Batch, candidate: Candidate, genome: tuple[float, ...]) -> Told:
+        """Values in yardstick units, so that objectives compare with each other."""
+        evaluation = self.history.evaluations(batch.number)[candidate.id]
+        score = self.history.scores(batch.number)[candidate.id]
+        if score is None or evaluation.values is None:
+            return Told(genome, None)
+        errors = evaluation.errors or {}
+        gains = {o.name: self.history.gains[o.name] for o in self._objectives}
+        found = [(o, errors.get(o.name)) for o in self._objectives]
+        return Told(
+            genome,
+            score.value,
+            tuple(o.sign * evaluation.values[o.name] / gains[o.name] for o in self._objectives),
+            tuple(None if error is None else error / abs(gains[o.name]) for o, error in found),
+            score.violation,
+        )
+
     def _select_batch(self) -> Batch:
-        """Shortlist: references, baselines, the best observed, the front's knees, the recommendation."""
-        self._tell(len(self._batches))
-        chosen = [c for c in self._batches[0].batch.candidates]
-        chosen += [self.candidates[i] for i in self.baselines]
+        """Shortlist: references, baselines, the best observed, the front, the recommendation."""
+        history = self.history
+        self._tell(len(history.batches))
+        chosen = [c for c in history.batches[0].candidates]
+        chosen += [history.candidates[i] for i in history.baselines]
+        merges = history.merges()
         distinct = {
-            self.candidates[e.candidate].recipe.digest: e
-            for e in best(self.merges(), len(self.candidates))[::-1]
+            history.candidates[e.candidate].recipe.digest: e
+            for e in best(merges, len(merges))[::-1]
         }
-        chosen += [self.candidates[e.candidate] for e in best(list(distinct.values()), SHORTLIST)]
-        if len(self._objectives) > 1:
-            front = knees(list(distinct.values()), self._objectives)
-            chosen += [self.candidates[e.candidate] for e in front]
-        genome = self.optimizer.recommend()
-        if genome is not None:
-            genome = self.space.canonical(genome)
-            drawn = [c for c in self.candidates.values() if c.genome is not None]
-            known = next((c for c in drawn if self.space.canonical(c.genome or ()) == genome), None)
-            recipe, origin = self.space.decode(genome), f"{self.optimizer.name} recommends"
-            chosen.append(known or Candidate(len(self.candidates), origin, recipe, genome))
+        elites = list(distinct.values())
+        chosen += [history.candidates[e.candidate] for e in best(elites, SHORTLIST)]
+        chosen += [history.candidates[e.candidate] for e in self._of_front(elites)]
+        for genome in self.optimizer.recommend(max(1, self._front)):
+            chosen.append(self._recommended(self.space.canonical(genome), chosen))
         unique = {c.recipe.digest: c for c in reversed(chosen)}
-        return self._batch("select", sorted(unique.values(), key=lambda c: c.id))
+        return self._batch(Phase.SELECT, sorted(unique.values(), key=lambda c: c.id))
+
+    def _of_front(self, elites: Sequence[Elite]) -> list[Elite]:
+        if self._front:
+            return spread(elites, self._objectives, self._front)
+        return knees(elites, self._objectives) if len(self._objectives) > 1 else []
+
+    def _recommended(self, genome: tuple[float, ...], others: Sequence[Candidate]) -> Candidate:
+        """The candidate of a canonical genome: a known one if it was drawn before."""
+        drawn = [c for c in self.history.candidates.values() if c.genome is not None]
+        for known in drawn:
+            if self.space.canonical(known.genome or ()) == genome:
+                return known
+        number = len(self.history.candidates)
+        number += sum(candidate.id >= number for candidate in others)
+        origin = f"{self.optimizer.name} recommends"
+        return Candidate(number, origin, self.space.decode(genome), genome)
 
     def _after_select(self) -> Batch | None:
         """The next round for who is left, or the report; None until the newest round is judged."""
-        newest = self._batches[-1].batch
-        verdict = self.verdicts[-1] if self.verdicts else None
+        history = self.history
+        newest = history.batches[-1]
+        verdict = history.verdicts[-1] if history.verdicts else None
         if verdict is None or verdict.batch != newest.number:
             return None
         if verdict.last:
             return self._report_batch()
         out = {each.candidate for each in verdict.dropped}
-        out |= {e.candidate for e in self.evaluations(newest.number).values() if e.values is None}
-        return self._batch("select", [c for c in newest.candidates if c.id not in out])
+        out |= {
+            e.candidate for e in history.evaluations(newest.number).values() if e.values is None
+        }
+        return self._batch(Phase.SELECT, [c for c in newest.candidates if c.id not in out])
 
     def _report_batch(self) -> Batch:
-        members = {c.id for c in self._batches[0].batch.candidates} | set(self.baselines)
-        if self.winner is not None:
-            members.add(self.winner)
-        return self._batch("report", [self.candidates[i] for i in sorted(members)])
+        history = self.history
+        members = {c.id for c in history.batches[0].candidates}
+        members |= {*history.baselines, *history.chosen}
+        return self._batch(Phase.REPORT, [history.candidates[i] for i in sorted(members)])

@@ -4,24 +4,53 @@ Five kinds of events exist: a batch was opened, an evaluation arrived, the searc
 round of the shortlist was judged, the table was made. Scores exist once a batch is complete, because
 they are relative to base and parents: on the whole search split while it is searched, later on the
 batch's own items.
-``evolution.Search`` adds the proposing; a reader of a journal needs only this.
+``evolution.core.Search`` has one and proposes from it; a reader of a journal needs only this. What a
+search asks at each step takes a time that does not grow with the history.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from evomerge.errors import RunError
-from evomerge.evolution.archive import Elite, best
+from evomerge.evolution.archive import Elite
+from evomerge.evolution.archive.best import Best, best
 from evomerge.params import Genome
 from evomerge.recipe import Recipe
 from evomerge.suite.objectives import Score, Values
-
-SEARCHED = ("references", "start", "search")  # phases that the evaluation budget pays for
+from evomerge.suite.splits import Split
 
 Combine = Callable[[Values, Mapping[str, Values], Mapping[str, float]], Score]
 Yardsticks = Callable[[Mapping[str, Values]], Mapping[str, float]]
+
+
+class Phase(StrEnum):
+    """Of a search; its batches come in this order."""
+
+    REFERENCES = (
+        "references"  # base and parents, on the whole search split: they fix the yardsticks
+    )
+    START = "start"  # the known recipes, on the whole search split: the optimizer's warm start
+    SEARCH = "search"  # what the optimizer asks for
+    SELECT = "select"  # the shortlist, in rounds, on items that no search has seen
+    REPORT = (
+        "report"  # base, parents, baselines and what was chosen, on items that no choice has seen
+    )
+
+    @property
+    def searched(self) -> bool:
+        """True if the budget pays for it."""
+        return self not in (Phase.SELECT, Phase.REPORT)
+
+    @property
+    def scored_on(self) -> Split:
+        """The item split that it is scored on."""
+        return Split.SEARCH if self.searched else Split(self.value)
+
+
+MERGED = (Phase.START, Phase.SEARCH)  # phases whose candidates are merges that were tried
 
 
 @dataclass(frozen=True)
@@ -38,13 +67,20 @@ class Candidate:
 class Batch:
     """Candidates asked together, to be scored on the same items.
 
-    ``progress`` is the part of the search, 0 to 1, that was over when a search batch was asked.
+    Attributes:
+        number: in the search, from 0.
+        phase: that it belongs to.
+        candidates: in the order they were asked.
+        progress: the part of the search, 0 to 1, that was over when a search batch was asked.
+        seen: how many batches the optimizer had been told when it was asked for this one; 0 if it
+            was not.
     """
 
     number: int
-    phase: str
+    phase: Phase
     candidates: tuple[Candidate, ...]
     progress: float = 0.0
+    seen: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,6 +111,14 @@ class Dropped:
 
 
 @dataclass(frozen=True)
+class Member:
+    """A member of the front, and how likely none of the others on the shortlist dominates it."""
+
+    candidate: int
+    probability: float
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What a complete round of the shortlist led to.
 
@@ -85,6 +129,7 @@ class Verdict:
         invalid: candidate -> why its scores cannot be compared.
         saved: item-evaluations that need not be made.
         unraced: why the only round asked the whole select split; empty after a race.
+        front: its confirmed members, best first by score; empty if no front is asked for.
     """
 
     batch: int
@@ -93,6 +138,23 @@ class Verdict:
     invalid: Mapping[int, Sequence[str]] = field(default_factory=dict)
     saved: int = 0
     unraced: str = ""
+    front: tuple[Member, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What evaluations have used of each budget that is counted."""
+
+    evaluations: int = 0
+    items: int = 0
+    tokens: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.evaluations + other.evaluations,
+            self.items + other.items,
+            self.tokens + other.tokens,
+        )
 
 
 @dataclass
@@ -100,12 +162,10 @@ class _Progress:
     """A batch and what came of it so far."""
 
     batch: Batch
+    awaited: dict[int, Candidate]
     evaluations: dict[int, Evaluation] = field(default_factory=dict)
     scores: dict[int, Score | None] = field(default_factory=dict)  # filled when complete
-
-    @property
-    def complete(self) -> bool:
-        return len(self.evaluations) == len(self.batch.candidates)
+    cost: Cost = Cost()  # zero after the search phases
 
 
 class History:
@@ -114,15 +174,32 @@ class History:
     Args:
         combine: objective values, references, yardsticks -> score.
         yardsticks: reference values on the search split -> yardsticks.
+
+    Attributes:
+        candidates: by id.
+        batches: in order.
+        gains: the yardsticks, once base and parents are scored.
+        closed: why the search phase was ended early, if it was.
+        verdicts: on the rounds of the shortlist.
+        arrived: evaluations, of all phases.
+        searched: candidates opened before the shortlist: what the evaluation budget counts.
+        spent: what arrived before the shortlist has used.
     """
 
     def __init__(self, combine: Combine, yardsticks: Yardsticks) -> None:
         self._combine, self._yardsticks = combine, yardsticks
         self._batches: list[_Progress] = []
+        self._open: set[int] = set()  # numbers of batches with evaluations that are awaited
+        self._costs = [Cost()]  # of the first n batches, as far as they are complete in a row
+        self._best = Best()
         self.candidates: dict[int, Candidate] = {}
+        self.batches: list[Batch] = []
         self.gains: Mapping[str, float] = {}
         self.closed: str | None = None
         self.verdicts: list[Verdict] = []
+        self.arrived = 0
+        self.searched = 0
+        self.spent = Cost()
 
     # -- folding --------------------------------------------------------------------------------
 
@@ -134,11 +211,16 @@ class History:
         """
         if batch.number != len(self._batches):
             raise ValueError(f"batch {batch.number} where {len(self._batches)} was expected")
-        self._check_complete(2 if batch.phase in SEARCHED else len(self._batches))
+        self._check_complete(2 if batch.phase.searched else len(self._batches))
         if self.unjudged is not None:
             raise ValueError(f"the verdict on batch {self.unjudged} is missing before it")
-        self._batches.append(_Progress(batch))
+        self._batches.append(_Progress(batch, {c.id: c for c in batch.candidates}))
+        self.batches.append(batch)
         self.candidates.update({c.id: c for c in batch.candidates})
+        if batch.phase.searched:
+            self.searched += len(batch.candidates)
+        if batch.candidates:
+            self._open.add(batch.number)
 
     def close(self, reason: str) -> None:
         """Fold: nothing more is asked for; go on to the shortlist."""
@@ -161,29 +243,22 @@ class History:
             ValueError: it is not awaited.
             RunError: the base or a parent failed; no candidate can be judged without them.
         """
-        progress = (
-            self._batches[evaluation.batch] if evaluation.batch < len(self._batches) else None
-        )
-        if (
-            progress is None
-            or evaluation.candidate in progress.evaluations
-            or all(c.id != evaluation.candidate for c in progress.batch.candidates)
-        ):
+        known = 0 <= evaluation.batch < len(self._batches)
+        progress = self._batches[evaluation.batch] if known else None
+        if progress is None or progress.awaited.pop(evaluation.candidate, None) is None:
             raise ValueError(
                 f"an evaluation of candidate {evaluation.candidate} in batch {evaluation.batch}, which "
                 "is not awaited"
             )
         progress.evaluations[evaluation.candidate] = evaluation
-        if not progress.complete:
+        self.arrived += 1
+        if progress.batch.phase.searched:
+            cost = Cost(1, evaluation.items, evaluation.tokens)
+            progress.cost += cost
+            self.spent += cost
+        if progress.awaited:
             return False
-        references = self.references(progress.batch.number)
-        if progress.batch.phase == "references":
-            self.gains = self._yardsticks(references)
-        for candidate in progress.batch.candidates:
-            values = progress.evaluations[candidate.id].values
-            progress.scores[candidate.id] = (
-                None if values is None else self._combine(values, references, self.gains)
-            )
+        self._complete(progress)
         return True
 
     def end(self) -> None:
@@ -193,25 +268,41 @@ class History:
             ValueError: the report batch is not complete.
         """
         self._check_complete(len(self._batches))
-        if self.phase != "report":
+        if self.phase != Phase.REPORT:
             raise ValueError("the end, before the report batch")
 
+    def _complete(self, progress: _Progress) -> None:
+        """All evaluations of a batch are there: score them."""
+        batch = progress.batch
+        references = self.references(batch.number)
+        if batch.phase == Phase.REFERENCES:
+            self.gains = self._yardsticks(references)
+        for candidate in batch.candidates:
+            values = progress.evaluations[candidate.id].values
+            score = None if values is None else self._combine(values, references, self.gains)
+            progress.scores[candidate.id] = score
+            if score is not None and values is not None and batch.phase in MERGED:
+                self._best.add(Elite(candidate.id, batch.number, score, values))
+        self._open.discard(batch.number)
+        while len(self._costs) <= len(self._batches) and self.complete(len(self._costs)):
+            self._costs.append(self._costs[-1] + self._batches[len(self._costs) - 1].cost)
+
     def _check_complete(self, count: int) -> None:
-        for progress in self._batches[:count]:
-            for candidate in self.awaited(progress.batch.number):
+        for number in sorted(self._open):
+            if number < count:
+                first = next(iter(self._batches[number].awaited))
                 raise ValueError(
-                    f"the evaluation of candidate {candidate.id} in batch {progress.batch.number} is "
-                    "missing before it"
+                    f"the evaluation of candidate {first} in batch {number} is missing before it"
                 )
 
-    def references(self, batch: int) -> Mapping[str, Values]:
-        """Values of base and parents that the scores of a complete batch are relative to.
+    def references(self, batch: int) -> dict[str, Values]:
+        """Values of base and parents: on the search split, in later phases on the batch's items.
 
         Raises:
-            RunError: one of them failed; no candidate can be judged without them.
+            RunError: one of them failed.
         """
         progress = self._batches[batch]
-        if progress.batch.phase in SEARCHED:
+        if progress.batch.phase.searched:
             progress = self._batches[0]
         found: dict[str, Values] = {}
         for candidate in self._batches[0].batch.candidates:
@@ -231,56 +322,35 @@ class History:
     # -- reading --------------------------------------------------------------------------------
 
     @property
-    def phase(self) -> str:
-        """Of the newest batch; empty before the first."""
-        return self._batches[-1].batch.phase if self._batches else ""
+    def phase(self) -> Phase | None:
+        """Of the newest batch; None before the first."""
+        return self._batches[-1].batch.phase if self._batches else None
 
-    def complete(self) -> bool:
-        """True if no evaluation is awaited."""
-        return all(progress.complete for progress in self._batches)
+    def complete(self, count: int | None = None) -> bool:
+        """True if no evaluation is awaited, of the first ``count`` batches (default: of any)."""
+        return not self._open or (count is not None and min(self._open) >= count)
+
+    def cost(self, count: int) -> Cost:
+        """What the first ``count`` batches have cost, those of the search phases; they are complete."""
+        return self._costs[count]
 
     @property
     def done(self) -> bool:
         """True once the report batch is complete."""
-        return self.phase == "report" and self.complete()
+        return self.phase == Phase.REPORT and self.complete()
 
     @property
     def unjudged(self) -> int | None:
         """The round of the shortlist that is complete and awaits its verdict."""
-        if self.phase != "select" or not self.complete():
+        if self.phase != Phase.SELECT or not self.complete():
             return None
         newest = self._batches[-1].batch.number
         return None if self.verdicts and self.verdicts[-1].batch == newest else newest
 
     @property
-    def searched(self) -> int:
-        """Candidates opened before the shortlist: what the evaluation budget counts."""
-        return sum(len(p.batch.candidates) for p in self._batches if p.batch.phase in SEARCHED)
-
-    @property
-    def spent(self) -> dict[str, int]:
-        """What arrived before the shortlist has used of each budget that is counted."""
-        return {
-            "evaluations": sum(
-                len(p.evaluations) for p in self._batches if p.batch.phase in SEARCHED
-            ),
-            "items": self._sum("items", len(self._batches)),
-            "tokens": self._sum("tokens", len(self._batches)),
-        }
-
-    def _sum(self, cost: str, batches: int) -> int:
-        """Items or tokens that the first ``batches`` have cost, those of the search phases."""
-        return sum(
-            getattr(evaluation, cost)
-            for progress in self._batches[:batches]
-            if progress.batch.phase in SEARCHED
-            for evaluation in progress.evaluations.values()
-        )
-
-    @property
     def looks(self) -> int:
         """Scores taken on the select split: candidates, summed over its rounds."""
-        return sum(len(p.batch.candidates) for p in self._batches if p.batch.phase == "select")
+        return sum(len(b.candidates) for b in self.batches if b.phase == Phase.SELECT)
 
     @property
     def saved(self) -> int:
@@ -297,25 +367,19 @@ class History:
         """Merges whose newest scores on the select split cannot be compared, and why."""
         return self.verdicts[-1].invalid if self.verdicts else {}
 
-    @property
-    def batches(self) -> list[Batch]:
-        return [progress.batch for progress in self._batches]
-
-    @property
-    def arrived(self) -> int:
-        """Evaluations that arrived, of all phases."""
-        return sum(len(progress.evaluations) for progress in self._batches)
-
     def evaluations(self, batch: int) -> Mapping[int, Evaluation]:
         """Evaluations of a batch so far, by candidate."""
         return self._batches[batch].evaluations
 
+    def scores(self, batch: int) -> Mapping[int, Score | None]:
+        """Scores of a complete batch, by candidate; None if it failed."""
+        return self._batches[batch].scores
+
     def awaited(self, batch: int) -> list[Candidate]:
         """Candidates of a batch that have no evaluation yet."""
-        progress = self._batches[batch]
-        return [c for c in progress.batch.candidates if c.id not in progress.evaluations]
+        return list(self._batches[batch].awaited.values())
 
-    def elites(self, *phases: str) -> list[Elite]:
+    def elites(self, *phases: Phase) -> list[Elite]:
         """Scored candidates of complete batches, in order of batches."""
         found = []
         for progress in self._batches:
@@ -328,17 +392,17 @@ class History:
 
     def merges(self) -> list[Elite]:
         """Scored merges of the search, references and re-scorings left out."""
-        return self.elites("start", "search")
+        return self.elites(*MERGED)
 
     @property
     def best(self) -> Elite | None:
         """The best merge by search score: an optimistic, noisy figure."""
-        return next(iter(best(self.merges())), None)
+        return next(iter(self._best.elites()), None)
 
     @property
     def baselines(self) -> list[int]:
         """The uniform soup and the best of the task-arithmetic sweep, by search score."""
-        starts = self.elites("start")
+        starts = self.elites(Phase.START)
         origin = {e.candidate: self.candidates[e.candidate].origin for e in starts}
         uniform = [e.candidate for e in starts if origin[e.candidate] == "uniform"]
         sweep = best([e for e in starts if origin[e.candidate].startswith("task_arithmetic")])
@@ -352,10 +416,18 @@ class History:
         """
         if not self.verdicts:
             return None
-        references = {c.id for c in self._batches[0].batch.candidates}
+        references = {c.id for c in self.batches[0].candidates}
         newest = self.verdicts[-1]
         ranked = self.ranked(newest.batch, newest.invalid)
         return next((e.candidate for e in ranked if e.candidate not in references), None)
+
+    @property
+    def chosen(self) -> tuple[int, ...]:
+        """What the search chose: the winner, then the other confirmed members of the front."""
+        if self.winner is None:
+            return ()
+        members = (member.candidate for member in self.verdicts[-1].front)
+        return tuple(dict.fromkeys((self.winner, *members)))
 
     def ranked(self, batch: int, invalid: Collection[int] = ()) -> list[Elite]:
         """The scored candidates of a complete batch, best first, ``invalid`` ones last."""

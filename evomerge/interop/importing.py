@@ -19,7 +19,7 @@ from evomerge.interop.document import Document, parse_document
 from evomerge.interop.layout import groups_of
 from evomerge.interop.naming import name_models
 from evomerge.interop.skeleton import UNKNOWN_DEPTH, Skeleton, read_skeleton
-from evomerge.recipe import BASE, Group, Recipe
+from evomerge.recipe import BASE, Body, Group, Recipe
 from evomerge.tensors import Place
 
 
@@ -105,7 +105,7 @@ class _Assembler:
         made = Recipe(
             ModelRef(ModelRef(base).portable) if base else None,
             sources,
-            self._grouped(groups),
+            Body(self._grouped(groups)),
             self._dtype(),
             tokenizer=donor,
         )

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from evomerge import estimators
 from evomerge.suite.objectives import Objective, Values
 from evomerge.suite.scorer import Responses, Results, column
+from evomerge.suite.splits import Split
 from evomerge.suite.suite import Suite
 
 _log = logging.getLogger("evomerge.suite.scorer")
@@ -74,7 +75,7 @@ class Estimation:
         if weights := suite.spec.anchors.get(objective.scorer):
             return _weighted(suite, objective, results, weights), None
         plain = suite.value(objective, results)  # may fail, whatever an estimate would say
-        if len(responses["items"]) == len(suite.splits["search"][objective.scorer]):
+        if len(responses["items"]) == len(suite.splits[Split.SEARCH][objective.scorer]):
             return plain, 0.0
         found = self._fitted.get(objective.name, "no model is known that answered them all")
         estimate = found if isinstance(found, str) else found.estimate(responses, objective.metric)

@@ -17,7 +17,7 @@ from evomerge.evolution.history import History
 from evomerge.judging.estimation import spread
 from evomerge.statistics.comparison import Array, Sums, mcnemar, swap_labels
 from evomerge.statistics.intervals import Interval, Resampled, Resamples, jointly
-from evomerge.suite.objectives import BASE, Objective, Values, counting, why_worst, with_derived
+from evomerge.suite.objectives import BASE, Objective, Values, entering, why_worst, with_derived
 from evomerge.suite.scorer import UNBOUNDED, Items, Results, column
 from evomerge.suite.suite import Suite
 
@@ -127,7 +127,7 @@ def compare(
         key: names the random swaps.
         label: which of the references ``theirs`` is, if it is one.
     """
-    objectives = counting(suite.objectives)
+    objectives = entering(suite.objectives)
     names = [objective.name for objective in objectives]
     number: dict[str, int] = {}
     for objective in objectives:
@@ -178,7 +178,7 @@ def search_interval(
     def score(values: Values) -> float:
         return history.score(batch, with_derived(objectives, values)).value
 
-    errors = {o.name: evaluation.errors[o.name] for o in counting(objectives)}
+    errors = {o.name: evaluation.errors[o.name] for o in entering(objectives)}
     value, error = score(evaluation.values), spread(objectives, score, evaluation.values, errors)
     return Interval.around(value, error)
 

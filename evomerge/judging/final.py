@@ -12,20 +12,21 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 
-from evomerge.evolution.core import Search
+from evomerge.evolution.history import MERGED, Candidate, History
 from evomerge.judging.evidence import Bootstrap, ByObjective, compare
 from evomerge.judging.health import asymmetries, notes
 from evomerge.judging.table import Count, Effort, Gain, Row, Table, Trust
 from evomerge.statistics.intervals import Interval, Resampled, jointly
-from evomerge.suite.objectives import BASE, counting
+from evomerge.suite.objectives import BASE, entering
 from evomerge.suite.scorer import Items, Results
+from evomerge.suite.splits import Split
 from evomerge.suite.suite import Suite
 
 IntervalOf = Callable[[int, int], Interval]
 
 
 def final_table(
-    search: Search,
+    history: History,
     suite: Suite,
     results: Mapping[int, Results | None],
     seed: int,
@@ -36,19 +37,21 @@ def final_table(
     """The report batch.
 
     Args:
-        search: done.
+        history: done.
         suite: measures and combines.
         results: candidate -> responses on the report items; None where it failed.
         seed: keys the resamples.
         selected: responses of the winner, base and parents on the select items.
         interval: (batch, candidate) -> a score of the search, with its interval.
     """
-    winner = search.winner
+    winner = history.winner
     found = {id: responses for id, responses in results.items() if responses is not None}
-    references = {c.id: c.origin for c in search.batches[0].candidates}
+    references = {c.id: c.origin for c in history.batches[0].candidates}
     known = {origin: found[id] for id, origin in references.items() if id in found}
     values = {origin: suite.values(responses) for origin, responses in known.items()}
-    estimates, scores = _scored(search, Bootstrap.of(suite, suite.splits["report"], seed), found)
+    estimates, scores = _scored(
+        history, Bootstrap.of(suite, suite.splits[Split.REPORT], seed), found
+    )
 
     def score_of(id: int) -> Interval | None:
         if id not in found:
@@ -61,7 +64,7 @@ def final_table(
         if winner is None or winner not in found or id not in found or id == winner:
             return None
         test = compare(
-            suite, found[winner], found[id], values, search.gains, (seed, "swaps"),
+            suite, found[winner], found[id], values, history.gains, (seed, "swaps"),
             label=references.get(id, ""),
         )  # fmt: skip
         difference = jointly(operator.sub, scores[winner], scores[id])
@@ -71,7 +74,7 @@ def final_table(
         reasons = list[str]()
         if id in found and id not in references and suite.spec.gates:
             reasons = asymmetries(suite, found[id], known)
-        return tuple(reasons or search.invalid.get(id, ()))
+        return tuple(reasons or history.invalid.get(id, ()))
 
     def remarks(id: int) -> tuple[str, ...]:
         merged = id in found and id not in references
@@ -89,10 +92,17 @@ def final_table(
             if o.sign * (bound - own[o.name]) > 0
         )
 
+    on_front = {m.candidate: m.probability for m in history.verdicts[-1].front}
+
+    def label_of(candidate: Candidate) -> str:
+        role = "winner" if candidate.id == winner else "front" if candidate.id in on_front else ""
+        return f"{role}: {candidate.origin} #{candidate.id}" if role else candidate.origin
+
     rows = [
         Row(
             candidate=c.id,
-            label=f"winner: {c.origin} #{c.id}" if c.id == winner else c.origin,
+            label=label_of(c),
+            front=on_front.get(c.id),
             score=score_of(c.id),
             objectives={name: each.interval() for name, each in estimates.get(c.id, {}).items()},
             gain=gain_over(c.id),
@@ -100,53 +110,53 @@ def final_table(
             notes=remarks(c.id),
             missed=missed_by(c.id),
         )
-        for c in search.batches[-1].candidates
+        for c in history.batches[-1].candidates
     ]
-    searched = _search_score(search, interval)
-    chosen, chosen_items = _select_score(search, suite, selected or {}, seed)
+    searched = _search_score(history, interval)
+    chosen, chosen_items = _select_score(history, suite, selected or {}, seed)
     reported = scores[winner].interval() if winner in scores else None
     return Table(
         combine=suite.spec.combination,
-        items=count(suite, suite.splits["report"]),
-        yardsticks={} if suite.spec.combination == "mean" else dict(search.gains),
+        items=count(suite, suite.splits[Split.REPORT]),
+        yardsticks={} if suite.spec.combination == "mean" else dict(history.gains),
         winner=winner,
-        rows=tuple(sorted(rows, key=lambda row: row.candidate == winner)),
+        rows=tuple(sorted(rows, key=lambda row: (row.candidate == winner, row.front is not None))),
         trust=Trust(
             search=searched,
             select=chosen,
             select_items=chosen_items,
             report=reported,
             gap=_gap(searched, reported, suite) if searched and reported else None,
-            search_items=count_all(suite, suite.splits["search"]),
-            anchored=any(o.scorer in suite.spec.anchors for o in counting(suite.objectives)),
+            search_items=count_all(suite, suite.splits[Split.SEARCH]),
+            anchored=any(o.scorer in suite.spec.anchors for o in entering(suite.objectives)),
         ),
         effort=Effort(
-            candidates=len(search.candidates) - len(references),
-            select_looks=search.looks,
-            dropped=len(search.dropped),
-            saved=search.saved,
-            invalid={id: tuple(reasons) for id, reasons in search.invalid.items()},
+            candidates=len(history.candidates) - len(references),
+            select_looks=history.looks,
+            dropped=len(history.dropped),
+            saved=history.saved,
+            invalid={id: tuple(reasons) for id, reasons in history.invalid.items()},
         ),
     )
 
 
 def _scored(
-    search: Search, bootstrap: Bootstrap, found: Mapping[int, Results]
+    history: History, bootstrap: Bootstrap, found: Mapping[int, Results]
 ) -> tuple[dict[int, ByObjective], dict[int, Resampled]]:
     """Objectives and combined score of each candidate, over the same resamples."""
     estimates = {id: bootstrap.values(responses, id) for id, responses in found.items()}
     references = {
-        c.origin: estimates[c.id] for c in search.batches[0].candidates if c.id in estimates
+        c.origin: estimates[c.id] for c in history.batches[0].candidates if c.id in estimates
     }
     scores = {
-        id: bootstrap.score(values, references, search.gains) for id, values in estimates.items()
+        id: bootstrap.score(values, references, history.gains) for id, values in estimates.items()
     }
     return estimates, scores
 
 
-def _search_score(search: Search, interval: IntervalOf | None) -> Interval | None:
+def _search_score(history: History, interval: IntervalOf | None) -> Interval | None:
     """The score that the winner was found by; None if it came to the shortlist without one."""
-    found = [e for e in search.elites("start", "search") if e.candidate == search.winner]
+    found = [e for e in history.elites(*MERGED) if e.candidate == history.winner]
     if interval is None or not found:
         return None
     return interval(found[-1].batch, found[-1].candidate)
@@ -160,7 +170,7 @@ def _gap(searched: Interval, reported: Interval, suite: Suite) -> Interval:
     is one, too, with the report's error scaled by the root of their numbers.
     """
     report, search = (
-        count_all(suite, suite.splits[split]).sources for split in ("report", "search")
+        count_all(suite, suite.splits[split]).sources for split in (Split.REPORT, Split.SEARCH)
     )
     value = searched.value - reported.value
     if why := searched.why or reported.why:
@@ -175,14 +185,14 @@ def _gap(searched: Interval, reported: Interval, suite: Suite) -> Interval:
 
 
 def _select_score(
-    search: Search, suite: Suite, selected: Mapping[int, Results], seed: int
+    history: History, suite: Suite, selected: Mapping[int, Results], seed: int
 ) -> tuple[Interval | None, Count | None]:
     """The score that the winner was chosen by, and from how much."""
-    winner = search.winner
+    winner = history.winner
     if winner is None or winner not in selected:
         return None, None
     items: Items = {name: list(found["items"]) for name, found in selected[winner].items()}
-    _, scores = _scored(search, Bootstrap.of(suite, items, seed), selected)
+    _, scores = _scored(history, Bootstrap.of(suite, items, seed), selected)
     return scores[winner].interval(), count_all(suite, items)
 
 

@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from evomerge.suite.objectives import Objective, Values, why_no_sum
 from evomerge.suite.scorer import Results, column
+from evomerge.suite.splits import Split
 from evomerge.suite.suite import Suite
 
 ALPHA = 0.05  # chance that the best of a shortlist is ever dropped
@@ -65,13 +66,15 @@ class Race:
             gains: the yardsticks.
             known: responses of some models, which show what values look like.
         """
+        if suite.spec.front:
+            return "members of a front are compared in every objective"
         if why := why_no_sum(suite.objectives, suite.spec.combination):
             return why
         shares = _shares(suite, gains)
         for objective in suite.measured:
             if objective.name in shares and not all(_bounded(suite, objective, r) for r in known):
                 return f"{objective.name} ({objective.metric}) is no mean of numbers from 0 to 1"
-        split, most = suite.splits["select"], defaultdict[str, float](float)
+        split, most = suite.splits[Split.SELECT], defaultdict[str, float](float)
         units = {}
         for objective in suite.measured:
             if objective.name in shares:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
-from evomerge.evolution.core import Search
-from evomerge.evolution.history import Dropped, Verdict
+from evomerge.evolution.history import Dropped, History, Member, Phase, Verdict
+from evomerge.judging.evidence import Bootstrap
+from evomerge.judging.front import confirm
 from evomerge.judging.health import asymmetries
 from evomerge.judging.race import ALPHA, Race, e_value
+from evomerge.suite.objectives import counting
 from evomerge.suite.scorer import Items, Results
+from evomerge.suite.splits import Split
 from evomerge.suite.suite import Suite
 
 
 def judge(
-    search: Search,
+    history: History,
     suite: Suite,
     race: Race | str,
     items: Items,
@@ -26,25 +29,28 @@ def judge(
     have to beat it: each of them does so with probability alpha over their number.
 
     Args:
-        search: holds the round and its scores.
+        history: holds the round and its scores.
         suite: measures.
         race: how merges are compared, or why they cannot be.
         items: of the round.
         results: candidate -> its responses to these items.
     """
-    batch = search.batches[-1]
-    references = {c.id: c.origin for c in search.batches[0].candidates}
-    ids = [e.candidate for e in search.ranked(batch.number) if e.candidate not in references]
+    batch = history.batches[-1]
+    references = {c.id: c.origin for c in history.batches[0].candidates}
+    ids = [e.candidate for e in history.ranked(batch.number) if e.candidate not in references]
     known = {origin: results(id) for id, origin in references.items()}
     invalid: dict[int, list[str]] = {}
     if suite.spec.gates:
         found = {id: asymmetries(suite, results(id), known) for id in ids}
         invalid = {id: reasons for id, reasons in found.items() if reasons}
     valid = [id for id in ids if id not in invalid]
-    asked, whole = _count(items), _count(suite.splits["select"])
-    first = next(b for b in search.batches if b.phase == "select")
+    asked, whole = _count(items), _count(suite.splits[Split.SELECT])
+    first = next(b for b in history.batches if b.phase == Phase.SELECT)
     if isinstance(race, str):
-        return Verdict(batch.number, True, (), invalid, unraced=race)
+        members = _front(
+            history, suite, items, {id: results(id) for id in [*references, *valid]}, valid
+        )
+        return Verdict(batch.number, True, (), invalid, unraced=race, front=members)
     if asked == whole:
         why = "it has no more sources than strata" if batch is first else ""
         return Verdict(batch.number, True, (), invalid, unraced=why)
@@ -54,7 +60,7 @@ def judge(
         level = (len(first.candidates) - len(references)) / ALPHA
         evidence = {id: e_value(race.leads(ours, results(id))) for id in ids if id != leader}
         beaten = [Dropped(id, leader, e, asked) for id, e in evidence.items() if e >= level]
-    dropped = tuple(each for each in beaten if each.candidate not in search.baselines)
+    dropped = tuple(each for each in beaten if each.candidate not in history.baselines)
     last = len(ids) - len(beaten) <= 1
     spared = len(ids) + len(references) if last else len(dropped)
     return Verdict(batch.number, last, dropped, invalid, spared * (whole - asked))
@@ -62,3 +68,22 @@ def judge(
 
 def _count(items: Items) -> int:
     return sum(map(len, items.values()))
+
+
+def _front(
+    history: History,
+    suite: Suite,
+    items: Items,
+    answers: Mapping[int, Results],
+    valid: Sequence[int],
+) -> tuple[Member, ...]:
+    """The confirmed members of the front, if one is wanted, best first by score."""
+    if not suite.spec.front:
+        return ()
+    feasible = [
+        id
+        for id in valid
+        if (score := history.scores(history.batches[-1].number)[id]) and score.feasible
+    ]
+    bootstrap = Bootstrap.of(suite, items, 0)
+    return confirm(bootstrap, counting(suite.objectives), answers, feasible)[: suite.spec.front]

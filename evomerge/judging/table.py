@@ -67,6 +67,7 @@ class Row:
         invalid: why its scores cannot be compared.
         notes: what its answers suffer from.
         missed: the floors that it misses.
+        front: how likely nobody of the shortlist dominates it; None if it is no confirmed member of a front.
     """
 
     candidate: int
@@ -77,9 +78,11 @@ class Row:
     invalid: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     missed: tuple[str, ...] = ()
+    front: float | None = None
 
     def __post_init__(self) -> None:
         _check(self, candidate=int, label=str)
+        _number(self.front or 0)
         _texts(self.invalid, self.notes, self.missed)
 
     @property
@@ -93,6 +96,7 @@ class Row:
             "invalid": list(self.invalid),
             "notes": list(self.notes),
             "missed": list(self.missed),
+            "front": self.front,
         }
 
     @classmethod
@@ -107,6 +111,7 @@ class Row:
             invalid=tuple(plain["invalid"]),
             notes=tuple(plain["notes"]),
             missed=tuple(plain["missed"]),
+            front=plain["front"],
         )
 
 

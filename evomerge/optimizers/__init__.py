@@ -3,6 +3,12 @@
 An optimizer is one file with one subclass of ``Optimizer``; a plugin is the same class under an
 entry point of group ``evomerge.optimizers``. Names resolve without importing any optimizer library.
 A subclass proves itself with ``evomerge.testing.optimizers.OptimizerContract``.
+
+    optimizer = make("cma", Problem(dims, ("th", "ifeval")), seed=0)
+    optimizer.tell(1, 0, [Told(genome, 0.4, (0.3, 0.5), (0.01, 0.02))])   # known recipes
+    asks = optimizer.ask(14, 2)                                          # of batch 2
+    optimizer.tell(2, 2, [Told(ask.genome, ...) for ask in asks])        # which had seen two batches
+    optimizer.recommend(1)
 """
 
 from __future__ import annotations
@@ -10,11 +16,89 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from evomerge.errors import ConfigError, InputError, did_you_mean
 from evomerge.params import Dim, Genome, Parameter, Value
 from evomerge.registry import OPTIMIZERS
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A behaviour that an archive is to cover, in ``cells`` of equal width from ``low`` to ``high``."""
+
+    name: str
+    low: float
+    high: float
+    cells: int
+
+    def cell(self, value: float) -> int:
+        """The number of the cell that ``value`` falls in; what lies beyond an end falls in the last there."""
+        share = (value - self.low) / (self.high - self.low)
+        return min(max(int(share * self.cells), 0), self.cells - 1)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be optimised.
+
+    Attributes:
+        dims: the axes of the genomes, at least one.
+        objectives: names of those that count, in the order of ``Told.values``.
+        measures: in the order of ``Told.measures``.
+    """
+
+    dims: tuple[Dim, ...]
+    objectives: tuple[str, ...] = ()
+    measures: tuple[Measure, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A genome that is to be evaluated, and whether its slope is wanted besides its score."""
+
+    genome: Genome
+    slope: bool = False
+
+
+@dataclass(frozen=True)
+class Told:
+    """What came of a genome. All numbers are finite.
+
+    Attributes:
+        genome: as it was asked, or of a known recipe.
+        score: combined, maximised; None: it failed, ranks last and is never an elite.
+        values: of the objectives, maximised, in yardstick units: ``[objectives]``, empty if it failed.
+        errors: standard errors of the values; 0 is exact, None is unknown.
+        violation: by how much floors are missed, relative to them; 0 is feasible.
+        measures: ``[measures]``.
+        slope: the derivative of a bounded loss by every gene, ``[dims]``, where it was asked for.
+    """
+
+    genome: Genome
+    score: float | None
+    values: tuple[float, ...] = ()
+    errors: tuple[float | None, ...] = ()
+    violation: float = 0.0
+    measures: tuple[float, ...] = ()
+    slope: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        known = [self.score, *self.errors, self.violation]
+        numbers = [number for number in known if number is not None]
+        numbers += [*self.values, *self.measures, *(self.slope or ())]
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError(f"{self} is not finite; a failed candidate has the score None")
+
+    @property
+    def merit(self) -> tuple[bool, bool, float]:
+        """Sort key, the smallest first: feasible ones by score, others by violation, then failures."""
+        if self.score is None:
+            return (True, True, 0.0)
+        if self.violation > 0:
+            return (False, True, self.violation)
+        return (False, False, -self.score)
 
 
 class Optimizer(ABC):
@@ -23,14 +107,15 @@ class Optimizer(ABC):
     Two rules make a resumed search repeat the interrupted one from its journal alone. ``ask`` is a
     pure function of the tells so far, the seed, the batch and the count: it changes nothing, and
     its draws are keyed by ``seeds.generator(seed, "ask", batch)``. ``tell`` takes nothing but what
-    the journal holds. So replaying the tells restores the optimizer.
+    the journal holds. So replaying the tells restores the optimizer, and asking again what a batch
+    asked, of the tells that it had seen, gives the same genomes.
 
-    Batches are told in the order of their numbers, each once, without gaps. With a lag, later
+    Batches are told in the order of their numbers, each once; some are never told. With a lag, later
     batches were asked before: a told point need not come from the newest distribution, nor (known
     recipes) from this optimizer at all.
 
     Args:
-        dims: the axes of the genomes, at least one.
+        problem: what is optimised.
         seed: the run's seed.
         population: the size of a batch; None for the algorithm's own, which is larger than the
             textbook value because scores are noisy.
@@ -42,13 +127,13 @@ class Optimizer(ABC):
 
     def __init__(
         self,
-        dims: Sequence[Dim],
+        problem: Problem,
         *,
         seed: int,
         population: int | None = None,
         **options: Value,
     ) -> None:
-        self.dims = tuple(dims)
+        self.problem, self.dims = problem, problem.dims
         self.seed = seed
         self.population = population or self.default_population(len(self.dims))
         self.options = {option.name: option.default for option in self.OPTIONS} | options
@@ -59,39 +144,33 @@ class Optimizer(ABC):
         """The size of a batch in a space of ``dimensions`` axes."""
 
     @abstractmethod
-    def tell(self, genomes: Sequence[Genome], scores: Sequence[float | None]) -> None:
+    def tell(self, batch: int, seen: int, told: Sequence[Told]) -> None:
         """Learn from one batch, in candidate order.
 
-        ``scores`` are maximised and never NaN; None is a failed candidate: it ranks last and is
-        never an elite. The known recipes of generation 0 are told before any other batch, in any
-        number: a warm start.
+        The known recipes of generation 0 are told before any other batch, in any number: a warm start.
 
-        Raises:
-            ValueError: lengths differ, or a score is not finite.
+        Args:
+            batch: its number.
+            seen: when it was asked, the batches with numbers below this had been told; 0 for known
+                recipes, which nobody asked for.
+            told: of its candidates, those that the space holds.
         """
 
     @abstractmethod
-    def ask(self, count: int, batch: int) -> list[Genome]:
+    def ask(self, count: int, batch: int) -> list[Ask]:
         """``count`` canonical genomes for batch number ``batch``; pure."""
 
     @abstractmethod
-    def recommend(self) -> Genome | None:
-        """The genome this optimizer believes in; None before any success was told."""
+    def recommend(self, count: int) -> list[Genome]:
+        """The genomes this optimizer believes in, at most ``count``; none before any success was told.
+
+        Best first; with several objectives they may be spread over the front.
+        """
 
 
-def rank(genomes: Sequence[Genome], scores: Sequence[float | None]) -> list[int]:
-    """Indices of a told batch from best to worst: failures last, ties in candidate order.
-
-    Raises:
-        ValueError: lengths differ, or a score is not finite.
-    """
-    if len(genomes) != len(scores):
-        raise ValueError(f"{len(genomes)} genomes told with {len(scores)} scores")
-    for score in scores:
-        if score is not None and not math.isfinite(score):
-            raise ValueError(f"score {score} is not finite; a failed candidate is told as None")
-    costs = [math.inf if score is None else -score for score in scores]
-    return sorted(range(len(costs)), key=costs.__getitem__)
+def rank(told: Sequence[Told]) -> list[int]:
+    """Indices of a told batch from best to worst; ties in candidate order. See ``Told.merit``."""
+    return sorted(range(len(told)), key=lambda index: told[index].merit)
 
 
 def cell(dim: Dim, gene: float) -> int:
@@ -148,7 +227,7 @@ def problems(name: str, options: Mapping[str, object]) -> dict[str, str]:
 
 def make(
     name: str,
-    dims: Sequence[Dim],
+    problem: Problem,
     *,
     seed: int,
     population: int | None = None,
@@ -166,8 +245,8 @@ def make(
         found.append(
             f"optimizer: population: expected a whole number of at least 2, found {population!r}"
         )
-    if not dims:
+    if not problem.dims:
         found.append("space: nothing varies; expected at least one parameter with a range")
     if found:
         raise ConfigError(found)
-    return kind(dims, seed=seed, population=population, **options)
+    return kind(problem, seed=seed, population=population, **options)

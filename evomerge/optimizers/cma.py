@@ -14,10 +14,8 @@ Deviations: no integer centering; the categorical learning rate is fixed, not ad
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import warnings
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -26,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge import seeds
-from evomerge.optimizers import Optimizer, canonical, cell, centre, rank
+from evomerge.optimizers import Ask, Optimizer, Problem, Told, canonical, cell, centre, rank
 from evomerge.params import Dim, Genome, Parameter, Real, Shared, Value
 
 with warnings.catch_warnings():
@@ -40,10 +38,6 @@ SMALLEST_INTEGER_STD = 0.2  # in cells: from a centre, 1 % of the draws leave th
 # Step on a categorical distribution. With the default populations some 5 to 8 elites count, so
 # chance alone fixes an option only after mu_eff / rate^2, about 70 batches; selection needs 1/rate.
 CATEGORICAL_RATE = 0.3
-# How many tells back a told batch may have been asked and is still recognised.
-MEMORY = 4
-# How many batches that are never told a run may number before the first one told.
-UNTOLD = 3
 
 
 class _Normal:
@@ -99,11 +93,11 @@ class _Distribution:
 class CMA(Optimizer):
     """Covariance matrix adaptation; recommends the mean of its distribution.
 
-    * ``ask`` draws from a copy of the strategy. ``tell`` keeps no memory of what was asked, either:
-      it draws the batch again to find the points that the genomes came from. (A point beyond a
-      bound is reflected, an integer rounded: told the genome alone, pycma would take the
-      distribution for narrower than it is and converge before the optimum.) A genome that was not
-      drawn is told as itself; pycma shortens its step to a plausible length.
+    * ``ask`` draws from a copy of the strategy. ``tell`` keeps no memory of what was asked, either: it
+      draws the batch again, from the distribution that the ask had seen, to find the points that the
+      genomes came from. (A point beyond a bound is reflected, an integer rounded: told the genome
+      alone, pycma would take the distribution for narrower than it is and converge before the optimum.)
+      A genome that was not drawn is told as itself; pycma shortens its step to a plausible length.
     * pycma sees ranks, never scores: no NaN, infinity or scale can reach it, and equal scores are
       ordered alike on every machine.
     * Known recipes told first set the mean to the best of them.
@@ -121,14 +115,13 @@ class CMA(Optimizer):
     )
 
     def __init__(
-        self, dims: Sequence[Dim], *, seed: int, population: int | None = None, **options: Value
+        self, problem: Problem, *, seed: int, population: int | None = None, **options: Value
     ) -> None:
-        super().__init__(dims, seed=seed, population=population, **options)
-        self._now = self._around(None)
-        self._before: deque[_Distribution] = deque(maxlen=MEMORY)
-        self._waiting: list[tuple[Genome, float | None, NDArray[np.float64] | None]] = []
-        self._tells = 0
-        self._offset: int | None = None  # a told batch's number less the tells before it
+        super().__init__(problem, seed=seed, population=population, **options)
+        # by how many batches had been told; asks that are still to be told need the older ones
+        self._states = {0: self._around(None)}
+        self._waiting: list[tuple[Told, NDArray[np.float64] | None]] = []
+        self._began = False
         self._succeeded = False
 
     @classmethod
@@ -136,30 +129,48 @@ class CMA(Optimizer):
         """Twice the textbook 4 + 3 ln N: averaging over more elites is how CMA-ES bears noise."""
         return 2 * (4 + math.floor(3 * math.log(dimensions)))
 
-    def tell(self, genomes: Sequence[Genome], scores: Sequence[float | None]) -> None:
-        order = rank(genomes, scores)
-        if not order:
+    def tell(self, batch: int, seen: int, told: Sequence[Told]) -> None:
+        if not told:
             return
-        succeeded = scores[order[0]] is not None
-        self._succeeded |= succeeded
-        points = self._recognise(genomes)
-        before = copy.deepcopy(self._now)
-        if self._tells == 0 and all(point is None for point in points):
-            if succeeded:
-                self._now = self._around(genomes[order[0]])
+        best = told[rank(told)[0]]
+        self._succeeded |= best.score is not None
+        points = self._drawn(batch, seen, [each.genome for each in told])
+        now = copy.deepcopy(self._now)
+        if not self._began and all(point is None for point in points):
+            if best.score is not None:
+                now = self._around(best.genome)
         else:
-            self._waiting += zip(genomes, scores, points, strict=True)
+            self._waiting += zip(told, points, strict=True)
             if len(self._waiting) >= self.population:
-                self._update()
+                self._update(now, batch)
                 self._waiting = []
-        self._before.append(before)
-        self._tells += 1
+        self._began = True
+        self._states = {n: state for n, state in self._states.items() if n >= self._newest(seen)}
+        self._states[batch + 1] = now
 
-    def ask(self, count: int, batch: int) -> list[Genome]:
-        return self._now.draw(count, self.seed, "ask", batch)[0]
+    def ask(self, count: int, batch: int) -> list[Ask]:
+        return [Ask(genome) for genome in self._now.draw(count, self.seed, "ask", batch)[0]]
 
-    def recommend(self) -> Genome | None:
-        return self._now.mean() if self._succeeded else None
+    def recommend(self, count: int) -> list[Genome]:
+        return [self._now.mean()][:count] if self._succeeded else []
+
+    @property
+    def _now(self) -> _Distribution:
+        return self._states[max(self._states)]
+
+    def _newest(self, seen: int) -> int:
+        """The newest state that an ask had seen."""
+        return max((n for n in self._states if n <= seen), default=min(self._states))
+
+    def _drawn(
+        self, batch: int, seen: int, genomes: Sequence[Genome]
+    ) -> list[NDArray[np.float64] | None]:
+        """The drawn point behind each genome; None for a genome that was not drawn."""
+        count = max(len(genomes), self.population)
+        drawn, points = self._states[self._newest(seen)].draw(count, self.seed, "ask", batch)
+        row_of = {genome: row for row, genome in reversed(list(enumerate(drawn)))}
+        rows = [row_of.get(tuple(genome)) for genome in genomes]
+        return [None if row is None else points[row] for row in rows]
 
     def _around(self, genome: Genome | None) -> _Distribution:
         """The first distribution: around a known recipe, or over the whole space."""
@@ -189,55 +200,26 @@ class CMA(Optimizer):
         )
         return _Distribution(self.dims, strategy, odds)
 
-    def _recognise(self, genomes: Sequence[Genome]) -> list[NDArray[np.float64] | None]:
-        """The drawn point behind each genome; None for a genome that was not drawn.
-
-        The number of the batch told now is the number of tells before it, plus an offset that the
-        first recognised batch shows. It was asked of the present distribution, or with a lag of an
-        earlier one. The search may since have dropped genomes and overwritten inactive genes, so
-        one real gene in common is enough.
-        """
-        count = 2 * max(len(genomes), self.population)
-        offsets = range(UNTOLD + 1) if self._offset is None else (self._offset,)
-        asked = (self._now, *reversed(self._before))
-        for distribution, offset in itertools.product(asked, offsets):
-            drawn, points = distribution.draw(count, self.seed, "ask", self._tells + offset)
-            row_of: dict[object, int] = {}
-            for row, genome in enumerate(drawn):
-                for mark in self._marks(genome):
-                    row_of.setdefault(mark, row)
-            rows = [
-                next((row_of[mark] for mark in self._marks(genome) if mark in row_of), None)
-                for genome in genomes
-            ]
-            if any(row is not None for row in rows):
-                self._offset = offset
-                return [None if row is None else points[row] for row in rows]
-        return [None] * len(genomes)
-
-    def _marks(self, genome: Genome) -> list[object]:
-        """What tells a genome from others: each real gene inside (0, 1), and the whole."""
-        genes = enumerate(zip(self.dims, genome, strict=True))
-        inner = [(axis, gene) for axis, (dim, gene) in genes if not dim.size and 0 < gene < 1]
-        return [*inner, tuple(genome)]
-
-    def _update(self) -> None:
-        genomes, scores, drawn = zip(*self._waiting, strict=True)
-        if len(set(scores)) < 2:
+    def _update(self, now: _Distribution, batch: int) -> None:
+        """Move ``now`` by what waits."""
+        told, drawn = zip(*self._waiting, strict=True)
+        if len({each.merit for each in told}) < 2:
             return
-        strategy, axes, order = self._now.strategy, self._now.normal_axes, rank(genomes, scores)
+        strategy, axes, order = now.strategy, now.normal_axes, rank(told)
         # pycma wants an ask before each tell; these draws also fill the axes that mean nothing
-        points = _sample(strategy, len(genomes), self.seed, "tell", self._tells)
-        for point, genome, known in zip(points, genomes, drawn, strict=True):
+        points = _sample(strategy, len(told), self.seed, "tell", batch)
+        for point, each, known in zip(points, told, drawn, strict=True):
             if known is not None:
                 point[:] = known
             else:
-                genes = canonical(self.dims, genome)
+                genes = canonical(self.dims, each.genome)
                 point[: len(axes)] = _from_bounds([genes[axis] for axis in axes])
         weights = strategy.sp.weights.positive_weights
         elites = order[: len(weights)]
         for index in elites:
-            if scores[index] is None:  # too few succeeded: the mean stands in, which pulls nowhere
+            if (
+                told[index].score is None
+            ):  # too few succeeded: the mean stands in, which pulls nowhere
                 points[index] = strategy.mean
         costs = np.empty(len(order))
         costs[order] = np.arange(len(order))
@@ -246,16 +228,21 @@ class CMA(Optimizer):
             warnings.simplefilter("ignore")
             strategy.tell(list(points), costs.tolist())
         self._update_odds(
-            [(w, genomes[i]) for w, i in zip(weights, elites, strict=True) if scores[i] is not None]
+            now,
+            [
+                (weight, told[index].genome)
+                for weight, index in zip(weights, elites, strict=True)
+                if told[index].score is not None
+            ],
         )
 
-    def _update_odds(self, elites: list[tuple[float, Genome]]) -> None:
+    def _update_odds(self, now: _Distribution, elites: list[tuple[float, Genome]]) -> None:
         """q <- q + rate * sum_i w_i (onehot(x_i) - q), kept above CatCMA's margin.
 
         The margin lets all the likeliest options together be missed with probability 0.27.
         """
-        missed = 1 - 0.73 ** (1 / max(1, len(self._now.odds)))
-        for axis, odds in self._now.odds.items():
+        missed = 1 - 0.73 ** (1 / max(1, len(now.odds)))
+        for axis, odds in now.odds.items():
             step = np.zeros_like(odds)
             for weight, genome in elites:
                 step -= weight * odds

@@ -22,8 +22,8 @@ from optuna.distributions import (
 )
 
 from evomerge import seeds
-from evomerge.optimizers import Optimizer, canonical, cell, centre, rank
-from evomerge.params import Dim, Genome, Integer, Parameter, Shared, Value
+from evomerge.optimizers import Ask, Optimizer, Problem, Told, canonical, cell, centre
+from evomerge.params import Genome, Integer, Parameter, Shared, Value
 
 _DISTRIBUTIONS = {
     "real": lambda dim: FloatDistribution(0.0, 1.0),
@@ -49,31 +49,30 @@ class TPE(Optimizer):
     )
 
     def __init__(
-        self, dims: Sequence[Dim], *, seed: int, population: int | None = None, **options: Value
+        self, problem: Problem, *, seed: int, population: int | None = None, **options: Value
     ) -> None:
-        super().__init__(dims, seed=seed, population=population, **options)
+        super().__init__(problem, seed=seed, population=population, **options)
         # axes are named by position: two dims may share a name
         self._space: dict[str, BaseDistribution] = {
             str(axis): _DISTRIBUTIONS[dim.kind](dim) for axis, dim in enumerate(self.dims)
         }
-        self._told: list[tuple[Genome, float | None]] = []
+        self._told: list[Told] = []
 
     @classmethod
     def default_population(cls, dimensions: int) -> int:
         return 12
 
-    def tell(self, genomes: Sequence[Genome], scores: Sequence[float | None]) -> None:
-        rank(genomes, scores)  # raises on what may not be told
-        self._told += zip(genomes, scores, strict=True)
+    def tell(self, batch: int, seen: int, told: Sequence[Told]) -> None:
+        self._told += told
 
-    def ask(self, count: int, batch: int) -> list[Genome]:
+    def ask(self, count: int, batch: int) -> list[Ask]:
         study = self._study(seeds.small(self.seed, "ask", batch))
         trials = [study.ask(self._space) for _ in range(count)]
-        return [self._genome(trial.params) for trial in trials]
+        return [Ask(self._genome(trial.params)) for trial in trials]
 
-    def recommend(self) -> Genome | None:
-        successes = [(score, genome) for genome, score in self._told if score is not None]
-        return max(successes, key=lambda told: told[0])[1] if successes else None
+    def recommend(self, count: int) -> list[Genome]:
+        best = min(self._told, key=lambda told: told.merit, default=None)
+        return [] if best is None or best.score is None else [best.genome][:count]
 
     def _study(self, seed: int) -> optuna.Study:
         verbosity = optuna.logging.get_verbosity()
@@ -90,16 +89,28 @@ class TPE(Optimizer):
             study = optuna.create_study(direction="maximize", sampler=sampler)
         finally:
             optuna.logging.set_verbosity(verbosity)
-        # a failed trial would be ignored by TPE; it must be avoided: below the worst success
-        failed = min((score for _, score in self._told if score is not None), default=0.0) - 1.0
+        # TPE sees feasible scores as they are; what misses a floor lies below all of them, the lower the more it
+        # misses, and a failed trial, which TPE would ignore, below everything: it must be avoided
+        feasible = [
+            told.score for told in self._told if told.score is not None and not told.violation
+        ]
+        lowest = min(feasible, default=0.0) - 1.0
+        missed = [told.violation for told in self._told]
+        failed = lowest - max(missed, default=0.0) - 1.0 if any(missed) else lowest
+
+        def value(told: Told) -> float:
+            if told.score is None:
+                return failed
+            return lowest - told.violation if told.violation else told.score
+
         study.add_trials(
             [
                 optuna.trial.create_trial(
-                    params=self._params(genome),
+                    params=self._params(told.genome),
                     distributions=self._space,
-                    value=failed if score is None else score,
+                    value=value(told),
                 )
-                for genome, score in self._told
+                for told in self._told
             ]
         )
         return study

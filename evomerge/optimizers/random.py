@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from evomerge import seeds
-from evomerge.optimizers import Optimizer, canonical, rank
-from evomerge.params import Dim, Genome, Value
+from evomerge.optimizers import Ask, Optimizer, Problem, Told, canonical
+from evomerge.params import Genome, Value
 
 
 class Random(Optimizer):
@@ -16,24 +16,24 @@ class Random(Optimizer):
     name: ClassVar[str] = "random"
 
     def __init__(
-        self, dims: Sequence[Dim], *, seed: int, population: int | None = None, **options: Value
+        self, problem: Problem, *, seed: int, population: int | None = None, **options: Value
     ) -> None:
-        super().__init__(dims, seed=seed, population=population, **options)
-        self._best: tuple[float, Genome] | None = None
+        super().__init__(problem, seed=seed, population=population, **options)
+        self._best: Told | None = None
 
     @classmethod
     def default_population(cls, dimensions: int) -> int:
         return 16
 
-    def tell(self, genomes: Sequence[Genome], scores: Sequence[float | None]) -> None:
-        for index in rank(genomes, scores)[:1]:
-            score = scores[index]
-            if score is not None and (self._best is None or score > self._best[0]):
-                self._best = (score, genomes[index])
+    def tell(self, batch: int, seen: int, told: Sequence[Told]) -> None:
+        known = [self._best] if self._best else []
+        self._best = min([*known, *told], key=lambda each: each.merit, default=None)
 
-    def ask(self, count: int, batch: int) -> list[Genome]:
+    def ask(self, count: int, batch: int) -> list[Ask]:
         draws = seeds.generator(self.seed, "ask", batch).random((count, len(self.dims)))
-        return [canonical(self.dims, row) for row in draws.tolist()]
+        return [Ask(canonical(self.dims, row)) for row in draws.tolist()]
 
-    def recommend(self) -> Genome | None:
-        return self._best[1] if self._best else None
+    def recommend(self, count: int) -> list[Genome]:
+        if self._best is None or self._best.score is None:
+            return []
+        return [self._best.genome][:count]

@@ -1,19 +1,21 @@
-"""The journal's events: how batches, evaluations and the run itself are written and read.
+"""The journal's events as types: how batches, evaluations and the run itself are written and read.
 
 ========== ==================================================================================
 event      holds
 ========== ==================================================================================
-run        the job: its digest and content, parents by hash, splits, objectives, versions
+run        ``Head``, the job: its digest and content, parents by hash, splits, objectives, versions
 session    a process began to work on the run
-batch      candidates (id, origin, genome, groups) and how many items they are scored on;
+batch      ``BatchLine``: candidates (id, origin, genome, body) and how many items they are scored on;
            written before the first of them is handed out
-evaluation objective values of one candidate with standard errors, or why it failed; where its
-           responses lie, and which earlier ones (batch, candidate) were used again
+evaluation ``EvaluationLine``: objective values of one candidate with standard errors, or why it
+           failed; where its responses lie, and which earlier ones (batch, candidate) were used again
 closed     the search phase was ended early (out of hours)
-round      a round of the shortlist: who was beaten, by whom, with what evidence; whose scores
-           are invalid and why; why there was no race
-end        the winner, the table on the report split, and which looks at it came before
+round      ``RoundLine``, a round of the shortlist: who was beaten, by whom, with what evidence; whose
+           scores are invalid and why; why there was no race; who is on the front
+end        ``EndLine``: the table on the report split, and which looks at it came before
 ========== ==================================================================================
+
+Each is a dataclass, and a line of a journal is valid if its type can be made from it.
 """
 
 from __future__ import annotations
@@ -22,13 +24,24 @@ import importlib.metadata
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
+
+import msgspec
 
 from evomerge import seeds
 from evomerge.errors import InputError
-from evomerge.evolution.history import Batch, Candidate, Dropped, Evaluation, History, Verdict
+from evomerge.evolution.history import (
+    Batch,
+    Candidate,
+    Dropped,
+    Evaluation,
+    History,
+    Member,
+    Phase,
+    Verdict,
+)
 from evomerge.judging.table import Table
 from evomerge.recipe import Recipe
 from evomerge.record import journal
@@ -36,67 +49,313 @@ from evomerge.record.responses import Block
 from evomerge.suite.objectives import Objective
 from evomerge.suite.scorer import Items
 
-FORMAT = 3
 JOURNAL, RESPONSES = "journal.jsonl", "responses.bin"
-Event = dict[str, Any]
 _LIBRARIES = ("evomerge", "torch", "transformers", "lm_eval", "cma", "optuna", "ray")
-_CANDIDATE = ("id", "origin", "genome", "groups")
-_OBJECTIVE = tuple(field.name for field in fields(Objective))
-_KEYS: Mapping[str, Sequence[str]] = {
-    "run": (
-        *("digest", "content", "budget", "scoring", "population", "template", "models", "dims"),
-        *("objectives", "combine", "splits", "scorers", "versions"),
-    ),
-    "session": (),
-    "batch": ("batch", "phase", "items", "progress", "candidates"),
-    "evaluation": (*(field.name for field in fields(Evaluation)), "block", "reused", "seconds"),
-    "closed": ("reason",),
-    "round": tuple(field.name for field in fields(Verdict)),
-    "end": ("winner", "table", "looks"),
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """An event; ``time`` in seconds since the epoch enters displays and the hours budget, no decision."""
+
+    event: ClassVar[str]
+    time: float
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """For the journal."""
+        found = msgspec.to_builtins(self, str_keys=True)
+        return {"event": self.event, **found}
+
+
+L = TypeVar("L", bound=Line)
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A model as it was at the start: what it was called, and the digest of its weights."""
+
+    ref: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Split -> scorer -> items, and the digest of that."""
+
+    digest: str
+    items: dict[str, dict[str, list[str]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head(Line):
+    """What a run is; another run cannot go on with its journal.
+
+    Attributes:
+        format: of the journal.
+        digest: of ``content``: everything in run.yaml and the files it names.
+        budget: evaluations, items, tokens and hours; None is no limit.
+        scoring: dtype that candidates are scored in.
+        population: of the optimizer.
+        template: a recipe without its body.
+        models: by name.
+        dims: names of the genes.
+        objectives: ``Objective.plain`` of each.
+        combine: how they combine.
+        splits: the items.
+        scorers: name -> fingerprint.
+        versions: of libraries.
+    """
+
+    event = "run"
+    format: int
+    digest: str
+    content: dict[str, Any]
+    budget: dict[str, float | None]
+    scoring: str
+    population: int
+    template: dict[str, Any]
+    models: dict[str, Parent]
+    dims: list[str]
+    objectives: list[dict[str, Any]]
+    combine: str
+    splits: Splits
+    scorers: dict[str, str]
+    versions: dict[str, str]
+
+    @property
+    def wanted(self) -> tuple[Objective, ...]:
+        """The objectives."""
+        return tuple(map(Objective.from_plain, self.objectives))
+
+    @property
+    def inventory(self) -> dict[str, list[str]]:
+        """Scorer -> every item of the run, split by split."""
+        found: dict[str, list[str]] = {}
+        for items in self.splits.items.values():
+            for scorer, ids in items.items():
+                found.setdefault(scorer, []).extend(ids)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionLine(Line):
+    """A process began to work on the run."""
+
+    event = "session"
+
+
+@dataclass(frozen=True)
+class CandidateLine:
+    """A candidate: its recipe is the run's template with this body."""
+
+    id: int
+    origin: str
+    genome: tuple[float, ...] | None
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AskedLine:
+    """The items of a batch: their digest, and how many per scorer."""
+
+    digest: str
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchLine(Line):
+    """A batch was opened."""
+
+    event = "batch"
+    batch: int
+    phase: Phase
+    items: AskedLine
+    progress: float
+    seen: int
+    candidates: tuple[CandidateLine, ...]
+
+    @classmethod
+    def of(cls, batch: Batch, items: Items) -> BatchLine:
+        counts = {name: len(ids) for name, ids in items.items()}
+        return cls(
+            time=time.time(),
+            batch=batch.number,
+            phase=batch.phase,
+            items=AskedLine(items_digest(items), counts),
+            progress=batch.progress,
+            seen=batch.seen,
+            candidates=tuple(
+                CandidateLine(c.id, c.origin, c.genome, c.recipe.body.plain(tuple(c.recipe.models)))
+                for c in batch.candidates
+            ),
+        )
+
+    def batch_on(self, template: Recipe) -> Batch:
+        """The batch; candidates are rebuilt on the run's ``template``."""
+        candidates = tuple(
+            Candidate(c.id, c.origin, template.with_body(c.body), c.genome) for c in self.candidates
+        )
+        return Batch(self.batch, self.phase, candidates, self.progress, self.seen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationLine(Line):
+    """An evaluation arrived."""
+
+    event = "evaluation"
+    batch: int
+    candidate: int
+    values: dict[str, float] | None
+    error: str | None
+    errors: dict[str, float | None] | None
+    items: int
+    tokens: int
+    block: tuple[int, int, int] | None
+    reused: tuple[tuple[int, int], ...]
+    seconds: dict[str, float]
+
+    @classmethod
+    def of(
+        cls,
+        evaluation: Evaluation,
+        *,
+        block: Block | None,
+        reused: Sequence[tuple[int, int]] = (),
+        seconds: Mapping[str, float],
+    ) -> EvaluationLine:
+        return cls(
+            time=time.time(),
+            **asdict(evaluation),
+            block=block.plain if block else None,
+            reused=tuple(reused),
+            seconds=dict(seconds),
+        )
+
+    @property
+    def evaluation(self) -> Evaluation:
+        return Evaluation(
+            self.batch,
+            self.candidate,
+            self.values,
+            self.error,
+            self.errors,
+            items=self.items,
+            tokens=self.tokens,
+        )
+
+    def block_at(self, line: int = 0) -> Block | None:
+        """Where its responses lie; ``line`` is its own in the journal."""
+        return Block(*self.block, line) if self.block else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedLine(Line):
+    """The search phase was ended early."""
+
+    event = "closed"
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundLine(Line):
+    """A round of the shortlist was judged."""
+
+    event = "round"
+    batch: int
+    last: bool
+    dropped: tuple[Dropped, ...]
+    invalid: dict[int, tuple[str, ...]]
+    saved: int
+    unraced: str
+    front: tuple[Member, ...]
+
+    @classmethod
+    def of(cls, verdict: Verdict) -> RoundLine:
+        invalid = {candidate: tuple(why) for candidate, why in verdict.invalid.items()}
+        return cls(
+            time=time.time(),
+            batch=verdict.batch,
+            last=verdict.last,
+            dropped=verdict.dropped,
+            invalid=invalid,
+            saved=verdict.saved,
+            unraced=verdict.unraced,
+            front=verdict.front,
+        )
+
+    @property
+    def verdict(self) -> Verdict:
+        return Verdict(
+            batch=self.batch,
+            last=self.last,
+            dropped=self.dropped,
+            invalid=self.invalid,
+            saved=self.saved,
+            unraced=self.unraced,
+            front=self.front,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndLine(Line):
+    """The search is done. ``table``: ``Table.plain``; ``looks``: who had seen these report items before."""
+
+    event = "end"
+    table: dict[str, Any]
+    looks: str
+
+    @property
+    def final(self) -> Table:
+        return Table.from_plain(self.table)
+
+
+KINDS: Mapping[str, type[Line]] = {
+    kind.event: kind
+    for kind in (Head, SessionLine, BatchLine, EvaluationLine, ClosedLine, RoundLine, EndLine)
 }
 
 
-def read_events(path: Path) -> list[Event]:
+def read_lines(path: Path) -> list[Line]:
     """The events of a run's journal, also while a search writes it.
 
     Raises:
         InputError: it is absent or of another format, or an event is not what is written.
     """
-    events = journal.read(path)
-    head = events[0] if events else {"event": "run", "format": FORMAT}
-    if (head["event"], head.get("format")) != ("run", FORMAT):
-        raise InputError(
-            f"{path}:1: not the journal of a run in format {FORMAT} (found {head['event']!r}, format "
-            f"{head.get('format')!r}); use the evomerge version that wrote it, or another folder"
-        )
-    for line, event in enumerate(events, start=1):
-        with reading(path, line):
-            for found, keys in _mappings(event, head):
-                if missing := [key for key in keys if key not in found]:
-                    raise ValueError(
-                        f"{missing[0]!r} is missing from this {event['event']!r} event"
-                    )
-            if event is head:
-                inventory(event)
-            elif event["event"] == "evaluation":
-                place_from(event)
-    return events
+    return lines_of(path, journal.read(path))
 
 
-def _mappings(event: Event, head: Event) -> Iterator[tuple[Mapping[str, Any], Sequence[str]]]:
-    """The mappings in an event, each with the keys that it must have."""
-    kind = event["event"]
-    yield event, (*_KEYS.get(kind, ()), "time")
-    if kind == "run":
-        yield event["splits"], ("digest", "items")
-        yield from ((model, ("ref", "sha256")) for model in event["models"].values())
-        yield from ((objective, _OBJECTIVE) for objective in event["objectives"])
-    elif kind == "batch":
-        yield event["items"], ("digest", "counts")
-        yield from ((candidate, _CANDIDATE) for candidate in event["candidates"])
-    elif kind == "evaluation":
-        names = [objective["name"] for objective in head["objectives"]]
-        yield from ((event[key], names) for key in ("values", "errors") if event[key] is not None)
+def lines_of(path: Path, events: Sequence[Mapping[str, Any]]) -> list[Line]:
+    """The events of the journal at ``path``, which begins with a ``Head``.
+
+    Raises:
+        InputError: one is not what is written.
+    """
+    lines = []
+    for number, event in enumerate(events, start=1):
+        with reading(path, number):
+            lines.append(line_of(event))
+            if (number == 1) != isinstance(lines[-1], Head):
+                raise ValueError("a journal begins with its run, and holds one")
+            if isinstance(lines[-1], EndLine):
+                _ = lines[-1].final
+            elif isinstance(lines[-1], Head):
+                _ = lines[-1].wanted
+    return lines
+
+
+def line_of(event: Mapping[str, Any]) -> Line:
+    """The event that ``Line.plain`` was made from.
+
+    Raises:
+        ValueError: it is none.
+    """
+    kind = KINDS.get(event["event"])
+    if kind is None:
+        raise ValueError(f"no event is called {event['event']!r:.60}")
+    content = {key: value for key, value in event.items() if key != "event"}
+    if unknown := sorted(content.keys() - kind.__dataclass_fields__.keys()):
+        raise ValueError(f"the key {unknown[0]!r:.60} in a {kind.event!r} event, which has none")
+    return msgspec.convert(content, kind, str_keys=True)
 
 
 @contextmanager
@@ -110,28 +369,27 @@ def reading(path: Path, line: int) -> Iterator[None]:
         yield
     except (InputError, ValueError) as error:
         raise journal.damaged(path, line, str(error)) from error
-    except (AttributeError, LookupError, TypeError) as error:
+    except (AttributeError, LookupError, TypeError, RecursionError, OverflowError) as error:
         raise journal.damaged(path, line, f"{type(error).__name__}: {error}") from error
 
 
-def fold(history: History, event: Mapping[str, Any], template: Recipe) -> None:
+def fold(history: History, line: Line, template: Recipe) -> None:
     """Fold what an event tells into ``history``; candidates are rebuilt on the run's ``template``.
 
     Raises:
         ValueError: it does not follow from what was folded before. What is no event at all raises
             whatever comes of it: see ``reading``.
     """
-    if event["event"] == "batch":
-        history.open(batch_from(event, template))
-    elif event["event"] == "evaluation":
-        history.observe(evaluation_from(event))
-    elif event["event"] == "round":
-        history.judge(round_from(event))
-    elif event["event"] == "closed":
-        history.close(event["reason"])
-    elif event["event"] == "end":
+    if isinstance(line, BatchLine):
+        history.open(line.batch_on(template))
+    elif isinstance(line, EvaluationLine):
+        history.observe(line.evaluation)
+    elif isinstance(line, RoundLine):
+        history.judge(line.verdict)
+    elif isinstance(line, ClosedLine):
+        history.close(line.reason)
+    elif isinstance(line, EndLine):
         history.end()
-        Table.from_plain(event["table"])
 
 
 def versions() -> dict[str, str]:
@@ -145,116 +403,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def stamped(event: str, **content: Any) -> Event:
-    """An event with the time; time never enters a decision, only displays and the hours budget."""
-    return {"event": event, **content, "time": time.time()}
-
-
-def batch_event(batch: Batch, items: Items) -> Event:
-    return stamped(
-        "batch",
-        batch=batch.number,
-        phase=batch.phase,
-        items={
-            "digest": items_digest(items),
-            "counts": {name: len(ids) for name, ids in items.items()},
-        },
-        progress=batch.progress,
-        candidates=[
-            {
-                "id": c.id,
-                "origin": c.origin,
-                "genome": None if c.genome is None else list(c.genome),
-                "groups": c.recipe.plain["groups"],
-            }
-            for c in batch.candidates
-        ],
-    )
-
-
-def batch_from(event: Mapping[str, Any], template: Recipe) -> Batch:
-    """The batch that ``batch_event`` wrote; candidates are rebuilt on the run's ``template``."""
-    plain = template.plain
-    origin = template.base.origin if template.base else "."
-    return Batch(
-        event["batch"],
-        event["phase"],
-        tuple(
-            Candidate(
-                c["id"],
-                c["origin"],
-                Recipe.from_plain({**plain, "groups": c["groups"]}, origin),
-                None if c["genome"] is None else tuple(c["genome"]),
-            )
-            for c in event["candidates"]
-        ),
-        event["progress"],
-    )
-
-
-def evaluation_event(
-    evaluation: Evaluation,
-    *,
-    place: Block | None,
-    reused: Sequence[tuple[int, int]] = (),
-    seconds: Mapping[str, float],
-) -> Event:
-    return stamped(
-        "evaluation",
-        **asdict(evaluation),
-        block=place.plain if place else None,
-        reused=[list(at) for at in reused],
-        seconds=dict(seconds),
-    )
-
-
-def evaluation_from(event: Mapping[str, Any]) -> Evaluation:
-    return Evaluation(**{field.name: event[field.name] for field in fields(Evaluation)})
-
-
-def place_from(event: Mapping[str, Any], line: int = 0) -> Block | None:
-    """Where the responses of an evaluation event lie; ``line`` is its own in the journal."""
-    if not event["block"]:
-        return None
-    offset, size, crc = event["block"]
-    return Block(offset, size, crc, line)
-
-
-def places(events: Sequence[Mapping[str, Any]]) -> list[Block]:
-    """The blocks of the response store that a journal's ``events`` name, in order."""
+def blocks(lines: Sequence[Line]) -> list[Block]:
+    """The blocks of the response store that a journal names, in order."""
     found = (
-        place_from(event, line)
-        for line, event in enumerate(events, start=1)
-        if event["event"] == "evaluation"
+        line.block_at(number)
+        for number, line in enumerate(lines, start=1)
+        if isinstance(line, EvaluationLine)
     )
-    return [place for place in found if place]
-
-
-def inventory(head: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Scorer -> every item of a run, split by split, from its first event."""
-    found: dict[str, list[str]] = {}
-    for items in head["splits"]["items"].values():
-        for scorer, ids in items.items():
-            found.setdefault(scorer, []).extend(ids)
-    return found
-
-
-def round_event(verdict: Verdict) -> Event:
-    plain = asdict(verdict)
-    # JSON has no numbers as keys
-    plain["invalid"] = [[candidate, list(why)] for candidate, why in verdict.invalid.items()]
-    return stamped("round", **plain)
-
-
-def round_from(event: Mapping[str, Any]) -> Verdict:
-    return Verdict(
-        event["batch"],
-        event["last"],
-        tuple(Dropped(**dropped) for dropped in event["dropped"]),
-        {candidate: why for candidate, why in event["invalid"]},
-        event["saved"],
-        event["unraced"],
-    )
+    return [block for block in found if block]
 
 
 def items_digest(items: Items) -> str:
@@ -263,12 +419,12 @@ def items_digest(items: Items) -> str:
     return f"{seeds.key('items', *flat):032x}"[:16]
 
 
-def seconds_worked(events: Sequence[Mapping[str, Any]]) -> float:
+def seconds_worked(lines: Sequence[Line]) -> float:
     """Seconds over all sessions: from each start to the last event before the next."""
     total, start, last = 0.0, None, 0.0
-    for event in events:
-        if event["event"] == "session":
+    for line in lines:
+        if isinstance(line, SessionLine):
             total += 0.0 if start is None else last - start
-            start = event["time"]
-        last = event["time"]
+            start = line.time
+        last = line.time
     return total if start is None else total + last - start

@@ -3,26 +3,32 @@
 An event is a dict of plain data with an ``"event"`` key. It is on the disk before ``append``
 returns, so a crash can tear the last line only, and a torn line is an event that never happened.
 Numbers round-trip exactly.
+
+The last key of a line, ``"sum"``, is the CRC-32 of the line before it and of the event itself: a
+line that was changed, and the first one after lines that were taken out or put in, is found.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import logging
 import os
+import re
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from evomerge import durable
 from evomerge.errors import InputError, RunError
 
 Event = dict[str, Any]
 
 _log = logging.getLogger("evomerge.record.journal")
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FORMAT = 4
+_SUM = re.compile(rb',"sum":"([0-9a-f]{8})"}$')
 
 
 def read(path: str | os.PathLike[str]) -> list[Event]:
@@ -55,10 +61,11 @@ class Journal:
     read: a started and a resumed search see the same data.
     """
 
-    def __init__(self, path: Path, events: list[Event], handle: int | None) -> None:
+    def __init__(self, path: Path, events: list[Event], handle: int | None, sum: int = 0) -> None:
         self.path = path
         self.events = events
         self._handle = handle
+        self._sum = sum  # of the last line
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, writable: bool = True) -> Journal:
@@ -79,19 +86,18 @@ class Journal:
             ) from None
         try:
             _lock(handle, path)
-            _sync_folder(path.parent)
+            durable.sync(path.parent)  # a new file's name is as durable as its content
             content = path.read_bytes()
-            events, good = _parse(content, path)
+            events, good, sum = _parse(content, path)
             if good < len(content):
-                os.ftruncate(handle, good)
-                os.fsync(handle)
+                durable.cut(handle, good)
                 _log.warning(
                     "%s: dropped an unfinished last line, %d bytes", path, len(content) - good
                 )
         except BaseException:
             os.close(handle)
             raise
-        return cls(path, events, handle)
+        return cls(path, events, handle, sum)
 
     def append(self, event: Event) -> None:
         """Add ``event``; it is on the disk when this returns, or not in the journal at all.
@@ -105,26 +111,16 @@ class Journal:
             raise ValueError(f"{self.path}: not open for writing")
         if "event" not in event:
             raise ValueError(f"not an event: {event!r:.200}")
-        line = _encode(event)
-        end = os.fstat(self._handle).st_size
+        text, sum = _encode(event, self._sum)
         try:
-            rest = memoryview(line)
-            while rest:
-                rest = rest[os.write(self._handle, rest) :]
-            os.fsync(self._handle)
-        except (
-            BaseException
-        ) as error:  # KeyboardInterrupt too: a later line must not join half a one
-            with suppress(OSError):
-                os.ftruncate(self._handle, end)
-            if not isinstance(error, OSError):
-                raise
-            reason = "the disk is full" if error.errno in _DISK_FULL else "the disk is failing"
+            durable.append(self._handle, text)
+        except OSError as error:
             raise RunError(
-                f"{self.path}: {reason} ({error.strerror}). The journal is intact up to its last "
+                f"{self.path}: {durable.why(error)}. The journal is intact up to its last "
                 "event: make room and resume the run"
             ) from error
-        self.events.append(json.loads(line))
+        self._sum = sum
+        self.events.append(json.loads(_SUM.sub(b"}", text[:-1])))
 
     def close(self) -> None:
         """Let go of the file and its lock; closing twice is fine."""
@@ -144,35 +140,57 @@ class Journal:
         self.close()
 
 
-def _encode(event: Event) -> bytes:
+def _encode(event: Event, before: int) -> tuple[bytes, int]:
+    """The line of ``event`` after a line with the sum ``before``, and its own sum."""
     text = json.dumps(event, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     try:
-        return text.encode() + b"\n"
+        body = text.encode()
     except UnicodeEncodeError:  # half a surrogate pair has no UTF-8; JSON can escape it
-        return json.dumps(event, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        body = json.dumps(event, allow_nan=False, separators=(",", ":")).encode()
+    sum = zlib.crc32(body, before)
+    return body[:-1] + b',"sum":"%08x"}\n' % sum, sum
 
 
-def _parse(content: bytes, path: str | os.PathLike[str]) -> tuple[list[Event], int]:
-    """The events in ``content`` and the number of bytes they take; the rest is a torn tail."""
+def _parse(content: bytes, path: str | os.PathLike[str]) -> tuple[list[Event], int, int]:
+    """The events in ``content``, the number of bytes they take (the rest is a torn tail), the last sum."""
     events: list[Event] = []
-    start = 0
+    start = sum = 0
     while (end := content.find(b"\n", start)) >= 0:
-        event = _decode(content[start:end])
-        if event is None:
-            if end + 1 == len(content):
+        line = content[start:end]
+        match = _SUM.search(line)
+        if match is None and not events:
+            _refuse_format(line, path)
+        body = line[: match.start()] + b"}" if match else b""
+        event = _decode(body)
+        if event is None or match is None or zlib.crc32(body, sum) != int(match[1], 16):
+            # a line that was begun as one was written whole, and changed later
+            if end + 1 == len(content) and not line.startswith(b'{"event":'):
                 break
-            found = content[start:end][:60]
-            why = f"expected a JSON object with an 'event' key, found {found!r}"
+            why = (
+                "this line, or lines before it, are not what was written"
+                if event
+                else f"expected a JSON object with the keys 'event' and 'sum', found {line[:60]!r}"
+            )
             raise damaged(path, len(events) + 1, why)
         events.append(event)
-        start = end + 1
-    return events, start
+        start, sum = end + 1, int(match[1], 16)
+    return events, start, sum
 
 
-def _decode(line: bytes) -> Event | None:
+def _refuse_format(line: bytes, path: str | os.PathLike[str]) -> None:
+    """Refuse the journal of another version by its first line."""
+    event = _decode(line)
+    if event is not None:
+        raise InputError(
+            f"{path}:1: not the journal of a run in format {FORMAT} (found {str(event['event'])[:60]!r}, "
+            f"format {event.get('format')!r}); use the evomerge version that wrote it, or another folder"
+        )
+
+
+def _decode(body: bytes) -> Event | None:
     try:
-        event = json.loads(line)
-    except ValueError:  # neither JSON nor UTF-8
+        event = json.loads(body)
+    except (ValueError, RecursionError):  # neither JSON nor UTF-8, or nested without end
         return None
     return event if isinstance(event, dict) and "event" in event else None
 
@@ -199,12 +217,3 @@ def _holder(handle: int) -> str:
             if kind == "FLOCK" and place.endswith(f":{os.fstat(handle).st_ino}"):
                 return f" (pid {pid})"
     return ""
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new file's name as durable as its content."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -18,7 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from evomerge import durable
 from evomerge.errors import InputError
+from evomerge.suite.splits import Split
 from evomerge.suite.suite import Suite
 
 _HASH = 5  # bytes: beside a million seen items, another passes for one of them with chance 1e-6
@@ -144,8 +146,7 @@ class Book:
             try:
                 end = os.fstat(handle).st_size
                 torn = end and os.pread(handle, 1, end - 1) != b"\n"
-                # at once: lines of two processes do not mix
-                os.write(handle, b"\n" * bool(torn) + line)
+                durable.append(handle, b"\n" * bool(torn) + line)
             finally:
                 os.close(handle)
         except OSError as error:
@@ -164,7 +165,7 @@ def _hashes(suite: Suite) -> list[str]:
     goes by these.
     """
     found = []
-    for name, ids in suite.splits["report"].items():
+    for name, ids in suite.splits[Split.REPORT].items():
         texts = {item.id: item.text for item in suite.scorers[name].items()}
         for id in ids:
             key = json.dumps([texts[id]] if texts[id] else [name, id])

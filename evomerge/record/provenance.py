@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from evomerge.evolution.history import History
+from evomerge.evolution.history import MERGED, History, Phase
 from evomerge.judging.evidence import search_interval
 from evomerge.judging.table import Table
 from evomerge.recipe import Recipe
+from evomerge.record.events import Head
 from evomerge.statistics.intervals import Interval
 from evomerge.suite.objectives import Objective
 
@@ -18,7 +19,7 @@ def with_provenance(
     history: History,
     objectives: Sequence[Objective],
     candidate: int,
-    head: Mapping[str, Any],
+    head: Head,
     table: Table | None,
 ) -> Recipe:
     """The portable recipe of ``candidate``, with where it comes from and what it scored.
@@ -27,22 +28,22 @@ def with_provenance(
         history: holds the candidate.
         objectives: what the run optimizes.
         candidate: its id.
-        head: the run event.
+        head: of the journal.
         table: of the report split, once there is one.
     """
     found = history.candidates[candidate]
     provenance: dict[str, Any] = {
-        "evomerge": head["versions"].get("evomerge", "unknown"),
-        "run": head["digest"],
+        "evomerge": head.versions.get("evomerge", "unknown"),
+        "run": head.digest,
         "candidate": candidate,
         "origin": found.origin,
         "candidates_tried": len(history.candidates) - len(history.batches[0].candidates),
-        "parents": {name: model["sha256"] for name, model in head["models"].items()},
-        "splits": head["splits"]["digest"],
+        "parents": {name: model.sha256 for name, model in head.models.items()},
+        "splits": head.splits.digest,
     }
     searched, selected = (
         [e for e in history.elites(*phases) if e.candidate == candidate]
-        for phases in (("start", "search"), ("select",))
+        for phases in (MERGED, (Phase.SELECT,))
     )
     if searched:
         interval = search_interval(history, objectives, searched[-1].batch, candidate)

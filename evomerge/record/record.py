@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import InputError
-from evomerge.evolution.history import History
+from evomerge.evolution.history import History, Phase
 from evomerge.judging.evidence import search_interval
 from evomerge.judging.table import Table
-from evomerge.recipe import Recipe
+from evomerge.recipe import Body, Recipe
 from evomerge.record import events
 from evomerge.record.provenance import with_provenance
 from evomerge.record.responses import Store
 from evomerge.statistics.intervals import Interval
-from evomerge.suite.objectives import Objective, combine, yardsticks
+from evomerge.suite.objectives import combine, yardsticks
 
 
 class Record:
@@ -25,7 +25,8 @@ class Record:
 
     Attributes:
         folder: the run's folder.
-        events: as they stand in the journal.
+        lines: the events of the journal.
+        head: the first of them.
         objectives: what the run optimizes.
         history: candidates, evaluations and scores.
 
@@ -42,39 +43,44 @@ class Record:
             raise InputError(
                 f"{path}: no such file: nothing was searched here yet (see `evomerge search`)"
             )
-        self.events = events.read_events(path)
-        if not self.events:
+        self.lines = events.read_lines(path)
+        if not self.lines:
             raise InputError(f"{path}: is empty: the search in this folder did not begin yet")
-        self.head = self.events[0]
+        head = self.lines[0]
+        assert isinstance(head, events.Head)
+        self.head = head
+        self.objectives = head.wanted
         with events.reading(path, 1):
-            self.objectives = tuple(map(Objective.from_plain, self.head["objectives"]))
             template = self.template
-        how = self.head["combine"]
         self.history = History(
             lambda values, references, gains: combine(
-                self.objectives, how, values, references, gains
+                self.objectives, head.combine, values, references, gains
             ),
             lambda references: yardsticks(self.objectives, references),
         )
-        for line, event in enumerate(self.events, start=1):
-            with events.reading(path, line):
-                events.fold(self.history, event, template)
+        for number, line in enumerate(self.lines, start=1):
+            with events.reading(path, number):
+                events.fold(self.history, line, template)
 
     @cached_property
     def template(self) -> Recipe:
-        """The run's models, dtype and seed, without groups (kept apart: a recipe needs one)."""
-        return template_from(self.head["template"], self.folder)
+        """The run's models, dtype and seed, without a body (kept apart: a recipe needs one)."""
+        return template_from(self.head.template, self.folder)
+
+    @cached_property
+    def end(self) -> events.EndLine | None:
+        """The event that ends a search; None before."""
+        return next((line for line in self.lines if isinstance(line, events.EndLine)), None)
 
     @cached_property
     def table(self) -> Table | None:
         """The table on the report split; None before the end."""
-        ended = next((event for event in self.events if event["event"] == "end"), None)
-        return None if ended is None else Table.from_plain(ended["table"])
+        return None if self.end is None else self.end.final
 
     @property
     def seconds(self) -> float:
         """Seconds worked so far, over all sessions."""
-        return events.seconds_worked(self.events)
+        return events.seconds_worked(self.lines)
 
     @property
     def best_interval(self) -> Interval | None:
@@ -87,8 +93,8 @@ class Record:
     @property
     def remarks(self) -> list[str]:
         """What the run left out that it could have done, and how often its report items had been seen."""
-        looks = [event["looks"] for event in self.events if event["event"] == "end"]
-        return [*remarks_on(self.history, self.head["budget"]), *looks]
+        looks = [self.end.looks] if self.end else []
+        return [*remarks_on(self.history, self.head.budget), *looks]
 
     def open_responses(self) -> Store:
         """Every answer of the run, for reading; close it after use.
@@ -98,8 +104,8 @@ class Record:
         """
         return Store.open(
             self.folder / events.RESPONSES,
-            events.inventory(self.head),
-            events.places(self.events),
+            self.head.inventory,
+            events.blocks(self.lines),
             writable=False,
         )
 
@@ -119,11 +125,11 @@ def remarks_on(history: History, budget: Mapping[str, float | None]) -> list[str
     """What a run left out that it could have done, and why."""
     phases, spent = [batch.phase for batch in history.batches], history.spent
     found = []
-    if "select" in phases and "search" not in phases:
+    if Phase.SELECT in phases and Phase.SEARCH not in phases:
         limits = [
-            f"{spent[name]:,} of {limit:,} {name}"
+            f"{getattr(spent, name):,} of {limit:,} {name}"
             for name, limit in budget.items()
-            if limit and name in spent
+            if limit and name != "hours"
         ]
         limits += [f"out of {history.closed}"] if history.closed else []
         found.append(
@@ -138,4 +144,4 @@ def remarks_on(history: History, budget: Mapping[str, float | None]) -> list[str
 def template_from(plain: Mapping[str, Any], folder: Path) -> Recipe:
     """A recipe without groups from plain data."""
     passthrough = [{"method": "passthrough", "models": [next(iter(plain["models"]))]}]
-    return replace(Recipe.from_plain({**plain, "groups": passthrough}, str(folder)), groups=())
+    return replace(Recipe.from_plain({**plain, "groups": passthrough}, str(folder)), body=Body())

@@ -16,13 +16,11 @@ rest    compressed JSON, per scorer: responses, columns that are not numbers, to
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +28,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evomerge import durable
 from evomerge.errors import InputError, RunError
-from evomerge.suite.scorer import Responses
-
-Results = Mapping[str, Responses]  # scorer name -> responses
+from evomerge.suite.scorer import Responses, Results
 
 _HEAD = struct.Struct("<III")
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NARROW = ("u1", "<i2", "<f4", "<f8")
 _KINDS: Mapping[str, type] = {"float": float, "int": int, "bool": bool}
 
@@ -51,9 +47,9 @@ class Block:
     line: int = 0
 
     @property
-    def plain(self) -> list[int]:
+    def plain(self) -> tuple[int, int, int]:
         """For the journal."""
-        return [self.offset, self.size, self.crc]
+        return self.offset, self.size, self.crc
 
 
 @dataclass(frozen=True)
@@ -136,8 +132,7 @@ class Store:
         try:
             store = cls(path, inventory, places, handle)
             if writable:
-                os.ftruncate(handle, max((p.offset + p.size for p in places), default=0))
-                os.fsync(handle)
+                durable.cut(handle, max((p.offset + p.size for p in places), default=0))
         except BaseException:
             os.close(handle)
             raise
@@ -150,21 +145,11 @@ class Store:
             RunError: the disk is full or failing.
         """
         block = self._encode(results)
-        offset = os.fstat(self._handle).st_size
         try:
-            rest, at = memoryview(block), offset
-            while rest:
-                written = os.pwrite(self._handle, rest, at)
-                rest, at = rest[written:], at + written
-            os.fsync(self._handle)
-        except BaseException as error:
-            with suppress(OSError):
-                os.ftruncate(self._handle, offset)
-            if not isinstance(error, OSError):
-                raise
-            reason = "the disk is full" if error.errno in _DISK_FULL else "the disk is failing"
+            offset = durable.append(self._handle, block)
+        except OSError as error:
             raise RunError(
-                f"{self.path}: {reason} ({error.strerror}). Whatever the journal names is intact: make "
+                f"{self.path}: {durable.why(error)}. Whatever the journal names is intact: make "
                 "room and resume the run"
             ) from error
         place = Block(offset, len(block), zlib.crc32(block))

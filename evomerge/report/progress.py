@@ -9,6 +9,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group
@@ -19,8 +20,7 @@ from rich.text import Text
 from evomerge.evolution.core import Search
 from evomerge.evolution.history import Batch, Evaluation
 from evomerge.judging.final import IntervalOf
-from evomerge.record.events import JOURNAL, seconds_worked
-from evomerge.record.journal import read
+from evomerge.record.events import JOURNAL, read_lines, seconds_worked
 from evomerge.report.terminal import PHASES, console, nearest_budget
 from evomerge.run.loop import Listener
 from evomerge.run.preflight import Run
@@ -73,8 +73,8 @@ class Display(Listener):
         self._run, self._search, self._interval = run, search, interval
         self._began = time.monotonic()
         journal = run.spec.folder / JOURNAL
-        done = search.arrived
-        if search.done:
+        done = search.history.arrived
+        if search.history.done:
             self._line(f"finished already: {done} evaluations are in {journal}")
             return
         verb = (
@@ -85,7 +85,7 @@ class Display(Listener):
         genes = f"{len(run.space.dims)} genes, {run.spec.optimizer}, population {search.plan.population}"
         limits = ", ".join(f"{limit:,} {name}" for name, limit in self._budget.items() if limit)
         self._line(f"{verb}\n{genes}; at most {limits} before the shortlist")
-        self._earlier = seconds_worked(read(journal))
+        self._earlier = seconds_worked(read_lines(journal))
         self._over = self._share
         self.say("starting workers")
 
@@ -114,7 +114,7 @@ class Display(Listener):
         """Say what is kept and how to go on."""
         if self._search is None:
             return
-        done = self._search.arrived
+        done = self._search.history.arrived
         self._console.print(
             f"{done} evaluations are kept; go on with: evomerge resume {shlex.quote(run_dir)}",
             soft_wrap=True,
@@ -145,7 +145,7 @@ class Display(Listener):
     def _spent(self) -> dict[str, float]:
         assert self._search is not None
         seconds = self._earlier + time.monotonic() - self._began
-        return {**self._search.spent, "hours": seconds / 3600}
+        return {**asdict(self._search.history.spent), "hours": seconds / 3600}
 
     @property
     def _share(self) -> float:
@@ -157,7 +157,7 @@ class Display(Listener):
         """Estimated time to the shortlist."""
         assert self._search is not None
         share = self._share
-        if self._arrived < 3 or not self._over < share < 1 or self._search.closed:
+        if self._arrived < 3 or not self._over < share < 1 or self._search.history.closed:
             return ""
         minutes = (1 - share) / (share - self._over) * (time.monotonic() - self._began) / 60
         return (
@@ -168,17 +168,17 @@ class Display(Listener):
 
     def _summary(self) -> str:
         assert self._search is not None
-        done = self._search.arrived
+        done = self._search.history.arrived
         text = f"{done} evaluations, {self._rate():.1f} per minute{self._left()}"
-        best = self._search.best
+        best = self._search.history.best
         if best is None:
             return text
         return f"{text}; best so far #{best.candidate}: {self._best_text()}"
 
     def _best_text(self) -> str:
         """Score of the best candidate so far, with the interval that its own items give."""
-        assert self._search is not None and self._search.best is not None
-        best = self._search.best
+        assert self._search is not None and self._search.history.best is not None
+        best = self._search.history.best
         at = (best.batch, best.candidate)
         if self._interval is not None and at not in self._intervals:
             interval = self._interval(*at)
@@ -191,9 +191,9 @@ class Display(Listener):
         return self._intervals[at]
 
     def _block(self) -> Group:
-        if self._search is None or not self._search.batches:
+        if self._search is None or not self._search.history.batches:
             return Group(Text(f"{self._text} ...", style="dim"))
-        search = self._search
+        search = self._search.history
         batch = search.batches[-1]
         arrived = len(search.evaluations(batch.number))
         progress = Progress(

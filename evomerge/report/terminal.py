@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evomerge.evolution.history import History
+from evomerge.evolution.history import History, Phase
 from evomerge.judging.table import Count, interval_from
 from evomerge.judging.table import Table as FinalTable
 from evomerge.methods import Method
@@ -22,12 +23,12 @@ from evomerge.report.files import Result
 from evomerge.report.text import count_text, interval_text, table_notes, table_rows, table_title
 from evomerge.statistics.intervals import Interval
 
-PHASES = {
-    "references": "base and parents",
-    "start": "known recipes",
-    "search": "search",
-    "select": "re-scoring the shortlist",
-    "report": "final report",
+PHASES: Mapping[str, str] = {
+    Phase.REFERENCES: "base and parents",
+    Phase.START: "known recipes",
+    Phase.SEARCH: "search",
+    Phase.SELECT: "re-scoring the shortlist",
+    Phase.REPORT: "final report",
 }
 Cells = tuple[str, ...]
 
@@ -135,8 +136,8 @@ def status_of(record: Record) -> dict[str, Any]:
         "run": str(record.folder),
         "phase": "done" if record.table else history.phase or "starting",
         "evaluations": history.arrived,
-        "budget": record.head["budget"],
-        "spent": {**history.spent, "hours": round(record.seconds / 3600, 4)},
+        "budget": record.head.budget,
+        "spent": {**asdict(history.spent), "hours": round(record.seconds / 3600, 4)},
         "batches": len(history.batches),
         "failed": sum(
             e.values is None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 from evomerge.evolution.core import Search
+from evomerge.evolution.history import History
 from evomerge.judging.final import final_table
 from evomerge.judging.table import Table
-from evomerge.record.events import stamped
+from evomerge.record.events import EndLine
 from evomerge.record.journal import Journal
 from evomerge.record.looks import Book
 from evomerge.run.preflight import Run
@@ -21,25 +24,26 @@ def end(run: Run, search: Search, scoring: Scoring, journal: Journal) -> None:
         RunError: they cannot be written.
     """
     book = Book(run.suite)
-    ended = next((event for event in journal.events if event["event"] == "end"), None)
-    if ended is None:
-        table = _table(run, search, scoring)
-        ended = stamped("end", winner=search.winner, table=table.plain, looks=str(book.read()))
-        journal.append(ended)
-    book.record(book.look(ended["time"], "search", str(run.spec.folder), run.spec.digest))
+    lines = [event for event in journal.events if event["event"] == EndLine.event]
+    if not lines:
+        table = _table(run, search.history, scoring)
+        ended = EndLine(time=time.time(), table=table.plain, looks=str(book.read()))
+        journal.append(ended.plain)
+        lines = [ended.plain]
+    book.record(book.look(lines[0]["time"], "search", str(run.spec.folder), run.spec.digest))
 
 
-def _table(run: Run, search: Search, scoring: Scoring) -> Table:
-    report = search.batches[-1].number
-    select = search.verdicts[-1].batch
-    references = [c.id for c in search.batches[0].candidates]
-    chosen = references if search.winner is None else [*references, search.winner]
+def _table(run: Run, history: History, scoring: Scoring) -> Table:
+    report = history.batches[-1].number
+    select = history.verdicts[-1].batch
+    references = [c.id for c in history.batches[0].candidates]
+    chosen = references if history.winner is None else [*references, history.winner]
     return final_table(
-        search,
+        history,
         run.suite,
         {
             candidate: scoring.results((report, candidate)) if evaluation.values else None
-            for candidate, evaluation in search.evaluations(report).items()
+            for candidate, evaluation in history.evaluations(report).items()
         },
         run.spec.seed,
         selected={candidate: scoring.results((select, candidate)) for candidate in chosen},

@@ -3,70 +3,70 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import InputError
-from evomerge.record.events import FORMAT, stamped, versions
+from evomerge.record.events import Head, Parent, Splits, versions
+from evomerge.record.journal import FORMAT
 from evomerge.run.preflight import Run
 
 _log = logging.getLogger("evomerge.run")
 
 
-def run_event(run: Run) -> dict[str, Any]:
+def head_of(run: Run) -> Head:
     """The journal's first line: what this run is."""
     spec = run.spec
-    return stamped(
-        "run",
+    return Head(
+        time=time.time(),
         format=FORMAT,
         digest=spec.digest,
-        content=spec.content,
+        content=dict(spec.content),
         budget={**spec.content["budget"], "hours": spec.hours},
         scoring=run.scoring,
         population=run.optimizer().population,
         template=run.template.plain,
-        models={n: {"ref": m.name, "sha256": m.fingerprint} for n, m in run.models.items()},
+        models={n: Parent(m.name, m.fingerprint) for n, m in run.models.items()},
         dims=[dim.name for dim in run.space.dims],
         objectives=[objective.plain for objective in run.suite.objectives],
         combine=run.suite.spec.combination,
-        splits={"digest": run.splits_digest, "items": run.suite.splits},
+        splits=Splits(run.splits_digest, run.suite.splits),
         scorers={name: scorer.fingerprint for name, scorer in run.suite.scorers.items()},
         versions=versions(),
     )
 
 
-def check_same(event: Mapping[str, Any], run: Run, path: Path) -> None:
+def check_same(head: Head, run: Run, path: Path) -> None:
     """Refuse to continue a journal with another run than it was started with."""
     advice = (
         f"Restore it, or start a new search in another folder (the journal of this one is {path})"
     )
-    if event["digest"] != run.spec.digest:
-        changed = _difference(event["content"], run.spec.content)
+    if head.digest != run.spec.digest:
+        changed = _difference(head.content, run.spec.content)
         raise InputError(
             f"{run.spec.folder}: run.yaml (or a file it names) is not what this search was started with: "
             f"{changed}. {advice}"
         )
     for name, model in run.models.items():
-        if event["models"][name]["sha256"] != model.fingerprint:
+        if head.models[name].sha256 != model.fingerprint:
             raise InputError(
                 f"{name} ({model.name}): its weights changed since the search was started. {advice}"
             )
     for name, scorer in run.suite.scorers.items():
-        if event["scorers"][name] != scorer.fingerprint:
+        if head.scorers[name] != scorer.fingerprint:
             raise InputError(
                 f"{name}: its data, task file or code changed since the search was started. {advice}"
             )
     now = versions()
-    moved = [
-        f"{n} {old} -> {now.get(n)}" for n, old in event["versions"].items() if now.get(n) != old
-    ]
+    moved = [f"{n} {old} -> {now.get(n)}" for n, old in head.versions.items() if now.get(n) != old]
     if moved:
         _log.warning(
             "other library versions than at the start (%s): later candidates may differ in the last digits",
             ", ".join(moved),
         )
-    if event["splits"]["digest"] != run.splits_digest:
+    if head.splits.digest != run.splits_digest:
         raise InputError(
             f"the items of the evaluation tasks changed since the search was started. {advice}"
         )

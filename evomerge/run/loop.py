@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from evomerge.errors import CandidateFailed, InputError, RunError
 from evomerge.evolution.core import Search
@@ -17,21 +16,23 @@ from evomerge.record.answers import At, join
 from evomerge.record.events import (
     JOURNAL,
     RESPONSES,
-    batch_event,
-    evaluation_event,
+    BatchLine,
+    ClosedLine,
+    EvaluationLine,
+    Head,
+    Line,
+    RoundLine,
+    SessionLine,
+    blocks,
     fold,
-    inventory,
-    place_from,
-    places,
+    lines_of,
     reading,
-    round_event,
     seconds_worked,
-    stamped,
 )
 from evomerge.record.journal import Journal
 from evomerge.record.responses import Store
 from evomerge.run.ending import end
-from evomerge.run.identity import check_same, run_event
+from evomerge.run.identity import check_same, head_of
 from evomerge.run.preflight import Run, prepare
 from evomerge.run.scoring import Scoring
 from evomerge.run.spec import load_run
@@ -86,22 +87,25 @@ def search(
     run = prepare(load_run(run_dir), say=listener.say, device=device)
     folder = run.spec.folder
     with Journal.open(folder / JOURNAL) as journal:
-        head = journal.events[0] if journal.events else run_event(run)
-        if journal.events:
+        lines = lines_of(journal.path, journal.events)
+        resumed = bool(lines)
+        head = lines[0] if lines else head_of(run)
+        assert isinstance(head, Head)
+        if resumed:
             check_same(head, run, journal.path)
-        with Store.open(folder / RESPONSES, inventory(head), places(journal.events)) as store:
-            resumed = bool(journal.events)
+        with Store.open(folder / RESPONSES, head.inventory, blocks(lines)) as store:
             if not resumed:
-                journal.append(head)
-            loop = _Loop(run, journal, store, listener)
+                journal.append(head.plain)
+                lines = [head]
+            loop = _Loop(run, journal, lines, store, listener)
             listener.started(run, loop.search, resumed, loop.scoring.interval)
             try:
-                if not loop.search.done:
+                if not loop.history.done:
                     with pool(run.worker(device)) as workers:
                         loop.work(workers)
             except InputError:
                 # a search that never got going leaves nothing to disagree with
-                if not loop.search.arrived:
+                if not loop.history.arrived:
                     journal.path.unlink()
                     store.path.unlink()
                 raise
@@ -112,36 +116,42 @@ def search(
 class _Loop:
     """One process's work on a run."""
 
-    def __init__(self, run: Run, journal: Journal, store: Store, listener: Listener) -> None:
+    def __init__(
+        self, run: Run, journal: Journal, lines: Sequence[Line], store: Store, listener: Listener
+    ) -> None:
         self.run, self.journal, self.store, self.listener = run, journal, store, listener
         self.search = run.search()
+        self.history = self.search.history
         self.scoring = Scoring(run, self.search, store)
         self._waiting: dict[str, list[At]] = {}  # model -> evaluations that await its answers
-        for line, event in enumerate(journal.events, start=1):
-            self._fold(event, line)
-        self._spent = seconds_worked(journal.events)
+        for number, line in enumerate(lines, start=1):
+            self._fold(line, number)
+        self._spent = seconds_worked(lines)
         self._started = time.monotonic()
-        if not self.search.done:
-            journal.append(stamped("session"))
+        if not self.history.done:
+            self._write(SessionLine(time=time.time()))
 
-    def _fold(self, event: Mapping[str, Any], line: int) -> None:
-        with reading(self.journal.path, line):
-            fold(self.search, event, self.run.template)
-        if event["event"] == "batch":
-            self.scoring.open(self.search.batches[-1])
-        elif event["event"] == "evaluation":
-            at = event["batch"], event["candidate"]
-            self.scoring.add(at, place_from(event, line))
-            if event["error"]:
-                self.scoring.fail(at, event["error"])
+    def _fold(self, line: Line, number: int) -> None:
+        with reading(self.journal.path, number):
+            fold(self.history, line, self.run.template)
+        if isinstance(line, BatchLine):
+            self.scoring.open(self.history.batches[-1])
+        elif isinstance(line, EvaluationLine):
+            at = line.batch, line.candidate
+            self.scoring.add(at, line.block_at(number))
+            if line.error:
+                self.scoring.fail(at, line.error)
+
+    def _write(self, line: Line) -> None:
+        self.journal.append(line.plain)
 
     # -- working --------------------------------------------------------------------------------
 
     def work(self, pool: Pool) -> None:
         """Until the search is done: hand out what may be asked, take in what comes."""
-        for batch in self.search.batches:
+        for batch in self.history.batches:
             self._hand_out(batch, pool)
-        while not self.search.done:
+        while not self.history.done:
             self._propose(pool)
             answer = pool.next(timeout=1.0)
             if answer is not None:
@@ -157,19 +167,20 @@ class _Loop:
     def _propose(self, pool: Pool) -> None:
         """Open every batch that may be opened now; first judge the round that is complete."""
         hours = self.run.spec.hours
-        if hours is not None and not self.search.closed and self._elapsed() > hours * 3600:
-            self.journal.append(stamped("closed", reason="hours"))
-            self.search.close("hours")
+        history = self.history
+        if hours is not None and not history.closed and self._elapsed() > hours * 3600:
+            self._write(ClosedLine(time=time.time(), reason="hours"))
+            history.close("hours")
         while True:
-            if (newest := self.search.unjudged) is not None:
+            if (newest := history.unjudged) is not None:
                 verdict = self.scoring.judge(newest)
-                self.journal.append(round_event(verdict))
-                self.search.judge(verdict)
+                self._write(RoundLine.of(verdict))
+                history.judge(verdict)
             batch = self.search.propose()
             if batch is None:
                 return
-            self.journal.append(batch_event(batch, self.scoring.open(batch)))
-            self.search.open(batch)
+            self._write(BatchLine.of(batch, self.scoring.open(batch)))
+            history.open(batch)
             self.listener.opened(batch)
             self._hand_out(batch, pool)
 
@@ -179,7 +190,7 @@ class _Loop:
 
     def _hand_out(self, batch: Batch, pool: Pool) -> None:
         """Ask the batch's candidates; of equal models one evaluation at a time, in order."""
-        for candidate in self.search.awaited(batch.number):
+        for candidate in self.history.awaited(batch.number):
             at = batch.number, candidate.id
             queue = self._waiting.setdefault(self.scoring.key(at), [])
             queue.append(at)
@@ -193,7 +204,7 @@ class _Loop:
             at, scoring = queue[0], self.scoring
             items, probe, error = scoring.missing(at), scoring.probe(at), scoring.error(at)
             if items and error is None:
-                recipe = self.search.candidates[at[1]].recipe.portable().plain
+                recipe = self.history.candidates[at[1]].recipe.portable().plain
                 limits = scoring.limits if probe and at[0] else None
                 pool.submit(Job(key, recipe, items, probe, limits, scoring.dtype(at)).plain)
                 return
@@ -216,8 +227,8 @@ class _Loop:
     ) -> None:
         """Store the new ``results`` of an evaluation, work out its values, journal and fold it."""
         scoring, reused = self.scoring, self.scoring.reused(at)
-        place = self.store.append(results) if results else None
-        scoring.add(at, place)
+        block = self.store.append(results) if results else None
+        scoring.add(at, block)
         values = errors = None
         if error is None:
             try:
@@ -225,16 +236,16 @@ class _Loop:
             except CandidateFailed as failure:  # finite answers, but a metric of them is not
                 error = str(failure)
         if error is not None:
-            if any(at[1] == reference.id for reference in self.search.batches[0].candidates):
+            if any(at[1] == reference.id for reference in self.history.batches[0].candidates):
                 raise RunError(
-                    f"{self.search.candidates[at[1]].origin} itself could not be scored: {error}. Every "
+                    f"{self.history.candidates[at[1]].origin} itself could not be scored: {error}. Every "
                     "score is relative to base and parents. Mend the cause, then resume"
                 )
             scoring.fail(at, error)
         counts = [(len(r["items"]), r["tokens"]) for r in (results or {}).values()]
         items, tokens = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
         evaluation = Evaluation(*at, values, error, errors, items=items, tokens=tokens)
-        self.journal.append(
-            evaluation_event(evaluation, place=place, reused=reused, seconds=seconds or {})
+        self._write(
+            EvaluationLine.of(evaluation, block=block, reused=reused, seconds=seconds or {})
         )
-        self.listener.observed(evaluation, self.search.observe(evaluation))
+        self.listener.observed(evaluation, self.history.observe(evaluation))

@@ -14,14 +14,17 @@ from evomerge.checkpoint import Checkpoint, read_json
 from evomerge.engines.precision import scoring_dtype
 from evomerge.errors import CheckpointError, ConfigError, EvomergeError, Incompatible, InputError
 from evomerge.evolution.core import Plan, Search
-from evomerge.optimizers import Optimizer
+from evomerge.evolution.history import History
+from evomerge.optimizers import Optimizer, Problem
 from evomerge.parents.parents import check_compatible
 from evomerge.pool import WorkerSpec
 from evomerge.recipe import BASE, Recipe
-from evomerge.record.events import JOURNAL, read_events
+from evomerge.record.events import JOURNAL, Head, read_lines
 from evomerge.run.spec import RunSpec
 from evomerge.space import SearchSpace
 from evomerge.suite import splits
+from evomerge.suite.objectives import counting
+from evomerge.suite.splits import Split
 from evomerge.suite.suite import Suite
 from evomerge.worker import Setup, load_tokenizer
 
@@ -60,19 +63,14 @@ class Run:
             spec.tokens,
             self.suite.cost,
         )
-        return Search(
-            self.space,
-            optimizer,
-            plan,
-            combine=self.suite.combine,
-            yardsticks=self.suite.yardsticks,
-            objectives=self.suite.objectives,
-        )
+        history = History(self.suite.combine, self.suite.yardsticks)
+        objectives, front = self.suite.objectives, self.suite.spec.front
+        return Search(self.space, optimizer, plan, history, objectives=objectives, front=front)
 
     def optimizer(self) -> Optimizer:
         return optimizers.make(
             self.spec.optimizer,
-            self.space.dims,
+            Problem(self.space.dims, tuple(o.name for o in counting(self.suite.objectives))),
             seed=self.spec.seed,
             population=self.spec.population,
             options=self.spec.options,
@@ -130,7 +128,7 @@ def prepare(
     """
     problems: list[str] = []
     path = spec.folder / JOURNAL
-    started = read_events(path)[:1] if path.is_file() else []
+    started = read_lines(path)[:1] if path.is_file() else []
 
     def attempt(step: Callable[[], Any]) -> Any:
         try:
@@ -159,7 +157,8 @@ def prepare(
     dtype = spec.dtype or models[BASE].dtype
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     scoring = scoring_dtype(spec.suite.dtype, dtype, where)
-    run = Run(spec, models, suite, started[0]["scoring"] if started else scoring)
+    head = started[0] if started else None
+    run = Run(spec, models, suite, head.scoring if isinstance(head, Head) else scoring)
     if not run.space.dims:
         raise InputError(
             f"{spec.folder}: every parameter of the search space is fixed: there is nothing to search. "
@@ -174,7 +173,9 @@ def _check_budget(run: Run) -> None:
     spec, suite = run.spec, run.suite
     known = len(run.space.references()) + len(run.space.starts())
     each = {
-        scorer.name: sum(len(suite.splits[split][scorer.name]) for split in ("search", "probe"))
+        scorer.name: sum(
+            len(suite.splits[split][scorer.name]) for split in (Split.SEARCH, Split.PROBE)
+        )
         for scorer in suite.spec.scorers
     }
     # one a token at least, but for functions, which count none

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from evomerge.evolution.core import SPLIT, Search
-from evomerge.evolution.history import SEARCHED, Batch, Verdict
+from evomerge.evolution.core import Search
+from evomerge.evolution.history import Batch, Phase, Verdict
 from evomerge.judging.estimation import Estimation
 from evomerge.judging.evidence import search_interval
 from evomerge.judging.race import Race
@@ -16,6 +16,7 @@ from evomerge.run.preflight import Run
 from evomerge.statistics.intervals import Interval
 from evomerge.suite.probe import ProbeLimits, probe_limits
 from evomerge.suite.scorer import Items, Results
+from evomerge.suite.splits import Split
 
 
 class Scoring:
@@ -29,6 +30,7 @@ class Scoring:
 
     def __init__(self, run: Run, search: Search, store: Store) -> None:
         self._run, self._suite, self._search = run, run.suite, search
+        self._history = search.history
         self._answers = Answers(store)
         self._items: list[Items] = []  # of each batch
         self._whole = Estimation(run.suite)
@@ -50,12 +52,12 @@ class Scoring:
 
     def key(self, at: At) -> str:
         """Names a model: a recipe, and the dtype that it is scored in."""
-        recipe = self._search.candidates[at[1]].recipe
+        recipe = self._history.candidates[at[1]].recipe
         return f"{recipe.digest[:16]} {self.dtype(at)}"
 
     def dtype(self, at: At) -> str:
         """Of scoring: the report shows models as they are exported."""
-        return self._run.dtype if self._phase(at) == "report" else self._run.scoring
+        return self._run.dtype if self._phase(at) == Phase.REPORT else self._run.scoring
 
     def error(self, at: At) -> str | None:
         """Why the candidate's model failed before, if it did."""
@@ -71,7 +73,7 @@ class Scoring:
 
     def probe(self, at: At) -> Items:
         """Probe items that come first; none if the model passed them before."""
-        if self._phase(at) == "report":
+        if self._phase(at) == Phase.REPORT:
             return {}
         return self._answers.missing(self.key(at), self._probe)
 
@@ -106,20 +108,20 @@ class Scoring:
         Raises:
             NonFinite: a value is not finite.
         """
-        phase, key, split = self._phase(at), self.key(at), self._suite.splits["search"]
-        if phase not in SEARCHED:
+        phase, key, split = self._phase(at), self.key(at), self._suite.splits[Split.SEARCH]
+        if not phase.searched:
             return self._suite.values(self.results(at)), None
-        estimation = self._estimation if phase == "search" else self._whole
+        estimation = self._estimation if phase == Phase.SEARCH else self._whole
         return estimation.values(self._answers.results(key, self._answers.known(key, split)))
 
     def interval(self, batch: int, candidate: int) -> Interval:
         """The score of a candidate of a search batch, and how far off it may be."""
-        return search_interval(self._search, self._suite.objectives, batch, candidate)
+        return search_interval(self._history, self._suite.objectives, batch, candidate)
 
     def judge(self, batch: int) -> Verdict:
         """The verdict on a complete round of the shortlist."""
         return judge(
-            self._search,
+            self._history,
             self._suite,
             self._race,
             self._items[batch],
@@ -128,18 +130,18 @@ class Scoring:
 
     @cached_property
     def _probe(self) -> Items:
-        return {name: ids for name, ids in self._suite.splits["probe"].items() if ids}
+        return {name: ids for name, ids in self._suite.splits[Split.PROBE].items() if ids}
 
     @cached_property
     def _race(self) -> Race | str:
         """How the shortlist is raced, or why it cannot be; base and parents must have been scored."""
-        split = self._suite.splits["search"]
+        split = self._suite.splits[Split.SEARCH]
         known = [self._answers.results(key, split) for key in self._models(0)]
-        return Race.of(self._suite, self._search.gains, known)
+        return Race.of(self._suite, self._history.gains, known)
 
     @cached_property
     def _estimation(self) -> Estimation:
-        split = self._suite.splits["search"]
+        split = self._suite.splits[Split.SEARCH]
         archive = [self._answers.results(key, split) for key in self._models(0, 1)]
         return Estimation(self._suite, archive)
 
@@ -149,19 +151,19 @@ class Scoring:
             dict.fromkeys(
                 self.key((batch, candidate))
                 for batch in batches
-                for candidate, evaluation in sorted(self._search.evaluations(batch).items())
+                for candidate, evaluation in sorted(self._history.evaluations(batch).items())
                 if evaluation.values is not None
             )
         )
 
     def _items_of(self, batch: Batch) -> Items:
         """A split, a sample of the search split, or a round of the select split."""
-        if batch.phase == "search":
+        if batch.phase == Phase.SEARCH:
             return self._suite.sample(self._run.spec.seed, batch.number, batch.progress)
-        if batch.phase == "select" and isinstance(self._race, Race):
-            earlier = sum(b.phase == "select" for b in self._search.batches[: batch.number])
+        if batch.phase == Phase.SELECT and isinstance(self._race, Race):
+            earlier = sum(b.phase == Phase.SELECT for b in self._history.batches[: batch.number])
             return self._suite.rounds()[earlier]
-        return self._suite.splits[SPLIT[batch.phase]]
+        return self._suite.splits[batch.phase.scored_on]
 
-    def _phase(self, at: At) -> str:
-        return self._search.batches[at[0]].phase
+    def _phase(self, at: At) -> Phase:
+        return self._history.batches[at[0]].phase

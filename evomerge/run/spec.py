@@ -13,7 +13,7 @@ from typing import Any
 from evomerge import config, optimizers
 from evomerge.checkpoint import DTYPES, ModelRef
 from evomerge.errors import ConfigError, InputError, did_you_mean, one_of
-from evomerge.recipe import BASE, Recipe
+from evomerge.recipe import BASE, Body, Recipe
 from evomerge.registry import OPTIMIZERS
 from evomerge.space import SpaceSpec, parse_space
 from evomerge.suite.spec import SuiteSpec, parse_suite
@@ -76,7 +76,7 @@ class RunSpec:
 
     def template(self, dtype: str) -> Recipe:
         """A recipe without groups, which the space fills in."""
-        return Recipe(self.base, self.sources, (), dtype, self.seed, self.tokenizer)
+        return Recipe(self.base, self.sources, Body(), dtype, self.seed, self.tokenizer)
 
 
 def load_run(path: str | Path) -> RunSpec:

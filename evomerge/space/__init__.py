@@ -22,7 +22,7 @@ from typing import Protocol
 
 from evomerge.lines import NEUTRAL
 from evomerge.params import Dim, Genome
-from evomerge.recipe import BASE, Group, Recipe, group
+from evomerge.recipe import BASE, Body, Group, Recipe, group
 from evomerge.space.layer_swap import LayerSwap
 from evomerge.space.spec import SpaceSpec, parse_space
 from evomerge.space.starts import SWEEP, known_recipes, uniform
@@ -104,7 +104,7 @@ class SearchSpace:
 
     def _recipe(self, groups: Iterable[Group]) -> Recipe:
         t = self._template
-        return Recipe(t.base, t.models, tuple(groups), t.dtype, t.seed, t.tokenizer)
+        return Recipe(t.base, t.models, Body(tuple(groups)), t.dtype, t.seed, t.tokenizer)
 
     # -- known recipes --------------------------------------------------------------------------
 

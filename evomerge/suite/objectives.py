@@ -14,7 +14,6 @@ from typing import Any
 Values = Mapping[str, float]  # objective name -> value, in the metric's own direction
 
 BASE = "base"
-PENALTY = 10.0  # score lost per unit of relative violation of a floor
 SMALL_GAIN = 0.05  # parents that gain less than this share of the value set no yardstick ...
 YARDSTICK = 0.25  # ... this share of the value does
 
@@ -113,14 +112,9 @@ class Score:
         return self.violation <= 0.0
 
     @property
-    def told(self) -> float:
-        """What the optimizer is told: violations cost, gradually."""
-        return self.value - PENALTY * self.violation
-
-    @property
     def rank(self) -> tuple[bool, float]:
-        """Sort key, larger is better: feasible candidates first."""
-        return (self.feasible, self.value if self.feasible else self.told)
+        """Sort key, larger is better: feasible candidates by value, then the others by violation."""
+        return (self.feasible, self.value if self.feasible else -self.violation)
 
 
 def with_derived(objectives: Sequence[Objective], values: Values) -> dict[str, float]:
@@ -132,7 +126,15 @@ def with_derived(objectives: Sequence[Objective], values: Values) -> dict[str, f
 
 
 def counting(objectives: Sequence[Objective]) -> list[Objective]:
-    """The measured objectives that enter the combined score."""
+    """The objectives that count: those with a weight, whether measured or made of others.
+
+    The one rule for optimizers, fronts, knees and exports.
+    """
+    return [objective for objective in objectives if objective.weight]
+
+
+def entering(objectives: Sequence[Objective]) -> list[Objective]:
+    """The measured objectives that enter the combined score: those that count, and parts of these."""
     parts = {name for o in objectives if o.weight for name in (*o.of, o.name)}
     return [objective for objective in objectives if not objective.of and objective.name in parts]
 

@@ -58,6 +58,7 @@ class SuiteSpec:
         candidate: items per scorer that a candidate of the first, and of the last, generation gets.
         estimator: of a candidate's values on the whole search split, from its sample.
         anchors: scorer -> item -> weight: a reduced search split, fixed instead of sampled.
+        front: how many members a front may have, to be confirmed on the select split; 0: no front.
         gates: whether health gates can mark an evaluation invalid.
         dtype: of scoring; ``auto`` is the recipe's where the device computes fast in it.
         engine: what runs the model.
@@ -79,6 +80,7 @@ class SuiteSpec:
     estimator: str = estimators.DEFAULT
     anchors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     gates: bool = True
+    front: int = 0
     dtype: str = "auto"
     engine: str = "huggingface"
     batch_tokens: int | None = None
@@ -125,6 +127,7 @@ def parse_suite(
     dtype = section.choice("dtype", DTYPES, "auto")
     engine = section.choice("engine", ENGINES.names(), "huggingface")
     gates = section.flag("gates", True)
+    front = section.integer("front", 0, low=0)
     batch_tokens = section.integer("batch_tokens", 0, low=1) or None
     max_length = section.integer("max_length", 0, low=1) or None
     limits, shares, candidate = dict(LIMITS), dict(splits.SHARES), CANDIDATE
@@ -173,6 +176,8 @@ def parse_suite(
         section.problem("objectives", "expected at least one objective")
     elif objectives and not any(objective["weight"] for objective in objectives):
         section.problem("objectives", "every weight is 0; expected one above 0")
+    elif objectives and front and sum(objective["weight"] > 0 for objective in objectives) < 2:
+        section.problem("front", "needs two objectives with a weight; there is one")
     section.finish()
     if len(problems.found) > before:
         return None
@@ -188,6 +193,7 @@ def parse_suite(
         estimator=estimator,
         anchors=anchors,
         gates=gates,
+        front=front,
         dtype=dtype,
         engine=engine,
         batch_tokens=batch_tokens,

@@ -14,13 +14,24 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 
 from evomerge import seeds
 from evomerge.errors import InputError, did_you_mean, one_of
 from evomerge.suite.duplicates import find_duplicates
 from evomerge.suite.scorer import Item
 
-SPLITS = ("probe", "search", "select", "report")
+
+class Split(StrEnum):
+    """One of the item sets, in the order of the intervals that they are."""
+
+    PROBE = "probe"  # a few items that catch a collapsed merge
+    SEARCH = "search"  # candidates answer samples of it
+    SELECT = "select"  # the shortlist alone
+    REPORT = "report"  # touched once, at the end
+
+
+SPLITS = tuple(Split)
 SHARES: Mapping[str, float] = {"probe": 0.05, "search": 0.40, "select": 0.15, "report": 0.40}
 
 # Per scorer, the ids of one split; and that for each split.
@@ -68,10 +79,10 @@ def assign(
             placed[item.split or _at(point, shares)].append(order)
         for split in SPLITS:
             # no probe only means that a collapsed merge is found out later
-            if split != "probe" and not placed[split] and shares.get(split, 0.0) > 0:
+            if split != Split.PROBE and not placed[split] and shares.get(split, 0.0) > 0:
                 raise InputError(
                     f"{scorer}: {len({item.source for item in listed})} different sources are too "
-                    f"few: none falls into the {split!r} split, a share of {shares[split]:g}; add "
+                    f"few: none falls into the {split.value!r} split, a share of {shares[split]:g}; add "
                     f"items, raise that share, or set it to 0"
                 )
             ids = [id for _, _, id in sorted(placed[split])]

@@ -13,6 +13,7 @@ from evomerge.suite import schedule, splits
 from evomerge.suite.objectives import Objective, Score, combine, with_derived, yardsticks
 from evomerge.suite.scorer import Items, Results, Scorer, column
 from evomerge.suite.spec import SuiteSpec
+from evomerge.suite.splits import Split
 
 
 class Suite:
@@ -79,12 +80,14 @@ class Suite:
         """The items of each split, disjoint by source; of the search split the anchors, if there are."""
         inventory = {name: scorer.items() for name, scorer in self.scorers.items()}
         limits = dict(self.spec.limits)
-        search = limits.pop("search")  # the limit of those without anchors
+        search = limits.pop(Split.SEARCH)  # the limit of those without anchors
         found = splits.assign(inventory, self.spec.shares, limits, self.spec.partition)
-        found["probe"] = _deal(found["probe"], limits["probe"])
+        found[Split.PROBE] = _deal(found[Split.PROBE], limits[Split.PROBE])
         anchors = self.spec.anchors
-        for name, ids in found["search"].items():
-            found["search"][name] = self._anchored(name, ids) if name in anchors else ids[:search]
+        for name, ids in found[Split.SEARCH].items():
+            found[Split.SEARCH][name] = (
+                self._anchored(name, ids) if name in anchors else ids[:search]
+            )
         return found
 
     def _anchored(self, name: str, ids: Sequence[str]) -> list[str]:
@@ -120,7 +123,7 @@ class Suite:
 
         It grows with ``progress``, the part of the search that is over. Anchors are asked in full.
         """
-        split, count = self.splits["search"], schedule.size(*self.spec.candidate, progress)
+        split, count = self.splits[Split.SEARCH], schedule.size(*self.spec.candidate, progress)
         drawn = schedule.sample(split, self.stratum_of, count, seed, "items", batch)
         return {name: split[name] if name in self.spec.anchors else drawn[name] for name in split}
 
@@ -129,13 +132,13 @@ class Suite:
         count = schedule.size(*self.spec.candidate, progress)
         sample = (
             len(ids) if name in self.spec.anchors else min(count, len(ids))
-            for name, ids in self.splits["search"].items()
+            for name, ids in self.splits[Split.SEARCH].items()
         )
-        return sum(sample) + sum(map(len, self.splits["probe"].values()))
+        return sum(sample) + sum(map(len, self.splits[Split.PROBE].values()))
 
     def rounds(self) -> list[Items]:
         """The select split in parts that grow, for a race; the last is all of it."""
-        split = self.splits["select"]
+        split = self.splits[Split.SELECT]
         return [
             schedule.part(split, self.source_of, self.stratum_of, share)
             for share in schedule.ROUNDS

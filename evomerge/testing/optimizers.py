@@ -11,13 +11,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 from evomerge import optimizers
-from evomerge.optimizers import Optimizer, canonical
+from evomerge.optimizers import Optimizer, Problem, Told, canonical
 from evomerge.params import Dim, Genome
 
 REAL = (Dim("a", "real"), Dim("b", "real"), Dim("c", "real"))
@@ -31,17 +32,23 @@ MIXED = (
 DISCRETE = (Dim("method", "categorical", 3), Dim("topk", "integer", 6))
 SPACES = {"one real": REAL[:1], "real": REAL, "mixed": MIXED, "discrete": DISCRETE}
 
-Tell = tuple[Sequence[Genome], Sequence[float | None]]
+OBJECTIVES = ("a", "b")
+
+Tell = tuple[int, int, list[Told]]  # batch, seen, what came of it
 
 _REPLAY = """
 import json, sys
 from evomerge import optimizers
+from evomerge.optimizers import Problem, Told
 from evomerge.params import Dim
 job = json.load(sys.stdin)
-optimizer = optimizers.make(job["name"], [Dim(*dim) for dim in job["dims"]], seed=job["seed"])
-for genomes, scores in job["tells"]:
-    optimizer.tell([tuple(genome) for genome in genomes], scores)
-json.dump([optimizer.ask(job["count"], job["batch"]), optimizer.recommend()], sys.stdout)
+problem = Problem(tuple(Dim(*dim) for dim in job["dims"]), tuple(job["objectives"]))
+optimizer = optimizers.make(job["name"], problem, seed=job["seed"])
+for batch, seen, told in job["tells"]:
+    told = [Told(**{key: tuple(v) if isinstance(v, list) else v for key, v in t.items()}) for t in told]
+    optimizer.tell(batch, seen, told)
+asked = [ask.genome for ask in optimizer.ask(job["count"], job["batch"])]
+json.dump([asked, optimizer.recommend(3)], sys.stdout)
 """
 
 
@@ -50,14 +57,24 @@ def score(genome: Genome) -> float:
     return -sum((gene - 0.3) ** 2 for gene in genome)
 
 
+def told(genome: Genome) -> Told:
+    """The sphere, and two objectives that trade off: spheres at 0.2 and at 0.4."""
+    values = tuple(-sum((gene - top) ** 2 for gene in genome) for top in (0.2, 0.4))
+    return Told(genome, score(genome), values, (0.01, None))
+
+
+def failed(genome: Genome) -> Told:
+    return Told(genome, None)
+
+
 def known_recipes(dims: Sequence[Dim]) -> list[Genome]:
     """Points that no optimizer proposed, on the bounds too."""
     return [canonical(dims, [gene] * len(dims)) for gene in (0.0, 0.35, 1.0)]
 
 
 def replay(optimizer: Optimizer, tells: Sequence[Tell]) -> Optimizer:
-    for genomes, scores in tells:
-        optimizer.tell(genomes, scores)
+    for tell in tells:
+        optimizer.tell(*tell)
     return optimizer
 
 
@@ -68,22 +85,24 @@ class OptimizerContract:
     learns: ClassVar[bool] = True
 
     def make(self, dims: Sequence[Dim] = REAL, seed: int = 0) -> Optimizer:
-        return optimizers.make(self.optimizer, dims, seed=seed)
+        return optimizers.make(self.optimizer, Problem(tuple(dims), OBJECTIVES), seed=seed)
+
+    def genomes(self, optimizer: Optimizer, count: int, batch: int) -> list[Genome]:
+        return [ask.genome for ask in optimizer.ask(count, batch)]
 
     def search(
         self, dims: Sequence[Dim], batches: int = 3, *, seed: int = 0, lag: int = 1
     ) -> tuple[Optimizer, list[Tell]]:
-        """Known recipes, then ``batches`` batches told ``lag - 1`` batches late."""
+        """Known recipes as batch 1, then ``batches`` batches told ``lag - 1`` batches late."""
         optimizer = self.make(dims, seed)
-        known = known_recipes(dims)
-        tells: list[Tell] = [(known, [score(genome) for genome in known])]
+        tells: list[Tell] = [(1, 0, [told(genome) for genome in known_recipes(dims)])]
         optimizer.tell(*tells[0])
-        asked: list[list[Genome]] = []
-        for batch in range(1, batches + lag):
-            asked.append(optimizer.ask(optimizer.population, batch))
-            if batch >= lag:
-                genomes = asked[batch - lag]
-                tells.append((genomes, [score(genome) for genome in genomes]))
+        asked: dict[int, tuple[int, list[Genome]]] = {}
+        for batch in range(2, 1 + batches + lag):
+            seen = tells[-1][0] + 1
+            asked[batch] = seen, self.genomes(optimizer, optimizer.population, batch)
+            if (late := batch - lag + 1) in asked:
+                tells.append((late, asked[late][0], [told(genome) for genome in asked[late][1]]))
                 optimizer.tell(*tells[-1])
         return optimizer, tells
 
@@ -94,38 +113,41 @@ class OptimizerContract:
 
     def test_genomes_are_canonical_and_as_many_as_asked(self, dims: tuple[Dim, ...]) -> None:
         optimizer, _ = self.search(dims)
-        for told in (self.make(dims), optimizer):
-            for count in (1, 2, told.population, 3 * told.population):
-                genomes = told.ask(count, 9)
+        for made in (self.make(dims), optimizer):
+            for count in (1, 2, made.population, 3 * made.population):
+                genomes = self.genomes(made, count, 9)
                 assert len(genomes) == count
                 assert genomes == [canonical(dims, genome) for genome in genomes]
                 assert all(type(gene) is float for genome in genomes for gene in genome)
 
     def test_ask_is_pure(self, dims: tuple[Dim, ...]) -> None:
         optimizer, tells = self.search(dims)
-        first = optimizer.ask(5, 7)
-        optimizer.ask(3, 8)
-        assert optimizer.ask(5, 7) == first
-        optimizer.tell(*tells[-1])
-        undisturbed = replay(self.make(dims), [*tells, tells[-1]])
-        assert optimizer.ask(5, 8) == undisturbed.ask(5, 8)
+        newest, _, last = tells[-1]
+        first = optimizer.ask(5, newest + 1)
+        optimizer.ask(3, newest + 2)
+        assert optimizer.ask(5, newest + 1) == first
+        again = (newest + 1, newest + 1, last)
+        optimizer.tell(*again)
+        undisturbed = replay(self.make(dims), [*tells, again])
+        assert optimizer.ask(5, newest + 2) == undisturbed.ask(5, newest + 2)
 
     @pytest.mark.parametrize("lag", [1, 2, 3])
     def test_replaying_the_tells_restores_it(self, dims: tuple[Dim, ...], lag: int) -> None:
         optimizer, tells = self.search(dims, batches=5, lag=lag)
         replayed = replay(self.make(dims), tells)
-        assert replayed.ask(6, 9) == optimizer.ask(6, 9)
-        assert replayed.recommend() == optimizer.recommend()
+        assert replayed.ask(6, 19) == optimizer.ask(6, 19)
+        assert replayed.recommend(3) == optimizer.recommend(3)
 
     def test_a_new_process_continues_alike(self) -> None:
         optimizer, tells = self.search(MIXED, seed=3)
         job = {
             "name": self.optimizer,
             "dims": [(dim.name, dim.kind, dim.size) for dim in MIXED],
+            "objectives": OBJECTIVES,
             "seed": 3,
-            "tells": tells,
+            "tells": [(batch, seen, [asdict(each) for each in all]) for batch, seen, all in tells],
             "count": 6,
-            "batch": 9,
+            "batch": 19,
         }
         process = subprocess.run(
             [sys.executable, "-c", _REPLAY],
@@ -136,8 +158,8 @@ class OptimizerContract:
             check=True,
         )
         asked, recommended = json.loads(process.stdout)
-        assert [tuple(genome) for genome in asked] == optimizer.ask(6, 9)
-        assert tuple(recommended) == optimizer.recommend()
+        assert [tuple(genome) for genome in asked] == self.genomes(optimizer, 6, 19)
+        assert [tuple(genome) for genome in recommended] == optimizer.recommend(3)
 
     def test_seed_and_batch_name_the_draw(self) -> None:
         one, other = self.make(seed=1), self.make(seed=2)
@@ -160,42 +182,59 @@ class OptimizerContract:
 
     def test_nothing_is_recommended_before_a_success(self, dims: tuple[Dim, ...]) -> None:
         optimizer = self.make(dims)
-        assert optimizer.recommend() is None
-        known = known_recipes(dims)
-        optimizer.tell(known, [None] * len(known))
-        assert optimizer.recommend() is None
-        assert len(optimizer.ask(4, 1)) == 4
+        assert optimizer.recommend(3) == []
+        optimizer.tell(1, 0, [failed(genome) for genome in known_recipes(dims)])
+        assert optimizer.recommend(3) == []
+        assert len(optimizer.ask(4, 2)) == 4
 
-    def test_failures_rank_last(self, dims: tuple[Dim, ...]) -> None:
+    def test_recommendations_are_canonical_and_no_more_than_wanted(
+        self, dims: tuple[Dim, ...]
+    ) -> None:
         optimizer, _ = self.search(dims)
-        for batch in range(4, 8):
-            genomes = optimizer.ask(optimizer.population, batch)
-            optimizer.tell(genomes, [None if i % 3 else score(g) for i, g in enumerate(genomes)])
-            optimizer.tell(genomes, [None] * len(genomes))
-        recommended = optimizer.recommend()
-        assert recommended == canonical(dims, recommended or ())
+        for count in (1, 4):
+            found = optimizer.recommend(count)
+            assert 0 < len(found) <= count
+            assert found == [canonical(dims, genome) for genome in found]
+        assert optimizer.recommend(4)[0] == optimizer.recommend(1)[0], "best first"
+
+    def test_failures_and_violations_rank_last(self, dims: tuple[Dim, ...]) -> None:
+        optimizer, tells = self.search(dims)
+        for batch in range(tells[-1][0] + 1, tells[-1][0] + 5):
+            genomes = self.genomes(optimizer, optimizer.population, batch)
+            mixed = [
+                failed(g) if i % 3 == 0 else replace(told(g), violation=float(i % 3 - 1))
+                for i, g in enumerate(genomes)
+            ]
+            optimizer.tell(batch, batch, mixed)
+        (recommended,) = optimizer.recommend(1)
+        assert recommended == canonical(dims, recommended)
 
     def test_flat_scores_and_duplicates_are_survived(self, dims: tuple[Dim, ...]) -> None:
         optimizer = self.make(dims)
-        for batch in range(5):
-            genomes = optimizer.ask(optimizer.population, batch)
-            optimizer.tell(genomes, [0.5] * len(genomes))
-            optimizer.tell([genomes[0]] * len(genomes), [float(i) for i in range(len(genomes))])
-        assert optimizer.ask(4, 9) == [canonical(dims, g) for g in optimizer.ask(4, 9)]
+        for batch in range(2, 12, 2):
+            genomes = self.genomes(optimizer, optimizer.population, batch)
+            optimizer.tell(batch, batch, [replace(told(g), score=0.5) for g in genomes])
+            twins = [replace(told(genomes[0]), score=float(i)) for i in range(len(genomes))]
+            optimizer.tell(batch + 1, batch, twins)
+        assert self.genomes(optimizer, 4, 19) == [
+            canonical(dims, genome) for genome in self.genomes(optimizer, 4, 19)
+        ]
 
     def test_batches_of_any_size_are_survived(self, dims: tuple[Dim, ...]) -> None:
         optimizer = self.make(dims)
-        optimizer.tell([], [])
-        for batch, count in enumerate((1, 2, 3, 50, 1)):
-            genomes = optimizer.ask(count, batch)
-            optimizer.tell(genomes, [score(genome) for genome in genomes])
-        assert len(optimizer.ask(4, 9)) == 4
+        optimizer.tell(1, 0, [])
+        for batch, count in enumerate((1, 2, 3, 50, 1), start=2):
+            genomes = self.genomes(optimizer, count, batch)
+            optimizer.tell(batch, batch, [told(genome) for genome in genomes])
+        assert len(optimizer.ask(4, 19)) == 4
 
     def test_only_finite_scores_may_be_told(self) -> None:
-        genomes = self.make().ask(2, 0)
-        for bad in ([0.0, float("nan")], [0.0, float("inf")], [0.0]):
-            with pytest.raises(ValueError, match=r"finite|scores"):
-                self.make().tell(genomes, bad)
+        (genome,) = self.genomes(self.make(), 1, 0)
+        for bad in (float("nan"), float("inf")):
+            with pytest.raises(ValueError, match="finite"):
+                Told(genome, bad)
+            with pytest.raises(ValueError, match="finite"):
+                Told(genome, 0.0, (bad, 0.0))
 
     def test_no_files_and_no_printing(
         self,
@@ -219,10 +258,11 @@ class OptimizerContract:
         losses = []
         for seed in range(3):
             optimizer, tells = self.search(dims, batches=9, seed=seed, lag=lag)
-            evaluations = sum(len(genomes) for genomes, _ in tells)
-            uniform = optimizers.make("random", dims, seed=seed).ask(evaluations, 0)
+            evaluations = sum(len(all) for _, _, all in tells)
+            uniform = self.genomes(
+                optimizers.make("random", Problem(tuple(dims)), seed=seed), evaluations, 0
+            )
             best_random = max(map(score, [*known_recipes(dims), *uniform]))
-            found = optimizer.recommend()
-            assert found is not None
+            (found,) = optimizer.recommend(1)
             losses.append(score(found) / best_random)
         assert sorted(losses)[1] < 1.0, f"loss relative to random search, by seed: {losses}"

@@ -26,7 +26,7 @@ from evomerge.checkpoint import ModelRef
 from evomerge.merging import Materializer, shared_memory
 from evomerge.params import Real
 from evomerge.parents.parents import Sources
-from evomerge.recipe import Recipe, group
+from evomerge.recipe import Body, Recipe, group
 
 # narrower than declared, so that every method, mergekit's too, takes every value
 RANGES = {"density": (0.3, 0.7), "epsilon": (0.05, 0.15), "weight": (0.2, 1.2)}
@@ -63,7 +63,7 @@ def recipe(family: Path, method: str, number: int) -> Recipe:
     return Recipe(
         ModelRef(str(family / "base")),
         {model: ModelRef(str(family / model)) for model in models},
-        (group(method, models, values(method, number)),),
+        Body((group(method, models, values(method, number)),)),
     )
 
 

@@ -27,7 +27,7 @@ from evomerge.evolution.history import (
 from evomerge.optimizers import Optimizer
 from evomerge.optimizers.random import Random
 from evomerge.params import Genome
-from evomerge.recipe import Recipe
+from evomerge.recipe import Body, Recipe
 from evomerge.space import SearchSpace, SpaceSpec
 from evomerge.suite.objectives import Objective, Score, combine, yardsticks
 
@@ -42,7 +42,7 @@ Judge = Callable[[Search], Verdict]
 
 def space() -> SearchSpace:
     template = Recipe(
-        ModelRef("b"), {name: ModelRef(name[0]) for name in SOURCES}, (), "float32", 0, "chat"
+        ModelRef("b"), {name: ModelRef(name[0]) for name in SOURCES}, Body(()), "float32", 0, "chat"
     )
     return SearchSpace(SpaceSpec(("task_arithmetic",), blocks=2), template, 4)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from evomerge.checkpoint import ModelRef
-from evomerge.recipe import Group, Recipe
+from evomerge.recipe import Body, Group, Recipe
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -19,7 +19,9 @@ def recipe_of() -> MakeRecipe:
     def make(family: Mapping[str, Path | str], *groups: Group, **options: Any) -> Recipe:
         refs = {name: ModelRef(str(folder)) for name, folder in family.items()}
         base = refs.pop("base")
-        return Recipe(base, refs, groups, **{"dtype": "float32", "tokenizer": "chat", **options})
+        return Recipe(
+            base, refs, Body(groups), **{"dtype": "float32", "tokenizer": "chat", **options}
+        )
 
     return make
 

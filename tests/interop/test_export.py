@@ -13,7 +13,7 @@ from evomerge.checkpoint import ModelRef
 from evomerge.errors import InputError
 from evomerge.interop import to_mergekit
 from evomerge.lines import Lines
-from evomerge.recipe import Group, Recipe, group
+from evomerge.recipe import Body, Group, Recipe, group
 from evomerge.testing.models import tiny_family
 
 MakeRecipe = Callable[..., Recipe]
@@ -134,7 +134,7 @@ def test_folders_are_made_absolute(
 ) -> None:
     monkeypatch.chdir(family["base"].parent)
     models = {name: ModelRef(name) for name in SOURCES}
-    recipe = Recipe(None, models, (group("linear", SOURCES),), "float32", tokenizer="chat")
+    recipe = Recipe(None, models, Body((group("linear", SOURCES),)), "float32", tokenizer="chat")
     content = exported(recipe)
     assert "base_model" not in content  # linear has none
     listed = [source["model"] for source in content["slices"][0]["sources"]]

@@ -18,7 +18,7 @@ from evomerge import config, merge, methods
 from evomerge.checkpoint import ModelRef
 from evomerge.interop import from_mergekit, to_mergekit
 from evomerge.interop.catalogue import PEERS
-from evomerge.recipe import Group, Recipe, group
+from evomerge.recipe import Body, Group, Recipe, group
 from evomerge.tensors import place_of
 from evomerge.testing.models import tiny_family
 
@@ -225,7 +225,7 @@ def names_of(family: str) -> list[str]:
 def recipe_for(name: str, family: Mapping[str, Path], *, ties: bool) -> Recipe:
     refs = {model: ModelRef(str(path)) for model, path in family.items()}
     groups = several_methods() if name == SEVERAL else varied(name, ties=ties)
-    return Recipe(refs["base"], {n: refs[n] for n in ALL}, groups, tokenizer="base")
+    return Recipe(refs["base"], {n: refs[n] for n in ALL}, Body(groups), tokenizer="base")
 
 
 @pytest.fixture(scope="module")

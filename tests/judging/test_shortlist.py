@@ -12,7 +12,7 @@ from evomerge.evolution.history import Batch, Candidate, Evaluation, Verdict
 from evomerge.judging.race import Race
 from evomerge.judging.shortlist import judge
 from evomerge.optimizers import make
-from evomerge.recipe import Recipe, group
+from evomerge.recipe import Body, Recipe, group
 from evomerge.space import SearchSpace, SpaceSpec
 from evomerge.suite.objectives import Objective, combine, yardsticks
 from evomerge.suite.suite import Suite
@@ -25,7 +25,7 @@ OBJECTIVE = Objective("task", "task", "acc")
 def search_of(rights: Mapping[str, str]) -> Search:
     """A search whose shortlist is ``rights``: label -> answers right (1) or wrong (0), repeated."""
     models = {"chat": ModelRef("c"), "sea": ModelRef("s")}
-    template = Recipe(ModelRef("b"), models, (), "float32", 0, "chat")
+    template = Recipe(ModelRef("b"), models, Body(()), "float32", 0, "chat")
     space = SearchSpace(SpaceSpec(("task_arithmetic",)), template, 4)
     search = Search(
         space,
@@ -34,7 +34,7 @@ def search_of(rights: Mapping[str, str]) -> Search:
         combine=lambda v, r, g: combine([OBJECTIVE], "mean", v, r, g),
         yardsticks=lambda r: yardsticks([OBJECTIVE], r),
     )
-    recipe = Recipe(None, models, (group("linear", ("chat", "sea")),), "float32", 0, "chat")
+    recipe = Recipe(None, models, Body((group("linear", ("chat", "sea")),)), "float32", 0, "chat")
     members = [Candidate(id, label, recipe) for id, label in enumerate(rights)]
     batches = {"references": members[:2], "start": members[2:3], "select": members}
     for number, (phase, candidates) in enumerate(batches.items()):

@@ -11,7 +11,7 @@ from evomerge.checkpoint import ModelRef
 from evomerge.evolution.core import Plan, Search
 from evomerge.evolution.history import Evaluation
 from evomerge.optimizers import make
-from evomerge.recipe import Recipe
+from evomerge.recipe import Body, Recipe
 from evomerge.space import SearchSpace, SpaceSpec
 from evomerge.suite.objectives import Objective, combine, yardsticks
 
@@ -20,7 +20,7 @@ WANTED = (Objective("score", "score", "value"),)
 
 def search(start: tuple[str, ...]) -> Search:
     models = {"chat": ModelRef("chat"), "sea": ModelRef("sea")}
-    template = Recipe(ModelRef("base"), models, (), "float32")
+    template = Recipe(ModelRef("base"), models, Body(()), "float32")
     space = SearchSpace(SpaceSpec(("task_arithmetic",), blocks=2, start=start), template, 4)
     return Search(
         space,

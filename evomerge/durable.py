@@ -1,0 +1,61 @@
+"""Bytes that are on the disk when a call returns, or not there at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def append(handle: int, data: bytes) -> int:
+    """Write ``data`` at the end of an open file, and wait for the disk; where it begins.
+
+    What fails half way is cut off again, also for a KeyboardInterrupt: nothing joins half a piece.
+
+    Raises:
+        OSError: the disk is full or failing; see ``why``.
+    """
+    start = os.fstat(handle).st_size
+    try:
+        rest, at = memoryview(data), start
+        while rest:
+            written = os.pwrite(handle, rest, at)
+            rest, at = rest[written:], at + written
+        os.fsync(handle)
+    except BaseException:
+        with suppress(OSError):
+            os.ftruncate(handle, start)
+        raise
+    return start
+
+
+def cut(handle: int, size: int) -> None:
+    """Cut a file off at ``size`` bytes, and wait for the disk."""
+    os.ftruncate(handle, size)
+    os.fsync(handle)
+
+
+def sync(path: str | os.PathLike[str]) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def full(error: BaseException) -> bool:
+    """True for "no space left", also as safetensors words it."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return True
+    return any(
+        text in str(error)
+        for text in ("No space left", "os error 28", "File too large", "os error 27")
+    )
+
+
+def why(error: OSError) -> str:
+    """``the disk is full (No space left on device)``, for messages."""
+    return f"the disk is {'full' if full(error) else 'failing'} ({error.strerror})"
