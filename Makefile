@@ -6,13 +6,22 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint const
 # mergekit in an environment of its own, for the tests that compare with it
 MERGEKIT := $(VENV)/mergekit
 
-.PHONY: demo test bench bench-evaluate estimators winners soak lint family mergekit clean
+.PHONY: help demo test quick docs bench bench-evaluate estimators winners soak lint family mergekit clean
 
 demo: $(VENV)/.installed  ## search over the embedded tiny models (a few minutes)
 	$(BIN)/evomerge demo
 
 test: $(VENV)/.installed-test  ## everything CI runs but the linters
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=25
+
+quick: $(VENV)/.installed-test  ## the tests that take no time: two minutes
+	$(BIN)/python -m pytest -m "not slow" -q
+
+docs: $(VENV)/.installed-test  ## write every generated table of the documents
+	$(BIN)/python docs/generate.py
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | awk -F '\t' '{printf "  %-16s %s\n", $$1, $$2}'
 
 bench: $(MERGEKIT)/.installed  ## speed beside mergekit: the README's table (half an hour)
 	$(BIN)/python tests/benchmarks/merge.py --disk --mergekit $(MERGEKIT)/bin/python
@@ -27,12 +36,13 @@ winners: $(VENV)/.installed-test  ## twenty searches against the best of noisy s
 	$(BIN)/python tests/benchmarks/winners.py
 
 soak: $(VENV)/.installed-test  ## searches killed many more times than in `make test`
-	EVOMERGE_TEST_KILLS=20 $(BIN)/python -m pytest tests/test_resume.py tests/test_workers.py
+	EVOMERGE_TEST_KILLS=20 $(BIN)/python -m pytest tests/run/test_resume.py tests/run/test_workers.py
 
-lint: $(VENV)/.installed-test  ## formatting, lint, types
+lint: $(VENV)/.installed-test  ## formatting, lint, types, generated tables
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python docs/generate.py --check
 
 family: $(VENV)/.installed-test  ## train the embedded models and write the demo's tasks again
 	$(BIN)/python -m evomerge.demo.family --out evomerge/demo/models --tasks fitness/demo_tasks

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -447,13 +448,13 @@ def test_score_refuses_what_a_search_would(
 def started(run_folder: Make) -> Path:
     """A run that was stopped before its first evaluation."""
     from evomerge.record.events import JOURNAL
-    from evomerge.run.identity import run_event
+    from evomerge.run.identity import head_of
     from evomerge.run.preflight import prepare
     from evomerge.run.spec import load_run
 
     folder = run_folder("started")
     with Journal.open(folder / JOURNAL) as journal:
-        journal.append(run_event(prepare(load_run(folder))))
+        journal.append(head_of(prepare(load_run(folder))).plain)
     return folder
 
 
@@ -468,14 +469,14 @@ def test_a_parent_changed_after_the_start_is_refused(
     run_folder: Make, family: dict[str, Path], parent: Path, refuse: Refuse
 ) -> None:
     from evomerge.record.events import JOURNAL
-    from evomerge.run.identity import run_event
+    from evomerge.run.identity import head_of
     from evomerge.run.preflight import prepare
     from evomerge.run.spec import load_run
 
     models = {"base": str(family["base"]), "sources": {"sea": str(parent)}}
     folder = run_folder(models=models)
     with Journal.open(folder / JOURNAL) as journal:
-        journal.append(run_event(prepare(load_run(folder))))
+        journal.append(head_of(prepare(load_run(folder))).plain)
     shutil.copy(family["chat"] / "model.safetensors", parent)
     says = (f"sea ({parent}): its weights changed since the search was started",)
     refuse("search", folder, "--ray", "off", says=says)
@@ -523,10 +524,10 @@ def test_a_journal_of_another_run_is_refused(
             command,
             other,
             *arguments,
-            says=("journal.jsonl", "not the journal of a run in format 3"),
+            says=("journal.jsonl", "not the journal of a run in format 4"),
         )
     (other / "journal.jsonl").write_text('{"event":"batch"}\n{"event":"batch"}\n')
-    refuse("status", other, says=("journal.jsonl", "not the journal of a run"))
+    refuse("status", other, says=("journal.jsonl", "not the journal of a run in format 4"))
     (other / "journal.jsonl").write_text('words\n{"event":"batch"}\n')
     refuse("status", other, says=("journal.jsonl:1: the journal is damaged",))
 
@@ -546,59 +547,86 @@ def test_a_run_that_lost_its_answers_or_a_key_of_its_journal_is_refused(
     path = folder / "journal.jsonl"
     lines = path.read_text().splitlines()
     events = [json.loads(line) for line in lines]
+    for event in events:
+        del event["sum"]
     kinds = {event["event"]: number for number, event in enumerate(events)}
     assert set(kinds) == {"run", "session", "batch", "evaluation", "round", "end"}
-    batches = [event for event in events if event["event"] == "batch"]
+
+    def forge(changed: list[dict[str, Any]]) -> None:
+        """With checksums as they would be written: what is told is that the events make no sense."""
+        path.unlink()
+        with Journal.open(path) as journal:
+            for event in changed:
+                journal.append(event)
+
     for kind, number in kinds.items():
         event = events[number]
         wanted = [*event, "candidates.id"] if kind == "batch" else list(event)
-        wanted = [key for key in wanted if key not in ("event", "format")]
-        for key in wanted:
-            damaged = json.loads(lines[number])
+        for key in [key for key in wanted if key != "event"]:
+            damaged = deepcopy(event)
             of, _, inner = key.partition(".")
             if inner:
                 del damaged[of][-1][inner]
             else:
                 del damaged[of]
-            changed = [*lines[:number], json.dumps(damaged), *lines[number + 1 :]]
-            path.write_text("".join(f"{line}\n" for line in changed))
-            says = (f"{path}:{number + 1}: the journal is damaged: {inner or key!r} is missing",)
+            forge([*events[:number], damaged, *events[number + 1 :]])
+            says = (f"{path}:{number + 1}: the journal is damaged: ", f"field `{inner or key}`")
             refuse("status", folder, says=says)
         refuse("search", folder, "--ray", "off", says=says)
     last = {(event.get("batch"), event["event"]): number for number, event in enumerate(events)}
-    for line, keys, value, says in (
-        (0, ["objectives", 0], {"name": "sums"}, "'scorer' is missing"),
-        (0, ["splits", "items"], 7, "AttributeError"),
-        (last[0, "batch"], ["candidates", 0], 3, "TypeError"),
-        (last[0, "batch"], ["candidates", 0, "groups"], [{"method": "tise"}], "no method 'tise'"),
-        (last[1, "evaluation"], ["values"], {}, "'sums' is missing"),
-        (last[1, "evaluation"], ["values"], 7, "TypeError"),
-        (last[1, "evaluation"], ["block"], 7, "TypeError"),
+    for line, keys, value, told in (
+        (0, ["objectives", 0], {"name": "sums"}, "KeyError"),
+        (0, ["splits", "items"], 7, "Expected `object`, got `int` - at `$.splits.items`"),
+        (0, ["more"], 7, "the key 'more' in a 'run' event, which has none"),
+        (0, ["event"], "walk", "no event is called 'walk'"),
+        (last[0, "batch"], ["candidates", 0], 3, "Expected `object`, got `int`"),
+        (last[0, "batch"], ["phase"], "lunch", "Invalid enum value 'lunch'"),
+        (
+            last[0, "batch"],
+            ["candidates", 0, "body", "groups"],
+            [{"method": "tise"}],
+            "no method 'tise'",
+        ),
+        (last[1, "evaluation"], ["values"], {}, "[] are not the objectives of this run"),
+        (last[1, "evaluation"], ["values"], 7, "Expected `object | null`, got `int`"),
+        (last[1, "evaluation"], ["block"], 7, "Expected `array | null`, got `int`"),
         (last[1, "evaluation"], ["candidate"], 999, "an evaluation of candidate 999 in batch 1"),
         (kinds["end"], ["table", "trust"], {}, "KeyError: 'search'"),
+        (kinds["end"], ["table", "rows", 0, "label"], 7, "label is 7; expected str"),
     ):
-        event = json.loads(lines[line])
-        inner = event
+        changed = deepcopy(events)
+        inner = changed[line]
         for key in keys[:-1]:
             inner = inner[key]
         inner[keys[-1]] = value
-        changed = [*lines[:line], json.dumps(event), *lines[line + 1 :]]
-        path.write_text("".join(f"{line}\n" for line in changed))
-        damaged = f"{path}:{line + 1}: the journal is damaged: "
-        refuse("status", folder, says=(damaged, says))
-        if "candidate" in keys or "groups" in keys or "trust" in keys:
-            refuse("search", folder, "--ray", "off", says=(damaged, says))
-    report = len(batches) - 1
-    for lost, tells, says in (
+        forge(changed)
+        place = f"{path}:{line + 1}: the journal is damaged: "
+        refuse("status", folder, says=(place, told))
+        if "candidate" in keys or "body" in keys or "trust" in keys:
+            refuse("search", folder, "--ray", "off", says=(place, told))
+    report = max(event["batch"] for event in events if event["event"] == "batch")
+    for lost, tells, told in (
         (last[0, "evaluation"], last[1, "batch"], "in batch 0 is missing before it"),
         (last[1, "evaluation"], last[2, "batch"], "in batch 1 is missing before it"),
         (kinds["round"], last[report, "batch"], f"the verdict on batch {report - 1} is missing"),
         (last[report, "evaluation"], kinds["end"], f"in batch {report} is missing before it"),
     ):
-        path.write_text("".join(f"{line}\n" for n, line in enumerate(lines) if n != lost))
-        damaged = f"{path}:{tells}: the journal is damaged: "
+        forge(events[:lost] + events[lost + 1 :])
+        place = f"{path}:{tells}: the journal is damaged: "
         for command in ("status", "resume", "export"):
-            refuse(command, folder, says=(damaged, says))
+            refuse(command, folder, says=(place, told))
+    # without checksums to match, any change shows at its line, and a line that is gone at the next
+    for number in (0, last[1, "evaluation"], kinds["round"]):
+        text = lines[number].replace("1", "2", 1)
+        path.write_text(
+            "".join(f"{line}\n" for line in [*lines[:number], text, *lines[number + 1 :]])
+        )
+        says = (
+            f"{path}:{number + 1}: the journal is damaged: this line, or lines before it, are not",
+        )
+        refuse("status", folder, says=says)
+        path.write_text("".join(f"{line}\n" for n, line in enumerate(lines) if n != number))
+        refuse("status", folder, says=(f"{path}:{number + 1}: the journal is damaged",))
 
 
 def test_a_dtype_changed_after_the_start_is_refused_but_not_another_cpu(
@@ -607,7 +635,7 @@ def test_a_dtype_changed_after_the_start_is_refused_but_not_another_cpu(
     """``auto`` means what it meant at the start, whatever machine the search goes on."""
     from evomerge.engines import precision
     from evomerge.record.events import JOURNAL
-    from evomerge.run.identity import check_same, run_event
+    from evomerge.run.identity import check_same, head_of
     from evomerge.run.preflight import prepare
     from evomerge.run.spec import load_run
 
@@ -618,10 +646,11 @@ def test_a_dtype_changed_after_the_start_is_refused_but_not_another_cpu(
     folder = run_folder(dtype="bfloat16")
     assert job_on("amx_bf16").scoring == "bfloat16" and job_on().scoring == "float32"
     with Journal.open(folder / JOURNAL) as journal:
-        journal.append(run_event(job_on("amx_bf16")))
+        head = head_of(job_on("amx_bf16"))
+        journal.append(head.plain)
     there = job_on()
     assert there.scoring == "bfloat16"
-    check_same(journal.events[0], there, journal.path)
+    check_same(head, there, journal.path)
     edit(folder / "run.yaml", "fitness:\n", "fitness:\n  dtype: float32\n")
     refuse("resume", folder, "--ray", "off", says=("fitness.dtype was None and is 'float32'",))
 
@@ -657,7 +686,8 @@ def test_there_must_be_something_to_resume_show_or_export(
         refuse(command, fresh, says=(f"{fresh / 'journal.jsonl'}: no such file", "evomerge search"))
     refuse("search", tmp_path / "nowhere", says=("nowhere/run.yaml: no such file",))
     refuse("export", started, says=("no merge was scored yet", "evomerge status"))
-    refuse("export", started, "--pareto", tmp_path / "front", says=("no merge was scored yet",))
+    refuse("export", started, "--unconfirmed", tmp_path / "front", says=("no merge was scored",))
+    refuse("export", started, "--pareto", tmp_path / "front", says=("confirmed no front",))
     refuse("export", started, "--candidate", "3", says=("no candidate 3",))
 
 

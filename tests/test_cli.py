@@ -186,23 +186,30 @@ def test_any_candidate_can_be_exported(call: Call, finished: Path) -> None:
     assert [group.method for group in uniform.groups] == ["linear"]
 
 
-def test_the_pareto_front_is_exported_as_files(
+def test_what_search_estimates_say_of_the_front_is_exported_only_as_unconfirmed(
     call: Call, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    call("export", finished, "--pareto", tmp_path / "front")
-    files = sorted((tmp_path / "front").iterdir())
-    assert len(files) > 1
+    folder = tmp_path / "front"
+    assert main(["export", str(finished), "--pareto", str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert "confirmed no front: its fitness has no `front: N`" in said and "--unconfirmed" in said
+    assert not folder.exists()
+    call("export", finished, "--unconfirmed", folder)
+    *files, table = sorted(folder.iterdir())
+    assert len(files) > 1 and table.name == "front.md"
     numbers = [Recipe.load(path).provenance["candidate"] for path in files]
     assert [path.name for path in files] == [f"candidate-{n:05d}.yaml" for n in numbers]
-    assert json.loads(call("status", finished, "--json"))["best"]["candidate"] in numbers
+    assert "UNCONFIRMED" in table.read_text()
+    assert all(f"| #{n} |" in table.read_text() for n in numbers)
     files[-1].write_text("mine")
-    for path in files[:-1]:
+    for path in (*files[:-1], table):
         path.unlink()
-    assert main(["export", str(finished), "--pareto", str(tmp_path / "front")]) == 2
+    again = ["export", str(finished), "--unconfirmed", str(folder)]
+    assert main(again) == 2
     assert f"{files[-1]}: exists already" in capsys.readouterr().err
-    assert list((tmp_path / "front").iterdir()) == [files[-1]]  # none is written, not some
-    call("export", finished, "--pareto", tmp_path / "front", "--force")
-    assert sorted((tmp_path / "front").iterdir()) == files
+    assert list(folder.iterdir()) == [files[-1]]  # none is written, not some
+    call(*again, "--force")
+    assert sorted(folder.iterdir()) == [*files, table]
 
 
 def test_a_recipe_is_exported_for_mergekit(call: Call, finished: Path) -> None:
@@ -359,7 +366,8 @@ def test_the_status_of_a_finished_run(call: Call, finished: Path) -> None:
     assert {"base", "chat", "sea"} < set(labels) and labels[-1].startswith("winner: ")
     text = call("status", finished)
     assert all(label in text for label in labels)
-    [remark] = status["remarks"]
+    remark, looks = status["remarks"]
+    assert looks == UNSEEN
     assert remark == (
         "the shortlist answered the whole select split, without a race: "
         "text (bits_per_byte) is no mean of numbers from 0 to 1"
@@ -424,14 +432,13 @@ def test_resume_goes_on_where_the_journal_ends(
     content = json.loads(recorded)
     earlier = content | {"date": "2025-01-01T00:00:00.000+00:00", "digest": "", "by": "score"}
     looks.write_text(json.dumps(earlier) + "\n")
-    shown = call("search", unfinished, "--ray", "off")
-    assert "16 of the 16 report items had been looked at before (on 2025-01-01 by" in shown
-    assert "(on 2025-01-01" in (unfinished / "report.md").read_text()
+    # what had been seen when the search ended is in its record; what is seen later is not its fault
+    assert UNSEEN in call("search", unfinished, "--ray", "off")
     looks.unlink()
     looks.with_name("another.looks.jsonl").unlink()
     looks.mkdir()  # can be neither read nor written
     done = search(unfinished)
-    assert done.winner and "it is not known whether" in done.remarks[-1]
+    assert done.winner and UNSEEN in done.remarks[-1]
     assert json.loads(call("status", unfinished, "--json"))["table"] == theirs["table"]
     assert (unfinished / "journal.jsonl").stat().st_size < size + 200  # a session, no work
 

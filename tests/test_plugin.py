@@ -44,7 +44,7 @@ def tug(
 
 OPTIMIZER = '''
 from evomerge import seeds
-from evomerge.optimizers import canonical
+from evomerge.optimizers import Ask, canonical
 from evomerge.optimizers.random import Random
 
 
@@ -55,7 +55,7 @@ class Stubborn(Random):
 
     def ask(self, count, batch):
         draws = seeds.generator(self.seed, "ask", batch).random((count, len(self.dims)))
-        return [canonical(self.dims, row) for row in (0.4 + 0.2 * draws).tolist()]
+        return [Ask(canonical(self.dims, row)) for row in (0.4 + 0.2 * draws).tolist()]
 '''
 
 METADATA = "Metadata-Version: 2.1\nName: tugboat\nVersion: 1.0\n"
@@ -119,7 +119,7 @@ def test_a_plugin_is_as_good_as_built_in(
         group
         for c in candidates.values()
         if c["origin"] == "stubborn"
-        for group in c["groups"]
+        for group in c["body"]["groups"]
         if group["method"] == "tug"
     ]
     assert tugs and all(group["grip"] == 0.25 for group in tugs), "as the space says"

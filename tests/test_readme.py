@@ -20,15 +20,6 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
 
 
-def methods_table() -> str:
-    rows = ["| method | models | parameters | what it does |", "| --- | --- | --- | --- |"]
-    for name in methods.names():
-        method = methods.get(name)
-        parameters = ", ".join(f"`{p.name}`" for p in method.parameters)
-        rows.append(f"| `{name}` | {method.takes} | {parameters} | {method.summary} |")
-    return "\n".join(rows)
-
-
 def test_python_runs() -> None:
     assert blocks("python")
     for block in blocks("python"):
@@ -51,10 +42,12 @@ def test_commands_exist(line: str) -> None:
         assert make_parser().parse_args(words[1:])
 
 
-def test_methods_table_is_generated() -> None:
+def test_every_method_in_the_table_exists() -> None:
+    """That the table is whole is for `make lint`: a new method fails no test."""
     shown = re.search(r"<!-- methods table -->\n(.*?)\n?<!-- end -->", README, re.S)
     assert shown is not None
-    assert shown[1] == methods_table()
+    rows = shown[1].splitlines()[2:]
+    assert {row.split("`")[1] for row in rows} <= set(methods.names())
 
 
 def test_the_demo_table_is_there() -> None:

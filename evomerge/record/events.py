@@ -330,16 +330,22 @@ def lines_of(path: Path, events: Sequence[Mapping[str, Any]]) -> list[Line]:
     Raises:
         InputError: one is not what is written.
     """
-    lines = []
+    lines: list[Line] = []
+    names: list[str] = []
     for number, event in enumerate(events, start=1):
         with reading(path, number):
-            lines.append(line_of(event))
-            if (number == 1) != isinstance(lines[-1], Head):
+            line = line_of(event)
+            if (number == 1) != isinstance(line, Head):
                 raise ValueError("a journal begins with its run, and holds one")
-            if isinstance(lines[-1], EndLine):
-                _ = lines[-1].final
-            elif isinstance(lines[-1], Head):
-                _ = lines[-1].wanted
+            if isinstance(line, Head):
+                names = [objective.name for objective in line.wanted]
+            elif isinstance(line, EndLine):
+                _ = line.final
+            elif isinstance(line, EvaluationLine):
+                for found in (line.values, line.errors):
+                    if found is not None and list(found) != names:
+                        raise ValueError(f"{list(found)!r:.60} are not the objectives of this run")
+            lines.append(line)
     return lines
 
 

@@ -93,12 +93,12 @@ class OptimizerContract:
     def search(
         self, dims: Sequence[Dim], batches: int = 3, *, seed: int = 0, lag: int = 1
     ) -> tuple[Optimizer, list[Tell]]:
-        """Known recipes as batch 1, then ``batches`` batches told ``lag - 1`` batches late."""
+        """Known recipes as batch 0, then ``batches`` batches told ``lag - 1`` batches late."""
         optimizer = self.make(dims, seed)
-        tells: list[Tell] = [(1, 0, [told(genome) for genome in known_recipes(dims)])]
+        tells: list[Tell] = [(0, 0, [told(genome) for genome in known_recipes(dims)])]
         optimizer.tell(*tells[0])
         asked: dict[int, tuple[int, list[Genome]]] = {}
-        for batch in range(2, 1 + batches + lag):
+        for batch in range(1, batches + lag):
             seen = tells[-1][0] + 1
             asked[batch] = seen, self.genomes(optimizer, optimizer.population, batch)
             if (late := batch - lag + 1) in asked:

@@ -22,7 +22,7 @@ def trajectory(folder: Path) -> Trajectory:
     events = []
     for line in (folder / JOURNAL).read_text(encoding="utf-8").splitlines():
         event = json.loads(line)
-        del event["time"]
+        del event["time"], event["sum"]
         event.pop("seconds", None)
         event.pop("looks", None)  # of others, whatever this search does
         if event["event"] != "session":

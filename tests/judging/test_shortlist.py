@@ -7,13 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from evomerge.checkpoint import ModelRef
-from evomerge.evolution.core import Plan, Search
-from evomerge.evolution.history import Batch, Candidate, Evaluation, Verdict
+from evomerge.evolution.history import Batch, Candidate, Evaluation, History, Phase, Verdict
 from evomerge.judging.race import Race
 from evomerge.judging.shortlist import judge
-from evomerge.optimizers import make
 from evomerge.recipe import Body, Recipe, group
-from evomerge.space import SearchSpace, SpaceSpec
 from evomerge.suite.objectives import Objective, combine, yardsticks
 from evomerge.suite.suite import Suite
 
@@ -22,28 +19,27 @@ HALF = WHOLE[:100]
 OBJECTIVE = Objective("task", "task", "acc")
 
 
-def search_of(rights: Mapping[str, str]) -> Search:
-    """A search whose shortlist is ``rights``: label -> answers right (1) or wrong (0), repeated."""
-    models = {"chat": ModelRef("c"), "sea": ModelRef("s")}
-    template = Recipe(ModelRef("b"), models, Body(()), "float32", 0, "chat")
-    space = SearchSpace(SpaceSpec(("task_arithmetic",)), template, 4)
-    search = Search(
-        space,
-        make("random", space.dims, seed=0),
-        Plan(99, 4),
-        combine=lambda v, r, g: combine([OBJECTIVE], "mean", v, r, g),
-        yardsticks=lambda r: yardsticks([OBJECTIVE], r),
+def history_of(rights: Mapping[str, str]) -> History:
+    """One whose shortlist is ``rights``: label -> answers right (1) or wrong (0), repeated."""
+    history = History(
+        lambda v, r, g: combine([OBJECTIVE], "mean", v, r, g),
+        lambda r: yardsticks([OBJECTIVE], r),
     )
+    models = {"chat": ModelRef("c"), "sea": ModelRef("s")}
     recipe = Recipe(None, models, Body((group("linear", ("chat", "sea")),)), "float32", 0, "chat")
     members = [Candidate(id, label, recipe) for id, label in enumerate(rights)]
-    batches = {"references": members[:2], "start": members[2:3], "select": members}
+    batches = {
+        Phase.REFERENCES: members[:2],
+        Phase.START: members[2:3],
+        Phase.SELECT: members,
+    }
     for number, (phase, candidates) in enumerate(batches.items()):
-        search.open(Batch(number, phase, tuple(candidates)))
+        history.open(Batch(number, phase, tuple(candidates)))
         for c in candidates:
             bits = rights[c.origin]
             values = {"task": bits.count("1") / len(bits)} if bits else None
-            search.observe(Evaluation(number, c.id, values, None if bits else "NotFinite"))
-    return search
+            history.observe(Evaluation(number, c.id, values, None if bits else "NotFinite"))
+    return history
 
 
 class Accuracy:
@@ -52,11 +48,11 @@ class Accuracy:
 
 
 def judged(rights: Mapping[str, str], items: Sequence[str] = HALF, **signals: Any) -> Verdict:
-    search = search_of(rights)
+    history = history_of(rights)
     suite: Any = SimpleNamespace(
         objectives=[OBJECTIVE],
         measured=[OBJECTIVE],
-        spec=SimpleNamespace(combination="mean", gates=True),
+        spec=SimpleNamespace(combination="mean", gates=True, front=0),
         splits={"select": {"task": WHOLE}},
         source_of={"task": {id: id for id in WHOLE}},
         scorers={"task": Accuracy()},
@@ -66,14 +62,14 @@ def judged(rights: Mapping[str, str], items: Sequence[str] = HALF, **signals: An
         setattr(suite, name, getattr(Suite, name).__get__(suite))
 
     def results(candidate: int) -> Any:
-        label = search.candidates[candidate].origin
+        label = history.candidates[candidate].origin
         bits = rights[label] * len(items)
         metrics = {"acc": [float(bit) for bit in bits[: len(items)]]}
         metrics |= {name: found[label][: len(items)] for name, found in signals.items()}
         return {"task": {"items": list(items), "responses": [], "metrics": metrics, "tokens": 0}}
 
     race = Race.of(suite, {}, [results(0)])
-    return judge(search, suite, race, {"task": list(items)}, results)
+    return judge(history, suite, race, {"task": list(items)}, results)
 
 
 MODELS = {

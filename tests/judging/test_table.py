@@ -14,7 +14,7 @@ import pytest
 
 from evomerge import config
 from evomerge.commands.search import search
-from evomerge.evolution.core import Search
+from evomerge.evolution.history import History, Phase
 from evomerge.judging.final import final_table
 from evomerge.judging.table import Count, Gain, Row, Table
 from evomerge.record import events
@@ -44,7 +44,7 @@ FITNESS = {  # five sources or more in each split
 class Finished:
     """A finished search, folded again, with its responses to the report and the select items."""
 
-    search: Search
+    search: History
     suite: Suite
     results: dict[int, Results | None]
     selected: dict[int, Results]
@@ -76,36 +76,35 @@ def finished(run_folder: Callable[..., Path]) -> Finished:
 
 
 def fold(folder: Path) -> Finished:
-    record, job = Record(folder), prepare(load_run(folder))
+    record, run = Record(folder), prepare(load_run(folder))
     assert record.table is not None
-    folded, blocks = job.search(), events.places(record.events)
+    search = run.search()
+    history = search.history
     with Store.open(
-        folder / events.RESPONSES, events.inventory(record.head), blocks, writable=False
+        folder / events.RESPONSES,
+        record.head.inventory,
+        events.blocks(record.lines),
+        writable=False,
     ) as store:
-        scoring = Scoring(job, folded, store)
-        for event in record.events:
-            if event["event"] == "batch":
-                batch = events.batch_from(event, record.template)
-                scoring.open(batch)
-                folded.open(batch)
-            elif event["event"] == "evaluation":
-                evaluation = events.evaluation_from(event)
-                at = evaluation.batch, evaluation.candidate
-                scoring.add(at, events.place_from(event))
-                folded.observe(evaluation)
-            elif event["event"] == "round":
-                folded.judge(events.round_from(event))
+        scoring = Scoring(run, search, store)
+        for line in record.lines:
+            if not isinstance(line, events.EndLine):
+                events.fold(history, line, record.template)
+            if isinstance(line, events.BatchLine):
+                scoring.open(history.batches[-1])
+            elif isinstance(line, events.EvaluationLine):
+                scoring.add((line.batch, line.candidate), line.block_at())
         select, report = (
             {c.id: scoring.results((batch.number, c.id)) for c in batch.candidates}
-            for batch in folded.batches[-2:]
+            for batch in history.batches[-2:]
         )
         interval = {
-            (e.batch, e.candidate): scoring.interval(e.batch, e.candidate) for e in folded.merges()
+            (e.batch, e.candidate): scoring.interval(e.batch, e.candidate) for e in history.merges()
         }
-    chosen = {c: r for c, r in select.items() if c < 3 or c == folded.winner}
+    chosen = {c: r for c, r in select.items() if c < 3 or c == history.winner}
     return Finished(
-        folded,
-        job.suite,
+        history,
+        run.suite,
         dict(report),
         chosen,
         lambda batch, candidate: interval[batch, candidate],
@@ -165,7 +164,7 @@ def test_values_are_those_of_the_journal(finished: Finished) -> None:
     for row in finished.table.rows:
         values = report[row.candidate].values
         assert {n: o.value for n, o in row.objectives.items()} == pytest.approx(values)
-    scores = {e.candidate: e.score.value for e in finished.search.elites("report")}
+    scores = {e.candidate: e.score.value for e in finished.search.elites(Phase.REPORT)}
     assert {row.candidate: row.score.value for row in finished.table.rows} == (
         pytest.approx(scores)
     )
@@ -316,7 +315,7 @@ def test_if_every_merge_fails_the_references_are_still_reported(
         ("sea", 1.0),
     ]
     assert all(row.gain is None for row in result.table.rows)
-    errors = {e["error"] for e in Record(folder).events if e["event"] == "evaluation"}
+    errors = {e.error for e in Record(folder).lines if isinstance(e, events.EvaluationLine)}
     assert errors == {None, "parents_only:score: ArithmeticError: a merge"}
 
 
@@ -331,9 +330,9 @@ def test_a_recipe_that_cannot_be_merged_fails_alone(run_folder: Callable[..., Pa
     (folder / "nothing.yaml").write_text(config.dump(nothing))
     assert search(folder).winner is not None
     errors = {
-        event["candidate"]: event["error"]
-        for event in Record(folder).events
-        if event["event"] == "evaluation" and event["error"]
+        event.candidate: event.error
+        for event in Record(folder).lines
+        if isinstance(event, events.EvaluationLine) and event.error
     }
     assert list(errors) == [4] and "sum to 0" in errors[4]
 

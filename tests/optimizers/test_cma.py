@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from evomerge.optimizers import Optimizer, make
+from evomerge.optimizers import Optimizer, Problem, Told, make
+from evomerge.optimizers.cma import CMA
 from evomerge.params import Dim, Genome
 from evomerge.testing.optimizers import OptimizerContract
 
@@ -18,21 +19,28 @@ with warnings.catch_warnings():
 Loss = Callable[[NDArray[np.float64]], float]
 
 
-def reals(count: int) -> list[Dim]:
-    return [Dim(f"x{axis}", "real") for axis in range(count)]
+def reals(count: int) -> Problem:
+    return Problem(tuple(Dim(f"x{axis}", "real") for axis in range(count)))
 
 
-def evaluations_to(loss: Loss, target: float, dims: list[Dim], seed: int, lag: int = 1) -> int:
+def scored(genomes: Sequence[Genome], scores: Sequence[float | None]) -> list[Told]:
+    return [Told(genome, score) for genome, score in zip(genomes, scores, strict=True)]
+
+
+def genomes_of(optimizer: Optimizer, count: int, batch: int) -> list[Genome]:
+    return [ask.genome for ask in optimizer.ask(count, batch)]
+
+
+def evaluations_to(loss: Loss, target: float, problem: Problem, seed: int, lag: int = 1) -> int:
     """Evaluations until the recommendation's loss is below ``target``."""
-    optimizer = make("cma", dims, seed=seed)
-    asked: list[list[Genome]] = []
+    optimizer = make("cma", problem, seed=seed)
+    asked: dict[int, list[Genome]] = {}
     for batch in range(400):
-        # a run may number batches that are never told before the first one told
-        asked.append(optimizer.ask(optimizer.population, batch + 2))
-        if batch >= lag - 1:
-            told = asked[batch - lag + 1]
-            optimizer.tell(told, [-loss(np.array(genome)) for genome in told])
-            if loss(np.array(optimizer.recommend())) < target:
+        asked[batch] = genomes_of(optimizer, optimizer.population, batch)
+        if (late := batch - lag + 1) in asked:
+            losses = [-loss(np.array(genome)) for genome in asked[late]]
+            optimizer.tell(late, max(0, late - lag + 1), scored(asked[late], losses))
+            if loss(np.array(optimizer.recommend(1)[0])) < target:
                 break
     return (batch + 1) * optimizer.population
 
@@ -72,55 +80,66 @@ class TestCMA(OptimizerContract):
 
     def test_known_recipes_set_the_mean(self) -> None:
         optimizer = make("cma", reals(2), seed=0)
-        optimizer.tell([(0.1, 0.1), (0.9, 0.2), (0.5, 0.5)], [1.0, 2.0, None])
-        assert optimizer.recommend() == pytest.approx((0.9, 0.2), abs=1e-6)
-        drawn = np.array(optimizer.ask(400, 1))
+        optimizer.tell(1, 0, scored([(0.1, 0.1), (0.9, 0.2), (0.5, 0.5)], [1.0, 2.0, None]))
+        assert optimizer.recommend(1) == [pytest.approx((0.9, 0.2), abs=1e-6)]
+        drawn = np.array(genomes_of(optimizer, 400, 2))
         assert np.median(drawn, axis=0) == pytest.approx([0.9, 0.2], abs=0.1)
 
     def test_a_batch_it_asked_is_no_warm_start(self) -> None:
         optimizer = make("cma", reals(4), seed=0)
-        genomes = optimizer.ask(optimizer.population, 0)
-        optimizer.tell(genomes, [-float(i) for i in range(len(genomes))])
-        assert optimizer.recommend() != pytest.approx(genomes[0], abs=1e-3)
+        genomes = genomes_of(optimizer, optimizer.population, 0)
+        optimizer.tell(0, 0, scored(genomes, [-float(i) for i in range(len(genomes))]))
+        assert optimizer.recommend(1) != [pytest.approx(genomes[0], abs=1e-3)]
 
-    def test_overwritten_inactive_genes_do_not_narrow_their_axis(self) -> None:
-        optimizer = make("cma", reals(4), seed=0)
-        for batch in range(15):
-            genomes = optimizer.ask(optimizer.population, batch)
-            told = [(*genome[:3], 0.5) for genome in genomes]
-            optimizer.tell(
-                told, [-sum((gene - 0.3) ** 2 for gene in genome[:3]) for genome in told]
-            )
-        spread = np.array(optimizer.ask(200, 99)).std(axis=0)
-        assert spread[3] > 0.04  # told as it stands, the constant gene halves it
+    @pytest.mark.parametrize("lag", [1, 2, 3])
+    def test_its_own_points_are_found_again_behind_integers_and_bounds(self, lag: int) -> None:
+        problem = Problem((Dim("k", "integer", 4), *reals(3).dims))
+        optimizer = make("cma", problem, seed=0)
+        assert isinstance(optimizer, CMA)
+        optimizer.tell(1, 0, scored([(0.5, 0.0, 1.0, 0.5)], [0.0]))
+        asked: dict[int, tuple[int, list[Genome]]] = {}
+        for batch in range(2, 12):
+            seen = max(2, batch - lag + 1)
+            asked[batch] = seen, genomes_of(optimizer, optimizer.population, batch)
+            if (late := batch - lag + 1) in asked:
+                seen, genomes = asked[late]
+                points = optimizer._drawn(late, seen, genomes)
+                assert all(point is not None for point in points)
+                optimizer.tell(late, seen, scored(genomes, [-abs(g[1] - 0.1) for g in genomes]))
+                assert len(optimizer._states) <= lag + 2, "older states are forgotten"
+
+    def test_what_misses_a_floor_ranks_below_what_misses_none(self) -> None:
+        optimizer = make("cma", reals(3), seed=0)
+        for batch in range(25):  # the score pulls to 1, the floor holds below 0.5
+            genomes = genomes_of(optimizer, optimizer.population, batch)
+            told = [Told(g, g[0], violation=max(0.0, g[0] - 0.5)) for g in genomes]
+            optimizer.tell(batch, batch, told)
+        (found,) = optimizer.recommend(1)
+        assert 0.4 < found[0] < 0.55
 
     def test_the_best_option_wins_and_others_stay_possible(self) -> None:
-        dims = [Dim("method", "categorical", 4), Dim("mode", "categorical", 3), *reals(2)]
-        optimizer = make("cma", dims, seed=0)
-        for batch in range(25):
-            genomes = optimizer.ask(optimizer.population, batch)
-            optimizer.tell(genomes, [self._prefers(genome) for genome in genomes])
-        found = optimizer.recommend()
-        assert found is not None
+        dims = (Dim("method", "categorical", 4), Dim("mode", "categorical", 3), *reals(2).dims)
+        optimizer = make("cma", Problem(dims), seed=0)
+        self._run(optimizer, self._prefers, 25)
+        (found,) = optimizer.recommend(1)
         assert found[:2] == (2.5 / 4, 0.5 / 3)
-        assert len({genome[0] for genome in optimizer.ask(500, 99)}) == 4
+        assert len({genome[0] for genome in genomes_of(optimizer, 500, 99)}) == 4
 
     def test_an_integer_axis_never_freezes(self) -> None:
-        optimizer = make("cma", [Dim("k", "integer", 9), *reals(3)], seed=0)
+        optimizer = make("cma", Problem((Dim("k", "integer", 9), *reals(3).dims)), seed=0)
         self._run(optimizer, lambda genome: -abs(genome[0] - 6.5 / 9) - abs(genome[1] - 0.3), 25)
-        found = optimizer.recommend()
-        assert found is not None
+        (found,) = optimizer.recommend(1)
         assert found[0] == 6.5 / 9
-        assert len({genome[0] for genome in optimizer.ask(1000, 99)}) > 1
+        assert len({genome[0] for genome in genomes_of(optimizer, 1000, 99)}) > 1
 
     def test_mostly_failing_batches_do_not_pull_toward_failures(self) -> None:
         optimizer = make("cma", reals(3), seed=0)
-        optimizer.tell([(0.2, 0.2, 0.2)], [0.0])
-        for batch in range(1, 12):
-            genomes = optimizer.ask(optimizer.population, batch)
-            optimizer.tell(genomes, [-g[1] if max(g) < 0.3 else None for g in genomes])
-        found = optimizer.recommend()
-        assert found is not None
+        optimizer.tell(1, 0, scored([(0.2, 0.2, 0.2)], [0.0]))
+        for batch in range(2, 13):
+            genomes = genomes_of(optimizer, optimizer.population, batch)
+            values = [-g[1] if max(g) < 0.3 else None for g in genomes]
+            optimizer.tell(batch, batch, scored(genomes, values))
+        (found,) = optimizer.recommend(1)
         assert max(found) < 0.3
 
     @staticmethod
@@ -130,5 +149,5 @@ class TestCMA(OptimizerContract):
     @staticmethod
     def _run(optimizer: Optimizer, score: Callable[[Genome], float], batches: int) -> None:
         for batch in range(batches):
-            genomes = optimizer.ask(optimizer.population, batch)
-            optimizer.tell(genomes, [score(genome) for genome in genomes])
+            genomes = genomes_of(optimizer, optimizer.population, batch)
+            optimizer.tell(batch, batch, scored(genomes, [score(genome) for genome in genomes]))

@@ -9,8 +9,8 @@ import pytest
 
 from evomerge.checkpoint import ModelRef
 from evomerge.evolution.core import Plan, Search
-from evomerge.evolution.history import Evaluation
-from evomerge.optimizers import make
+from evomerge.evolution.history import Evaluation, History, Phase
+from evomerge.optimizers import Problem, make
 from evomerge.recipe import Body, Recipe
 from evomerge.space import SearchSpace, SpaceSpec
 from evomerge.suite.objectives import Objective, combine, yardsticks
@@ -24,12 +24,13 @@ def search(start: tuple[str, ...]) -> Search:
     space = SearchSpace(SpaceSpec(("task_arithmetic",), blocks=2, start=start), template, 4)
     return Search(
         space,
-        make("cma", space.dims, seed=0, population=8),
+        make("cma", Problem(space.dims, ("score",)), seed=0, population=8),
         Plan(evaluations=160, population=8),
-        combine=lambda values, references, gains: combine(
-            WANTED, "mean", values, references, gains
+        History(
+            lambda values, references, gains: combine(WANTED, "mean", values, references, gains),
+            lambda references: yardsticks(WANTED, references),
         ),
-        yardsticks=lambda references: yardsticks(WANTED, references),
+        objectives=WANTED,
     )
 
 
@@ -49,13 +50,11 @@ def test_it_recognises_its_own_points_and_converges(start: tuple[str, ...]) -> N
     found = search(start)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        while (batch := found.propose()) is not None and batch.phase != "select":
-            found.open(batch)
+        while (batch := found.propose()) is not None and batch.phase != Phase.SELECT:
+            found.history.open(batch)
             for candidate in batch.candidates:
                 known = candidate.recipe.groups[0].method == "task_arithmetic"
                 value = -loss(candidate.recipe) if known else -10.0
-                found.observe(Evaluation(batch.number, candidate.id, {"score": value}))
-    assert found.optimizer._offset is not None, "not one drawn point was recognised"
-    recommended = found.optimizer.recommend()
-    assert recommended is not None
+                found.history.observe(Evaluation(batch.number, candidate.id, {"score": value}))
+    (recommended,) = found.optimizer.recommend(1)
     assert math.sqrt(loss(found.space.decode(recommended))) < 0.4

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from evomerge import optimizers
 from evomerge.errors import ConfigError, InputError
-from evomerge.optimizers import canonical, cell, get, make, problems, rank
+from evomerge.optimizers import Problem, Told, canonical, cell, get, make, problems, rank
 from evomerge.params import Dim
 from evomerge.registry import OPTIMIZERS
 
-DIMS = [Dim("a", "real"), Dim("k", "integer", 3)]
+PROBLEM = Problem((Dim("a", "real"), Dim("k", "integer", 3)))
 
 PLUGIN = """
 from evomerge.optimizers.random import Random
@@ -56,7 +56,7 @@ def test_an_unknown_name_gets_a_suggestion() -> None:
 
 def test_every_mistake_is_named_at_once() -> None:
     with pytest.raises(ConfigError) as raised:
-        make("cma", [], seed=0, population=1, options={"sigma": 0.2, "sigma0": "wide"})
+        make("cma", Problem(()), seed=0, population=1, options={"sigma": 0.2, "sigma0": "wide"})
     text = str(raised.value)
     assert "sigma: unknown option of 'cma' (did you mean 'sigma0'?)" in text
     assert "sigma0: expected a number, found 'wide'" in text
@@ -70,14 +70,14 @@ def test_problems_are_told_by_option() -> None:
 
 
 def test_options_and_defaults_arrive() -> None:
-    assert make("cma", DIMS, seed=0).options == {"sigma0": 0.25}
-    chosen = make("cma", DIMS, seed=0, population=30, options={"sigma0": 0.1})
+    assert make("cma", PROBLEM, seed=0).options == {"sigma0": 0.25}
+    chosen = make("cma", PROBLEM, seed=0, population=30, options={"sigma0": 0.1})
     assert (chosen.options, chosen.population) == ({"sigma0": 0.1}, 30)
 
 
 def test_default_populations_exceed_the_textbook() -> None:
-    dims = [Dim(str(axis), "real") for axis in range(24)]
-    assert make("cma", dims, seed=0).population == 26  # textbook: 13
+    dims = tuple(Dim(str(axis), "real") for axis in range(24))
+    assert make("cma", Problem(dims), seed=0).population == 26  # textbook: 13
 
 
 def install(folder: Path, entry_point: str) -> None:
@@ -95,7 +95,7 @@ def test_a_plugin_is_found_by_its_entry_point(
     install(tmp_path, "mine = evomerge_mine:Mine")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert "mine" in OPTIMIZERS.names()
-    assert len(make("mine", DIMS, seed=0).ask(3, 0)) == 3
+    assert len(make("mine", PROBLEM, seed=0).ask(3, 0)) == 3
 
 
 @pytest.mark.parametrize(
@@ -124,8 +124,10 @@ def test_a_plugin_cannot_take_a_built_in_name(
 
 
 def test_rank_puts_failures_last_and_keeps_ties_in_order() -> None:
-    genomes = [(0.0,)] * 5
-    assert rank(genomes, [0.1, None, 0.5, 0.1, None]) == [2, 0, 3, 1, 4]
+    scores = [0.1, None, 0.5, 0.1, None, 0.9, 0.7]
+    missed = [0, 0, 0, 0, 0, 0.2, 0.1]
+    told = [Told((0.0,), s, violation=v) for s, v in zip(scores, missed, strict=True)]
+    assert rank(told) == [2, 0, 3, 6, 5, 1, 4]
 
 
 @given(gene=st.floats(-1, 2), size=st.integers(1, 12))

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evomerge import merge
 from evomerge.commands.search import search
 from evomerge.engines.huggingface import HuggingFaceEngine
-from evomerge.record.events import place_from
+from evomerge.record.events import EvaluationLine
 from evomerge.record.record import Record
 from evomerge.scorers.lm_eval import LmEvalTask
 from evomerge.scorers.perplexity import BitsPerByte
@@ -75,18 +75,18 @@ def finished(
     assert winner is not None
     record = Record(folder)
     merged = merge(record.recipe(winner.provenance["candidate"]), tmp_path / "merged")
-    (event,) = (
-        event
-        for event in record.events
-        if event["event"] == "evaluation"
-        and event["batch"] == len(record.history.batches) - 1
-        and event["candidate"] == winner.provenance["candidate"]
+    (line,) = (
+        line
+        for line in record.lines
+        if isinstance(line, EvaluationLine)
+        and line.batch == len(record.history.batches) - 1
+        and line.candidate == winner.provenance["candidate"]
     )
-    place = place_from(event)
-    assert place is not None
+    block = line.block_at()
+    assert block is not None and line.values is not None
     with record.open_responses() as store:
-        results = store.read(place)
-    return Finished(folder, merged, request.param, event["values"], results)
+        results = store.read(block)
+    return Finished(folder, merged, request.param, line.values, results)
 
 
 @pytest.mark.slow

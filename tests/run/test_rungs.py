@@ -11,6 +11,7 @@ import pytest
 from evomerge import config
 from evomerge.commands.search import search
 from evomerge.engines.precision import scoring_dtype
+from evomerge.record.events import EvaluationLine
 from evomerge.record.record import Record
 from evomerge.testing.trajectory import trajectory
 
@@ -27,11 +28,11 @@ def test_a_collapsed_merge_costs_its_probe_and_nothing_more(
     (folder / "broken.yaml").write_text(config.dump({"models": models, "groups": broken}))
     assert search(folder).winner is not None
     record = Record(folder)
-    (failed,) = (e for e in record.events if e["event"] == "evaluation" and e["error"])
-    assert failed["candidate"] == 4
-    assert failed["error"].startswith("collapsed on the probe: ")
-    probe = record.head["splits"]["items"]["probe"]
-    assert failed["items"] == sum(map(len, probe.values())) > 0
+    (failed,) = (e for e in record.lines if isinstance(e, EvaluationLine) and e.error)
+    assert failed.candidate == 4
+    assert failed.error.startswith("collapsed on the probe: ")
+    probe = record.head.splits.items["probe"]
+    assert failed.items == sum(map(len, probe.values())) > 0
     with record.open_responses() as store:
         answers = store.read(store.places[4])
     assert {name: responses["items"] for name, responses in answers.items()} == probe
@@ -46,7 +47,7 @@ def test_the_report_is_scored_in_the_dtype_that_is_exported(
         fitness = {**small["fitness"], "dtype": scoring}
         folder = run_folder(scoring, **{**small, "dtype": "bfloat16", "fitness": fitness})
         search(folder)
-        assert Record(folder).head["scoring"] == scoring
+        assert Record(folder).head.scoring == scoring
         events = trajectory(folder)[1]
         last = max(event["batch"] for event in events)
         found[scoring] = [

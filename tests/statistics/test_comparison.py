@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import comb
 
 import numpy as np
@@ -10,15 +11,8 @@ import pytest
 from evomerge.statistics.comparison import Array, Sums, mcnemar, swap_labels
 
 
-class Aggregator:
-    """A scorer that can only aggregate."""
-
-    def __init__(self, aggregate) -> None:  # type: ignore[no-untyped-def]
-        self.aggregate = lambda metric, values: aggregate(values)
-
-
-MEAN = Aggregator(np.mean)
-BITS = Aggregator(lambda v: sum(a for a, _ in v) / sum(b for _, b in v) / np.log(2))
+def bits(values: Sequence[tuple[float, float]]) -> float:
+    return sum(a for a, _ in values) / sum(b for _, b in values) / np.log(2)
 
 
 def test_mcnemar_is_the_exact_binomial_test() -> None:
@@ -29,20 +23,23 @@ def test_mcnemar_is_the_exact_binomial_test() -> None:
 
 
 def test_sums_are_recognised_by_what_aggregation_does() -> None:
-    mean = Sums.of(MEAN, "m", [1.0, None, 0.0, 0.5])
+    mean = Sums.of(np.mean, [1.0, None, 0.0, 0.5])
     assert mean is not None
     assert mean.over.sum() / mean.under.sum() == 0.5
-    bits = Sums.of(BITS, "m", [(3.0, 2), (5.0, 4), (1.0, 1)])
-    assert bits is not None
-    assert bits.scale * bits.over.sum() / bits.under.sum() == pytest.approx(9 / 7 / np.log(2))
-    assert Sums.of(Aggregator(np.median), "m", [1.0, 2.0, 6.0]) is None
-    f1 = Aggregator(lambda v: 2 * sum(a * b for a, b in v) / sum(a + b for a, b in v))
-    assert Sums.of(f1, "m", [(1, 0), (1, 1), (0, 1), (1, 1), (0, 0)]) is None
-    assert Sums.of(MEAN, "m", [{"a": 1}, {"b": 2}]) is None
+    rate = Sums.of(bits, [(3.0, 2), (5.0, 4), (1.0, 1)])
+    assert rate is not None
+    assert rate.scale * rate.over.sum() / rate.under.sum() == pytest.approx(9 / 7 / np.log(2))
+    assert Sums.of(np.median, [1.0, 2.0, 6.0]) is None
+
+    def f1(v: Sequence[tuple[int, int]]) -> float:
+        return 2 * sum(a * b for a, b in v) / sum(a + b for a, b in v)
+
+    assert Sums.of(f1, [(1, 0), (1, 1), (0, 1), (1, 1), (0, 0)]) is None
+    assert Sums.of(np.mean, [{"a": 1}, {"b": 2}]) is None
 
 
 def by_source(values: Array, siblings: int = 1) -> Sums:
-    sums = Sums.of(MEAN, "m", values.ravel().tolist())
+    sums = Sums.of(np.mean, values.ravel().tolist())
     assert sums is not None
     return sums.by(np.repeat(np.arange(len(values) // siblings), siblings), len(values) // siblings)
 
@@ -80,8 +77,8 @@ def test_small_differences_that_are_paired_are_found_in_sums_and_in_worsts() -> 
     ours = np.where(rng.random(300) < 0.06, 1.0, theirs)
     nats = np.stack([rng.gamma(5.0, size=300), np.full(300, 10.0)], axis=1)
     pair = []
-    for right, bits in ((ours, nats * [0.99, 1]), (theirs, nats)):
-        sums = Sums.of(BITS, "m", bits.tolist())  # type: ignore[arg-type]
+    for right, numbers in ((ours, nats * [0.99, 1]), (theirs, nats)):
+        sums = Sums.of(bits, numbers.tolist())  # type: ignore[arg-type]
         assert sums is not None
         pair.append([by_source(right), sums])
     sign = np.array([1, -1])

@@ -10,6 +10,7 @@ import pytest
 
 from evomerge import config, estimators
 from evomerge.cli.parser import make_parser
+from evomerge.registry import PREDICTORS
 from evomerge.suite import splits
 from evomerge.suite.scorer import SIGNALS
 from evomerge.suite.spec import LIMITS, SuiteSpec, parse_suite
@@ -90,7 +91,7 @@ def test_splits_table() -> None:
 
 
 def test_estimators_table() -> None:
-    assert names(table("<!-- estimators -->")) == set(estimators.BUILT_IN)
+    assert names(table("<!-- estimators -->")) == set(PREDICTORS.built_in)
     assert all(f"`NAME {form}`" in README for form in set(estimators.FORMS) - {"unbiased"})
     [row] = [row for row in table("## Keys") if row[0] == "estimator"]
     assert row[1] == SuiteSpec((), ()).estimator

@@ -59,6 +59,8 @@ def knees(elites: Sequence[Elite], objectives: Sequence[Objective], count: int =
     The knee has the largest sum of objectives, each scaled to 0..1 over the front.
     """
     members = front(elites, objectives)
+    if not members:
+        return []
     rows = scaled(members, objectives)
     sums = [sum(row) for row in rows]
     tops = [

@@ -1,0 +1,82 @@
+"""Write every generated table of the documents, between its markers; ``make docs``.
+
+    python docs/generate.py            write them
+    python docs/generate.py --check    exit with 1 and say which are stale
+
+A new method, scorer signal or floor of imports changes a table and no text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def methods_table() -> str:
+    """Every merge method with what it takes, its parameters and its first sentence."""
+    from evomerge import methods
+
+    rows = ["| method | models | parameters | what it does |", "| --- | --- | --- | --- |"]
+    for name in methods.names():
+        method = methods.get(name)
+        parameters = ", ".join(f"`{p.name}`" for p in method.parameters)
+        rows.append(f"| `{name}` | {method.takes} | {parameters} | {method.summary} |")
+    return "\n".join(rows)
+
+
+def rooms_table() -> str:
+    """Every room of the package, top floor first, with the first line of its text."""
+    order = re.search(
+        r'ORDER = """\n(.*?)"""', (ROOT / "tests/test_imports.py").read_text(encoding="utf-8"), re.S
+    )
+    assert order
+    rows = ["| floor | room | |", "| ---: | --- | --- |"]
+    floors = order[1].strip().splitlines()
+    for number, floor in zip(range(len(floors), 0, -1), floors, strict=True):
+        for name in floor.split():
+            rows.append(f"| {number} | `{name}` | {first_line(name)} |")
+    return "\n".join(rows)
+
+
+def first_line(name: str) -> str:
+    folder = ROOT / "evomerge" / name
+    file = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
+    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    return text.splitlines()[0].replace("|", "\\|") if text else ""
+
+
+TABLES: dict[str, tuple[str, Callable[[], str]]] = {  # marker -> file, table
+    "methods table": ("README.md", methods_table),
+    "rooms table": ("CONTRIBUTING.md", rooms_table),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--check", action="store_true", help="write nothing, say what is stale")
+    check, stale = parser.parse_args().check, []
+    for marker, (name, table) in TABLES.items():
+        path = ROOT / name
+        text = path.read_text(encoding="utf-8")
+        found = re.search(rf"(?<=<!-- {marker} -->\n).*?(?=<!-- end -->)", text, re.S)
+        assert found, f"{name} has no <!-- {marker} -->"
+        new = f"{text[: found.start()]}{table()}\n{text[found.end() :]}"
+        if new != text:
+            stale.append(f"{name}: {marker}")
+            if not check:
+                path.write_text(new, encoding="utf-8")
+    if check and stale:
+        print(f"stale: {', '.join(stale)}; run `make docs`", file=sys.stderr)
+        return 1
+    print(f"{'written' if stale else 'up to date'}: {', '.join(stale) or ', '.join(TABLES)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
