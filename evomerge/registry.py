@@ -106,3 +106,13 @@ PREDICTORS = Registry(
         "p_irt": "evomerge.estimators.p_irt:PIRT",
     },
 )
+PARTS = Registry(
+    "part of a search space",
+    "evomerge.parts",
+    {  # in the order that they draw
+        "methods": "evomerge.space.parts.methods:Methods",
+        "layer_swap": "evomerge.space.parts.layer_swap:LayerSwap",
+        "lines": "evomerge.space.parts.lines:LinesPart",
+        "keep": "evomerge.space.parts.keep:Keep",
+    },
+)

@@ -183,7 +183,7 @@ def test_every_tensor_is_covered_within_the_ranges(point: tuple[SearchSpace, Gen
     for place in places(space.layers):
         found = recipe.group_of(place)
         assert found is not None
-        if donor := space.spec.keep.get(place.role):
+        if donor := space.spec.kept.get(place.role):
             assert found == group("passthrough", (donor,), roles=(place.role,))
             continue
         method = methods.get(found.method)
@@ -312,11 +312,10 @@ def test_known_recipes_start_the_search(tmp_path: Path) -> None:
     mine.save(tmp_path / "mine.yaml")
     content = {
         "methods": ["ties"],
-        "start": ["parents", "task_arithmetic", "widen", "slerp", "mine.yaml"],
+        "start": ["parents", "task_arithmetic", "widen", "mine.yaml"],
     }
     space = fit(content, folder=str(tmp_path / "space.yaml"))
     starts = space.starts()
-    # slerp takes one model: it cannot merge two parents
     sweep = [f"task_arithmetic {weight:g}" for weight in SWEEP]
     assert list(starts) == ["uniform", *sweep, "widen", "mine.yaml"]
     assert starts["mine.yaml"].groups == mine.groups
@@ -324,6 +323,13 @@ def test_known_recipes_start_the_search(tmp_path: Path) -> None:
     assert list(space.references()) == ["base", "chat", "sea"]
     for recipe in (*starts.values(), *space.references().values()):
         assert all(recipe.group_of(place) for place in places(6))
+
+
+def test_a_known_recipe_that_is_impossible_is_said_and_not_dropped() -> None:
+    space = fit({"methods": ["ties"], "start": ["uniform", "slerp"]})
+    with pytest.raises(ConfigError, match="start: slerp takes exactly 1 of the source models"):
+        space.starts()
+    assert "slerp" not in fit({"methods": ["slerp"]}).starts(), "nobody asked for it"
 
 
 def test_a_start_file_about_other_models_is_refused(tmp_path: Path) -> None:
@@ -519,7 +525,7 @@ def test_forms_have_known_recipes() -> None:
         ({"layer_swap": {"bottom": 0.5}}, "layer_swap.bottom: expected a whole number, found 0.5"),
         ({"layer_swap": {"top": {"choices": [1, 2]}}}, "layer_swap.top: expected a number or a range"),
         ({"layer_swap": {"strength": {"outer": "big"}}}, "strength.outer: expected a number, found 'big'"),
-        ({"layer_swap": True, "knots": 3}, "knots: a layer swap decides this itself"),
+        ({"layer_swap": True, "knots": 3}, "knots: `layer_swap` decides this itself"),
     ],
 )  # fmt: skip
 def test_what_is_no_space_is_refused(content: dict[str, Any], says: str) -> None:

@@ -1,14 +1,9 @@
 """Search spaces: what may vary in a recipe, and the map between genomes and recipes.
 
 A space names only departures from the parameters that methods declare, and may narrow a range,
-never widen it. There are two forms:
-
-* ``values``: methods and their parameters, placed over depth and roles (``layout``): in groups of
-  layer blocks x roles, each with values of its own, or at knots, interpolated over the layers;
-* ``layer_swap``: the outer blocks from one parent, the inner ones from another.
-
-With either, ``lines`` scales by depth what the merge changes, and ``keep`` copies the embedding or
-the head from one model.
+never widen it. It is a list of parts (``evomerge.space.parts``), each with genes of its own: methods
+and their parameters placed over depth and roles, or a layer swap; then LiNeS, then plugins' parts;
+what is kept from one model comes in front.
 
 A genome is a tuple of numbers in [0, 1], one per ``Dim``. Genes that the chosen methods do not read
 are inactive and canonicalised, so equal recipes have equal genomes.
@@ -16,35 +11,22 @@ are inactive and canonicalised, so equal recipes have equal genomes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Protocol
+from pathlib import Path
 
+from evomerge.errors import ConfigError
 from evomerge.lines import NEUTRAL
-from evomerge.params import Dim, Genome
+from evomerge.params import Genome
 from evomerge.recipe import BASE, Body, Group, Recipe, group
-from evomerge.space.layer_swap import LayerSwap
+from evomerge.registry import PARTS
+from evomerge.space.parts import Fit, Part
+from evomerge.space.parts.methods import SWEEP, uniform
 from evomerge.space.spec import SpaceSpec, parse_space
-from evomerge.space.starts import SWEEP, known_recipes, uniform
-from evomerge.space.values import PlacedMethods
 from evomerge.tensors import Place
 
 __all__ = ["SWEEP", "SearchSpace", "SpaceSpec", "parse_space"]
-
-
-class Form(Protocol):
-    """A map between genomes and the groups of a recipe; every method is pure."""
-
-    dims: tuple[Dim, ...]
-
-    def decode(self, genome: Genome) -> tuple[Group, ...]:
-        """The groups that a canonical genome stands for; they match every tensor."""
-
-    def canonical(self, genome: Genome) -> Genome:
-        """The one genome of the same groups."""
-
-    def proposals(self, recipe: Recipe) -> Iterator[Genome]:
-        """Genomes among which that of ``recipe`` is, if this form holds it."""
 
 
 class SearchSpace:
@@ -59,41 +41,39 @@ class SearchSpace:
         self.spec, self.layers = spec, layers
         self._template = template
         self.sources = tuple(template.models)
-        self._kept = tuple(
-            group("passthrough", (model,), roles=(role,)) for role, model in spec.keep.items()
-        )
-        self._places = [place for place in _places(layers) if place.role not in spec.keep]
-        self._form: Form = (
-            LayerSwap(spec.swap, self.sources, layers)
-            if spec.swap
-            else PlacedMethods(spec, self.sources, layers, self._places)
-        )
-        self.dims = (*self._form.dims, *(spec.lines.dims if spec.lines else ()))
+        places = tuple(place for place in _places(layers) if place.role not in spec.kept)
+        self._fit = Fit(spec, self.sources, layers, places)
+        chosen = dict(spec.parts) if "layer_swap" in spec.parts else {"methods": None, **spec.parts}
+        kept = {name: settings for name, settings in chosen.items() if PARTS.get(name).FIXED}
+        self._parts: list[Part] = [
+            PARTS.get(name)(settings, self._fit)
+            for name, settings in {
+                **{n: s for n, s in chosen.items() if n not in kept},
+                **kept,
+            }.items()
+        ]
+        ends = list(itertools.accumulate(len(part.dims) for part in self._parts))
+        self._genes = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
+        self.dims = tuple(dim for part in self._parts for dim in part.dims)
 
     # -- genomes and recipes --------------------------------------------------------------------
 
     def decode(self, genome: Genome) -> Recipe:
         """The recipe that ``genome`` stands for: that of its canonical genome."""
-        genome = self.canonical(genome)
-        count = len(self._form.dims)
-        groups = self._form.decode(genome[:count])
-        if self.spec.lines:
-            line = self.spec.lines.decode(genome[count:])
-            groups = tuple(replace(each, lines=line) for each in groups)
-        return self._recipe((*self._kept, *groups))
+        genome, body = self.canonical(genome), Body()
+        for part, genes in zip(self._parts, self._genes, strict=True):
+            body = part.draw(genome[genes], body)
+        return replace(self._template, body=body)
 
     def canonical(self, genome: Genome) -> Genome:
         """The same recipe's one genome: inactive genes at 0.5, cells at their centres."""
-        count = len(self._form.dims)
-        line = self.spec.lines.canonical(genome[count:]) if self.spec.lines else ()
-        return (*self._form.canonical(genome[:count]), *line)
+        pairs = zip(self._parts, self._genes, strict=True)
+        return tuple(gene for part, genes in pairs for gene in part.canonical(genome[genes]))
 
     def encode(self, recipe: Recipe) -> Genome | None:
         """The genome of ``recipe``, or None if this space does not hold it."""
-        first = recipe.group_of(self._places[0])
-        line = self.spec.lines.encode(first.lines if first else None) if self.spec.lines else ()
-        for proposal in self._form.proposals(recipe):
-            genome = self.canonical((*proposal, *line))
+        for proposal in itertools.product(*(part.read(recipe) for part in self._parts)):
+            genome = self.canonical(tuple(itertools.chain(*proposal)))
             decoded = self.decode(genome)
             if all(
                 _same(decoded.group_of(place), recipe.group_of(place))
@@ -102,19 +82,15 @@ class SearchSpace:
                 return genome
         return None
 
-    def _recipe(self, groups: Iterable[Group]) -> Recipe:
-        t = self._template
-        return Recipe(t.base, t.models, Body(tuple(groups)), t.dtype, t.seed, t.tokenizer)
-
     # -- known recipes --------------------------------------------------------------------------
 
     def uniform(self) -> Recipe:
         """The plain average of the sources."""
-        return self._recipe((*self._kept, *uniform(self.spec, self.sources)))
+        return self._known(uniform(self._fit))
 
     def only(self, name: str) -> Recipe:
         """One model unchanged: a source, or the base."""
-        return self._recipe([group("passthrough", (name,))])
+        return replace(self._template, body=Body((group("passthrough", (name,)),)))
 
     def references(self) -> dict[str, Recipe]:
         """Base and parents: what every score is compared with."""
@@ -123,17 +99,42 @@ class SearchSpace:
     def starts(self) -> dict[str, Recipe]:
         """The known recipes of ``start`` by label, parents excluded (they are references).
 
-        What the space keeps is kept in them, recipe files excepted.
+        ``uniform`` always is one. What the space keeps is kept in them, recipe files excepted.
+
+        Raises:
+            ConfigError: one is impossible here: a method that cannot merge these models, a recipe file
+                that is wrong or about others.
         """
-        found = known_recipes(self.spec, self.sources, self.layers)
-        return {
-            name: self._recipe(groups if name in _files(self.spec) else (*self._kept, *groups))
-            for name, groups in found.items()
-        }
+        found = {"uniform": self.uniform()}
+        for name in self.spec.start:
+            if name.endswith((".yaml", ".yml")):
+                found[name] = replace(self._template, body=self._from_file(name))
+            elif name not in ("parents", "uniform"):
+                known = (PARTS.get(part).known(name, self._fit) for part in self._answering())
+                bodies = next(bodies for bodies in known if bodies)
+                found |= {label: self._known(body) for label, body in bodies.items()}
+        return found
 
+    def _answering(self) -> Iterator[str]:
+        """Names of the parts that know recipes: the built-in ones, and those of this space."""
+        yield from dict.fromkeys((*PARTS.built_in, *self.spec.parts))
 
-def _files(spec: SpaceSpec) -> set[str]:
-    return {name for name in spec.start if name.endswith((".yaml", ".yml"))}
+    def _known(self, body: Body) -> Recipe:
+        for part in self._parts:
+            if part.FIXED:
+                body = part.draw((), body)
+        return replace(self._template, body=body)
+
+    def _from_file(self, name: str) -> Body:
+        loaded = Recipe.load(Path(self.spec.origin) / name)
+        if tuple(loaded.models) != self.sources:
+            raise ConfigError(
+                [
+                    f"{name}: its sources are {', '.join(loaded.models)}; this run's are "
+                    f"{', '.join(self.sources)}"
+                ]
+            )
+        return loaded.body
 
 
 def _places(layers: int) -> list[Place]:

@@ -38,7 +38,7 @@ class Zone:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Arrangement:
     """Site labels; regions, in matching order; zones, which hold each site once."""
 
     sites: tuple[str, ...]
@@ -52,7 +52,7 @@ class Layout:
         """The number of the zone that holds ``site``."""
         return next(n for n, zone in enumerate(self.zones) if site in zone.sites)
 
-    def reached(self, places: Iterable[Place]) -> Layout:
+    def reached(self, places: Iterable[Place]) -> Arrangement:
         """The part of this layout that some place reads."""
         found = {self.region_of(place) for place in places}
         regions = [region for region in self.regions if region in found]
@@ -62,7 +62,7 @@ class Layout:
             Zone(zone.label, tuple(number[site] for site in zone.sites if site in number))
             for zone in self.zones
         ]
-        return Layout(
+        return Arrangement(
             tuple(self.sites[site] for site in sites),
             tuple(
                 replace(region, blend=tuple((number[site], share) for site, share in region.blend))
@@ -72,7 +72,7 @@ class Layout:
         )
 
 
-def lay_out(spec: SpaceSpec, layers: int) -> Layout:
+def arrange(spec: SpaceSpec, layers: int) -> Arrangement:
     """Blocks or knots over ``layers`` layers x roles; together the regions match every tensor."""
     classes: Classes = [(role,) for role in spec.roles] or [None]
     if spec.knots:
@@ -80,7 +80,7 @@ def lay_out(spec: SpaceSpec, layers: int) -> Layout:
     return _lay_blocks(classes, min(spec.blocks or 0, layers), layers)
 
 
-def _lay_blocks(classes: Classes, count: int, layers: int) -> Layout:
+def _lay_blocks(classes: Classes, count: int, layers: int) -> Arrangement:
     """``count`` blocks of layers (0: depth makes no difference) x roles, and a rest."""
     sites: list[str] = []
     regions: list[Region] = []
@@ -103,10 +103,10 @@ def _lay_blocks(classes: Classes, count: int, layers: int) -> Layout:
     if blocks or not _cover_all(classes):
         add("rest" if sites else "all", None, None)
     zones = [Zone(label, (site,)) for site, label in enumerate(sites)]
-    return Layout(tuple(sites), tuple(regions), tuple(zones))
+    return Arrangement(tuple(sites), tuple(regions), tuple(zones))
 
 
-def _lay_knots(classes: Classes, count: int, layers: int) -> Layout:
+def _lay_knots(classes: Classes, count: int, layers: int) -> Arrangement:
     """``count`` knots a class of roles, interpolated over the layers."""
     # knots stand on whole layers, so that a recipe shows their values and can be encoded again
     depths = [round(i * (layers - 1) / max(count - 1, 1)) for i in range(count)]
@@ -133,7 +133,7 @@ def _lay_knots(classes: Classes, count: int, layers: int) -> Layout:
             elif deep := tuple(r for r in ("norm", "head") if r in inside):
                 regions.append(Region(None, deep, ((first + count - 1, 1.0),)))
         zones.append(Zone(roles[0] if roles else "", tuple(range(first, len(sites)))))
-    return Layout(tuple(sites), tuple(regions), tuple(zones))
+    return Arrangement(tuple(sites), tuple(regions), tuple(zones))
 
 
 def _cover_all(classes: Classes) -> bool:

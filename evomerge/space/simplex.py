@@ -55,3 +55,9 @@ def blend(rows: Sequence[Sequence[int]], parts: Sequence[float]) -> tuple[int, .
     for model in order[: UNITS - sum(units)]:
         units[model] += 1
     return tuple(units)
+
+
+def even(team: Sequence[str]) -> dict[str, float]:
+    """Equal weights, as they stand on the simplex."""
+    units = decode([0.5] * (len(team) - 1))
+    return {model: u / UNITS for model, u in zip(team, units, strict=True)}

@@ -11,13 +11,12 @@ from evomerge import config, methods
 from evomerge.errors import did_you_mean, one_of
 from evomerge.params import Parameter
 from evomerge.recipe import BASE, GROUP_ROLES
-from evomerge.space.layer_swap import METHOD, SwapSpec, parse_layer_swap
-from evomerge.space.lines import LineSpec, parse_lines
+from evomerge.registry import PARTS
 from evomerge.space.settings import parse_setting
 from evomerge.tensors import OTHER
 
 STARTS = ("parents", "uniform", "lines", "layer_swap")  # besides names of methods and recipe files
-KEPT = ("embed", "head")  # roles that may be copied from one model
+METHODLESS = ("task_arithmetic",)  # what a space merges by that names no method
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,7 @@ class SpaceSpec:
         start: known recipes scored first.
         models: method -> the models it may merge; all sources where nothing is said.
         simplex: the weights of a group sum to 1.
-        lines: LiNeS over all groups.
-        keep: role -> the model it is copied from.
-        swap: layer swaps, instead of methods and their parameters.
+        parts: name -> settings of the parts beside methods and their parameters, in order.
     """
 
     methods: tuple[str, ...]
@@ -49,9 +46,12 @@ class SpaceSpec:
     origin: str = "."
     models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     simplex: bool = False
-    lines: LineSpec | None = None
-    keep: Mapping[str, str] = field(default_factory=dict)
-    swap: SwapSpec | None = None
+    parts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> Mapping[str, str]:
+        """Role -> the model it is copied from."""
+        return self.parts.get("keep") or {}
 
     def team(self, method: str, sources: Sequence[str]) -> tuple[str, ...]:
         """The models that ``method`` may merge."""
@@ -73,13 +73,8 @@ def parse_space(
     """A space from YAML; problems are noted, None is returned if there were any."""
     before = len(problems.found)
     section = config.Section(node, problems, "" if node.line <= 1 else "space.")
-    item = section.get("layer_swap")
-    swap = parse_layer_swap(item, f"{section.path}layer_swap", sources, problems) if item else None
-    if swap:
-        for key in ("methods", "method_gene", "groups", "knots", "parameters", "models", "weights"):
-            if key in section:
-                section.problem(key, "a layer swap decides this itself; remove one of the two")
-    names = section.texts("methods", (METHOD,))
+    parts = _parse_parts(section, sources)
+    names = section.texts("methods", METHODLESS)
     known = frozenset(methods.names())
     teams = _parse_models(section, names, sources)
     for name in names:
@@ -100,15 +95,13 @@ def parse_space(
     declared = [p for name in names if name in known for p in methods.get(name).parameters]
     parameters = _parse_parameters(section, names, declared, sources)
     simplex = _parse_simplex(section, declared, parameters)
-    item = section.get("lines")
-    lines = parse_lines(item, f"{section.path}lines", problems) if item else None
-    keep = _parse_keep(section, sources)
     start = section.texts(
-        "start", _default_start([name for name in names if name in known], lines, swap)
+        "start", _default_start([name for name in names if name in known], teams, sources, parts)
     )
+    others = (*STARTS, *(name for name in parts if name != "keep"))
     for name in start:
-        if name not in (*STARTS, *known) and not name.endswith((".yaml", ".yml")):
-            hint = did_you_mean(name, (*STARTS, *known))
+        if name not in (*others, *known) and not name.endswith((".yaml", ".yml")):
+            hint = did_you_mean(name, (*others, *known))
             section.problem(
                 "start",
                 f"no known recipe {name!r}{hint}; expected {', '.join(STARTS)}, a method or a recipe file",
@@ -127,9 +120,7 @@ def parse_space(
         origin=str(node.folder),
         models=teams,
         simplex=simplex,
-        lines=lines,
-        keep=keep,
-        swap=swap,
+        parts=parts,
     )
 
 
@@ -219,30 +210,47 @@ def _parse_simplex(
     return True
 
 
-def _parse_keep(section: config.Section, sources: Sequence[str]) -> dict[str, str]:
-    """``keep: {role: model}``, or ``keep_from: model`` for both roles."""
-    found: dict[str, str] = {}
+def _parse_parts(section: config.Section, sources: Sequence[str]) -> dict[str, Any]:
+    """The settings of every part whose key stands in the space, plugins' after the built-in ones."""
+    found = {}
+    names = [name for name in PARTS.built_in if name != "methods"]
+    names += [name for name in PARTS.names() if name not in PARTS.built_in]
+    for name in names:
+        node = section.get(name)
+        if node is None:
+            continue
+        part = PARTS.get(name)
+        settings = part.parse(node, f"{section.path}{name}", sources, section.problems)
+        if settings is None:
+            continue
+        found[name] = settings
+        for key in part.EXCLUDES:
+            if key in section:
+                section.problem(key, f"`{name}` decides this itself; remove one of the two")
     if donor := section.text("keep_from"):
-        found = dict.fromkeys(KEPT, donor)
-    if part := section.section("keep"):
-        if found:
+        if "keep" in found:
             section.problem("keep", "give either keep or keep_from")
-        found = {role: part.text(role) for role in KEPT if role in part}
-        part.finish()
-    for role, model in found.items():
-        if model not in (*sources, BASE):
-            key = f"keep.{role}" if part else "keep_from"
-            section.problem(
-                key, f"no model {model!r}{did_you_mean(model, sources)}; {one_of((BASE, *sources))}"
-            )
+        elif donor not in (*sources, BASE):
+            hint = did_you_mean(donor, sources)
+            section.problem("keep_from", f"no model {donor!r}{hint}; {one_of((BASE, *sources))}")
+        found["keep"] = dict.fromkeys(("embed", "head"), donor)
     return found
 
 
 def _default_start(
-    names: Sequence[str], lines: LineSpec | None, swap: SwapSpec | None
+    names: Sequence[str],
+    teams: Mapping[str, Sequence[str]],
+    sources: Sequence[str],
+    parts: Mapping[str, Any],
 ) -> tuple[str, ...]:
-    forms = [*(["lines"] if lines else ()), *(["layer_swap"] if swap else ())]
-    return tuple(dict.fromkeys(("parents", "uniform", "task_arithmetic", *names, *forms)))
+    """What can be merged of what the space is about."""
+    possible = [
+        name
+        for name in names
+        if methods.get(name).arity_problem(len(teams.get(name, sources)), True) is None
+    ]
+    forms = [name for name in ("lines", "layer_swap") if name in parts]
+    return tuple(dict.fromkeys(("parents", "uniform", "task_arithmetic", *possible, *forms)))
 
 
 def expanded(roles: Sequence[str]) -> set[str]:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from evomerge import methods
+from evomerge import config, methods
+from evomerge.errors import ConfigError
 from evomerge.methods import Method
 from evomerge.params import Dim, Domain, Genome, Kind, Real
-from evomerge.recipe import BASE, Group, Recipe, group
+from evomerge.recipe import BASE, Body, Group, Recipe, group
 from evomerge.space import simplex
-from evomerge.space.layout import Region, lay_out
+from evomerge.space.layout import Region, arrange
+from evomerge.space.parts import Fit
 from evomerge.space.settings import encode, is_domain
-from evomerge.space.spec import SpaceSpec
-from evomerge.tensors import Place
 
 Team = tuple[str, ...]  # models that are merged with each other
 
+SWEEP = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)  # equal weights of the task-arithmetic baseline
 SHARE = Real(0, 1, default=0.5)  # a simplex gene is its own value
 
 
@@ -45,7 +46,7 @@ class _ValueGene:
 _Gene = _MethodGene | _TeamGene | _ValueGene
 
 
-class PlacedMethods:
+class Methods:
     """One gene for each choice of a method, for each choice of models, for each searched parameter.
 
     Attributes:
@@ -53,11 +54,13 @@ class PlacedMethods:
             one of only is not named.
     """
 
-    def __init__(
-        self, spec: SpaceSpec, sources: Sequence[str], layers: int, places: Sequence[Place]
-    ) -> None:
-        self._spec, self._places = spec, places
-        self._layout = lay_out(spec, layers).reached(places)
+    EXCLUDES: ClassVar[Sequence[str]] = ()
+    FIXED: ClassVar[bool] = False
+
+    def __init__(self, settings: None, fit: Fit) -> None:
+        spec, sources = fit.spec, fit.sources
+        self._spec, self._places = spec, fit.places
+        self._layout = arrange(spec, fit.layers).reached(fit.places)
         self._methods = [methods.get(name) for name in spec.methods]
         self._teams = {m.name: _teams(m, spec.team(m.name, sources)) for m in self._methods}
         self._models = (*sources, BASE)
@@ -66,6 +69,37 @@ class PlacedMethods:
         )
         self._index = {gene: index for index, gene in enumerate(genes)}
         self.dims = tuple(genes.values())
+
+    @staticmethod
+    def parse(
+        node: config.Node, where: str, sources: Sequence[str], problems: config.Problems
+    ) -> None:
+        """Its keys are those of the space itself: ``SpaceSpec``."""
+
+    @staticmethod
+    def known(name: str, fit: Fit) -> Mapping[str, Body]:
+        """``uniform``, or a method on every tensor; of task arithmetic a sweep over equal weights.
+
+        Raises:
+            ConfigError: the method cannot merge these models.
+        """
+        if name == "uniform":
+            return {name: uniform(fit)}
+        if name not in methods.names():
+            return {}
+        team = fit.spec.team(name, fit.sources)
+        if problem := methods.get(name).arity_problem(len(team), True):
+            raise ConfigError(
+                [
+                    f"start: {problem}; leave it out, or name its models (`models: {{{name}: [...]}}`)"
+                ]
+            )
+        if name == "task_arithmetic":
+            return {
+                f"{name} {weight:g}": _everywhere(fit, team, name, weight=weight)
+                for weight in SWEEP
+            }
+        return {name: _everywhere(fit, team, name)}
 
     # -- genes ----------------------------------------------------------------------------------
 
@@ -138,8 +172,8 @@ class PlacedMethods:
         index = self._index.get(_TeamGene(zone, teams))
         return teams[0 if index is None else _cell(genome[index], len(teams))]
 
-    def decode(self, genome: Genome) -> tuple[Group, ...]:
-        return tuple(self._group(genome, region) for region in self._layout.regions)
+    def draw(self, genes: Genome, body: Body) -> Body:
+        return Body(tuple(self._group(genes, region) for region in self._layout.regions))
 
     def _group(self, genome: Genome, region: Region) -> Group:
         zone = self._layout.zone_of(region.nearest)
@@ -177,8 +211,8 @@ class PlacedMethods:
         genes = [genome[self._index[_ValueGene(site, "weight", model)]] for model in team[:-1]]
         return simplex.decode(genes)
 
-    def canonical(self, genome: Genome) -> Genome:
-        fixed = []
+    def canonical(self, genes: Genome) -> Genome:
+        genome, fixed = genes, []
         for gene, index in self._index.items():
             value = 0.5
             if isinstance(gene, _MethodGene):
@@ -201,7 +235,7 @@ class PlacedMethods:
             fixed.append(value)
         return tuple(fixed)
 
-    def proposals(self, recipe: Recipe) -> Iterator[Genome]:
+    def read(self, recipe: Recipe) -> Iterator[Genome]:
         """The one genome that can be that of ``recipe``, or none."""
         at_site: dict[int, Group] = {}
         for place in self._places:
@@ -264,3 +298,25 @@ def _cell(gene: float, size: int) -> int:
 
 def _centre(gene: float, size: int) -> float:
     return (_cell(gene, size) + 0.5) / size
+
+
+def uniform(fit: Fit) -> Body:
+    """The plain average."""
+    weights = {"weight": simplex.even(fit.sources)} if fit.spec.simplex else None
+    return Body((group("linear", fit.sources, weights),))
+
+
+def _everywhere(fit: Fit, team: Team, name: str, **values: Any) -> Body:
+    """A method on every tensor: values given, else fixed by the space, else its defaults."""
+    spec = fit.spec
+    for parameter in methods.get(name).parameters:
+        models = team if parameter.per_model else (None,)
+        settings = {model: spec.setting(parameter, model) for model in models}
+        chosen = {
+            model: setting.default if is_domain(setting) else setting
+            for model, setting in settings.items()
+        }
+        if spec.simplex and parameter.per_model and parameter.name == "weight":
+            values.setdefault("weight", simplex.even(team))
+        values.setdefault(parameter.name, chosen if parameter.per_model else chosen[None])
+    return Body((group(name, team, values),))

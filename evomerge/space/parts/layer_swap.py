@@ -17,14 +17,15 @@ Paper: Bandarkar et al. 2025, Layer Swapping for Zero-Shot Cross-Lingual Transfe
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from evomerge import config
-from evomerge.errors import did_you_mean, one_of
+from evomerge.errors import ConfigError, did_you_mean, one_of
 from evomerge.params import Choice, Dim, Domain, Genome, Integer, Parameter, Real, Shared
-from evomerge.recipe import Group, Recipe, group
+from evomerge.recipe import Body, Group, Recipe, group
+from evomerge.space.parts import Fit
 from evomerge.space.settings import is_domain, parse_setting
 from evomerge.tensors import Place
 
@@ -122,7 +123,13 @@ class LayerSwap:
         dims: the axes.
     """
 
-    def __init__(self, spec: SwapSpec, sources: Sequence[str], layers: int) -> None:
+    EXCLUDES: ClassVar[Sequence[str]] = (
+        *("methods", "method_gene", "groups", "knots", "parameters", "models", "weights"),
+    )
+    FIXED: ClassVar[bool] = False
+
+    def __init__(self, settings: SwapSpec, fit: Fit) -> None:
+        spec, sources, layers = settings, fit.sources, fit.layers
         self._spec, self._layers = spec, layers
         self._pairs = tuple(
             pair
@@ -136,8 +143,8 @@ class LayerSwap:
             for setting, default in zip(spec.counts, silent, strict=True)
         )
         names = [*(parameter.name for parameter in COUNTS), "strength.outer", "strength.inner"]
-        settings: dict[str, Any] = dict(zip(names, (*counts, *spec.strength), strict=True))
-        self._settings = {"parents": Choice(tuple(range(len(self._pairs))), 0), **settings}
+        values: dict[str, Any] = dict(zip(names, (*counts, *spec.strength), strict=True))
+        self._settings = {"parents": Choice(tuple(range(len(self._pairs))), 0), **values}
         self._searched = {
             name: setting
             for name, setting in self._settings.items()
@@ -152,14 +159,76 @@ class LayerSwap:
             for name, domain in self._searched.items()
         )
 
-    def canonical(self, genome: Genome) -> Genome:
-        return self._genes(self._swap(genome))
+    @staticmethod
+    def parse(
+        node: config.Node, where: str, sources: Sequence[str], problems: config.Problems
+    ) -> SwapSpec | None:
+        """``true``, or any of outer, inner, bottom, top, transition, strength, outside."""
+        if isinstance(node.value, bool):
+            if not node.value:
+                return None
+            node = config.Node({}, node.file, node.line)
+        section = config.Section(node, problems, f"{where}.")
+        parents = {part: section.text(part) or None for part in PARTS}
+        for part, name in parents.items():
+            if name is not None and name not in sources:
+                section.problem(
+                    part, f"no source {name!r}{did_you_mean(name, sources)}; {one_of(sources)}"
+                )
+        if parents["outer"] is not None and parents["outer"] == parents["inner"]:
+            section.problem("inner", f"{parents['inner']!r} is the outer parent; name another")
+        if len(sources) < 2:
+            section.problem("", f"takes two sources, found {len(sources)}")
 
-    def decode(self, genome: Genome) -> tuple[Group, ...]:
-        return self._swap(genome).groups(self._layers)
+        def number(item: config.Node | None, key: str, parameter: Parameter, default: Any) -> Any:
+            if item is None:
+                return default
+            setting = parse_setting(item, f"{where}.{key}", [parameter], (), problems)
+            if isinstance(setting, Choice):
+                problems.add(item, f"{where}.{key}", "expected a number or a range, found choices")
+            return setting
 
-    def proposals(self, recipe: Recipe) -> Iterator[Genome]:
-        """Genomes one of which is that of ``recipe``, if it is a layer swap of this space."""
+        counts = tuple(number(section.get(p.name), p.name, p, None) for p in COUNTS)
+        strength: tuple[Any, ...]
+        item = section.get("strength")
+        if (
+            item is not None
+            and isinstance(item.value, dict)
+            and not {"range", "choices"} & set(item.value)
+        ):
+            each = config.Section(item, problems, f"{where}.strength.")
+            strength = tuple(
+                number(each.get(name), f"strength.{name}", STRENGTH, STRENGTH.domain)
+                for name in PARTS
+            )
+            each.finish()
+        else:
+            strength = (number(item, "strength", STRENGTH, STRENGTH.domain),) * 2
+        outside = section.choice("outside", PARTS, "outer")
+        section.finish()
+        return SwapSpec(parents["outer"], parents["inner"], counts, strength, outside)
+
+    @staticmethod
+    def known(name: str, fit: Fit) -> Mapping[str, Body]:
+        """The paper's swap of every pair of parents that the space allows."""
+        if name != "layer_swap":
+            return {}
+        spec, found = fit.spec.parts.get("layer_swap"), {}
+        for outer, inner in itertools.permutations(fit.sources, 2):
+            if not spec or (spec.outer in (None, outer) and spec.inner in (None, inner)):
+                swap = published(outer, inner, fit.layers)
+                found[f"{name} {outer} around {inner}"] = Body(swap.groups(fit.layers))
+        if not found:
+            raise ConfigError([f"start: {name} takes two sources, found {len(fit.sources)}"])
+        return found
+
+    def draw(self, genes: Genome, body: Body) -> Body:
+        return Body(self._swap(genes).groups(self._layers))
+
+    def canonical(self, genes: Genome) -> Genome:
+        return self._genes(self._swap(genes))
+
+    def read(self, recipe: Recipe) -> Iterator[Genome]:
         blocks = [recipe.group_of(Place(layer, "mlp")) for layer in range(self._layers)]
         outside = recipe.group_of(Place(None, "norm"))
         if any(found is None or found.method != METHOD for found in (*blocks, outside)):
@@ -228,51 +297,3 @@ def _up_to(setting: int | Domain, most: int) -> int | Domain:
 def _leading(items: Sequence[tuple[str, ...]], wanted: tuple[str, ...]) -> int:
     """How many of the first items are ``wanted``."""
     return sum(1 for _ in itertools.takewhile(lambda item: item == wanted, items))
-
-
-def parse_layer_swap(
-    node: config.Node, where: str, sources: Sequence[str], problems: config.Problems
-) -> SwapSpec | None:
-    """``true``, or any of outer, inner, bottom, top, transition, strength, outside."""
-    if isinstance(node.value, bool):
-        if not node.value:
-            return None
-        node = config.Node({}, node.file, node.line)
-    section = config.Section(node, problems, f"{where}.")
-    parents = {part: section.text(part) or None for part in PARTS}
-    for part, name in parents.items():
-        if name is not None and name not in sources:
-            section.problem(
-                part, f"no source {name!r}{did_you_mean(name, sources)}; {one_of(sources)}"
-            )
-    if parents["outer"] is not None and parents["outer"] == parents["inner"]:
-        section.problem("inner", f"{parents['inner']!r} is the outer parent; name another")
-    if len(sources) < 2:
-        section.problem("", f"takes two sources, found {len(sources)}")
-
-    def number(item: config.Node | None, key: str, parameter: Parameter, default: Any) -> Any:
-        if item is None:
-            return default
-        setting = parse_setting(item, f"{where}.{key}", [parameter], (), problems)
-        if isinstance(setting, Choice):
-            problems.add(item, f"{where}.{key}", "expected a number or a range, found choices")
-        return setting
-
-    counts = tuple(number(section.get(p.name), p.name, p, None) for p in COUNTS)
-    strength: tuple[Any, ...]
-    item = section.get("strength")
-    if (
-        item is not None
-        and isinstance(item.value, dict)
-        and not {"range", "choices"} & set(item.value)
-    ):
-        each = config.Section(item, problems, f"{where}.strength.")
-        strength = tuple(
-            number(each.get(name), f"strength.{name}", STRENGTH, STRENGTH.domain) for name in PARTS
-        )
-        each.finish()
-    else:
-        strength = (number(item, "strength", STRENGTH, STRENGTH.domain),) * 2
-    outside = section.choice("outside", PARTS, "outer")
-    section.finish()
-    return SwapSpec(parents["outer"], parents["inner"], counts, strength, outside)

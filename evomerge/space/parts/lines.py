@@ -1,0 +1,119 @@
+"""LiNeS in a space: two genes over depth, whatever the merge methods are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from evomerge import config
+from evomerge.lines import HEADS, NEUTRAL, PARAMETERS, Lines
+from evomerge.params import Dim, Domain, Genome
+from evomerge.recipe import Body, Recipe, group
+from evomerge.space import simplex
+from evomerge.space.parts import Fit
+from evomerge.space.settings import encode, is_domain, parse_setting
+
+
+@dataclass(frozen=True)
+class LineSpec:
+    """What a space says of LiNeS: each of alpha and beta is fixed or searched.
+
+    A line that changes nothing (alpha 1, beta 0) is no line in a recipe.
+    """
+
+    alpha: float | Domain
+    beta: float | Domain
+    head: str = HEADS[0]
+
+    @property
+    def _settings(self) -> dict[str, float | Domain]:
+        return {"alpha": self.alpha, "beta": self.beta}
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        """``lines.alpha`` and ``lines.beta``, those that are searched."""
+        return tuple(
+            Dim(f"lines.{name}", domain.kind, getattr(domain, "size", 0))
+            for name, domain in self._settings.items()
+            if is_domain(domain)
+        )
+
+    def decode(self, genes: Sequence[float]) -> Lines | None:
+        remaining = iter(genes)
+        alpha, beta = (
+            setting.decode(next(remaining)) if is_domain(setting) else setting
+            for setting in self._settings.values()
+        )
+        found = Lines(float(alpha), float(beta), self.head)  # type: ignore[arg-type]
+        return None if (found.alpha, found.beta) == (NEUTRAL.alpha, NEUTRAL.beta) else found
+
+    def encode(self, lines: Lines | None) -> tuple[float, ...]:
+        """Genes of ``lines``, as near as this space comes."""
+        lines = lines or NEUTRAL
+        genes = []
+        for name, setting in self._settings.items():
+            if is_domain(setting):
+                gene = encode(setting, getattr(lines, name))
+                genes.append(0.5 if gene is None else gene)
+        return tuple(genes)
+
+    def canonical(self, genes: Sequence[float]) -> tuple[float, ...]:
+        return self.encode(self.decode(genes))
+
+
+class LinesPart:
+    """The genes ``lines.alpha`` and ``lines.beta``, those that are searched."""
+
+    EXCLUDES: ClassVar[Sequence[str]] = ()
+    FIXED: ClassVar[bool] = False
+
+    def __init__(self, settings: LineSpec, fit: Fit) -> None:
+        self._spec, self._first = settings, fit.places[0]
+        self.dims = settings.dims
+
+    @staticmethod
+    def parse(
+        node: config.Node, where: str, sources: Sequence[str], problems: config.Problems
+    ) -> LineSpec | None:
+        """``true``, or alpha and beta as a number or a range each; None for ``false``."""
+        if isinstance(node.value, bool):
+            domains = [parameter.domain for parameter in PARAMETERS]
+            return LineSpec(domains[0], domains[1]) if node.value else None
+        section = config.Section(node, problems, f"{where}.")
+        settings: dict[str, Any] = {}
+        for parameter in PARAMETERS:
+            item = section.get(parameter.name)
+            settings[parameter.name] = (
+                parse_setting(item, f"{where}.{parameter.name}", [parameter], (), problems)
+                if item
+                else parameter.domain
+            )
+        head = section.choice("head", HEADS, HEADS[0])
+        section.finish()
+        return LineSpec(**settings, head=head)
+
+    @staticmethod
+    def known(name: str, fit: Fit) -> Mapping[str, Body]:
+        """LiNeS of the sum of all task vectors: their average in the first block, their sum in the last."""
+        if name != "lines":
+            return {}
+        spec, count = fit.spec, len(fit.sources)
+        weights: Any = simplex.even(fit.sources) if spec.simplex else 1.0
+        total = 1 if spec.simplex else count
+        settings = spec.parts.get("lines")
+        head = settings.head if settings else HEADS[0]
+        line = Lines(round(1 / total, 4), round((count - 1) / total, 4), head)
+        added = group("task_arithmetic", fit.sources, {"weight": weights}, lines=line)
+        return {name: Body((added,))}
+
+    def draw(self, genes: Genome, body: Body) -> Body:
+        line = self._spec.decode(genes)
+        return Body(tuple(replace(each, lines=line) for each in body.groups))
+
+    def canonical(self, genes: Genome) -> Genome:
+        return self._spec.canonical(genes)
+
+    def read(self, recipe: Recipe) -> Iterator[Genome]:
+        first = recipe.group_of(self._first)
+        yield self._spec.encode(first.lines if first else None)
