@@ -23,7 +23,7 @@ from evomerge import merge_method
 from evomerge.params import PerModel, Real, Shared
 
 
-@merge_method(base="required", elementwise=True, paper="none")
+@merge_method(base="required", paper="none")
 def tug(
     deltas: Float[Tensor, " models *shape"],
     pull: Annotated[Float[Tensor, " models"], PerModel(Real(0, 3, default=1))],

@@ -5,10 +5,10 @@ several of them share is in ``kernel``; files with an underscore are the frame a
 """
 
 from evomerge.methods._declaration import merge_method
-from evomerge.methods.kernel.facts import FactStore
 from evomerge.methods._merge_tensors import merge_states, merge_tensors, survey
 from evomerge.methods._method import Arguments, Inputs, Method, Where
 from evomerge.methods._registry import get, names
+from evomerge.methods.kernel.facts import FactStore
 
 __all__ = [
     "Arguments",

@@ -40,7 +40,7 @@ def test_everything_is_read_from_the_kernel() -> None:
         """
         return (deltas * share[:, None]).sum(0).float() * lambda_
 
-    same = merge_method(base="required", elementwise=True, paper=PAPER, min_models=2)(blend)
+    same = merge_method(base="required", paper=PAPER, min_models=2)(blend)
     assert same is blend
     method = methods.get("blend")
     assert method.kernel is blend
@@ -50,7 +50,7 @@ def test_everything_is_read_from_the_kernel() -> None:
     )
     assert method.inputs == {"deltas", "role"}
     assert method.summary == "Blend the deltas."
-    assert (method.base, method.elementwise, method.min_models) == ("required", True, 2)
+    assert (method.base, method.min_models) == ("required", 2)
     models = {"a": torch.ones(3), "b": torch.full((3,), 2.0)}
     out = merge_tensors(
         "blend", models, base=torch.ones(3), parameters={"share": [1, 0.25], "lambda": 2}
@@ -59,7 +59,7 @@ def test_everything_is_read_from_the_kernel() -> None:
 
 
 def test_a_method_informed_by_data_takes_statistics_by_name() -> None:
-    @merge_method(base="none", elementwise=True, paper=PAPER, name="precise")
+    @merge_method(base="none", paper=PAPER, name="precise")
     def by_fisher(tensors: Tensor, fisher: Tensor | None) -> Tensor:
         """Average by precision."""
         return tensors.mean(0) if fisher is None else (fisher * tensors).sum(0) / fisher.sum(0)
@@ -139,7 +139,7 @@ def test_mistakes_fail_at_import(
     kernel: Callable[..., Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error) as caught:
-        merge_method(base="none", elementwise=True, paper=PAPER)(kernel)
+        merge_method(base="none", paper=PAPER)(kernel)
     assert message in str(caught.value)
 
 

@@ -15,7 +15,7 @@ from evomerge.methods import Method, merge_tensors
 
 ALL = [methods.get(name) for name in methods.names()]
 WITH_BASE = [method for method in ALL if method.base == "required"]
-ELEMENTWISE = [method for method in ALL if method.elementwise]
+
 SHAPES = [(), (0,), (1,), (7,), (1, 1), (3, 5), (5, 3), (0, 4), (4, 0), (2, 3, 4), (2, 3, 1, 2)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 ROLES = ["attn", "mlp", "norm", "embed", "head", "other"]
@@ -174,22 +174,6 @@ def test_the_order_of_models_does_not_matter(method: Method, data: st.DataObject
         }
     turned = {**merge, "models": dict(reversed(merge["models"].items()))}
     torch.testing.assert_close(merge_tensors(**merge), merge_tensors(**turned))
-
-
-@pytest.mark.parametrize("method", ELEMENTWISE, ids=by_name)
-@given(data=st.data())
-@laws
-def test_an_elementwise_method_merges_tile_by_tile(method: Method, data: st.DataObject) -> None:
-    merge = data.draw(merges(method))
-    whole = merge_tensors(**merge).flatten()
-    cut = data.draw(st.integers(0, whole.numel()))
-    tiles = []
-    for tile in (slice(None, cut), slice(cut, None)):
-        part = dict(merge, models={n: t.flatten()[tile] for n, t in merge["models"].items()})
-        if merge["base"] is not None:
-            part["base"] = merge["base"].flatten()[tile]
-        tiles.append(merge_tensors(**part))
-    assert torch.equal(torch.cat(tiles), whole)
 
 
 @given(data=st.data())

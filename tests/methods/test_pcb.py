@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from evomerge.methods import FactStore, Inputs, get, merge_states, merge_tensors
-from evomerge.methods.kernel.competition import EXP, TANH, TANH_BELOW, _exp, _tanh
+from evomerge.methods.kernel.competition import _exp, _tanh
 
 SHAPES = {"a": (20, 30), "b": (7,), "c": (6, 3, 5), "empty": (0, 4)}
 VISION = {"rivals": "normalized", "clamp": 0.01, "weight": [1.2, 1.1, 1.0]}

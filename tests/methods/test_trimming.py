@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,10 +11,13 @@ import torch
 from torch import Tensor
 
 from evomerge import methods
-from evomerge.methods import FactStore, _compiled, _tiled, merge_tensors
+from evomerge.methods import FactStore, Inputs, merge_tensors
+from evomerge.methods.kernel import compiled, passes, tiled
+from evomerge.methods.kernel.entrywise import Pass
 from evomerge.methods.kernel.facts import Facts
 from evomerge.methods.kernel.leaves import NOTHING
 from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.order_statistics import top
 from evomerge.methods.sce import selected_squares, variance
 
 

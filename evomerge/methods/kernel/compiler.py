@@ -13,6 +13,7 @@ import hashlib
 import os
 import sys
 import threading
+import types
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,10 @@ def counts() -> tuple[int, int]:
 def _build(text: str, name: str) -> Any:
     digest = hashlib.sha256(f"{_OPTION}\n{text}".encode()).hexdigest()[:32]
     path = _write(text, digest)
-    space: dict[str, Any] = {"__name__": f"evomerge_pass_{digest}"}
-    exec(compile(text, f"<pass {digest}>" if path is None else str(path), "exec"), space)
-    function = numba.njit(nogil=True, error_model="numpy")(space[name])
+    module = types.ModuleType(f"evomerge_pass_{digest}")
+    sys.modules[module.__name__] = module  # what is loaded from disk looks for it there
+    exec(compile(text, str(path or f"<pass {digest}>"), "exec"), vars(module))
+    function = numba.njit(nogil=True, error_model="numpy")(vars(module)[name])
     if path is not None:
         with suppress(Exception):  # a folder that Numba will not have
             function._cache = _Kept(function.py_func)

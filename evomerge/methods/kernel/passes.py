@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from evomerge.methods.kernel import tiled
 from evomerge.methods.kernel.entrywise import Pass
 
 
+@runtime_checkable  # by the type checker of tests
 class Passes(Protocol):
     """The functions of ``tiled``, where they are described, and of ``compiled``."""
 
