@@ -70,6 +70,32 @@ def test_a_method_informed_by_data_takes_statistics_by_name() -> None:
     assert merge_tensors("precise", models, stats={"fisher": fisher}).tolist() == [0.75, 0.25]
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_broken_in_a_source_is_nan_whatever_a_kernel_makes_of_it(
+    value: float, dtype: torch.dtype
+) -> None:
+    @merge_method(base="none", paper=PAPER, name="mended")
+    def mend(tensors: Tensor) -> Tensor:
+        """Average what is a number."""
+        return tensors.nan_to_num_(0, 0, 0).mean(0)
+
+    models = {"a": torch.ones(2, 3, dtype=dtype), "b": torch.zeros(2, 3, dtype=dtype)}
+    models["b"][1, 2] = value
+    merged = merge_tensors("mended", models)
+    assert merged.isnan().nonzero().tolist() == [[1, 2]] and float(merged[0, 0]) == 0.5
+
+
+def test_numbers_whose_sum_overflows_are_not_broken() -> None:
+    @merge_method(base="none", paper=PAPER, name="largest")
+    def largest(tensors: Tensor) -> Tensor:
+        """Take the largest."""
+        return tensors.amax(0)
+
+    models = {"a": torch.full((9,), 3e38), "b": torch.zeros(9)}
+    assert torch.equal(merge_tensors("largest", models), models["a"])
+
+
 def bare(tensors: Tensor, scale: float) -> Tensor:
     """Scale.
 

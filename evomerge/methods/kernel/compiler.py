@@ -105,7 +105,9 @@ class _Kept(FunctionCache):  # type: ignore[misc]
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
-        except Exception:  # cut short, of another machine, unreadable
+        except Exception:  # cut short, or of something else
+            with suppress(Exception):
+                self.flush()  # or it could not be added to either
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
