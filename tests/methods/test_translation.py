@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pytest
@@ -103,6 +104,11 @@ def test_lines_that_were_changed_are_not_taken_for_the_function(tmp_path: Any) -
     path.write_text("def entry(deltas):\n    return deltas[0] + deltas[1]\n")
     with pytest.raises(Untranslatable):
         _text(space["entry"])
+
+
+def test_threads_may_translate_at_a_time() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(_text, [polynomial] * 200))) == 1
 
 
 def _text(entry: Any) -> str:

@@ -15,6 +15,7 @@ import inspect
 import linecache
 import operator
 import textwrap
+import threading
 import types
 from collections.abc import Callable
 from typing import Any, cast
@@ -55,6 +56,10 @@ _OPERATIONS: dict[type, Callable[..., Any]] = {
 }
 
 
+# Python counts how deep it is in a tree in one place for all threads (gh-106905), and then fails
+_parsing = threading.RLock()
+
+
 class Untranslatable(Exception):
     """A function whose lines are not to be had."""
 
@@ -78,7 +83,8 @@ class Translation:
             TypeError: it names what the compiler cannot know.
         """
         if thing not in self._names:
-            called, text = self._written(thing)
+            with _parsing:
+                called, text = self._written(thing)
             self._texts.append(text)
             self._names[thing] = called
         return self._names[thing]
