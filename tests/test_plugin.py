@@ -1,4 +1,4 @@
-"""A ninth method and a fourth optimizer, each one file of an installed package that nobody here knows."""
+"""Methods and a fourth optimizer, each one file of an installed package that nobody here knows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from evomerge import merge_method
 from evomerge.params import PerModel, Real, Shared
 
 
-@merge_method(base="required", elementwise=True, paper="none")
+@merge_method(base="required", paper="none")
 def tug(
     deltas: Float[Tensor, " models *shape"],
     pull: Annotated[Float[Tensor, " models"], PerModel(Real(0, 3, default=1))],
@@ -41,6 +41,89 @@ def tug(
     """
     return grip * sum(float(p) * d for p, d in zip(pull, deltas))
 '''
+
+# Cold methods: a kernel of whole tensors, one of entries, and one that loses what it should keep.
+MEDIAN = '''
+from jaxtyping import Float
+from torch import Tensor
+
+from evomerge import merge_method
+
+
+@merge_method(base="required", paper="none")
+def median(deltas: Float[Tensor, " models *shape"]) -> Float[Tensor, "*shape"]:
+    """Take the median of the deltas."""
+    return deltas.median(dim=0).values
+'''
+
+HUSH = '''
+from typing import Annotated, NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+from evomerge import merge_method
+from evomerge.methods.kernel.entrywise import Entrywise, entrywise, where
+from evomerge.methods.kernel.operands import Operands
+from evomerge.params import PerModel, Real
+
+QUIET = 0.001
+
+
+class Voice(NamedTuple):
+    volume: float
+    least: float
+
+
+@merge_method(base="required", paper="none")
+def hush(
+    operands: Operands,
+    volume: Annotated[Float[Tensor, " models"], PerModel(Real(0, 2, default=1))],
+) -> Entrywise:
+    """Add up what is not quiet.
+
+    Args:
+        operands: the sources and the base.
+        volume: of the model.
+    """
+    return entrywise(loud, [Voice(float(each), 0.5 * QUIET) for each in volume])
+
+
+def loud(deltas, models):
+    total = 0.0
+    for d, m in zip(deltas, models):
+        total = total + where(abs(d) > max_of(m.least, QUIET * 1.1), d, 0.0) * m.volume
+    return total
+
+
+def max_of(a, b):
+    return where(a > b, a, b)
+'''
+
+LOUDEST = '''
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from evomerge import merge_method
+
+
+@merge_method(base="required", paper="none", exempt={"order": "the later of equals is taken"})
+def loudest(deltas: Float[Tensor, " models *shape"]) -> Float[Tensor, "*shape"]:
+    """Take the largest delta."""
+    found = deltas[0]
+    for delta in deltas[1:]:
+        found = torch.where(found.abs() > delta.abs(), found, delta)
+    return found
+'''
+
+CONTRACT = """
+from evomerge.testing.methods import MethodContract
+
+
+class TestMine(MethodContract):
+    method = "{}"
+"""
 
 OPTIMIZER = '''
 from evomerge import seeds
@@ -139,6 +222,42 @@ def test_a_plugin_is_as_good_as_built_in(
 
     without = evomerge(tmp_path, "merge", str(recipe), "-o", str(tmp_path / "other"), status=2)
     assert "no method 'tug'" in without and not (tmp_path / "other").exists()
+
+
+def outcome_of_contract(site: Path, name: str, source: str) -> str:
+    """What pytest prints of ``MethodContract`` for the one method of a plugin."""
+    (site / "tugboat.py").write_text(source)
+    test = site / "test_mine.py"
+    test.write_text(CONTRACT.format(name))
+    path = os.pathsep.join([str(site), *map(os.path.abspath, sys.path)])
+    options = ["-q", "-rf", "--import-mode=importlib", "-p", "no:cacheprovider", str(test)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options],
+        env=os.environ | {"PYTHONPATH": path},
+        cwd=site,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [("tug", METHOD), ("median", MEDIAN), ("hush", HUSH)],
+    ids=["tug", "median", "hush"],
+)
+def test_a_method_of_a_plugin_passes_the_contract(site: Path, name: str, source: str) -> None:
+    printed = outcome_of_contract(site, name, source)
+    assert "passed" in printed and "failed" not in printed and "error" not in printed, printed
+
+
+@pytest.mark.slow
+def test_a_kernel_that_loses_nan_fails_the_contract(site: Path) -> None:
+    printed = outcome_of_contract(site, "loudest", LOUDEST)
+    assert "loudest makes a number of NaN" in printed, printed
+    assert "1 failed" in printed, "and evomerge itself keeps it"
 
 
 def test_a_broken_plugin_is_named(site: Path) -> None:

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,20 +163,20 @@ class Materializer:
         with _one_torch_thread():
             return methods.survey(method, _Members(self, recipe, group, members))
 
-    def _arguments(
+    def _inputs(
         self, recipe: Recipe, group: Group, name: str, place: tensors.Place
-    ) -> dict[str, Any]:
-        """What ``Method.run`` and ``Method.survey`` are told of one tensor."""
+    ) -> methods.Inputs:
+        """What the merge of one tensor depends on, but for the totals of surveys."""
         reads_base = group.needs_base and recipe.base is not None
-        return {
-            "models": {model: self._tensor(model, name) for model in group.models},
-            "base": self._tensor(BASE, name) if reads_base else None,
-            "values": group.values,
-            "seed": recipe.seed,
-            "name": name,
-            "place": methods.Where(place.role, place.layer, self.sources.first.layers),
-            "facts": self.facts,
-        }
+        return methods.Inputs(
+            models={model: self._tensor(model, name) for model in group.models},
+            values=group.values,
+            base=self._tensor(BASE, name) if reads_base else None,
+            seed=recipe.seed,
+            name=name,
+            place=methods.Where(place.role, place.layer, self.sources.first.layers),
+            facts=self.facts,
+        )
 
     def _tensor(self, model: str, name: str) -> torch.Tensor:
         """A source's tensor on the device; what had to be computed or moved is kept if it fits."""
@@ -189,8 +189,8 @@ class Materializer:
 
     def _merge(self, recipe: Recipe, task: _Task, out: torch.Tensor) -> None:
         method = methods.get(task.group.method)
-        given = self._arguments(recipe, task.group, task.name, task.place)
-        _, finite = method.run(**given, totals=task.totals, scale=task.scale, out=out)
+        given = self._inputs(recipe, task.group, task.name, task.place)
+        _, finite = method.run(replace(given, totals=task.totals), scale=task.scale, out=out)
         if not finite:
             raise CandidateFailed(f"{task.name} of the merged model holds NaN or infinite values")
 
@@ -246,9 +246,9 @@ class _Members:
         self._materializer, self._recipe, self._group = materializer, recipe, group
         self._members = members
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[methods.Inputs]:
         for name, place in self._members:
-            yield self._materializer._arguments(self._recipe, self._group, name, place)
+            yield self._materializer._inputs(self._recipe, self._group, name, place)
 
 
 def shared_memory(threads: int = 1) -> int:

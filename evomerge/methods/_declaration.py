@@ -19,7 +19,6 @@ Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 def merge_method(
     *,
     base: Base,
-    elementwise: bool,
     paper: str,
     min_models: int = 1,
     max_models: int | None = None,
@@ -44,15 +43,14 @@ def merge_method(
         totals   tuple of tensors  the sums of the method's ``surveys``
         fisher, gram, mean_abs_activation  [models, ...]  statistics, None where not collected
 
-    tensors float32, and exactly one of ``deltas``, ``tensors`` and ``operands``. Every other argument
-    is a parameter,
-    annotated ``Annotated[type, PerModel(...)]`` (arrives as float64 [models] on the CPU) or
+    tensors float32, and exactly one of ``deltas``, ``tensors`` and ``operands``. An entry that is NaN
+    or infinite in a source is NaN in the result, whatever a kernel makes of it. Every other argument
+    is a parameter, annotated ``Annotated[type, PerModel(...)]`` (arrives as float64 [models] on the CPU) or
     ``Annotated[type, Shared(...)]`` (arrives as a plain value), and has a line under ``Args:``. A
     name that Python reserves takes a trailing underscore: ``lambda_`` declares ``lambda``.
 
     Args:
         base: whether the method needs the base model, can use it, or takes none.
-        elementwise: an entry of the result depends on that entry of the inputs alone.
         paper: where the method is described (URL).
         min_models: fewest source models, the base not counted.
         max_models: most source models; None for any number.
@@ -60,7 +58,7 @@ def merge_method(
         surveys: functions of some of the kernel's arguments whose results (tensors of one shape, or
             None where the parameters need none) are summed over all tensors of the model; the kernel
             and later surveys see the sums as ``totals``.
-        exempt: law -> why this method does not obey it; see ``tests/methods/test_laws.py``.
+        exempt: law -> why this method does not obey it; see ``evomerge.testing.methods``.
 
     Raises:
         TypeError: the signature does not follow these rules.
@@ -77,7 +75,6 @@ def merge_method(
                 name=method,
                 kernel=kernel,
                 base=base,
-                elementwise=elementwise,
                 paper=paper,
                 min_models=min_models,
                 max_models=max_models,

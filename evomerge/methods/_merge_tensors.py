@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from evomerge.errors import InputError
-from evomerge.methods._method import Method, Where
+from evomerge.methods._method import Inputs, Method, Where
 from evomerge.methods._registry import get
 
 
@@ -96,7 +97,7 @@ def merge_states(
             f"{method.name} takes no base; leave it out, or list it among the models to merge it"
         )
     values = method.check(parameters or {}, tuple(models))
-    given: dict[str, dict[str, Any]] = {}
+    given: dict[str, Inputs] = {}
     for name in next(iter(models.values())):
         each = {model: state[name] for model, state in models.items()}
         own = None if base is None else base[name]
@@ -109,27 +110,27 @@ def merge_states(
         for what, found in extra.items():
             if missing := [model for model in each if model not in found]:
                 raise InputError(f"{method.name}: {what}: nothing for model {', '.join(missing)}")
-        given[name] = {
-            "models": each,
-            "base": own,
-            "values": values,
-            "seed": seed,
-            "name": name,
-            "place": (places or {}).get(name) or Where(_role_of(name)),
-            "noise": draws,
-            "stats": (stats or {}).get(name),
-        }
+        given[name] = Inputs(
+            models=each,
+            values=values,
+            base=own,
+            seed=seed,
+            name=name,
+            place=(places or {}).get(name) or Where(_role_of(name)),
+            noise=draws,
+            stats=(stats or {}).get(name),
+        )
     totals = survey(method, given.values())
-    return {name: method.apply(**one, totals=totals) for name, one in given.items()}
+    return {name: method.apply(replace(one, totals=totals)) for name, one in given.items()}
 
 
-def survey(method: Method, tensors: Iterable[Mapping[str, Any]]) -> tuple[Tensor, ...]:
-    """The totals of the method's surveys over ``tensors``, each the arguments of ``Method.survey``."""
+def survey(method: Method, tensors: Iterable[Inputs]) -> tuple[Tensor, ...]:
+    """The totals of the method's surveys over ``tensors``."""
     totals: list[Tensor] = []
     for number in range(len(method.surveys)):
         total: Tensor | None = None
         for one in tensors:
-            found = method.survey(number, **one, totals=totals)
+            found = method.survey(number, replace(one, totals=totals))
             if found is None:
                 break  # these parameters need none
             total = found if total is None else total + found

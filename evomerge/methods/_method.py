@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import InputError, did_you_mean, one_of
-from evomerge.methods._draw import uniforms
-from evomerge.methods._entrywise import Entrywise
-from evomerge.methods._facts import Facts, FactStore
-from evomerge.methods._operands import Operands, draw_key
+from evomerge.methods.kernel.draws import draw_key, uniforms
+from evomerge.methods.kernel.entrywise import Entrywise
+from evomerge.methods.kernel.facts import Facts, FactStore
+from evomerge.methods.kernel.operands import Operands
 from evomerge.params import Parameter, Value
 
 Base = Literal["required", "optional", "none"]
@@ -53,19 +53,45 @@ class Where:
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """One tensor of every model, and all that its merge depends on.
+
+    Attributes:
+        models: model name -> tensor [*shape], any floating dtype; the order is the model order.
+        values: checked parameters.
+        base: the base model's tensor [*shape]; ignored if nothing asks for it.
+        seed: recipe seed; keys the noise, together with ``name`` and the models' names.
+        name: the tensor's name.
+        place: its role and depth.
+        noise: model -> uniforms [*shape], to use instead of the keyed draw.
+        stats: statistic -> model -> tensor.
+        totals: the sums of the method's surveys over the whole model; for a survey, of those before.
+        facts: where candidate-invariant work is kept for the next merge.
+    """
+
+    models: Mapping[str, Tensor]
+    values: Arguments
+    base: Tensor | None = None
+    seed: int = 0
+    name: str = ""
+    place: Where = Where()
+    noise: Mapping[str, Tensor] | None = None
+    stats: Mapping[str, Mapping[str, Tensor]] | None = None
+    totals: Sequence[Tensor] = ()
+    facts: FactStore | None = None
+
+
+@dataclass(frozen=True)
 class Method:
     """A kernel with everything declared about it; made by ``merge_method``.
 
-    ``inputs`` are the argument names of the kernel that are not parameters. ``elementwise``: an
-    entry of the result depends on the same entry of the inputs only, so tiles may be merged apart.
-    ``surveys`` are summed over all tensors before the kernel sees any; ``exempt`` names the laws
+    ``inputs`` are the argument names of the kernel that are not parameters. ``surveys`` are summed over all tensors before the kernel sees any; ``exempt`` names the laws
     that the method does not obey, with the reason.
     """
 
     name: str
     kernel: Callable[..., Tensor | Entrywise]
     base: Base
-    elementwise: bool
     paper: str
     min_models: int
     max_models: int | None
@@ -147,52 +173,27 @@ class Method:
             checked[parameter.name] = value
         return checked
 
-    def apply(self, models: Mapping[str, Tensor], *, values: Arguments, **more: Any) -> Tensor:
-        """The merge of one tensor, base included, in float32 on the device of the models.
-
-        Arguments as for ``run``.
-        """
-        return self.run(models, values=values, **more)[0]
+    def apply(self, inputs: Inputs) -> Tensor:
+        """The merge of one tensor, base included, in float32 on the device of the models."""
+        return self.run(inputs)[0]
 
     @torch.no_grad()
     def run(
-        self,
-        models: Mapping[str, Tensor],
-        *,
-        base: Tensor | None = None,
-        values: Arguments,
-        seed: int = 0,
-        name: str = "",
-        place: Where = Where(),
-        noise: Mapping[str, Tensor] | None = None,
-        stats: Mapping[str, Mapping[str, Tensor]] | None = None,
-        totals: Sequence[Tensor] = (),
-        facts: FactStore | None = None,
-        scale: float = 1.0,
-        out: Tensor | None = None,
+        self, inputs: Inputs, *, scale: float = 1.0, out: Tensor | None = None
     ) -> tuple[Tensor, bool]:
         """The merge of one tensor, base included, and whether all of it is finite.
 
-        Nothing is validated here: ``values`` come from ``check``, the tensors are of one shape. Any
+        Nothing is validated here: values come from ``check``, the tensors are of one shape. Any
         floating dtype will do, since all are upcast before they are subtracted. An entry that is
-        NaN in a source is NaN in the result.
+        NaN or infinite in a source is NaN in the result.
 
         Args:
-            models: model name -> tensor [*shape].
-            base: the base model's tensor [*shape]; ignored if nothing asks for it.
-            values: checked parameters.
-            seed: recipe seed; keys the noise, together with ``name`` and the models' names.
-            name: the tensor's name.
-            place: its role and depth.
-            noise: model -> uniforms [*shape], to use instead of the keyed draw.
-            stats: statistic -> model -> tensor.
-            totals: the sums of the method's surveys over the whole model.
-            facts: where candidate-invariant work is kept for the next merge.
-            scale: factor of the merged delta (a post-operation); other than 1 needs ``base``.
+            inputs: what is merged.
+            scale: factor of the merged delta (a post-operation); other than 1 needs a base.
             out: where the result goes, cast once [*shape], contiguous; None: a new float32 tensor.
         """
-        given = _Given(self, models, base, seed, name, place, noise, stats, totals, facts)
-        merged = self.kernel(**given.arguments(self.inputs), **self._parameters(values, models))
+        given = _Given(self, inputs)
+        merged = self.kernel(**self._arguments(given))
         if isinstance(merged, Entrywise) and (scale == 1.0 or merged.of == "deltas"):
             return given.operands.merge(merged, out, scale)
         if isinstance(merged, Entrywise):
@@ -202,47 +203,45 @@ class Method:
             scale = 1.0
         if scale != 1.0:
             merged = given.origin + (merged - given.origin) * scale
+        merged = _with_broken(merged, inputs.models.values())
         if out is None:
             return merged, bool(merged.isfinite().all())
         out.copy_(merged.view(out.shape))
         return out, bool(out.isfinite().all())
 
     @torch.no_grad()
-    def survey(
-        self,
-        number: int,
-        models: Mapping[str, Tensor],
-        *,
-        values: Arguments,
-        base: Tensor | None = None,
-        seed: int = 0,
-        name: str = "",
-        place: Where = Where(),
-        noise: Mapping[str, Tensor] | None = None,
-        stats: Mapping[str, Mapping[str, Tensor]] | None = None,
-        totals: Sequence[Tensor] = (),
-        facts: FactStore | None = None,
-    ) -> Tensor | None:
-        """What survey ``number`` finds in one tensor; None if these values need no survey.
+    def plain(self, inputs: Inputs) -> Tensor | None:
+        """What the kernel itself returns: a merged delta or tensor [*shape].
 
-        Arguments as for ``run``; ``totals`` are those of the surveys before.
+        None if that is an ``Entrywise``, of which every pass keeps broken entries.
         """
-        given = _Given(self, models, base, seed, name, place, noise, stats, totals, facts)
+        merged = self.kernel(**self._arguments(_Given(self, inputs)))
+        return None if isinstance(merged, Entrywise) else merged
+
+    @torch.no_grad()
+    def survey(self, number: int, inputs: Inputs) -> Tensor | None:
+        """What survey ``number`` finds in one tensor; None if these values need no survey."""
         function = self.surveys[number]
         wanted = set(inspect.signature(function).parameters)
-        parameters = {k: v for k, v in self._parameters(values, models).items() if k in wanted}
-        found: Tensor | None = function(**given.arguments(wanted & {*INPUTS}), **parameters)
+        values = self._parameters(inputs)
+        parameters = {name: value for name, value in values.items() if name in wanted}
+        given = _Given(self, inputs).arguments(wanted & {*INPUTS})
+        found: Tensor | None = function(**given, **parameters)
         return found
 
-    def _parameters(self, values: Arguments, models: Collection[str]) -> dict[str, Any]:
+    def _arguments(self, given: _Given) -> dict[str, Any]:
+        """All that the kernel asks for."""
+        return {**given.arguments(self.inputs), **self._parameters(given.inputs)}
+
+    def _parameters(self, inputs: Inputs) -> dict[str, Any]:
         """Parameters as the kernel takes them."""
         arguments: dict[str, Any] = {}
         for parameter in self.parameters:
-            value: Any = values[parameter.name]
+            value: Any = inputs.values[parameter.name]
             if isinstance(value, Mapping):
                 # float64, so that counts such as int(density * n) see no float32 rounding; on the
                 # CPU, because kernels use these few numbers one by one
-                value = torch.tensor([value[m] for m in models], dtype=torch.float64)
+                value = torch.tensor([value[m] for m in inputs.models], dtype=torch.float64)
             elif parameter.domain.kind == "real" and isinstance(value, int):
                 value = float(value)
             arguments[argument_name(parameter.name)] = value
@@ -254,36 +253,29 @@ class _Given:
     """Everything a kernel or survey may ask for, made when it is asked for."""
 
     method: Method
-    models: Mapping[str, Tensor]
-    raw_base: Tensor | None
-    seed: int
-    name: str
-    place: Where
-    drawn: Mapping[str, Tensor] | None
-    stats: Mapping[str, Mapping[str, Tensor]] | None
-    totals: Sequence[Tensor]
-    store: FactStore | None
+    inputs: Inputs
 
-    def arguments(self, inputs: Collection[str]) -> dict[str, Any]:
-        return {name: self._input(name) for name in inputs}
+    def arguments(self, names: Collection[str]) -> dict[str, Any]:
+        return {name: self._input(name) for name in names}
 
     def _input(self, name: str) -> Any:
         if name in STATISTICS:
-            found = (self.stats or {}).get(name)
-            return found and _stack([found[model] for model in self.models], self.device)
+            found = (self.inputs.stats or {}).get(name)
+            return found and _stack([found[model] for model in self.inputs.models], self.device)
         if name in ("role", "layer", "layers"):
-            return getattr(self.place, name)
+            return getattr(self.inputs.place, name)
         if name == "totals":
-            return tuple(self.totals)
+            return tuple(self.inputs.totals)
         return getattr(self, name)
 
     @property
     def device(self) -> torch.device:
-        return next(iter(self.models.values())).device
+        return next(iter(self.inputs.models.values())).device
 
     @cached_property
     def base(self) -> Tensor | None:
-        return None if self.raw_base is None else self.raw_base.to(self.device, torch.float32)
+        base = self.inputs.base
+        return None if base is None else base.to(self.device, torch.float32)
 
     @property
     def origin(self) -> Tensor:
@@ -293,35 +285,46 @@ class _Given:
 
     @cached_property
     def tensors(self) -> Tensor:
-        return _stack(self.models.values(), self.device)
+        return _stack(self.inputs.models.values(), self.device)
 
     @cached_property
     def deltas(self) -> Tensor:
-        return _stack(self.models.values(), self.device).sub_(self.origin)
+        return _stack(self.inputs.models.values(), self.device).sub_(self.origin)
 
     @cached_property
     def facts(self) -> Facts:
-        has_base = self.method.base != "none" and self.raw_base is not None
+        has_base = self.method.base != "none" and self.inputs.base is not None
         # `or` would take an empty store for none
-        store = FactStore() if self.store is None else self.store
-        return Facts(store, self.name, tuple(self.models), has_base)
+        store = FactStore() if self.inputs.facts is None else self.inputs.facts
+        return Facts(store, self.inputs.name, tuple(self.inputs.models), has_base)
 
     @cached_property
     def operands(self) -> Operands:
-        base = None if self.method.base == "none" else self.raw_base
-        return Operands(self.models, base, self.facts, self._key, self.drawn)
+        base = None if self.method.base == "none" else self.inputs.base
+        return Operands(self.inputs.models, base, self.facts, self._key, self.inputs.noise)
 
     def _key(self, model: str) -> int:
-        return draw_key(self.seed, self.name, model)
+        return draw_key(self.inputs.seed, self.inputs.name, model)
 
     @property
     def noise(self) -> Tensor:
-        shape = next(iter(self.models.values())).shape
-        drawn = self.drawn or {
+        models = self.inputs.models
+        shape = next(iter(models.values())).shape
+        drawn = self.inputs.noise or {
             model: uniforms(self._key(model), 0, shape.numel(), self.device).reshape(shape)
-            for model in self.models
+            for model in models
         }
-        return _stack([drawn[model] for model in self.models], self.device)
+        return _stack([drawn[model] for model in models], self.device)
+
+
+def _with_broken(merged: Tensor, sources: Collection[Tensor]) -> Tensor:
+    """The result of a plain kernel, NaN where a source is not finite."""
+    for source in sources:
+        # a sum is the cheapest look at every entry; one that overflows costs a second look
+        if not torch.isfinite(source.sum(dtype=torch.float32)):
+            broken = ~source.isfinite().view(merged.shape)
+            merged = merged.masked_fill(broken.to(merged.device), torch.nan)
+    return merged
 
 
 def argument_name(public: str) -> str:

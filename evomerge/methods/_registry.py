@@ -11,10 +11,10 @@ import importlib
 import pkgutil
 from importlib.metadata import entry_points
 
-import evomerge.methods
 from evomerge.errors import InputError, did_you_mean, one_of
 from evomerge.methods._method import Method
 
+PACKAGE = "evomerge.methods"  # whose files are imported when a method is first asked for
 GROUP = "evomerge"
 
 _methods: dict[str, Method] = {}
@@ -61,14 +61,14 @@ def names() -> tuple[str, ...]:
 def load() -> None:
     """Import every file of this package, then every plugin.
 
-    Files whose name starts with an underscore hold shared parts, not methods.
+    Folders, and files whose name starts with an underscore, hold shared parts, not methods.
 
     Raises:
         InputError: a plugin cannot be imported, or what it declares is wrong.
     """
-    for module in pkgutil.iter_modules(evomerge.methods.__path__):
-        if not module.name.startswith("_"):
-            importlib.import_module(f"evomerge.methods.{module.name}")
+    for module in pkgutil.iter_modules(importlib.import_module(PACKAGE).__path__):
+        if not (module.ispkg or module.name.startswith("_")):
+            importlib.import_module(f"{PACKAGE}.{module.name}")
     for plugin in entry_points(group=GROUP):
         before = dict(_methods)
         try:

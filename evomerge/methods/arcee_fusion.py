@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entries, Entrywise, entrywise, where
-from evomerge.methods._operands import Operands
+from evomerge.methods.kernel.entrywise import Entrywise, Number, Numbers, entrywise, where
+from evomerge.methods.kernel.leaves import Entries
+from evomerge.methods.kernel.operands import Operands
 
 BLOCK = 1 << 20  # entries taken at a time
 
 
 @merge_method(
     base="required",
-    elementwise=False,
     paper="https://github.com/arcee-ai/mergekit/blob/main/docs/merge_methods.md",
     max_models=1,
 )
@@ -45,11 +43,11 @@ def arcee_fusion(operands: Operands) -> Entrywise:
     divergence of nearly equal rows does not drown.
     """
     taken = operands.facts.get("arcee_fusion: taken", lambda: _outliers(operands))
-    return entrywise(_taken, Entries(taken), 0.0)
+    return entrywise(_taken, Entries(taken))
 
 
-def _taken(deltas: Any, taken: Any, zero: Any) -> Any:
-    return where(taken > zero, deltas[0], zero)
+def _taken(deltas: Numbers, taken: Number) -> Number:
+    return where(taken > 0.0, deltas[0], 0.0)
 
 
 def _outliers(operands: Operands) -> Bool[Tensor, "*shape"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -10,20 +9,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entrywise
-from evomerge.methods._operands import EVERYTHING, NOTHING, Operands
-from evomerge.methods._sparse import (
+from evomerge.methods.kernel.entrywise import Entrywise
+from evomerge.methods.kernel.leaves import EVERYTHING, NOTHING
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.order_statistics import largest, ranks
+from evomerge.methods.kernel.sparse import (
     LAMBDA,
     WEIGHT,
-    Survivors,
+    Survivor,
     band,
     blend,
-    fractions,
     normalize_flag,
     rescale_flag,
     restored,
     within,
 )
+from evomerge.methods.kernel.weights import fractions
 from evomerge.params import Choice, Flag, PerModel, Real, Shared
 
 PAPER = "https://arxiv.org/abs/2312.06795"
@@ -33,7 +34,7 @@ SCOPE = Shared(Choice(("tensor", "row"), "tensor"), searched=False)
 RESCALE = rescale_flag(False)
 
 
-@merge_method(base="required", elementwise=False, paper=PAPER)
+@merge_method(base="required", paper=PAPER)
 def breadcrumbs(
     operands: Operands,
     weight: Annotated[Float[Tensor, " models"], WEIGHT],
@@ -75,7 +76,7 @@ def breadcrumbs(
     return blend(survivors, weight, scale=lambda_, elect=False, normalize=normalize)
 
 
-@merge_method(base="required", elementwise=False, paper=PAPER)
+@merge_method(base="required", paper=PAPER)
 def breadcrumbs_ties(
     operands: Operands,
     weight: Annotated[Float[Tensor, " models"], WEIGHT],
@@ -119,29 +120,29 @@ def breadcrumbs_ties(
 
 def _cut(
     operands: Operands, density: list[float], gamma: list[float], scope: str, rescale: bool
-) -> Survivors:
+) -> list[Survivor]:
     survivors = (by_row if scope == "row" else by_tensor)(operands, density, gamma)
-    return replace(survivors, factor=restored(operands, survivors)) if rescale else survivors
+    return restored(operands, survivors) if rescale else survivors
 
 
-def by_tensor(operands: Operands, density: list[float], gamma: list[float]) -> Survivors:
+def by_tensor(operands: Operands, density: list[float], gamma: list[float]) -> list[Survivor]:
     """Entries between two cuts of the whole tensor."""
     low, high = [], []
     for index, (p, g) in enumerate(zip(density, gamma, strict=True)):
         top, keep = counts(operands.size, p, g)
-        low.append(EVERYTHING if p >= 1 else operands.largest(index, top + keep))
-        high.append(NOTHING if p >= 1 else operands.largest(index, top) if top else NOTHING)
+        low.append(EVERYTHING if p >= 1 else largest(operands, index, top + keep))
+        high.append(NOTHING if p >= 1 else largest(operands, index, top) if top else NOTHING)
     return band(low, high)
 
 
-def by_row(operands: Operands, density: list[float], gamma: list[float]) -> Survivors:
+def by_row(operands: Operands, density: list[float], gamma: list[float]) -> list[Survivor]:
     """Entries between two ranks in their row."""
     masks = []
     length = operands.shape[-1] if operands.shape else 1
     for index, (p, g) in enumerate(zip(density, gamma, strict=True)):
         top, keep = counts(length, p, g)
-        ranks = operands.ranks(index, length).to(torch.int32)
-        masks.append((ranks < length - top) & (ranks >= length - top - keep))
+        places = ranks(operands, index, length).to(torch.int32)
+        masks.append((places < length - top) & (places >= length - top - keep))
     return within(masks)
 
 

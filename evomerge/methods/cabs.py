@@ -9,14 +9,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._order import EXEMPT, ORDER, sequence
-from evomerge.methods._parts import weighted_sum
+from evomerge.methods.kernel.order import EXEMPT, ORDER, sequence
+from evomerge.methods.kernel.tensorwise import weighted_sum
 from evomerge.params import Choice, Integer, PerModel, Real, Shared
 
 
 @merge_method(
     base="required",
-    elementwise=False,
     paper="https://arxiv.org/abs/2503.01874",
     exempt=EXEMPT,
 )

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entrywise, entrywise, where
-from evomerge.methods._operands import Operands
-from evomerge.methods._sparse import fractions
-from evomerge.methods._whole import cuts
+from evomerge.methods.kernel.entrywise import Entrywise, Number, Numbers, entrywise, where
+from evomerge.methods.kernel.modelwise import cuts
+from evomerge.methods.kernel.norms import extent
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.weights import fractions
 from evomerge.methods.ties_original import lower, ranks, upper
 from evomerge.params import Choice, PerModel, Real, Shared
 
@@ -30,19 +32,18 @@ def moments(
         return None
     found = []
     for index, cut in enumerate(cuts(totals[0], totals[1], ranks(totals[0], density))):
-        one, extent = operands.one(index), operands.extent(index)
+        one, most = operands.one(index), extent(operands, index)
         if magnitude == "std":
-            sums = one.sums(_moments, limits=[extent, extent**2])
+            sums = one.sums(_moments, limits=[most, most**2])
             found.append([float(operands.size), *sums])
         else:
-            limits = [1.0, extent, extent]
-            found.append(one.sums(_kept_moments, [cut], 0.0, 1.0, limits=limits))
+            limits = [1.0, most, most]
+            found.append(one.sums(_kept_moments, cut, limits=limits))
     return torch.tensor(found, dtype=torch.float64)
 
 
 @merge_method(
     base="required",
-    elementwise=False,
     paper="https://arxiv.org/abs/2311.13171",
     surveys=(upper, lower, moments),
 )
@@ -86,10 +87,10 @@ def compeft(
     factors = fractions(weight)
     cut = cuts(totals[0], totals[1], ranks(totals[0], density))
     if magnitude == "kept":
-        return entrywise(_kept_sum, cut, factors, 0.0)
+        return entrywise(_kept_sum, [Trimmed(*model) for model in zip(cut, factors, strict=True)])
     sizes = [_magnitude(magnitude, *row) for row in totals[2].tolist()]
     steps = [factor * size for factor, size in zip(factors, sizes, strict=True)]
-    return entrywise(_ternary_sum, cut, steps, 0.0)
+    return entrywise(_ternary_sum, [Trimmed(*model) for model in zip(cut, steps, strict=True)])
 
 
 def _magnitude(kind: str, count: float, total: float, last: float) -> float:
@@ -100,26 +101,33 @@ def _magnitude(kind: str, count: float, total: float, last: float) -> float:
     return (last if kind == "mean" else total) / max(count, 1)
 
 
-def _kept_sum(deltas: Any, cut: Any, weight: Any, zero: Any) -> Any:
-    merged = zero
-    for d, low, w in zip(deltas, cut, weight):
-        merged = merged + where(abs(d) >= low, d, zero) * w
+class Trimmed(NamedTuple):
+    """What is kept of a model's delta, and what it, or its sign, is multiplied by."""
+
+    low: Number
+    factor: Number
+
+
+def _kept_sum(deltas: Numbers, models: Sequence[Trimmed]) -> Number:
+    merged = 0.0
+    for d, m in zip(deltas, models):
+        merged = merged + where(abs(d) >= m.low, d, 0.0) * m.factor
     return merged
 
 
-def _ternary_sum(deltas: Any, cut: Any, step: Any, zero: Any) -> Any:
-    merged = zero
-    for d, low, s in zip(deltas, cut, step):
-        signed = where(d > zero, s, where(d < zero, -s, zero))
-        merged = merged + where(abs(d) >= low, signed, zero)
+def _ternary_sum(deltas: Numbers, models: Sequence[Trimmed]) -> Number:
+    merged = 0.0
+    for d, m in zip(deltas, models):
+        signed = where(d > 0.0, m.factor, where(d < 0.0, -m.factor, 0.0))
+        merged = merged + where(abs(d) >= m.low, signed, 0.0)
     return merged
 
 
-def _moments(deltas: Any) -> Any:
+def _moments(deltas: Numbers) -> Numbers:
     return deltas[0], deltas[0] * deltas[0]
 
 
-def _kept_moments(deltas: Any, cut: Any, zero: Any, one: Any) -> Any:
+def _kept_moments(deltas: Numbers, cut: Number) -> Numbers:
     d = deltas[0]
-    kept = abs(d) >= cut[0]
-    return where(kept, one, zero), where(kept, d, zero), where(kept, abs(d), zero)
+    kept = abs(d) >= cut
+    return where(kept, 1.0, 0.0), where(kept, d, 0.0), where(kept, abs(d), 0.0)

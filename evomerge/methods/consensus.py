@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Cut, Entrywise, entrywise, where
-from evomerge.methods._operands import Operands
-from evomerge.methods._sparse import WEIGHT, fractions
-from evomerge.methods._whole import cuts, lower_histograms
+from evomerge.methods.kernel.entrywise import Entrywise, Number, Numbers, entrywise, where
+from evomerge.methods.kernel.leaves import Cut
+from evomerge.methods.kernel.modelwise import cuts, lower_histograms
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.order_statistics import largest
+from evomerge.methods.kernel.sparse import WEIGHT
+from evomerge.methods.kernel.weights import fractions
 from evomerge.methods.ties import kept, upper
 from evomerge.methods.ties_original import ranks
 from evomerge.params import Choice, Integer, PerModel, Real, Shared
@@ -31,7 +35,7 @@ def lower(operands: Operands, totals: Totals, density: Tensor, scope: str) -> Te
     return lower_histograms(operands, totals[0], ranks(totals[0], density))
 
 
-@merge_method(base="required", elementwise=False, paper=PAPER, surveys=(upper, lower))
+@merge_method(base="required", paper=PAPER, surveys=(upper, lower))
 def consensus_ta(
     operands: Operands,
     totals: Totals,
@@ -72,13 +76,11 @@ def consensus_ta(
     Deviations: weights are an addition. The authors' code trims the whole model at once (``scope:
     model``).
     """
-    cut = _cuts(operands, totals, density, scope)
-    return entrywise(
-        _agreed_sum, cut, fractions(weight), fractions(mask_lambda), float(k), lambda_, 0.0, 1.0
-    )
+    models = _voters(_cuts(operands, totals, density, scope), weight, mask_lambda)
+    return entrywise(_agreed_sum, models, float(k), lambda_)
 
 
-@merge_method(base="required", elementwise=False, paper=PAPER, surveys=(upper, lower))
+@merge_method(base="required", paper=PAPER, surveys=(upper, lower))
 def consensus_ties(
     operands: Operands,
     totals: Totals,
@@ -117,17 +119,8 @@ def consensus_ties(
 
     Deviations: as ``consensus_ta``.
     """
-    cut = _cuts(operands, totals, density, scope)
-    return entrywise(
-        _agreed_election,
-        cut,
-        fractions(weight),
-        fractions(mask_lambda),
-        float(k),
-        lambda_,
-        0.0,
-        1.0,
-    )
+    models = _voters(_cuts(operands, totals, density, scope), weight, mask_lambda)
+    return entrywise(_agreed_election, models, float(k), lambda_)
 
 
 def _cuts(operands: Operands, totals: Totals, density: Tensor, scope: str) -> list[Cut]:
@@ -135,40 +128,48 @@ def _cuts(operands: Operands, totals: Totals, density: Tensor, scope: str) -> li
     if scope == "model":
         return cuts(totals[0], totals[1], ranks(totals[0], density))
     counts = [kept(operands.size, p) for p in fractions(density)]
-    return [operands.largest(index, count) for index, count in enumerate(counts)]
+    return [largest(operands, index, count) for index, count in enumerate(counts)]
+
+
+class Voter(NamedTuple):
+    """One model: the cut that keeps its entries, its weight, and what makes it need an entry."""
+
+    low: Number
+    weight: Number
+    mask: Number
+
+
+def _voters(cut: Sequence[Cut], weight: Tensor, mask: Tensor) -> list[Voter]:
+    each = zip(cut, fractions(weight), fractions(mask), strict=True)
+    return [Voter(*model) for model in each]
 
 
 # -- entry functions -----------------------------------------------------------------------------
 
 
-def _agreed_sum(
-    deltas: Any, cut: Any, weight: Any, mask: Any, k: Any, scale: Any, zero: Any, one: Any
-) -> Any:
-    total = zero
-    for d, c, w in zip(deltas, cut, weight):
-        total = total + where(abs(d) >= c, d, zero) * w
-    return _where_needed(total, deltas, weight, mask, k, scale, zero, one)
+def _agreed_sum(deltas: Numbers, models: Sequence[Voter], k: Number, scale: Number) -> Number:
+    return _where_needed(_sum(deltas, models), deltas, models, k) * scale
 
 
-def _agreed_election(
-    deltas: Any, cut: Any, weight: Any, mask: Any, k: Any, scale: Any, zero: Any, one: Any
-) -> Any:
-    total = zero
-    for d, c, w in zip(deltas, cut, weight):
-        total = total + where(abs(d) >= c, d, zero) * w
-    positive = total >= zero
-    elected = zero
-    for d, c, w in zip(deltas, cut, weight):
-        value = where(abs(d) >= c, d, zero) * w
-        elected = elected + where((value > zero) == positive, value, zero)
-    return _where_needed(elected, deltas, weight, mask, k, scale, zero, one)
+def _agreed_election(deltas: Numbers, models: Sequence[Voter], k: Number, scale: Number) -> Number:
+    positive = _sum(deltas, models) >= 0.0
+    elected = 0.0
+    for d, m in zip(deltas, models):
+        value = where(abs(d) >= m.low, d, 0.0) * m.weight
+        elected = elected + where((value > 0.0) == positive, value, 0.0)
+    return _where_needed(elected, deltas, models, k) * scale
 
 
-def _where_needed(
-    merged: Any, deltas: Any, weight: Any, mask: Any, k: Any, scale: Any, zero: Any, one: Any
-) -> Any:
-    needs = zero
-    for d, w, m in zip(deltas, weight, mask):
-        value = d * w
-        needs = needs + where(abs(value) > abs(merged - value) * m, one, zero)
-    return where(needs >= k, merged, zero) * scale
+def _sum(deltas: Numbers, models: Sequence[Voter]) -> Number:
+    total = 0.0
+    for d, m in zip(deltas, models):
+        total = total + where(abs(d) >= m.low, d, 0.0) * m.weight
+    return total
+
+
+def _where_needed(merged: Number, deltas: Numbers, models: Sequence[Voter], k: Number) -> Number:
+    needs = 0.0
+    for d, m in zip(deltas, models):
+        value = d * m.weight
+        needs = needs + where(abs(value) > abs(merged - value) * m.mask, 1.0, 0.0)
+    return where(needs >= k, merged, 0.0)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 from jaxtyping import Float
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entrywise
-from evomerge.methods._operands import Operands
-from evomerge.methods._sparse import (
+from evomerge.methods.kernel.entrywise import Entrywise
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.sparse import (
     LAMBDA,
     WEIGHT,
-    Survivors,
+    Survivor,
     blend,
     drawn,
-    fractions,
     normalize_flag,
     rescale_flag,
+    rescaled,
     restored,
 )
+from evomerge.methods.kernel.weights import fractions
 from evomerge.params import Flag, PerModel, Real, Shared
 
 PAPER = "https://arxiv.org/abs/2311.03099"
@@ -29,7 +29,7 @@ DENSITY = PerModel(Real(0.05, 1, default=0.5, valid=(0, 1)))
 RESCALE = rescale_flag(True, "density")
 
 
-@merge_method(base="required", elementwise=False, paper=PAPER)
+@merge_method(base="required", paper=PAPER)
 def dare_linear(
     operands: Operands,
     weight: Annotated[Float[Tensor, " models"], WEIGHT],
@@ -65,7 +65,7 @@ def dare_linear(
     return blend(survivors, weight, scale=lambda_, elect=False, normalize=normalize)
 
 
-@merge_method(base="required", elementwise=False, paper=PAPER)
+@merge_method(base="required", paper=PAPER)
 def dare_ties(
     operands: Operands,
     weight: Annotated[Float[Tensor, " models"], WEIGHT],
@@ -104,9 +104,9 @@ def dare_ties(
     return blend(survivors, weight, scale=lambda_, elect=True, normalize=normalize)
 
 
-def _dropped(operands: Operands, density: list[float], rescale: bool | str) -> Survivors:
+def _dropped(operands: Operands, density: list[float], rescale: bool | str) -> list[Survivor]:
     survivors = drawn(operands, density)
     if rescale == "density":
         # nothing survives density 0, so there is nothing to divide
-        return replace(survivors, factor=[1 / p if p > 0 else 1.0 for p in density])
-    return replace(survivors, factor=restored(operands, survivors)) if rescale else survivors
+        return rescaled(survivors, [1 / p if p > 0 else 1.0 for p in density])
+    return restored(operands, survivors) if rescale else survivors

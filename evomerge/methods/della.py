@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -10,19 +9,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entries, Entrywise, Leaf
-from evomerge.methods._operands import Operands
-from evomerge.methods._sparse import (
+from evomerge.methods.kernel.entrywise import Entrywise
+from evomerge.methods.kernel.leaves import Entries, Leaf
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.order_statistics import ranks
+from evomerge.methods.kernel.sparse import (
     LAMBDA,
     WEIGHT,
-    Survivors,
+    Survivor,
     blend,
     drawn,
-    fractions,
     normalize_flag,
     rescale_flag,
+    rescaled,
     restored,
 )
+from evomerge.methods.kernel.weights import fractions
 from evomerge.params import Choice, Flag, PerModel, Real, Shared
 
 PAPER = "https://arxiv.org/abs/2406.11617"
@@ -32,7 +34,7 @@ BY = Shared(Choice(("row", "tensor", "magnitude"), "row"), searched=False)
 RESCALE = rescale_flag(True, "probability")
 
 
-@merge_method(base="required", elementwise=False, paper=PAPER)
+@merge_method(base="required", paper=PAPER)
 def della(
     operands: Operands,
     weight: Annotated[Float[Tensor, " models"], WEIGHT],
@@ -75,7 +77,7 @@ def della(
     return blend(survivors, weight, scale=lambda_, elect=True, normalize=normalize)
 
 
-@merge_method(base="required", elementwise=False, paper=PAPER)
+@merge_method(base="required", paper=PAPER)
 def della_linear(
     operands: Operands,
     weight: Annotated[Float[Tensor, " models"], WEIGHT],
@@ -125,17 +127,16 @@ def della_linear(
 
 def _dropped(
     operands: Operands, density: list[float], epsilon: list[float], by: str, rescale: bool | str
-) -> Survivors:
+) -> list[Survivor]:
     survivors = pruned(operands, density, epsilon, by)
     if rescale == "probability":
-        triples = zip(survivors.probability, survivors.ranks, survivors.step, strict=True)
-        return replace(survivors, factor=[_reciprocal(*triple) for triple in triples])
-    return replace(survivors, factor=restored(operands, survivors)) if rescale else survivors
+        return rescaled(survivors, [_reciprocal(one) for one in survivors])
+    return restored(operands, survivors) if rescale else survivors
 
 
 def pruned(
     operands: Operands, density: list[float], epsilon: list[float], by: str = "row"
-) -> Survivors:
+) -> list[Survivor]:
     """Entries at random, with probabilities that rise linearly in ``by``."""
     lowest, step, position = [], [], []
     last = {"row": operands.columns - 1, "tensor": operands.size - 1, "magnitude": 1}[by]
@@ -152,7 +153,7 @@ def _position(operands: Operands, index: int, by: str) -> Leaf:
     if by == "magnitude":
         name = operands.names[index]
         return Entries(operands.facts.get("della: place", lambda: _place(operands, index), of=name))
-    return Entries(operands.ranks(index, operands.columns if by == "row" else operands.size))
+    return Entries(ranks(operands, index, operands.columns if by == "row" else operands.size))
 
 
 def _place(operands: Operands, index: int) -> Float[Tensor, "rows columns"]:
@@ -163,9 +164,9 @@ def _place(operands: Operands, index: int) -> Float[Tensor, "rows columns"]:
     return torch.where(width > 0, (size - low) / width, 0.5)
 
 
-def _reciprocal(probability: float, rank: Leaf, step: float) -> Leaf:
+def _reciprocal(model: Survivor) -> Leaf:
     """What divides an entry by its probability; 1 where nothing survives."""
-    if not isinstance(rank, Entries):
-        return 1 / probability if probability > 0 else 1.0
-    p = probability + rank.values.float() * step
+    if not isinstance(model.rank, Entries):
+        return 1 / float(model.probability) if model.probability > 0 else 1.0
+    p = model.probability + model.rank.values.float() * model.step
     return Entries(torch.where(p > 0, p.reciprocal(), 1.0))

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entrywise, entrywise, where
-from evomerge.methods._operands import Operands
+from evomerge.methods.kernel.entrywise import Entrywise, Number, Numbers, entrywise, where
+from evomerge.methods.kernel.operands import Operands
 
 
-@merge_method(base="required", elementwise=True, paper="https://arxiv.org/abs/2405.17461")
+@merge_method(base="required", paper="https://arxiv.org/abs/2405.17461")
 def emr(operands: Operands) -> Entrywise:
     """Per entry, elect the sign of the summed deltas and take the largest delta of that sign.
 
@@ -33,18 +32,18 @@ def emr(operands: Operands) -> Entrywise:
 
     Deviations: none; written without masks, since where the sum is positive the largest delta is.
     """
-    return entrywise(_largest_elected, 0.0)
+    return entrywise(_largest_elected)
 
 
-def _largest_elected(deltas: Any, zero: Any) -> Any:
-    total = zero
+def _largest_elected(deltas: Numbers) -> Number:
+    total = 0.0
     high = deltas[0]
     low = deltas[0]
     for delta in deltas:
         total = total + delta
         high = where(delta > high, delta, high)
         low = where(delta < low, delta, low)
-    return where(total > zero, high, low)
+    return where(total > 0.0, high, low)
 
 
 def masks(

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entrywise
-from evomerge.methods._operands import Operands
-from evomerge.methods._spectral import (
+from evomerge.methods.kernel.entrywise import Entrywise
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.spectral import (
     RANK,
     deltas_of,
     is_matrix,
@@ -27,7 +27,7 @@ PAPER = "https://arxiv.org/abs/2502.04959"
 LAMBDA = Shared(Real(0.3, 2, default=1, valid=(-10, 10)))
 
 
-@merge_method(base="required", elementwise=False, paper=PAPER)
+@merge_method(base="required", paper=PAPER)
 def iso_c(
     operands: Operands,
     lambda_: Annotated[float, LAMBDA],
@@ -68,7 +68,7 @@ def _flattened(operands: Operands, rank: str) -> Tensor:
     return _isotropic(left, values, right)
 
 
-@merge_method(base="required", elementwise=False, paper=PAPER)
+@merge_method(base="required", paper=PAPER)
 def iso_cts(
     operands: Operands,
     lambda_: Annotated[float, LAMBDA],

@@ -10,10 +10,10 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entrywise, entrywise
-from evomerge.methods._geometry import norms_and_cosines
-from evomerge.methods._operands import Operands
-from evomerge.methods._sparse import fractions, weighted
+from evomerge.methods.kernel.entrywise import Entrywise, entrywise
+from evomerge.methods.kernel.geometry import norms_and_cosines
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.weights import fractions, weighted
 from evomerge.params import Integer, Real, Shared
 
 OPPOSITE = 1e-6  # sine of an obtuse angle below which no shortest way leads to the other side
@@ -21,7 +21,6 @@ OPPOSITE = 1e-6  # sine of an obtuse angle below which no shortest way leads to 
 
 @merge_method(
     base="none",
-    elementwise=False,
     paper="https://doi.org/10.1002/cpa.3160300502",
 )
 def karcher(
@@ -61,34 +60,35 @@ def karcher(
     norms, cosines = norms_and_cosines(operands)
     mean = _mean_direction(cosines, norms != 0, max_iter, tol)
     inverse = torch.where(norms == 0, 0.0, 1 / norms)
-    return entrywise(weighted, fractions(mean * inverse * norms.mean()), 1.0, 0.0, of="tensors")
+    return entrywise(weighted, fractions(mean * inverse * norms.mean()), 1.0, of="tensors")
 
 
 def _mean_direction(
     cosines: Float64[Tensor, "models models"], present: Tensor, max_iter: int, tol: float
 ) -> Float64[Tensor, " models"]:
     """The mean as coefficients of the unit vectors whose dot products are ``cosines``."""
-
-    def length(vector: Tensor) -> float:
-        return math.sqrt(max(0.0, float(vector @ cosines @ vector)))
-
     if not present.any():
         return torch.zeros_like(cosines[0])
     share = present.double() / present.sum()
     mean = share
-    if length(mean) < tol:
+    if _length(mean, cosines) < tol:
         mean = torch.zeros_like(share)
         mean[present.nonzero()[0]] = 1
-    mean = mean / length(mean)
+    mean = mean / _length(mean, cosines)
     for _ in range(max_iter):
         cosine = (cosines @ mean).clamp(-1, 1)
         angle = cosine.acos()
         opposite = (cosine < 0) & (angle.sin() < OPPOSITE)
         pull = torch.where(opposite, 0.0, share / torch.sinc(angle / math.pi))
         step = pull - (pull @ cosine) * mean
-        size = length(step)
+        size = _length(step, cosines)
         if size < tol:
             break
         mean = math.cos(size) * mean + math.sin(size) / size * step
-        mean = mean / length(mean)
+        mean = mean / _length(mean, cosines)
     return mean
+
+
+def _length(vector: Float64[Tensor, " models"], cosines: Float64[Tensor, "models models"]) -> float:
+    """Of a sum of unit vectors with these dot products."""
+    return math.sqrt(max(0.0, float(vector @ cosines @ vector)))

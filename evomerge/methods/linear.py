@@ -9,13 +9,13 @@ from torch import Tensor
 
 from evomerge.errors import InputError
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entrywise, entrywise
-from evomerge.methods._operands import Operands
-from evomerge.methods._sparse import fractions, weighted
+from evomerge.methods.kernel.entrywise import Entrywise, entrywise
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.weights import fractions, weighted
 from evomerge.params import Flag, PerModel, Real, Shared
 
 
-@merge_method(base="none", elementwise=True, paper="https://arxiv.org/abs/2203.05482")
+@merge_method(base="none", paper="https://arxiv.org/abs/2203.05482")
 def linear(
     operands: Operands,
     weight: Annotated[Float[Tensor, " models"], PerModel(Real(0, 2, default=1))],
@@ -46,4 +46,4 @@ def linear(
             f"linear: weights {weight.tolist()} sum to 0, so their average does not exist; "
             "change a weight, or set normalize: false"
         )
-    return entrywise(weighted, fractions(weight), 1 / total, 0.0, of="tensors")
+    return entrywise(weighted, fractions(weight), 1 / total, of="tensors")

@@ -8,13 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entrywise, entrywise
-from evomerge.methods._operands import Operands
-from evomerge.methods._sparse import fractions, weighted
+from evomerge.methods.kernel.entrywise import Entrywise, entrywise
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.weights import fractions, weighted
 from evomerge.params import PerModel, Real, Shared
 
 
-@merge_method(base="none", elementwise=True, paper="https://arxiv.org/abs/2311.13534")
+@merge_method(base="none", paper="https://arxiv.org/abs/2311.13534")
 def lm_cocktail(
     operands: Operands,
     loss: Annotated[Float[Tensor, " models"], PerModel(Real(0, 10, default=0), searched=False)],
@@ -38,4 +38,4 @@ def lm_cocktail(
     Deviations: none.
     """
     weight = (-loss / temperature).softmax(0)
-    return entrywise(weighted, fractions(weight), 1.0, 0.0, of="tensors")
+    return entrywise(weighted, fractions(weight), 1.0, of="tensors")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entrywise, entrywise, where
-from evomerge.methods._operands import Operands
+from evomerge.methods.kernel.entrywise import Entrywise, Number, Numbers, entrywise, where
+from evomerge.methods.kernel.operands import Operands
 from evomerge.params import Real, Shared
 
 
 @merge_method(
     base="required",
-    elementwise=True,
     paper="https://arxiv.org/abs/2407.06322",
     exempt={"order": "of deltas that differ in sign alone the later model's is taken"},
 )
@@ -38,11 +37,11 @@ def magmax(
 
     Deviations: none.
     """
-    return entrywise(_largest, lambda_, 0.0)
+    return entrywise(_largest, lambda_)
 
 
-def _largest(deltas: Any, scale: Any, zero: Any) -> Any:
-    chosen = zero
+def _largest(deltas: Numbers, scale: Number) -> Number:
+    chosen = 0.0
     for d in deltas:
         chosen = where(abs(d) >= abs(chosen), d, chosen)
     return chosen * scale

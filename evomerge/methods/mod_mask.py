@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entrywise, entrywise, where
-from evomerge.methods._operands import Operands
-from evomerge.methods._sparse import weighted
+from evomerge.methods.kernel.entrywise import Entrywise, Number, Numbers, entrywise, where
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.weights import weighted
 from evomerge.params import Choice, Real, Shared
 
 
 @merge_method(
     base="none",
-    elementwise=False,
     paper="https://arxiv.org/abs/2411.00406",
     min_models=2,
     max_models=2,
@@ -49,7 +48,7 @@ def mod_mask(
     """
     if role != "mlp":
         share = t if others == "average" else 0.0
-        return entrywise(weighted, [1 - share, share], 1.0, 0.0, of="tensors")
+        return entrywise(weighted, [1 - share, share], 1.0, of="tensors")
     low, high = operands.facts.get("mod_mask: range", lambda: _range(operands.tensors[0]))
     return entrywise(_lower_first, low, high - low or 1.0, 1 - t, of="tensors")
 
@@ -58,5 +57,5 @@ def _range(tensor: Tensor) -> tuple[float, float]:
     return (float(tensor.min()), float(tensor.max())) if tensor.numel() else (0.0, 0.0)
 
 
-def _lower_first(models: Any, low: Any, span: Any, bound: Any) -> Any:
+def _lower_first(models: Numbers, low: Number, span: Number, bound: Number) -> Number:
     return where((models[0] - low) / span < bound, models[0], models[1])

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entries, Entrywise, Leaf, Rows, entrywise
-from evomerge.methods._operands import Operands
+from evomerge.methods.kernel.entrywise import Entrywise, Number, Numbers, entrywise
+from evomerge.methods.kernel.leaves import Entries, Leaf, Rows
+from evomerge.methods.kernel.norms import gram
+from evomerge.methods.kernel.operands import Operands
 from evomerge.params import Choice, Flag, Shared
 
 TILE = 1 << 14  # entries
 
 
-@merge_method(
-    base="required", elementwise=False, paper="https://arxiv.org/abs/2403.19522", min_models=2
-)
+@merge_method(base="required", paper="https://arxiv.org/abs/2403.19522", min_models=2)
 def model_stock(
     operands: Operands,
     filter_wise: Annotated[bool, Shared(Flag(False))],
@@ -49,11 +50,11 @@ def model_stock(
     Deviations: mergekit neither clips (``clip: false``) nor spares products of norms below 1e-6
     (``guard: absolute``). As there, t is 0 where 1 + (N - 1) cos is below 1e-6.
     """
-    gram = _row_gram(operands) if filter_wise else operands.gram()
-    ratio = _ratio(gram, 1e-6 if guard == "absolute" else 0.0)
+    products = _row_gram(operands) if filter_wise else gram(operands)
+    ratio = _ratio(products, 1e-6 if guard == "absolute" else 0.0)
     if clip:
         ratio = ratio.clamp(0, 1)
-    return entrywise(_scaled_sum, _spread(ratio, operands), 1 / len(operands), 0.0)
+    return entrywise(_scaled_sum, _spread(ratio, operands), 1 / len(operands))
 
 
 def _ratio(gram: Float64[Tensor, "*rows models models"], floor: float) -> Float64[Tensor, "*rows"]:
@@ -79,22 +80,22 @@ def _spread(ratio: Float64[Tensor, "*rows"], operands: Operands) -> Leaf:
 
 def _row_gram(operands: Operands) -> Float64[Tensor, "rows models models"]:
     """Inner products of the deltas in each row of the last axis."""
+    return operands.facts.get("row gram", partial(_row_products, operands))
+
+
+def _row_products(operands: Operands) -> Float64[Tensor, "rows models models"]:
     width = operands.shape[-1] if operands.shape else 1
     shape = operands.size // max(width, 1), width
     count = len(operands)
-
-    def compute() -> Tensor:
-        gram = torch.zeros(shape[0], count, count, dtype=torch.float64, device=operands.device)
-        stored = (operands.base, *operands.tensors)
-        origin, *sources = (each.view(shape) for each in stored if each is not None)
-        for rows, columns in _tiles(*shape):
-            base = origin[rows, columns].float()
-            deltas = [source[rows, columns].float() - base for source in sources]
-            for i, j in itertools.combinations_with_replacement(range(count), 2):
-                gram[rows, i, j] += (deltas[i] * deltas[j]).sum(1, dtype=torch.float64)
-        return gram + gram.triu(1).mT
-
-    return operands.facts.get("row gram", compute)
+    found = torch.zeros(shape[0], count, count, dtype=torch.float64, device=operands.device)
+    stored = (operands.base, *operands.tensors)
+    origin, *sources = (each.view(shape) for each in stored if each is not None)
+    for rows, columns in _tiles(*shape):
+        base = origin[rows, columns].float()
+        deltas = [source[rows, columns].float() - base for source in sources]
+        for i, j in itertools.combinations_with_replacement(range(count), 2):
+            found[rows, i, j] += (deltas[i] * deltas[j]).sum(1, dtype=torch.float64)
+    return found + found.triu(1).mT
 
 
 def _tiles(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
@@ -106,8 +107,8 @@ def _tiles(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
             yield slice(row, row + high), slice(column, column + wide)
 
 
-def _scaled_sum(deltas: Any, ratio: Any, share: Any, zero: Any) -> Any:
-    total = zero
+def _scaled_sum(deltas: Numbers, ratio: Number, share: Number) -> Number:
+    total = 0.0
     for delta in deltas:
         total = total + delta
     return total * share * ratio

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from evomerge.errors import InputError
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entrywise, entrywise
-from evomerge.methods._geometry import norms_and_cosines, origin
-from evomerge.methods._operands import Operands
-from evomerge.methods._sparse import fractions, weighted
+from evomerge.methods.kernel.entrywise import Entrywise, entrywise
+from evomerge.methods.kernel.geometry import norms_and_cosines, origin
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.weights import fractions, weighted
 from evomerge.params import Flag, PerModel, Real, Shared
 
 VANISHING = 1e-6  # length of a mean of unit vectors below which it has no direction
@@ -21,7 +21,6 @@ VANISHING = 1e-6  # length of a mean of unit vectors below which it has no direc
 
 @merge_method(
     base="optional",
-    elementwise=False,
     paper="https://goddard.blog/posts/multislerp-wow-what-a-cool-idea",
     min_models=2,
 )
@@ -70,4 +69,4 @@ def multislerp(
     if not length <= VANISHING * weight.abs().sum():
         inverse = torch.where(norms == 0, 0.0, 1 / norms)
         weight = weight * inverse * (weight @ norms / length)
-    return entrywise(weighted, fractions(weight), 1.0, 0.0, of=origin(operands))
+    return entrywise(weighted, fractions(weight), 1.0, of=origin(operands))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entrywise, entrywise, where
-from evomerge.methods._operands import Operands
+from evomerge.methods.kernel.entrywise import Entrywise, Number, Numbers, entrywise, where
+from evomerge.methods.kernel.operands import Operands
 from evomerge.params import Real, Shared
 
 
 @merge_method(
     base="required",
-    elementwise=True,
     paper="https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001",
     max_models=1,
 )
@@ -40,6 +39,6 @@ def nearswap(
     return entrywise(_clipped, -t, t)
 
 
-def _clipped(deltas: Any, low: Any, high: Any) -> Any:
+def _clipped(deltas: Numbers, low: Number, high: Number) -> Number:
     d = deltas[0]
     return where(d > high, high, where(d < low, low, d))

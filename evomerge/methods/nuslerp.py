@@ -9,16 +9,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entries, Entrywise, Leaf, entrywise
-from evomerge.methods._geometry import norms_and_cosines, origin
-from evomerge.methods._operands import Operands
-from evomerge.methods._sparse import weighted
+from evomerge.methods.kernel.entrywise import Entrywise, entrywise
+from evomerge.methods.kernel.geometry import norms_and_cosines, origin
+from evomerge.methods.kernel.leaves import Entries, Leaf
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.weights import weighted
 from evomerge.params import Flag, PerModel, Real, Shared
 
 
 @merge_method(
     base="optional",
-    elementwise=False,
     paper="https://github.com/arcee-ai/mergekit/blob/main/docs/merge_methods.md",
     min_models=2,
     max_models=2,
@@ -63,9 +63,8 @@ def nuslerp(
     t = float(weight[1]) / total if abs(total) > 1e-6 else 0.5
     _, cosines = norms_and_cosines(operands, axis)
     ends = _arc(cosines[..., 0, 1], t, tolerance)
-    return entrywise(
-        weighted, [_leaf(end, axis, operands.shape) for end in ends], 1.0, 0.0, of=origin(operands)
-    )
+    weights = [_leaf(end, axis, operands.shape) for end in ends]
+    return entrywise(weighted, weights, 1.0, of=origin(operands))
 
 
 def _arc(cosine: Tensor, t: float, tolerance: float) -> tuple[Tensor, Tensor]:

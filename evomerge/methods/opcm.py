@@ -9,10 +9,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entrywise
-from evomerge.methods._operands import Operands
-from evomerge.methods._order import EXEMPT, ORDER, sequence
-from evomerge.methods._spectral import (
+from evomerge.methods.kernel.entrywise import Entrywise
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.order import EXEMPT, ORDER, sequence
+from evomerge.methods.kernel.spectral import (
     RANK,
     deltas_of,
     is_matrix,
@@ -41,7 +41,6 @@ def _square_norms(tensors: Float[Tensor, "count rows columns"]) -> Float64[Tenso
 
 @merge_method(
     base="required",
-    elementwise=False,
     paper="https://arxiv.org/abs/2501.09522",
     surveys=(_squares,),
     exempt=EXEMPT,

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entrywise, entrywise
-from evomerge.methods._operands import Operands
-from evomerge.methods._sparse import weighted
+from evomerge.methods.kernel.entrywise import Entrywise, entrywise
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.weights import weighted
 from evomerge.params import Real, Shared
 
 
 @merge_method(
     base="none",
-    elementwise=True,
     paper="https://arxiv.org/abs/2403.13257",
     max_models=1,
 )
@@ -36,4 +35,4 @@ def passthrough(
 
     Deviations: none.
     """
-    return entrywise(weighted, [1.0 if scale is None else scale], 1.0, 0.0, of="tensors")
+    return entrywise(weighted, [1.0 if scale is None else scale], 1.0, of="tensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -11,17 +12,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._competition import (
-    CONSTANTS,
+from evomerge.methods.kernel.competition import (
+    Competitor,
     balanced,
     balanced_normalized,
     contest,
     contest_normalized,
 )
-from evomerge.methods._entrywise import Entrywise, entrywise
-from evomerge.methods._operands import GRID, Operands
-from evomerge.methods._sparse import WEIGHT, fractions
-from evomerge.methods._whole import cuts, lower_histograms
+from evomerge.methods.kernel.entrywise import Entrywise, entrywise
+from evomerge.methods.kernel.modelwise import cuts, lower_histograms
+from evomerge.methods.kernel.norms import GRID
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.order_statistics import order_statistic
+from evomerge.methods.kernel.sparse import WEIGHT
+from evomerge.methods.kernel.weights import fractions
 from evomerge.methods.ties import upper
 from evomerge.params import Choice, Real, Shared
 
@@ -45,12 +49,13 @@ def upper_scores(
     if scope != "model":
         return None
     bounds = _model_bounds(totals, clamp)
-
-    def compute() -> Tensor:
-        keys = [_keys(_contest(operands, i, bounds, rivals)) for i in range(len(operands))]
-        return torch.stack([_count((each >> 16) + (1 << 15)) for each in keys]).int()
-
+    compute = partial(_score_counts, operands, bounds, rivals)
     return operands.facts.get(("pcb scores", *bounds, rivals), compute).long()
+
+
+def _score_counts(operands: Operands, bounds: list[Range], rivals: str) -> Tensor:
+    keys = [_keys(_contest(operands, i, bounds, rivals)) for i in range(len(operands))]
+    return torch.stack([_count((each >> 16) + (1 << 15)) for each in keys]).int()
 
 
 def lower_scores(
@@ -71,7 +76,6 @@ def lower_scores(
 
 @merge_method(
     base="required",
-    elementwise=False,
     paper="https://arxiv.org/abs/2410.02396",
     min_models=2,
     surveys=(upper, lower, upper_scores, lower_scores),
@@ -122,20 +126,16 @@ def pcb(
     else:
         bounds = [_bounds(operands, i, clamp) for i in models]
         limits = [_limits(operands, i, bounds, ratio, clamp, rivals) for i in models]
-    return entrywise(
-        balanced if rivals == "deltas" else balanced_normalized,
-        *_scales(bounds),
-        [low for low, _ in limits],
-        [_inverse(*limit) for limit in limits],
-        fractions(weight),
-        lambda_,
-        *CONSTANTS,
-    )
+    competitors = [
+        _competitor(bound)._replace(quantile=limit[0], spread=_inverse(*limit), weight=w)
+        for bound, limit, w in zip(bounds, limits, fractions(weight), strict=True)
+    ]
+    entry = balanced if rivals == "deltas" else balanced_normalized
+    return entrywise(entry, competitors, lambda_)
 
 
-def _scales(bounds: list[Range]) -> tuple[list[float], ...]:
-    lows, highs = [low for low, _ in bounds], [high for _, high in bounds]
-    return lows, highs, [_inverse(*bound) for bound in bounds]
+def _competitor(bounds: Range) -> Competitor:
+    return Competitor(*bounds, _inverse(*bounds))
 
 
 def _inverse(low: float, high: float) -> float:
@@ -145,10 +145,11 @@ def _inverse(low: float, high: float) -> float:
 
 def _contest(operands: Operands, index: int, bounds: list[Range], rivals: str) -> Tensor:
     """One model's ``z``, flat."""
-    chosen = [float(i == index) for i in range(len(operands))]
+    models = [
+        _competitor(bound)._replace(chosen=float(i == index)) for i, bound in enumerate(bounds)
+    ]
     entry = contest if rivals == "deltas" else contest_normalized
-    own = (*bounds[index], _inverse(*bounds[index]))
-    return operands.values(entry, chosen, own, *_scales(bounds), *CONSTANTS).view(-1)
+    return operands.values(entry, models, models[index]).view(-1)
 
 
 def _ends(size: int, clamp: float) -> tuple[int, int]:
@@ -161,41 +162,49 @@ def _ends(size: int, clamp: float) -> tuple[int, int]:
 
 def _bounds(operands: Operands, index: int, clamp: float) -> Range:
     """What a delta's magnitudes are clamped to."""
-
-    def compute() -> Range:
-        ends = _ends(operands.size, clamp)
-        low, high = (operands.order_statistic(index, count)[0] for count in ends)
-        return low, max(low, high)
-
     if operands.size == 0:
         return 0.0, 0.0
+    compute = partial(_clamp, operands, index, clamp)
     return operands.facts.get(("pcb bounds", clamp), compute, of=operands.names[index])
+
+
+def _clamp(operands: Operands, index: int, clamp: float) -> Range:
+    ends = _ends(operands.size, clamp)
+    low, high = (order_statistic(operands, index, count)[0] for count in ends)
+    return low, max(low, high)
 
 
 def _limits(
     operands: Operands, index: int, bounds: list[Range], ratio: float, clamp: float, rivals: str
 ) -> Range:
     """The (1 - ratio) quantile of one model's ``z``, and its largest."""
-
-    def ascending() -> NDArray[np.float32]:
-        z = _contest(operands, index, bounds, rivals)
-        if not z.is_cpu:
-            return z.sort().values.cpu().numpy()
-        z.numpy().sort()
-        return z.numpy()
-
-    def table() -> NDArray[np.float32]:
-        z = ascending()
-        return np.append(z[_places_in(len(z), np.arange(GRID + 1) / GRID)], z[-1])
-
     if operands.size == 0:
         return 0.0, 0.0
     step = round(ratio * GRID)
     if operands.facts.lasting and step / GRID == ratio:
-        known = operands.facts.get(("pcb quantiles", index, clamp, rivals), table)
+        compute = partial(_quantiles, operands, index, bounds, rivals)
+        known = operands.facts.get(("pcb quantiles", index, clamp, rivals), compute)
         return float(known[step]), float(known[-1])
-    z = ascending()
+    z = _ascending(operands, index, bounds, rivals)
     return float(z[_places_in(len(z), np.float64(ratio))]), float(z[-1])
+
+
+def _quantiles(
+    operands: Operands, index: int, bounds: list[Range], rivals: str
+) -> NDArray[np.float32]:
+    """The quantile for each ratio on the grid, and the largest."""
+    z = _ascending(operands, index, bounds, rivals)
+    return np.append(z[_places_in(len(z), np.arange(GRID + 1) / GRID)], z[-1])
+
+
+def _ascending(
+    operands: Operands, index: int, bounds: list[Range], rivals: str
+) -> NDArray[np.float32]:
+    z = _contest(operands, index, bounds, rivals)
+    if not z.is_cpu:
+        return z.sort().values.cpu().numpy()
+    z.numpy().sort()
+    return z.numpy()
 
 
 def _places_in(size: int, ratio: Any) -> Any:

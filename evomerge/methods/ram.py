@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entrywise, entrywise, where
-from evomerge.methods._operands import Operands
+from evomerge.methods.kernel.entrywise import Entrywise, Number, Numbers, entrywise, where
+from evomerge.methods.kernel.operands import Operands
 from evomerge.params import Real, Shared
 
 PAPER = "https://arxiv.org/abs/2601.13572"
 EPSILON = Shared(Real(1e-6, 1e-2, default=1e-5, scale="log", valid=(0, 1e6)))
 
 
-@merge_method(base="required", elementwise=True, paper=PAPER)
+@merge_method(base="required", paper=PAPER)
 def ram(
     operands: Operands,
     epsilon: Annotated[float, EPSILON],
@@ -35,10 +35,10 @@ def ram(
 
     Deviations: none. Where every model changes every entry this is the plain average.
     """
-    return entrywise(_mean_of_active, epsilon, [1.0] * len(operands), 0.0, 1.0)
+    return entrywise(_mean_of_active, [1.0] * len(operands), epsilon)
 
 
-@merge_method(base="required", elementwise=False, paper=PAPER)
+@merge_method(base="required", paper=PAPER)
 def ramplus_tl(
     operands: Operands,
     epsilon: Annotated[float, EPSILON],
@@ -69,27 +69,27 @@ def ramplus_tl(
     scales = []
     for index in range(len(operands)):
         own = [float(index == other) for other in range(len(operands))]
-        active, unique = operands.sums(_counts, epsilon, own, 0.0, 1.0, limits=[1.0, 1.0])
+        active, unique = operands.sums(_counts, own, epsilon, limits=[1.0, 1.0])
         scales.append(1 + r * min((active - unique) / max(unique, 1.0), alpha))
-    return entrywise(_mean_of_active, epsilon, scales, 0.0, 1.0)
+    return entrywise(_mean_of_active, scales, epsilon)
 
 
-def _mean_of_active(deltas: Any, epsilon: Any, scales: Any, zero: Any, one: Any) -> Any:
+def _mean_of_active(deltas: Numbers, scales: Numbers, epsilon: Number) -> Number:
     """The mean of the active deltas; those active alone are multiplied by their model's scale."""
-    total, scaled, count = zero, zero, zero
+    total, scaled, count = 0.0, 0.0, 0.0
     for d, scale in zip(deltas, scales):
         idle = abs(d) <= epsilon
-        total = total + where(idle, zero, d)
-        scaled = scaled + where(idle, zero, d * scale)
-        count = count + where(idle, zero, one)
-    return where(count == one, scaled, total / where(count == zero, one, count))
+        total = total + where(idle, 0.0, d)
+        scaled = scaled + where(idle, 0.0, d * scale)
+        count = count + where(idle, 0.0, 1.0)
+    return where(count == 1.0, scaled, total / where(count == 0.0, 1.0, count))
 
 
-def _counts(deltas: Any, epsilon: Any, own: Any, zero: Any, one: Any) -> Any:
+def _counts(deltas: Numbers, own: Numbers, epsilon: Number) -> Numbers:
     """Whether the one model of which ``own`` is 1 is active, and whether it is so alone."""
-    active, count = zero, zero
+    active, count = 0.0, 0.0
     for d, mine in zip(deltas, own):
         idle = abs(d) <= epsilon
-        active = active + where(idle, zero, mine)
-        count = count + where(idle, zero, one)
-    return active, where(count == one, active, zero)
+        active = active + where(idle, 0.0, mine)
+        count = count + where(idle, 0.0, 1.0)
+    return active, where(count == 1.0, active, 0.0)

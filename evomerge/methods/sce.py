@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Cut, Entrywise, entrywise, put, where
-from evomerge.methods._operands import Operands
+from evomerge.methods.kernel.entrywise import Entrywise, Number, Numbers, entrywise, put, where
+from evomerge.methods.kernel.leaves import Cut
+from evomerge.methods.kernel.norms import extent
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.order_statistics import top
 from evomerge.params import Choice, Real, Shared
 
 LEAST = 2.0**-126  # of normal float32 numbers
@@ -14,9 +17,7 @@ LEAST = 2.0**-126  # of normal float32 numbers
 GUARD = Shared(Choice(("relative", "absolute"), "relative"), searched=False)
 
 
-@merge_method(
-    base="required", elementwise=False, paper="https://arxiv.org/abs/2408.07990", min_models=2
-)
+@merge_method(base="required", paper="https://arxiv.org/abs/2408.07990", min_models=2)
 def sce(
     operands: Operands,
     select_topk: Annotated[float, Shared(Real(0.05, 1, default=0.1, valid=(0, 1)))],
@@ -51,23 +52,23 @@ def sce(
     """
     cut: Cut | float = 0.0
     if select_topk < 1:
-        cut = operands.top("variance", variance, 0.0, fraction=select_topk)
-    extents = [operands.extent(index) ** 2 for index in range(len(operands))]
-    squares = operands.sums(selected_squares, cut, 0.0, limits=extents)
+        cut = top(operands, "variance", variance, fraction=select_topk)
+    extents = [extent(operands, index) ** 2 for index in range(len(operands))]
+    squares = operands.sums(selected_squares, cut, limits=extents)
     total, floor = sum(squares), LEAST
     if guard == "absolute":
         total = total if total >= 1e-6 * operands.size else 0.0
         floor = 1e-6
     weights = [each / total if total > 0 else 1 / len(squares) for each in squares]
-    return entrywise(agreed_mean, 0.0 if fuse == "all" else cut, weights, floor, 0.0)
+    return entrywise(agreed_mean, weights, 0.0 if fuse == "all" else cut, floor)
 
 
 # -- entry functions -----------------------------------------------------------------------------
 
 
-def variance(deltas: Any, zero: Any) -> Any:
+def variance(deltas: Numbers) -> Number:
     """The variance over the models, times their number squared: exactly 0 where they agree."""
-    total = zero
+    total = 0.0
     for i in range(len(deltas)):
         for j in range(i):
             gap = deltas[i] - deltas[j]
@@ -75,25 +76,25 @@ def variance(deltas: Any, zero: Any) -> Any:
     return total
 
 
-def selected_squares(deltas: Any, cut: Any, zero: Any) -> Any:
-    spread = variance(deltas, zero)
+def selected_squares(deltas: Numbers, cut: Number) -> Numbers:
+    spread = variance(deltas)
     squares = deltas
     for i in range(len(deltas)):
-        squares = put(squares, i, where(spread >= cut, deltas[i] * deltas[i], zero))
+        squares = put(squares, i, where(spread >= cut, deltas[i] * deltas[i], 0.0))
     return squares
 
 
-def agreed_mean(deltas: Any, cut: Any, weight: Any, floor: Any, zero: Any) -> Any:
-    spread = variance(deltas, zero)
-    total = zero
-    for delta in deltas:
-        total = total + delta
-    positive = total >= zero
-    merged = zero
-    divisor = zero
-    for delta, w in zip(deltas, weight):
-        value = where(spread >= cut, delta, zero)
-        value = where((value > zero) == positive, value, zero)
+def agreed_mean(deltas: Numbers, weights: Numbers, cut: Number, floor: Number) -> Number:
+    spread = variance(deltas)
+    total = 0.0
+    for d in deltas:
+        total = total + d
+    positive = total >= 0.0
+    merged = 0.0
+    divisor = 0.0
+    for d, w in zip(deltas, weights):
+        value = where(spread >= cut, d, 0.0)
+        value = where((value > 0.0) == positive, value, 0.0)
         merged = merged + value * w
-        divisor = divisor + where(value == zero, zero, w)
+        divisor = divisor + where(value == 0.0, 0.0, w)
     return merged / where(divisor > floor, divisor, floor)

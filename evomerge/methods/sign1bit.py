@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from jaxtyping import Float
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entrywise, entrywise, where
-from evomerge.methods._operands import Operands
+from evomerge.methods.kernel.entrywise import Entrywise, Number, Numbers, entrywise, where
+from evomerge.methods.kernel.norms import mass
+from evomerge.methods.kernel.operands import Operands
 from evomerge.params import PerModel, Real, Shared
 
 
-@merge_method(base="required", elementwise=False, paper="https://arxiv.org/abs/2502.10743")
+@merge_method(base="required", paper="https://arxiv.org/abs/2502.10743")
 def sign1bit(
     operands: Operands,
     weight: Annotated[Float[Tensor, " models"], PerModel(Real(0, 2, default=1))],
@@ -42,13 +43,14 @@ def sign1bit(
     """
     size = max(1, operands.size)
     scales = [
-        float(factor) * lambda_ * operands.mass(index) / size for index, factor in enumerate(weight)
+        float(factor) * lambda_ * mass(operands, index) / size
+        for index, factor in enumerate(weight)
     ]
-    return entrywise(_signs, scales, 0.0)
+    return entrywise(_signs, scales)
 
 
-def _signs(deltas: Any, scales: Any, zero: Any) -> Any:
-    total = zero
+def _signs(deltas: Numbers, scales: Numbers) -> Number:
+    total = 0.0
     for d, scale in zip(deltas, scales):
-        total = total + where(d > zero, scale, where(d < zero, -scale, zero))
+        total = total + where(d > 0.0, scale, where(d < 0.0, -scale, 0.0))
     return total

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entries, Entrywise, entrywise
-from evomerge.methods._geometry import BLOCK
-from evomerge.methods._operands import Operands
+from evomerge.methods.kernel.entrywise import Entrywise, Number, Numbers, entrywise
+from evomerge.methods.kernel.geometry import BLOCK
+from evomerge.methods.kernel.leaves import Entries
+from evomerge.methods.kernel.operands import Operands
 from evomerge.params import Real, Shared
 
 COLLINEAR = 0.9995  # |cosine| above which the arc is taken for a line
@@ -19,7 +20,6 @@ COLLINEAR = 0.9995  # |cosine| above which the arc is taken for a line
 
 @merge_method(
     base="required",
-    elementwise=False,
     paper="https://doi.org/10.1145/325334.325242",
     max_models=1,
 )
@@ -54,10 +54,10 @@ def slerp(
     if abs(cosine) <= COLLINEAR:
         theta = math.acos(cosine)
         first, second = (math.sin(x * theta) / math.sin(theta) for x in (first, second))
-    return entrywise(blend, Entries(start), first, second, of="tensors")
+    return entrywise(_blend, Entries(start), first, second, of="tensors")
 
 
-def blend(values: Any, base: Any, first: Any, second: Any) -> Any:
+def _blend(values: Numbers, base: Number, first: Number, second: Number) -> Number:
     return base * first + values[0] * second
 
 

@@ -8,13 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entrywise, entrywise
-from evomerge.methods._operands import Operands
-from evomerge.methods._sparse import fractions, weight_total, weighted
+from evomerge.methods.kernel.entrywise import Entrywise, entrywise
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.weights import fractions, weight_total, weighted
 from evomerge.params import Flag, PerModel, Real, Shared
 
 
-@merge_method(base="required", elementwise=True, paper="https://arxiv.org/abs/2212.04089")
+@merge_method(base="required", paper="https://arxiv.org/abs/2212.04089")
 def task_arithmetic(
     operands: Operands,
     weight: Annotated[Float[Tensor, " models"], PerModel(Real(0, 2, default=1))],
@@ -39,4 +39,4 @@ def task_arithmetic(
     Deviations: none.
     """
     total = weight_total(weight, normalize)
-    return entrywise(weighted, fractions(weight), lambda_ / total, 0.0)
+    return entrywise(weighted, fractions(weight), lambda_ / total)

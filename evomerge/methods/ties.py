@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 from jaxtyping import Float
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entrywise
-from evomerge.methods._operands import Operands
-from evomerge.methods._sparse import (
+from evomerge.methods.kernel.entrywise import Entrywise
+from evomerge.methods.kernel.modelwise import cuts, lower_histograms, upper_histograms
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.order_statistics import largest
+from evomerge.methods.kernel.sparse import (
     WEIGHT,
     band,
     blend,
-    fractions,
     normalize_flag,
     rescale_flag,
     restored,
 )
-from evomerge.methods._whole import cuts, lower_histograms, upper_histograms
+from evomerge.methods.kernel.weights import fractions
 from evomerge.params import Choice, PerModel, Real, Shared
 
 
@@ -43,7 +43,6 @@ def ranks(histograms: Tensor, density: Tensor) -> list[int]:
 
 @merge_method(
     base="required",
-    elementwise=False,
     paper="https://arxiv.org/abs/2306.01708",
     surveys=(upper, lower),
 )
@@ -93,9 +92,9 @@ def ties(
         survivors = band(cuts(totals[0], totals[1], ranks(totals[0], density)))
     else:
         counts = [kept(operands.size, p) for p in fractions(density)]
-        survivors = band([operands.largest(i, count) for i, count in enumerate(counts)])
+        survivors = band([largest(operands, i, count) for i, count in enumerate(counts)])
     if rescale:
-        survivors = replace(survivors, factor=restored(operands, survivors))
+        survivors = restored(operands, survivors)
     return blend(survivors, weight, scale=lambda_, elect=True, normalize=normalize)
 
 

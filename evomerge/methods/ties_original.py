@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entrywise, entrywise, where
-from evomerge.methods._operands import Operands
-from evomerge.methods._sparse import fractions
-from evomerge.methods._whole import cuts, lower_histograms, upper_histograms
+from evomerge.methods.kernel.entrywise import Entrywise, Number, Numbers, entrywise, where
+from evomerge.methods.kernel.modelwise import cuts, lower_histograms, upper_histograms
+from evomerge.methods.kernel.norms import extent
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.weights import fractions
 from evomerge.params import Choice, PerModel, Real, Shared
 
 AGGREGATE = ("mean", "sum", "max")
@@ -31,8 +33,8 @@ def norms(operands: Operands, totals: tuple[Tensor, ...], density: Tensor) -> Te
     """Squared norm of what is kept of each delta [models]."""
     found = []
     for index, cut in enumerate(cuts(totals[0], totals[1], ranks(totals[0], density))):
-        limits = [operands.extent(index) ** 2]
-        found += operands.one(index).sums(_kept_square, [cut], 0.0, limits=limits)
+        limits = [extent(operands, index) ** 2]
+        found += operands.one(index).sums(_kept_square, cut, limits=limits)
     return torch.tensor(found, dtype=torch.float64)
 
 
@@ -40,8 +42,8 @@ def majority(
     operands: Operands, totals: tuple[Tensor, ...], density: Tensor, resolve: str
 ) -> Tensor:
     """Entries with a positive sum minus entries with a negative one [1]."""
-    cut, shares = cuts(totals[0], totals[1], ranks(totals[0], density)), _shares(totals[2], resolve)
-    return torch.tensor(operands.sums(_sign, cut, shares, 0.0, 1.0, limits=[1.0]))
+    models = _trimmed(totals, density, resolve)
+    return torch.tensor(operands.sums(_sign, models, limits=[1.0]))
 
 
 def ranks(histograms: Tensor, density: Tensor) -> list[int]:
@@ -52,7 +54,6 @@ def ranks(histograms: Tensor, density: Tensor) -> list[int]:
 
 @merge_method(
     base="required",
-    elementwise=False,
     paper="https://arxiv.org/abs/2306.01708",
     surveys=(upper, lower, norms, majority),
 )
@@ -88,10 +89,21 @@ def ties_original(
     Deviations: density 1 keeps everything, where the authors' code fails. Where most entries elected
     neither sign, negative values are kept at a sum of 0, as in their code.
     """
-    cut = cuts(totals[0], totals[1], ranks(totals[0], density))
     most = math.copysign(1.0, float(totals[3])) if float(totals[3]) else 0.0
-    arguments = (cut, _shares(totals[2], resolve), most, lambda_, 0.0, 1.0)
-    return entrywise({"mean": mean, "sum": total, "max": largest}[aggregate], *arguments)
+    entry = {"mean": mean, "sum": total, "max": largest}[aggregate]
+    return entrywise(entry, _trimmed(totals, density, resolve), most, lambda_)
+
+
+class Trimmed(NamedTuple):
+    """One model: the cut that keeps its entries, and what they count in the election."""
+
+    low: Number
+    share: Number
+
+
+def _trimmed(totals: tuple[Tensor, ...], density: Tensor, resolve: str) -> list[Trimmed]:
+    kept = cuts(totals[0], totals[1], ranks(totals[0], density))
+    return [Trimmed(*model) for model in zip(kept, _shares(totals[2], resolve), strict=True)]
 
 
 def _shares(squares: Tensor, resolve: str) -> list[float]:
@@ -100,53 +112,56 @@ def _shares(squares: Tensor, resolve: str) -> list[float]:
     return [1 / math.sqrt(square) if square > 0 else 0.0 for square in squares.tolist()]
 
 
-def elected(deltas: Any, cut: Any, share: Any, zero: Any) -> Any:
-    votes = zero
-    for d, low, part in zip(deltas, cut, share):
-        votes = votes + where(abs(d) >= low, d, zero) * part
+# -- entry functions -----------------------------------------------------------------------------
+
+
+def elected(deltas: Numbers, models: Sequence[Trimmed]) -> Number:
+    votes = 0.0
+    for d, m in zip(deltas, models):
+        votes = votes + where(abs(d) >= m.low, d, 0.0) * m.share
     return votes
 
 
-def agreeing(d: Any, low: Any, votes: Any, most: Any, zero: Any) -> Any:
+def agreeing(d: Number, model: Trimmed, votes: Number, most: Number) -> Number:
     """The entry if it is kept and has the elected sign, else 0."""
-    sign = where(votes == zero, most, votes)
-    kept = where(abs(d) >= low, d, zero)
-    return where((kept > zero) == (sign > zero), kept, zero)
+    sign = where(votes == 0.0, most, votes)
+    kept = where(abs(d) >= model.low, d, 0.0)
+    return where((kept > 0.0) == (sign > 0.0), kept, 0.0)
 
 
-def total(deltas: Any, cut: Any, share: Any, most: Any, scale: Any, zero: Any, one: Any) -> Any:
-    votes = elected(deltas, cut, share, zero)
-    merged = zero
-    for d, low in zip(deltas, cut):
-        merged = merged + agreeing(d, low, votes, most, zero)
+def total(deltas: Numbers, models: Sequence[Trimmed], most: Number, scale: Number) -> Number:
+    votes = elected(deltas, models)
+    merged = 0.0
+    for d, m in zip(deltas, models):
+        merged = merged + agreeing(d, m, votes, most)
     return merged * scale
 
 
-def mean(deltas: Any, cut: Any, share: Any, most: Any, scale: Any, zero: Any, one: Any) -> Any:
-    votes = elected(deltas, cut, share, zero)
-    merged = zero
-    count = zero
-    for d, low in zip(deltas, cut):
-        value = agreeing(d, low, votes, most, zero)
+def mean(deltas: Numbers, models: Sequence[Trimmed], most: Number, scale: Number) -> Number:
+    votes = elected(deltas, models)
+    merged = 0.0
+    count = 0.0
+    for d, m in zip(deltas, models):
+        value = agreeing(d, m, votes, most)
         merged = merged + value
-        count = count + where(value == zero, zero, one)
-    return merged / where(count == zero, one, count) * scale
+        count = count + where(value == 0.0, 0.0, 1.0)
+    return merged / where(count == 0.0, 1.0, count) * scale
 
 
-def largest(deltas: Any, cut: Any, share: Any, most: Any, scale: Any, zero: Any, one: Any) -> Any:
-    votes = elected(deltas, cut, share, zero)
-    merged = zero
-    for d, low in zip(deltas, cut):
-        value = agreeing(d, low, votes, most, zero)
+def largest(deltas: Numbers, models: Sequence[Trimmed], most: Number, scale: Number) -> Number:
+    votes = elected(deltas, models)
+    merged = 0.0
+    for d, m in zip(deltas, models):
+        value = agreeing(d, m, votes, most)
         merged = where(abs(value) > abs(merged), value, merged)
     return merged * scale
 
 
-def _kept_square(deltas: Any, cut: Any, zero: Any) -> Any:
-    kept = where(abs(deltas[0]) >= cut[0], deltas[0], zero)
+def _kept_square(deltas: Numbers, cut: Number) -> Numbers:
+    kept = where(abs(deltas[0]) >= cut, deltas[0], 0.0)
     return (kept * kept,)
 
 
-def _sign(deltas: Any, cut: Any, share: Any, zero: Any, one: Any) -> Any:
-    votes = elected(deltas, cut, share, zero)
-    return (where(votes > zero, one, where(votes == zero, zero, -one)),)
+def _sign(deltas: Numbers, models: Sequence[Trimmed]) -> Numbers:
+    votes = elected(deltas, models)
+    return (where(votes > 0.0, 1.0, where(votes == 0.0, 0.0, -1.0)),)

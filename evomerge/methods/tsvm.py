@@ -9,9 +9,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entrywise
-from evomerge.methods._operands import Operands
-from evomerge.methods._spectral import (
+from evomerge.methods.kernel.entrywise import Entrywise
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.spectral import (
     RANK,
     deltas_of,
     is_matrix,
@@ -25,7 +25,7 @@ from evomerge.methods._spectral import (
 from evomerge.params import Flag, PerModel, Real, Shared
 
 
-@merge_method(base="required", elementwise=False, paper="https://arxiv.org/abs/2412.00081")
+@merge_method(base="required", paper="https://arxiv.org/abs/2412.00081")
 def tsvm(
     operands: Operands,
     weight: Annotated[Float[Tensor, " models"], PerModel(Real(0, 2, default=1))],

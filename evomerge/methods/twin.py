@@ -9,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._parts import trim, weighted_sum
-from evomerge.methods._sparse import weight_total
+from evomerge.methods.kernel.tensorwise import trim, weighted_sum
+from evomerge.methods.kernel.weights import weight_total
 from evomerge.params import Choice, Flag, PerModel, Real, Shared
 
 
-@merge_method(base="required", elementwise=False, paper="https://arxiv.org/abs/2406.15479")
+@merge_method(base="required", paper="https://arxiv.org/abs/2406.15479")
 def twin(
     deltas: Float[Tensor, " models *shape"],
     weight: Annotated[Float[Tensor, " models"], PerModel(Real(0, 2, default=1))],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Entrywise, entrywise
-from evomerge.methods._operands import Operands
-from evomerge.methods._sparse import fractions, weighted
+from evomerge.methods.kernel.entrywise import Entrywise, entrywise
+from evomerge.methods.kernel.norms import gram
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.weights import fractions, weighted
 
 
-@merge_method(base="required", elementwise=False, paper="https://arxiv.org/abs/2402.16107")
+@merge_method(base="required", paper="https://arxiv.org/abs/2402.16107")
 def varm(operands: Operands) -> Entrywise:
     """Average the deltas, each weighted by its mean square in the tensor.
 
@@ -28,6 +29,6 @@ def varm(operands: Operands) -> Entrywise:
 
     Deviations: none; no code of it was published. Where nothing changed, nothing does.
     """
-    squares = operands.gram().diagonal()
+    squares = gram(operands).diagonal()
     total = float(squares.sum())
-    return entrywise(weighted, fractions(squares / total if total else squares), 1.0, 0.0)
+    return entrywise(weighted, fractions(squares / total if total else squares), 1.0)

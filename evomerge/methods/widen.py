@@ -12,16 +12,17 @@ from jaxtyping import Float, Float64, Int32
 from torch import Tensor
 
 from evomerge.methods import merge_method
-from evomerge.methods._entrywise import Columns, Entries, Entrywise, Rows, entrywise
-from evomerge.methods._operands import Operands
-from evomerge.methods._sparse import weighted
-from evomerge.methods._tiled import CPU_TILE, DEVICE_TILE
+from evomerge.methods.kernel.entrywise import Entrywise, entrywise
+from evomerge.methods.kernel.leaves import Columns, Entries, Rows
+from evomerge.methods.kernel.norms import mass
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.tiled import CPU_TILE, DEVICE_TILE
+from evomerge.methods.kernel.weights import weighted
 from evomerge.params import Real, Shared
 
 
 @merge_method(
     base="required",
-    elementwise=False,
     paper="https://arxiv.org/abs/2408.03092",
     min_models=2,
 )
@@ -62,7 +63,7 @@ def widen(
     ratio, calibration = above_average_value_ratio, score_calibration_value
     if len(operands.shape) < 2:
         scores = _entry_scores(operands, ratio, calibration).float()
-        return entrywise(weighted, [Entries(each) for each in scores], 1.0, 0.0)
+        return entrywise(weighted, [Entries(each) for each in scores], 1.0)
     assert operands.base is not None
     by_row = role == "embed"
     ranks = [
@@ -74,7 +75,7 @@ def widen(
     both = torch.stack(ranks, dim=1)  # [magnitude and direction, models, columns]
     scores = _rank_scores(both, ratio, calibration).mean(0).float()
     kind = Rows if by_row else Columns
-    return entrywise(weighted, [kind(each) for each in scores], 1.0, 0.0)
+    return entrywise(weighted, [kind(each) for each in scores], 1.0)
 
 
 def column_ranks(
@@ -130,7 +131,7 @@ def _entry_scores(
     operands: Operands, ratio: float, calibration: float
 ) -> Float64[Tensor, "models 1 entries"]:
     change = torch.stack([operands.delta(i).abs() for i in range(len(operands))]).double()
-    means = [operands.mass(i) / max(operands.size, 1) for i in range(len(operands))]
+    means = [mass(operands, i) / max(operands.size, 1) for i in range(len(operands))]
     above = change > ratio * change.new_tensor(means).view(-1, 1, 1)
     return _calibrated(change.softmax(0), above, calibration)
 

@@ -236,7 +236,6 @@ def describe(method: Method) -> dict[str, Any]:
         "summary": method.summary,
         "base": method.base,
         "models": [method.min_models, method.max_models],
-        "elementwise": method.elementwise,
         "paper": method.paper,
         "parameters": [
             {

@@ -27,10 +27,10 @@ from torch import Tensor
 from evomerge import methods
 from evomerge.errors import InputError, did_you_mean
 from evomerge.lines import Lines, auto_alpha, line_factor
-from evomerge.methods import Method, Where, merge_states, merge_tensors
-from evomerge.methods.sparsify import sparsify
+from evomerge.methods import Inputs, Method, Where, merge_states, merge_tensors
 from evomerge.tensors import place_of
 from evomerge.testing.originals import ORIGINALS
+from evomerge.testing.sparsify import sparsify
 
 Status = Literal["passed", "failed", "not implemented", "skipped"]
 STATUSES: tuple[Status, ...] = ("passed", "failed", "not implemented", "skipped")
@@ -347,13 +347,13 @@ def _compare_lines(case: dict[str, Any], tensors: Tensors) -> str:
 
     def merge(name: str, parameter: str, scale: float = 1.0) -> Tensor:
         method = methods.get(name)
-        return method.apply(
-            {model: state[parameter] for model, state in states.items()},
-            base=base[parameter],
+        inputs = Inputs(
+            models={model: state[parameter] for model, state in states.items()},
             values=method.check({}, tuple(states)),
+            base=base[parameter],
             name=parameter,
-            scale=scale,
         )
+        return method.run(inputs, scale=scale)[0]
 
     def length(name: str) -> float:
         return sum(float((merge(name, p) - base[p]).double().abs().sum()) for p in base)

@@ -239,9 +239,11 @@ def output(*command: object) -> str:
     environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": root}
     if command[1] == HERE / "peer.py":
         del environment["PYTHONPATH"]
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env=environment, check=False
-    )
+    with tempfile.TemporaryDirectory() as cache:  # nothing is compiled yet
+        environment["XDG_CACHE_HOME"] = cache
+        done = subprocess.run(
+            list(map(str, command)), capture_output=True, text=True, env=environment, check=False
+        )
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, command))}: exit {done.returncode}\n{done.stderr}")
     return done.stdout.strip().splitlines()[-1]

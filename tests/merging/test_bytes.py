@@ -19,7 +19,7 @@ from evomerge import merge, methods
 from evomerge.checkpoint import ModelRef
 from evomerge.errors import CandidateFailed, CheckpointError, Incompatible
 from evomerge.merging import Materializer
-from evomerge.methods import _operands, _tiled
+from evomerge.methods.kernel import passes, tiled
 from evomerge.parents.parents import Sources
 from evomerge.recipe import Body, Recipe, group
 from evomerge.testing.models import tiny_family
@@ -100,7 +100,7 @@ def test_compiled_and_tiled_passes_agree(
 ) -> None:
     recipe = recipe_of(family, name)
     compiled = resident(recipe)
-    monkeypatch.setattr(_operands, "_compiled_engine", lambda: _tiled)
+    monkeypatch.setattr(passes, "on", lambda device: tiled)
     assert resident(recipe) == compiled
 
 

@@ -40,7 +40,7 @@ def test_everything_is_read_from_the_kernel() -> None:
         """
         return (deltas * share[:, None]).sum(0).float() * lambda_
 
-    same = merge_method(base="required", elementwise=True, paper=PAPER, min_models=2)(blend)
+    same = merge_method(base="required", paper=PAPER, min_models=2)(blend)
     assert same is blend
     method = methods.get("blend")
     assert method.kernel is blend
@@ -50,7 +50,7 @@ def test_everything_is_read_from_the_kernel() -> None:
     )
     assert method.inputs == {"deltas", "role"}
     assert method.summary == "Blend the deltas."
-    assert (method.base, method.elementwise, method.min_models) == ("required", True, 2)
+    assert (method.base, method.min_models) == ("required", 2)
     models = {"a": torch.ones(3), "b": torch.full((3,), 2.0)}
     out = merge_tensors(
         "blend", models, base=torch.ones(3), parameters={"share": [1, 0.25], "lambda": 2}
@@ -59,7 +59,7 @@ def test_everything_is_read_from_the_kernel() -> None:
 
 
 def test_a_method_informed_by_data_takes_statistics_by_name() -> None:
-    @merge_method(base="none", elementwise=True, paper=PAPER, name="precise")
+    @merge_method(base="none", paper=PAPER, name="precise")
     def by_fisher(tensors: Tensor, fisher: Tensor | None) -> Tensor:
         """Average by precision."""
         return tensors.mean(0) if fisher is None else (fisher * tensors).sum(0) / fisher.sum(0)
@@ -68,6 +68,32 @@ def test_a_method_informed_by_data_takes_statistics_by_name() -> None:
     assert merge_tensors("precise", models).tolist() == [0.5, 0.5]
     fisher = {"b": torch.tensor([3, 1]), "a": torch.tensor([1, 3])}
     assert merge_tensors("precise", models, stats={"fisher": fisher}).tolist() == [0.75, 0.25]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_broken_in_a_source_is_nan_whatever_a_kernel_makes_of_it(
+    value: float, dtype: torch.dtype
+) -> None:
+    @merge_method(base="none", paper=PAPER, name="mended")
+    def mend(tensors: Tensor) -> Tensor:
+        """Average what is a number."""
+        return tensors.nan_to_num_(0, 0, 0).mean(0)
+
+    models = {"a": torch.ones(2, 3, dtype=dtype), "b": torch.zeros(2, 3, dtype=dtype)}
+    models["b"][1, 2] = value
+    merged = merge_tensors("mended", models)
+    assert merged.isnan().nonzero().tolist() == [[1, 2]] and float(merged[0, 0]) == 0.5
+
+
+def test_numbers_whose_sum_overflows_are_not_broken() -> None:
+    @merge_method(base="none", paper=PAPER, name="largest")
+    def largest(tensors: Tensor) -> Tensor:
+        """Take the largest."""
+        return tensors.amax(0)
+
+    models = {"a": torch.full((9,), 3e38), "b": torch.zeros(9)}
+    assert torch.equal(merge_tensors("largest", models), models["a"])
 
 
 def bare(tensors: Tensor, scale: float) -> Tensor:
@@ -139,7 +165,7 @@ def test_mistakes_fail_at_import(
     kernel: Callable[..., Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error) as caught:
-        merge_method(base="none", elementwise=True, paper=PAPER)(kernel)
+        merge_method(base="none", paper=PAPER)(kernel)
     assert message in str(caught.value)
 
 

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from evomerge.methods._draw import uniforms
-from evomerge.methods._operands import draw_key
+from evomerge.methods.kernel.draws import draw_key, uniforms
 
 CPU = torch.device("cpu")
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.methods import FactStore
-from evomerge.methods._operands import select
-from evomerge.methods._tiled import histogram
+from evomerge.methods.kernel.order_statistics import select
+from evomerge.methods.kernel.tiled import histogram
 
 
 def test_the_least_recently_used_goes_first() -> None:

@@ -7,9 +7,8 @@ import torch
 
 from evomerge import methods
 from evomerge.errors import InputError
-from evomerge.methods import merge_tensors
-from evomerge.methods._draw import uniforms
-from evomerge.methods._operands import draw_key
+from evomerge.methods import Inputs, merge_tensors
+from evomerge.methods.kernel.draws import draw_key, uniforms
 
 BASE = torch.zeros(2, 3)
 MODELS = {"chat": torch.ones(2, 3), "sea": torch.full((2, 3), 3.0)}
@@ -120,7 +119,7 @@ def test_apply_takes_what_check_returns() -> None:
     assert values["density"] == {"chat": 1, "sea": 0.5}
     assert set(values) == {parameter.name for parameter in ties.parameters}
     assert torch.equal(
-        ties.apply(MODELS, base=BASE, values=values),
+        ties.apply(Inputs(MODELS, values, BASE)),
         merge_tensors("ties", MODELS, base=BASE, parameters={"weight": 0.5, "density": [1, 0.5]}),
     )
 

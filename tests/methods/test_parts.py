@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.methods import merge_tensors
-from evomerge.methods._parts import largest, trim
+from evomerge.methods.kernel.tensorwise import largest, trim
 
 
 @given(

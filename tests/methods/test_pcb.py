@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from evomerge.methods import FactStore, get, merge_states, merge_tensors
-from evomerge.methods._competition import EXP, TANH, TANH_BELOW, _exp, _tanh
+from evomerge.methods import FactStore, Inputs, get, merge_states, merge_tensors
+from evomerge.methods.kernel.competition import _exp, _tanh
 
 SHAPES = {"a": (20, 30), "b": (7,), "c": (6, 3, 5), "empty": (0, 4)}
 VISION = {"rivals": "normalized", "clamp": 0.01, "weight": [1.2, 1.1, 1.0]}
@@ -38,13 +39,10 @@ def test_a_whole_model_is_one_vector(parameters: dict[str, Any]) -> None:
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 0.123456, 1.0])
 def test_kept_quantiles_change_nothing(ratio: float) -> None:
     method, store = get("pcb"), FactStore(1 << 20)
-    given = {
-        "models": {name: state["a"] for name, state in MODELS.items()},
-        "base": BASE["a"],
-        "values": method.check({"ratio": ratio}, [*MODELS]),
-    }
-    plain = method.apply(**given)
-    assert all(torch.equal(method.apply(**given, facts=store), plain) for _ in range(2))
+    models = {name: state["a"] for name, state in MODELS.items()}
+    inputs = Inputs(models, method.check({"ratio": ratio}, [*MODELS]), BASE["a"])
+    plain, kept = method.apply(inputs), replace(inputs, facts=store)
+    assert all(torch.equal(method.apply(kept), plain) for _ in range(2))
 
 
 def test_a_model_that_equals_the_base_does_not_compete() -> None:
@@ -59,8 +57,8 @@ def test_a_model_that_equals_the_base_does_not_compete() -> None:
 
 def test_exp_and_tanh_as_written_out() -> None:
     s = torch.linspace(0, 1, 1001)
-    torch.testing.assert_close(_exp(EXP, s).double(), (s.double() - 1).exp(), rtol=2e-7, atol=0)
+    torch.testing.assert_close(_exp(s).double(), (s.double() - 1).exp(), rtol=2e-7, atol=0)
     x = torch.cat([torch.logspace(-20, 0, 101), torch.linspace(1, 9, 1001)])
     for each in (x, -x):
-        found = _tanh(TANH, TANH_BELOW, each).double()
+        found = _tanh(each).double()
         torch.testing.assert_close(found, each.double().tanh(), rtol=1e-6, atol=0)

@@ -16,7 +16,7 @@ METHOD = '''
 from torch import Tensor
 from evomerge.methods import merge_method
 
-@merge_method(base="none", elementwise=True, paper="https://example.org")
+@merge_method(base="none", paper="https://example.org")
 def {name}(tensors: Tensor) -> Tensor:
     """Take the first model."""
     return tensors[0]
@@ -57,6 +57,8 @@ def test_built_in_methods_are_found() -> None:
 def test_a_new_file_is_a_new_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "first_of_all.py").write_text(METHOD.format(name="first_of_all"))
     (tmp_path / "_shared.py").write_text("raise AssertionError('not a method file')")
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "__init__.py").write_text("raise AssertionError('not a method file')")
     path = [*evomerge.methods.__path__, str(tmp_path)]
     monkeypatch.setattr(evomerge.methods, "__path__", path)
     _registry.load.cache_clear()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from evomerge.methods import FactStore, Method, get, merge_states, merge_tensors
-from evomerge.methods._spectral import polar
+from evomerge.methods import FactStore, Inputs, Method, get, merge_states, merge_tensors
+from evomerge.methods.kernel.spectral import polar
 
 SPECTRAL = ["iso_c", "iso_cts", "opcm", "tsvm"]
 
@@ -159,11 +161,11 @@ def test_facts_and_threads_change_no_bit(name: str) -> None:
     values = method.check({}, [*parents])
     expected = merge_tensors(name, parents, base=base)
     store = FactStore(limit=1 << 30)
-    more = {"values": values, "base": base, "name": "w", "facts": store}
+    inputs = Inputs(parents, values, base, name="w", facts=store)
     torch.set_num_threads(2)
     for _ in range(2):
-        totals = [method.survey(n, parents, **more) for n in range(len(method.surveys))]
-        assert torch.equal(method.apply(parents, totals=totals, **more), expected)
+        totals = [method.survey(n, inputs) for n in range(len(method.surveys))]
+        assert torch.equal(method.apply(replace(inputs, totals=totals)), expected)
     assert store.used > 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,13 @@ import torch
 from torch import Tensor
 
 from evomerge import methods
-from evomerge.methods import FactStore, _compiled, _tiled, merge_tensors
-from evomerge.methods._facts import Facts
-from evomerge.methods._operands import NOTHING, Operands
+from evomerge.methods import FactStore, Inputs, merge_tensors
+from evomerge.methods.kernel import compiled, passes, tiled
+from evomerge.methods.kernel.entrywise import Pass
+from evomerge.methods.kernel.facts import Facts
+from evomerge.methods.kernel.leaves import NOTHING
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.order_statistics import top
 from evomerge.methods.sce import selected_squares, variance
 
 
@@ -131,10 +136,10 @@ def test_ranks_are_places_in_a_stable_order() -> None:
     source, base = rough(30, 50, seed=0).bfloat16(), rough(30, 50, seed=1).bfloat16()
     delta = (source.float() - base.float()).abs()
     expected = delta.argsort(dim=1, stable=True).argsort(1)
-    for engine in (_tiled, _compiled):
+    for engine in (tiled, compiled):
         assert torch.equal(engine.ranks(source, base).int(), expected.int())
     long = rough(1, 70_000, seed=2), rough(1, 70_000, seed=3)
-    assert torch.equal(_tiled.ranks(*long), _compiled.ranks(*long))
+    assert torch.equal(tiled.ranks(*long), compiled.ranks(*long))
 
 
 # -- SCE -----------------------------------------------------------------------------------------
@@ -186,20 +191,20 @@ def test_a_cut_from_kept_facts_is_the_cut_of_one_merge() -> None:
     family_ = family(20, 30)
     once = operands(family_["models"], family_["base"], FactStore())
     kept = operands(family_["models"], family_["base"], FactStore(1 << 20))
-    spread = variance(tuple(family_["models"].values()), 0.0).flatten()
+    spread = variance(tuple(family_["models"].values())).flatten()
     for fraction in (0.0001, 0.1, 0.12345678, 0.5, 1.0):
-        cut = once.top("variance", variance, 0.0, fraction=fraction)
-        assert cut == kept.top("variance", variance, 0.0, fraction=fraction)
+        cut = top(once, "variance", variance, fraction=fraction)
+        assert cut == top(kept, "variance", variance, fraction=fraction)
         index = torch.arange(spread.numel())
         chosen = (spread > cut.value) | ((spread == cut.value) & (index <= cut.last))
         assert int(chosen.sum()) == int(fraction * int(spread.count_nonzero()))
-    assert once.top("variance", variance, 0.0, fraction=0.0) is NOTHING
+    assert top(once, "variance", variance, fraction=0.0) is NOTHING
 
 
 def test_sums_of_several_values_are_the_same_compiled() -> None:
     tensors, base = [rough(1, 999, seed=i) for i in range(3)], rough(1, 999, seed=9)
-    arguments = (selected_squares, (0.5, 0.0), tensors, base, [2.0**-20] * 3)
-    assert _compiled.sums(*arguments) == _tiled.sums(*arguments)
+    work = Pass(selected_squares, (0.5,), tensors, base)
+    assert compiled.sums(work, [2.0**-20] * 3) == tiled.sums(work, [2.0**-20] * 3)
 
 
 # -- Model Stock ---------------------------------------------------------------------------------
@@ -242,6 +247,7 @@ def test_a_large_tensor_is_merged_the_same_compiled(
 ) -> None:
     method, merge = methods.get(name), family(130, 260, step=0.01)
     values = method.check({}, tuple(merge["models"]))
-    compiled = method.apply(**merge, values=values, facts=FactStore(1 << 24))
-    monkeypatch.setattr(Operands, "_engine", _tiled)
-    assert torch.equal(compiled, method.apply(**merge, values=values))
+    inputs = Inputs(**merge, values=values)
+    fast = method.apply(replace(inputs, facts=FactStore(1 << 24)))
+    monkeypatch.setattr(passes, "on", lambda device: tiled)
+    assert torch.equal(fast, method.apply(inputs))

@@ -9,19 +9,21 @@ another.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from evomerge.methods._entrywise import Cut
-from evomerge.methods._operands import NOTHING, Operands, select
+from evomerge.methods.kernel.leaves import NOTHING, Cut
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.order_statistics import histogram, select
 
 END = 1 << 62  # behind the last entry of any tensor: every tie is kept
 
 
 def upper_histograms(operands: Operands) -> Tensor:
     """Counts of the upper 16 bits of each delta's magnitudes, int64 [models, 32768]."""
-    return torch.stack([operands.histogram(index) for index in range(len(operands))]).long()
+    return torch.stack([histogram(operands, index) for index in range(len(operands))]).long()
 
 
 def lower_histograms(operands: Operands, upper: Tensor, ranks: Sequence[int]) -> Tensor:
@@ -42,7 +44,7 @@ def lower_histograms(operands: Operands, upper: Tensor, ranks: Sequence[int]) ->
             continue
         larger = upper[index].flip(0).cumsum(0)
         bucket = len(larger) - 1 - int(torch.searchsorted(larger, rank))
-        found.append(operands.histogram(index, bucket))
+        found.append(histogram(operands, index, bucket))
     return torch.stack(found)
 
 
@@ -54,10 +56,10 @@ def cuts(upper: Tensor, lower: Tensor, ranks: Sequence[int]) -> list[Cut]:
         if count <= 0:
             found.append(NOTHING)
             continue
-
-        def histogram(bucket: int | None, index: int = index) -> Tensor:
-            return upper[index] if bucket is None else lower[index]
-
-        value, _ = select(histogram, count)
+        value, _ = select(partial(_counts, upper[index], lower[index]), count)
         found.append(Cut(value, END))
     return found
+
+
+def _counts(upper: Tensor, lower: Tensor, bucket: int | None) -> Tensor:
+    return upper if bucket is None else lower

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evomerge.methods import _draw
-from evomerge.methods._entrywise import (
-    Argument,
+from evomerge.methods.kernel import draws
+from evomerge.methods.kernel.entrywise import Pass
+from evomerge.methods.kernel.leaves import (
     Columns,
     Cut,
     Entries,
     Rows,
     Uniforms,
-    leaves,
+    by_row,
+    mapped,
     segments,
     threshold,
 )
@@ -28,33 +30,24 @@ DEVICE_TILE = 1 << 25
 LARGEST = 0x7F7FFFFF  # bits of the largest float32
 
 
-def merge(
-    entry: Callable[..., Any],
-    arguments: Sequence[Argument],
-    tensors: Sequence[Tensor],
-    base: Tensor | None,
-    scale: float,
-    out: Tensor,
-    add: bool = True,
-) -> bool:
-    """Write ``entry`` of every entry into ``out``; True if all of it is finite.
+def merge(work: Pass, out: Tensor, *, scale: float = 1.0, add: bool = True) -> bool:
+    """Write the entry function of every entry into ``out``; True if all of it is finite.
+
+    An entry that is NaN or infinite in a source, or in the base that it is taken from, is NaN.
 
     Args:
-        entry: see ``Entrywise``.
-        arguments: its arguments.
-        tensors: the sources [rows, columns], any floating dtype.
-        base: what they are taken from; None: nothing.
-        scale: factor of the result before the base is added.
+        work: the function and what it reads.
         out: [rows, columns], contiguous, of any floating dtype.
+        scale: factor of the result before the base is added.
         add: add the base to the result.
     """
     finite = True
-    for start, stop, values, given in _tiles(arguments, tensors, base):
-        merged = entry(values, *given)
+    for start, stop, values, given in _tiles(work):
+        merged = work.entry(values, *given)
         if scale != 1.0:
             merged = merged * scale
-        if base is not None and add:
-            merged = _tile(base, start, stop) + merged
+        if work.base is not None and add:
+            merged = _tile(work.base, start, stop) + merged
         broken = values[0] - values[0]
         for value in values[1:]:
             broken = broken + (value - value)
@@ -65,21 +58,15 @@ def merge(
     return finite
 
 
-def sums(
-    entry: Callable[..., Any],
-    arguments: Sequence[Argument],
-    tensors: Sequence[Tensor],
-    base: Tensor | None,
-    units: Sequence[float],
-) -> list[int]:
-    """Sums over all entries of each value that ``entry`` returns, in multiples of ``units``.
+def sums(work: Pass, units: Sequence[float]) -> list[int]:
+    """Sums over all entries of each value that the entry function returns, in multiples of ``units``.
 
     Each value is rounded to a multiple of its unit first: sums of whole numbers do not depend on
     the order of the entries.
     """
     totals = [0] * len(units)
-    for _, _, values, given in _tiles(arguments, tensors, base):
-        for number, value in enumerate(entry(values, *given)):
+    for _, _, values, given in _tiles(work):
+        for number, value in enumerate(work.entry(values, *given)):
             whole = (value / units[number]).round().long()
             totals[number] += int(whole.sum())
     return totals
@@ -137,8 +124,8 @@ def drawn_masses(
         stop = min(start + tile, tensor.numel())
         delta = _tile(tensor, start, stop) - _tile(base, start, stop)
         whole = (delta.abs() / unit).round().long()
-        draws = _draw.uniforms(key, start, stop, tensor.device)
-        found.scatter_add_(0, torch.bucketize(draws, edges, right=True) - 1, whole)
+        drawn = draws.uniforms(key, start, stop, tensor.device)
+        found.scatter_add_(0, torch.bucketize(drawn, edges, right=True) - 1, whole)
     return found[:-1].cpu().numpy()
 
 
@@ -168,42 +155,28 @@ def ranks(tensor: Tensor, base: Tensor) -> Tensor:
     return found
 
 
-def _tiles(arguments: Sequence[Argument], tensors: Sequence[Tensor], base: Tensor | None) -> Any:
+def _tiles(work: Pass) -> Iterator[tuple[int, int, tuple[Tensor, ...], list[Any]]]:
     """(start, stop, values, arguments) of each tile, tiles cut at rows where columns matter."""
-    size, columns = tensors[0].numel(), tensors[0].shape[1]
-    tile = CPU_TILE if tensors[0].device.type == "cpu" else DEVICE_TILE
-    by_row = any(isinstance(leaf, (Columns, Rows)) for leaf in leaves(arguments))
-    if by_row:
-        tile = max(1, tile // max(columns, 1)) * columns
-    for begin, end in segments(arguments, size):
+    device = work.tensors[0].device
+    tile = CPU_TILE if device.type == "cpu" else DEVICE_TILE
+    if by_row(work.arguments):
+        tile = max(1, tile // max(work.columns, 1)) * work.columns
+    for begin, end in segments(work.arguments, work.size):
         for start in range(begin, end, max(tile, 1)):
             stop = min(start + tile, end)
-            values = tuple(_tile(tensor, start, stop) for tensor in tensors)
-            if base is not None:
-                origin = _tile(base, start, stop)
+            values = tuple(_tile(tensor, start, stop) for tensor in work.tensors)
+            if work.base is not None:
+                origin = _tile(work.base, start, stop)
                 values = tuple(value - origin for value in values)
-
-            def given(argument: Any, start: int = start, stop: int = stop) -> Any:
-                return _given(argument, start, stop, columns, tensors[0].device)
-
-            yield (
-                start,
-                stop,
-                values,
-                [
-                    tuple(map(given, argument))
-                    if isinstance(argument, (tuple, list))
-                    else given(argument)
-                    for argument in arguments
-                ],
-            )
+            change = partial(_given, start=start, stop=stop, columns=work.columns, device=device)
+            yield start, stop, values, [mapped(each, change) for each in work.arguments]
 
 
 def _tile(tensor: Tensor, start: int, stop: int) -> Tensor:
     return tensor.reshape(-1)[start:stop].float()
 
 
-def _given(leaf: Any, start: int, stop: int, columns: int, device: torch.device) -> Any:
+def _given(leaf: Any, *, start: int, stop: int, columns: int, device: torch.device) -> Any:
     """A leaf as the entry function sees it on one tile."""
     if isinstance(leaf, Cut):
         return threshold(leaf, start)
@@ -215,5 +188,5 @@ def _given(leaf: Any, start: int, stop: int, columns: int, device: torch.device)
     if isinstance(leaf, Entries):
         return _tile(leaf.values, start, stop).to(device)
     if isinstance(leaf, Uniforms):
-        return _draw.uniforms(leaf.key, start, stop, device)
+        return draws.uniforms(leaf.key, start, stop, device)
     return float(torch.tensor(leaf, dtype=torch.float32))

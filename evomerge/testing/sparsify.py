@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from evomerge.methods._facts import Facts, FactStore
-from evomerge.methods._operands import Operands, draw_key
-from evomerge.methods._sparse import Survivors, band, blend, drawn
 from evomerge.methods.breadcrumbs import by_tensor
 from evomerge.methods.della import pruned
+from evomerge.methods.kernel.draws import draw_key
+from evomerge.methods.kernel.facts import Facts, FactStore
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.order_statistics import largest
+from evomerge.methods.kernel.sparse import Survivor, band, blend, drawn
 from evomerge.methods.ties import kept
 
 Kind = Literal["magnitude", "magnitude_outliers", "random", "della_magprune"]
@@ -68,9 +70,9 @@ def sparsify(
 
 def _survivors(
     operands: Operands, kind: Kind, density: float, gamma: float, epsilon: float
-) -> Survivors:
+) -> list[Survivor]:
     if kind == "magnitude":
-        return band([operands.largest(0, kept(operands.size, density))])
+        return band([largest(operands, 0, kept(operands.size, density))])
     if kind == "magnitude_outliers":
         return by_tensor(operands, [density], [gamma])
     if kind == "random":

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from evomerge.methods._entrywise import Entries, Entrywise, entrywise
-from evomerge.methods._operands import Operands
+from evomerge.methods.kernel.entrywise import Entrywise, Number, Numbers, entrywise
+from evomerge.methods.kernel.leaves import Entries
+from evomerge.methods.kernel.operands import Operands
+from evomerge.methods.kernel.weights import weighted
 from evomerge.params import Choice, Shared
 
 P = ParamSpec("P")
@@ -67,18 +69,11 @@ def merge_matrix(delta: Float[Tensor, "rows columns"], scale: float) -> Entrywis
 
 def merge_other(weight: Sequence[float]) -> Entrywise:
     """The weighted sum, for tensors that are no matrices."""
-    return entrywise(_weighted_sum, list(weight), 0.0)
+    return entrywise(weighted, list(weight), 1.0)
 
 
-def _scaled(deltas: Any, merged: Any, scale: Any) -> Any:
+def _scaled(deltas: Numbers, merged: Number, scale: Number) -> Number:
     return merged * scale
-
-
-def _weighted_sum(deltas: Any, weight: Any, zero: Any) -> Any:
-    total = zero
-    for delta, w in zip(deltas, weight):
-        total = total + delta * w
-    return total
 
 
 def noise_of(operands: Operands, deltas: Float[Tensor, "models rows columns"]) -> float:

@@ -37,3 +37,8 @@ def uniforms(key: int, start: int, stop: int, device: torch.device) -> Tensor:
     word = word * SECOND & WORD
     word = word ^ word >> 15
     return (word >> 8).float() * 2.0**-24
+
+
+def draw_key(seed: int, tensor: str, model: str) -> int:
+    """The key of one model's draws for one tensor."""
+    return seeds.key(seed, "noise", tensor, model) & (1 << 64) - 1

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64, Shaped
 from torch import Tensor
 
-from evomerge.methods._operands import Operands
+from evomerge.methods.kernel.operands import Operands
 
 BLOCK = 1 << 16  # entries of a model taken at a time: in float64 they still fit the cache
 
