@@ -18,11 +18,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from evomerge import merge, merge_into, merge_tensors
 from evomerge.checkpoint import ABSENT, Checkpoint, ModelRef, matching_rows
+from evomerge.engines.huggingface.building import build_model
 from evomerge.errors import Incompatible
 from evomerge.parents.parents import Sources, check_compatible
 from evomerge.recipe import Recipe, group
 from evomerge.testing.models import tiny_family
-from evomerge.worker import build_model
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -375,7 +375,8 @@ def test_models_that_differ_are_merged_by_token(
     recipe = Recipe(base, refs, groups, dtype="float32", tokenizer=tokenizer)
     merge(recipe, tmp_path / "out")
     disk = weights(tmp_path / "out")
-    live = build_model(opened(members, tokenizer), "float32", "cpu")
+    sources = opened(members, tokenizer)
+    live = build_model(sources, sources.models[tokenizer], "float32", "cpu")
     merge_into(recipe, live, opened(members, tokenizer))
     parameters = dict(live.named_parameters())
     assert parameters.keys() == disk.keys() and {EMBED, HEAD} <= disk.keys()

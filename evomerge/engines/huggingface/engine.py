@@ -14,16 +14,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 import transformers
 from torch import Tensor
 
-from evomerge.engines import Generated, Request, Scored, Tokens
+from evomerge.checkpoint import Checkpoint
+from evomerge.engines import EngineOptions, Generated, Outline, Request, Scored, Tokens, Weights
 from evomerge.engines.huggingface.batches import CACHED, Packing, Pass, PassLimits, Read, lay_out
+from evomerge.engines.huggingface.building import build_model
 from evomerge.engines.huggingface.decoding import Ends, decode
 from evomerge.engines.huggingface.key_values import KeyValues, stacked
+from evomerge.engines.tokenizer import load_tokenizer
 
 T = TypeVar("T")
 Answer = tuple[list[int], bool]  # tokens, and whether only the limit ended them
@@ -84,6 +87,8 @@ class HuggingFaceEngine:
         max_length: in tokens; None is the model's own limit, or the tokenizer's.
     """
 
+    HAS_MODULE: ClassVar[bool] = True
+
     def __init__(
         self,
         model: Any,
@@ -105,6 +110,21 @@ class HuggingFaceEngine:
         if not self._masks_correctly():
             self._limits = replace(self._limits, reach=0)
 
+    @classmethod
+    def open(cls, outline: Outline, donor: Checkpoint, options: EngineOptions) -> Self:
+        """See ``Engine.open``."""
+        return cls(
+            build_model(outline, donor, options.dtype, options.device),
+            load_tokenizer(donor, options.trust_remote_code),
+            device=options.device,
+            batch_tokens=options.batch_tokens,
+            max_length=options.max_length,
+        )
+
+    def load(self, weights: Weights) -> None:
+        """In place: what the model's parameters do not hold, nothing here remembers."""
+        weights.into(self._model)
+
     @property
     def device(self) -> str:
         return str(self._device)
@@ -112,6 +132,11 @@ class HuggingFaceEngine:
     def module(self) -> Any:
         """The torch module."""
         return self._model
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._model = None
+        self._planned.cache_clear()
 
     def loglikelihood(self, requests: Sequence[Request]) -> list[Scored]:
         """See ``Engine.loglikelihood``."""
@@ -276,8 +301,7 @@ class HuggingFaceEngine:
         self, prompts: Sequence[Tokens], ends: Ends, limit: int, options: Mapping[str, Any]
     ) -> list[Answer]:
         """Answers by transformers' own ``generate``: sampling, beams, unusual settings or models."""
-        width, fill = max(map(len, prompts)), self.tokenizer.pad_token_id
-        fill = 0 if fill is None else fill
+        width, fill = max(map(len, prompts)), _fill(self.tokenizer)
         tokens = self._tensor([[*[fill] * (width - len(p)), *p] for p in prompts])
         shown = self._tensor([[*[0] * (width - len(p)), *[1] * len(p)] for p in prompts])
         asked = {"do_sample": False, "max_length": width + limit, "use_cache": True, **options}
@@ -376,6 +400,12 @@ def _lay_out_by_columns(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings():
             module.weight.data = module.weight.data.t().contiguous().t()
+
+
+def _fill(tokenizer: Any) -> int:
+    """The token that rows are filled up with, as lm-eval chooses it: penalties of some models see it."""
+    named = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id)
+    return int(next((token for token in named if token is not None), 0))
 
 
 def _unfilled(row: list[int], fill: int, ends: Ends, limit: int) -> Answer:
