@@ -77,6 +77,7 @@ class Setup:
             device=device,
             batch_tokens=self.batch_tokens,
             max_length=self.max_length,
+            memory=shared_memory(self.threads),
             threads=self.threads,
             trust_remote_code=self.trust_remote_code,
         )

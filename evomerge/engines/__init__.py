@@ -67,6 +67,8 @@ class EngineOptions:
         device: as torch names it.
         batch_tokens: per forward pass, padding included; None is the engine's default.
         max_length: of an input in tokens; None is the model's own limit, or the tokenizer's.
+        memory: bytes that it may take beside the model, its activations and what it caches of them;
+            None sets no limit.
         threads: of the CPU.
         trust_remote_code: run code that lies beside the tokenizer.
     """
@@ -75,6 +77,7 @@ class EngineOptions:
     device: str = "cpu"
     batch_tokens: int | None = None
     max_length: int | None = None
+    memory: int | None = None
     threads: int = 1
     trust_remote_code: bool = False
 
