@@ -12,9 +12,11 @@ import json
 import math
 import os
 import shutil
+import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -93,16 +95,17 @@ class VLLMEngine:
                     shutil.copyfile(donor.folder / companion, Path(folder, companion))
             Path(folder, "config.json").write_text(json.dumps(config | {"dtype": options.dtype}))
             try:
-                llm = vllm.LLM(
-                    model=folder,
-                    load_format="dummy",
-                    dtype=options.dtype,
-                    max_model_len=length + 2,
-                    max_num_batched_tokens=max(options.batch_tokens or 2048, length + 2),
-                    enforce_eager=True,
-                    trust_remote_code=options.trust_remote_code,
-                    generation_config="vllm",
-                )
+                with _unseen("llvmlite.binding.ffi"):
+                    llm = vllm.LLM(
+                        model=folder,
+                        load_format="dummy",
+                        dtype=options.dtype,
+                        max_model_len=length + 2,
+                        max_num_batched_tokens=max(options.batch_tokens or 2048, length + 2),
+                        enforce_eager=True,
+                        trust_remote_code=options.trust_remote_code,
+                        generation_config="vllm",
+                    )
             except (ValueError, NotImplementedError) as error:
                 raise InputError(f"engine vllm: {error}") from error
         tokenizer = load_tokenizer(donor, options.trust_remote_code)
@@ -199,7 +202,7 @@ class VLLMEngine:
         return answers
 
     def close(self) -> None:
-        """Give memory back; what vLLM keeps for the process stays."""
+        """Give back memory, and what vLLM sets up for a whole process: it has one engine at a time."""
         from vllm.distributed import cleanup_dist_env_and_memory
 
         self._llm = None
@@ -238,6 +241,17 @@ class VLLMEngine:
         text = self.tokenizer.decode(answer, skip_special_tokens=True)
         ended = bool(answer) and answer[-1] in ends.tokens
         return Generated(text, tuple(answer[:-1] if ended else answer), size is None)
+
+
+@contextmanager
+def _unseen(name: str) -> Iterator[None]:
+    """Hide a module from vLLM, which looks into all of them and stumbles over what numba loads."""
+    module = sys.modules.pop(name, None)
+    try:
+        yield
+    finally:
+        if module is not None:
+            sys.modules[name] = module
 
 
 def _scored(places: Sequence[Any], tokens: Tokens, count: int) -> Scored:

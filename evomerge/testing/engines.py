@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -133,11 +134,19 @@ class EngineContract:
         return Sources.open(RECIPES["both"])
 
     @pytest.fixture(scope="class")
-    def resident(self, sources: Sources) -> Iterator[Engine]:
+    def held(self) -> Iterator[list[Engine]]:
+        """The engine that is open, if one is: a process has one at a time."""
+        engines: list[Engine] = []
+        yield engines
+        for engine in engines:
+            engine.close()
+
+    @pytest.fixture
+    def resident(self, held: list[Engine], sources: Sources) -> Engine:
         """One engine for all tests: whatever was loaded or asked before may not show."""
-        engine = self.open(sources)
-        yield engine
-        engine.close()
+        if not held:
+            held.append(self.open(sources))
+        return held[0]
 
     @pytest.fixture
     def materializer(self, sources: Sources) -> Materializer:
@@ -149,6 +158,17 @@ class EngineContract:
             sources, sources.models["chat"], replace(self.options, **options)
         )
         return made
+
+    @contextmanager
+    def fresh(self, held: list[Engine], sources: Sources, **options: Any) -> Iterator[Engine]:
+        """Another engine in the place of the one that is open."""
+        while held:
+            held.pop().close()
+        engine = self.open(sources, **options)
+        try:
+            yield engine
+        finally:
+            engine.close()
 
     def prompts(self, engine: Engine) -> list[tuple[int, ...]]:
         """In chat form: all begin alike, and some are equal at first."""
@@ -193,23 +213,23 @@ class EngineContract:
             assert min(apart) > 10 * self.nats, "these models answer alike: nothing is shown"
 
     def test_a_fresh_engine_answers_alike(
-        self, resident: Engine, materializer: Materializer, sources: Sources
+        self,
+        resident: Engine,
+        held: list[Engine],
+        materializer: Materializer,
+        sources: Sources,
     ) -> None:
         for name in ("chat", "sea", "both"):
             resident.load(Merge(materializer, RECIPES[name]))
-            resident.loglikelihood(self.requests(resident))
-        fresh = self.open(sources)
-        try:
-            fresh.load(Merge(Materializer(sources), RECIPES["both"]))
-            expected = fresh.loglikelihood(self.requests(fresh))
-            written = self._write(fresh)
-        finally:
-            fresh.close()
-        answers = resident.loglikelihood(self.requests(resident))
+            answers = resident.loglikelihood(self.requests(resident))
+        written = self._write(resident)
+        with self.fresh(held, sources) as engine:
+            engine.load(Merge(Materializer(sources), RECIPES["both"]))
+            expected = engine.loglikelihood(self.requests(engine))
+            assert self._write(engine) == written
         assert [a.greedy for a in answers] == [e.greedy for e in expected]
         nats = [answer.nats for answer in expected]
         assert [a.nats for a in answers] == pytest.approx(nats, abs=self.nats, rel=0)
-        assert self._write(resident) == written
 
     @pytest.mark.parametrize("name", list(RECIPES))
     def test_greedy_answers_are_the_models_own(
@@ -257,10 +277,9 @@ class EngineContract:
         assert resident.loglikelihood([]) == [] == resident.generate([], until=[], limit=3)
 
     def test_inputs_that_are_too_long_lose_their_beginning(
-        self, sources: Sources, truths: dict[str, Truth]
+        self, held: list[Engine], sources: Sources, truths: dict[str, Truth]
     ) -> None:
-        engine = self.open(sources, max_length=24)
-        try:
+        with self.fresh(held, sources, max_length=24) as engine:
             assert engine.max_length == 24
             engine.load(Merge(Materializer(sources), RECIPES["chat"]))
             self.assert_right(engine, truths["chat"])
@@ -270,8 +289,6 @@ class EngineContract:
             assert list(answer.tokens) == [
                 t for t in expected if t != engine.tokenizer.eos_token_id
             ]
-        finally:
-            engine.close()
 
     def test_nan_is_no_answer(
         self, resident: Engine, sources: Sources, truths: dict[str, Truth]
