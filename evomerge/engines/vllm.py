@@ -65,6 +65,7 @@ class VLLMEngine:
         self._device: str = rest["device"]
         self.max_length: int = rest["max_length"]
         self.tokens = 0
+        self._poisoned = False  # keys and values of some block may not be finite
 
     @classmethod
     def open(cls, outline: Outline, donor: Checkpoint, options: EngineOptions) -> Self:
@@ -147,16 +148,21 @@ class VLLMEngine:
             "reload_weights", kwargs={"weights_iterator": iter(copies.items())}
         )
         self._llm.reset_prefix_cache()
+        if self._poisoned:
+            self._llm.collective_rpc(_clear)
+            self._poisoned = False
 
     def loglikelihood(self, requests: Sequence[Request]) -> list[Scored]:
         """See ``Engine.loglikelihood``."""
         whole = [(r.context + r.continuation)[-self.max_length - 1 :] for r in requests]
         answers = self._run(whole, [self._params(max_tokens=1, prompt_logprobs=0)] * len(whole))
         self.tokens += sum(len(tokens) - 1 for tokens in whole)
-        return [
+        scored = [
             _scored(answer.prompt_logprobs, tokens, len(request.continuation))
             for answer, tokens, request in zip(answers, whole, requests, strict=True)
         ]
+        self._poisoned |= not all(math.isfinite(each.nats) for each in scored)
+        return scored
 
     def generate(
         self,
@@ -196,6 +202,7 @@ class VLLMEngine:
             if any(
                 math.isnan(each.logprob) for place in written.logprobs for each in place.values()
             ):
+                self._poisoned = True
                 raise FloatingPointError("NaN logits")
             answers.append(self._generated(list(written.token_ids), ends))
             self.tokens += len(prompt) + len(written.token_ids) - 1
@@ -241,6 +248,16 @@ class VLLMEngine:
         text = self.tokenizer.decode(answer, skip_special_tokens=True)
         ended = bool(answer) and answer[-1] in ends.tokens
         return Generated(text, tuple(answer[:-1] if ended else answer), size is None)
+
+
+def _clear(worker: Any) -> None:
+    """Zero the cache: attention reads blocks whole, and a NaN counts where its weight is 0, too."""
+
+    def zero(caches: Any) -> None:
+        for cache in caches:
+            cache.zero_() if isinstance(cache, torch.Tensor) else zero(cache)
+
+    zero(worker.model_runner.kv_caches)
 
 
 @contextmanager
