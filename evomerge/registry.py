@@ -82,7 +82,10 @@ OPTIMIZERS = Registry(
 ENGINES = Registry(
     "engine",
     "evomerge.engines",
-    {"huggingface": "evomerge.engines.huggingface:HuggingFaceEngine"},
+    {
+        "huggingface": "evomerge.engines.huggingface:HuggingFaceEngine",
+        "vllm": "evomerge.engines.vllm:VLLMEngine",
+    },
 )
 SCORERS = Registry(
     "scorer",

@@ -1,7 +1,7 @@
 """The worker: a job in, an outcome out.
 
-It keeps everything that does not depend on the candidate: the opened parents, an engine whose
-weights each candidate overwrites, and scorers with their requests built and tokenized. A failed
+It keeps everything that does not depend on the candidate: the opened parents, the materializer, an
+engine that loads one candidate after the other, and scorers with their requests built and tokenized. A failed
 candidate is data; anything else that goes wrong is raised and stops the run.
 
 ``Setup``, ``Job`` and ``Outcome`` are what crosses the border to a worker: each has a ``plain`` form
@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from evomerge.checkpoint import Checkpoint, ModelRef
+from evomerge.engines import Engine, EngineOptions
 from evomerge.errors import CandidateFailed, CheckpointError, InputError
-from evomerge.merging import Materializer, shared_memory
+from evomerge.merging import Materializer, Merge, shared_memory
 from evomerge.parents.parents import Sources
 from evomerge.recipe import Recipe
 from evomerge.registry import ENGINES
@@ -43,7 +44,7 @@ class Setup:
         batch_tokens: per forward pass; None is the device's default.
         max_length: of an input in tokens; None is the model's.
         threads: of torch.
-        device: None is CUDA if there is any, else the CPU.
+        device: as torch names it; None is CUDA if there is any, else the CPU.
         trust_remote_code: for the tokenizer.
     """
 
@@ -67,6 +68,18 @@ class Setup:
             batch_tokens=suite.batch_tokens,
             max_length=suite.max_length,
             **rest,
+        )
+
+    def options(self, dtype: str, device: str) -> EngineOptions:
+        """How the engine is to run."""
+        return EngineOptions(
+            dtype=dtype,
+            device=device,
+            batch_tokens=self.batch_tokens,
+            max_length=self.max_length,
+            memory=shared_memory(self.threads),
+            threads=self.threads,
+            trust_remote_code=self.trust_remote_code,
         )
 
     @property
@@ -156,18 +169,18 @@ class Worker:
             threads=setup.threads,
             memory=shared_memory(setup.threads),
         )
-        self._tokenizer = load_tokenizer(models[setup.tokenizer], setup.trust_remote_code)
         self._scorers = build_scorers(setup.suite)
-        self._load(setup.dtype)
+        self._engine: Engine | None = None
+        self._open(setup.dtype)
 
     def __call__(self, job: Job) -> Outcome:
-        """Merge the job's recipe into the live model and score it."""
+        """Let the engine load the merge of the job's recipe, and score it."""
         if job.dtype is not None and job.dtype != self._dtype:
-            self._load(job.dtype)
+            self._open(job.dtype)
         started = time.perf_counter()
         probe, results, error, merged = None, None, None, started
         try:
-            self._merge(Recipe.from_plain(job.recipe))
+            self._load(Recipe.from_plain(job.recipe))
             merged = time.perf_counter()
             if job.probe:
                 probe = evaluate(self._scorers, job.probe)
@@ -180,54 +193,27 @@ class Worker:
         seconds = {"merge": merged - started, "score": time.perf_counter() - merged}
         return Outcome(results, probe, error, seconds)
 
-    def _load(self, dtype: str) -> None:
-        """Put a live model of ``dtype`` in the place of the one there is, and bind the scorers to it."""
-        setup = self._setup
-        self._model, self._dtype = None, dtype  # never two in memory
-        self._model = build_model(self._sources, dtype, self._device)
-        engine = ENGINES.get(setup.engine)(
-            self._model,
-            self._tokenizer,
-            device=self._device,
-            batch_tokens=setup.batch_tokens,
-            max_length=setup.max_length,
-        )
+    def _open(self, dtype: str) -> None:
+        """An engine of ``dtype`` in the place of the one there is, with the scorers bound to it."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None  # never two in memory
+        engine: type[Engine] = ENGINES.get(self._setup.engine)
+        donor = self._sources.models[self._setup.tokenizer]
+        self._engine = engine.open(self._sources, donor, self._setup.options(dtype, self._device))
+        self._dtype = dtype
         for scorer in self._scorers.values():
-            scorer.bind(engine)
+            scorer.bind(self._engine)
 
-    def _merge(self, recipe: Recipe) -> None:
-        """Into the live model; a method without a result for these values fails the candidate."""
+    def _load(self, recipe: Recipe) -> None:
+        """Into the engine; a method without a result for these values fails the candidate."""
+        assert self._engine is not None
         try:
-            self._materializer.into(recipe, self._model)
+            self._engine.load(Merge(self._materializer, recipe))
         except CheckpointError:  # a parent can no longer be read
             raise
         except InputError as error:  # weights that sum to 0
             raise CandidateFailed(str(error)) from error
-
-
-def build_model(sources: Sources, dtype: str, device: str) -> Any:
-    """A live causal LM with the merged model's shapes, in eval mode, that generates as the tokenizer's model does.
-
-    It is loaded from that model, whose vocabulary it has; a candidate overwrites every weight.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
-
-    donor, content = sources.models[sources.tokenizer], sources.config()
-    config = type(AutoConfig.for_model(content["model_type"])).from_dict(content)
-    model = AutoModelForCausalLM.from_pretrained(
-        donor.folder, config=config, dtype=getattr(torch, dtype)
-    )
-    if (donor.folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(donor.folder)
-    return model.to(device).eval().requires_grad_(False)
-
-
-def load_tokenizer(model: Checkpoint, trust_remote_code: bool = False) -> Any:
-    """The tokenizer beside ``model``."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model.folder, trust_remote_code=trust_remote_code)
 
 
 def start(plain: Mapping[str, Any]) -> Any:

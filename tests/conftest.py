@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("HF_DATASETS_CACHE", tempfile.mkdtemp(prefix="evomerge-tests-"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -28,7 +28,10 @@ install_import_hook(
 import pytest
 
 from evomerge import config
-from evomerge.testing.models import tiny_family
+from evomerge.testing.models import byte_tokenizer, tiny_family
+
+if TYPE_CHECKING:
+    from evomerge.engines.huggingface import HuggingFaceEngine
 
 
 @pytest.fixture(scope="session")
@@ -118,3 +121,42 @@ def small() -> dict[str, Any]:
         "budget": {"evaluations": 16},
         "lag": 2,
     }
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Llama with a byte-level tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = byte_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def live(model_folder: Path) -> HuggingFaceEngine:
+    """An engine with a fresh model per test: tests write into its weights."""
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from evomerge.engines.huggingface import HuggingFaceEngine
+
+    model = LlamaForCausalLM.from_pretrained(model_folder, dtype="float32")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(model_folder)
+    return HuggingFaceEngine(model, tokenizer, batch_tokens=512)

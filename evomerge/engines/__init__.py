@@ -1,18 +1,85 @@
-"""What scorers ask of the model that lives in a worker: token ids in, plain numbers out.
+"""What scorers ask of the model that a worker runs: token ids in, plain numbers out.
 
-An engine is made once per worker around a model whose weights each
-candidate overwrites in place: the materializer writes into ``model.named_parameters()``. An engine
-that keeps weights in a layout of its own takes the stream of ``Materializer.each`` instead, and
-drops whatever it has cached of the weights before.
+An engine is opened once per worker, around a model of the merged one's shapes, and loads candidate
+after candidate into it. One whose parameters can be written in place lets a candidate be merged into
+them; one that keeps weights in a layout of its own takes the stream of merged tensors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
+
+from evomerge.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    import torch
 
 Tokens = Sequence[int]
+Take = Callable[[str, "torch.Tensor"], None]
+
+
+class Outline(Protocol):
+    """What an engine is told of the merged models before it sees one: all have one shape."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The parameters, as transformers names them; a tied head is not one of its own."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def config(self) -> Mapping[str, Any]:
+        """``config.json`` of the merged models, but for their dtype."""
+        ...
+
+
+class Weights(Protocol):
+    """One candidate's weights, merged while they are taken, by one of two ways.
+
+    Both raise ``CandidateFailed`` for a merge that is not finite, whatever was written by then, and
+    round values to the recipe's dtype, whatever the engine's is.
+    """
+
+    def into(self, model: Any) -> None:
+        """Write them into ``model.named_parameters()``.
+
+        Those that the last candidate had, too, are left as they are, if it was merged into this
+        ``model``: nothing else may write to it.
+        """
+        ...
+
+    def each(self, take: Take) -> None:
+        """Hand every parameter to ``take`` by name, in no order, from several threads at once.
+
+        The tensor is on the CPU and contiguous; what it holds is gone when ``take`` returns.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine is to run.
+
+    Attributes:
+        dtype: of weights and activations, as torch names it.
+        device: as torch names it.
+        batch_tokens: per forward pass, padding included; None is the engine's default.
+        max_length: of an input in tokens; None is the model's own limit, or the tokenizer's.
+        memory: bytes that it may take beside the model, its activations and what it caches of them;
+            None sets no limit.
+        threads: of the CPU.
+        trust_remote_code: run code that lies beside the tokenizer.
+    """
+
+    dtype: str = "float32"
+    device: str = "cpu"
+    batch_tokens: int | None = None
+    max_length: int | None = None
+    memory: int | None = None
+    threads: int = 1
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,22 +111,53 @@ class Generated:
 
 
 class Engine(Protocol):
-    """What runs one live model.
+    """What runs one model at a time: ``open``, then ``load`` and ask, over and over, then ``close``.
 
-    Answers depend on the weights and on what is asked in one call, on nothing asked before.
-    ``max_length`` is the longest input in tokens; ``tokens`` counts those that went through the
-    model so far, each shared prefix once. ``device`` is where the model lies, as torch names it.
+    Answers depend on the weights that were loaded last and on what is asked in one call, on nothing
+    loaded or asked before. A plugin is such a class under group ``evomerge.engines``; it holds to
+    ``evomerge.testing.engines.EngineContract``.
+
+    Attributes:
+        HAS_MODULE: whether ``module`` gives one.
+        tokenizer: of transformers.
+        max_length: the longest input in tokens.
+        tokens: how many went through the model so far, each shared prefix once.
     """
 
+    HAS_MODULE: ClassVar[bool]
     tokenizer: Any
     max_length: int
     tokens: int
 
-    @property
-    def device(self) -> str: ...
+    @classmethod
+    def open(cls, outline: Outline, donor: Checkpoint, options: EngineOptions) -> Self:
+        """An engine for models as ``outline`` says; which weights it has before ``load`` is open.
+
+        Args:
+            donor: the model whose tokenizer, chat template and generation config the merged ones have.
+        """
+        ...
+
+    def load(self, weights: Weights) -> None:
+        """Run the model with ``weights`` from now on, and forget all that was kept of others.
+
+        Raises:
+            CandidateFailed: the weights are not finite. What the engine runs then is undefined until
+                the next ``load``.
+        """
+        ...
 
     def module(self) -> Any | None:
         """The model as a torch module; None if the engine has no such thing."""
+        ...
+
+    def close(self) -> None:
+        """Give memory and devices back; nothing is asked of it afterwards."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where the model lies, as torch names it."""
         ...
 
     def loglikelihood(self, requests: Sequence[Request]) -> list[Scored]:

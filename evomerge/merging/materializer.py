@@ -216,6 +216,22 @@ class Materializer:
             )
 
 
+@dataclass(frozen=True)
+class Merge:
+    """What an engine loads: a recipe, merged by ``materializer`` while its weights are taken."""
+
+    materializer: Materializer
+    recipe: Recipe
+
+    def into(self, model: Any) -> None:
+        """See ``Materializer.into``."""
+        self.materializer.into(self.recipe, model)
+
+    def each(self, take: Callable[[str, torch.Tensor], None]) -> None:
+        """See ``Materializer.each``."""
+        self.materializer.each(self.recipe, take)
+
+
 class _Room(threading.local):
     """Memory for one result, used again for the next: every thread has its own."""
 

@@ -12,6 +12,7 @@ import torch
 from evomerge import optimizers
 from evomerge.checkpoint import Checkpoint, read_json
 from evomerge.engines.precision import scoring_dtype
+from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import CheckpointError, ConfigError, EvomergeError, Incompatible, InputError
 from evomerge.evolution.core import Plan, Search
 from evomerge.evolution.history import History
@@ -20,13 +21,15 @@ from evomerge.parents.parents import check_compatible
 from evomerge.pool import WorkerSpec
 from evomerge.recipe import BASE, Recipe
 from evomerge.record.events import JOURNAL, Head, read_lines
+from evomerge.registry import ENGINES
 from evomerge.run.spec import RunSpec
 from evomerge.space import SearchSpace
 from evomerge.suite import splits
 from evomerge.suite.objectives import counting
+from evomerge.suite.spec import SuiteSpec
 from evomerge.suite.splits import Split
 from evomerge.suite.suite import Suite
-from evomerge.worker import Setup, load_tokenizer
+from evomerge.worker import Setup
 
 WORKER = "evomerge.worker:start"
 
@@ -116,6 +119,16 @@ def _check_tokenizer(donor: Checkpoint, spec: RunSpec) -> None:
         )
 
 
+def _check_engine(suite: SuiteSpec) -> None:
+    """Refuse functions of a torch module where the engine has none, and an engine that cannot be loaded."""
+    functions = [scorer.name for scorer in suite.scorers if scorer.kind == "function"]
+    if not ENGINES.get(suite.engine).HAS_MODULE and functions:
+        raise InputError(
+            f"{suite.place_of(functions[0])}: {functions[0]} is a function of a torch module, which engine "
+            f"{suite.engine!r} does not have; leave functions out, or choose another engine"
+        )
+
+
 def prepare(
     spec: RunSpec, *, say: Callable[[str], None] = lambda text: None, device: str | None = None
 ) -> Run:
@@ -148,6 +161,7 @@ def prepare(
         for model in models.values():
             attempt(model.check_finite)
         attempt(lambda: _check_tokenizer(models[spec.tokenizer], spec))
+    attempt(lambda: _check_engine(spec.suite))
     say("building the evaluation tasks")
     suite = attempt(lambda: Suite(spec.suite))
     if suite is not None:

@@ -76,7 +76,7 @@ class RunSpec:
 
     def template(self, dtype: str) -> Recipe:
         """A recipe without groups, which the space fills in."""
-        return Recipe(self.base, self.sources, Body(), dtype, self.seed, self.tokenizer)
+        return Recipe(self.base, self.sources, Body(Body()), dtype, self.seed, self.tokenizer)
 
 
 def load_run(path: str | Path) -> RunSpec:

@@ -57,6 +57,16 @@ class PythonFunction:
         return metric
 
     def bind(self, engine: Engine) -> None:
+        """Take the engine whose module the function gets.
+
+        Raises:
+            InputError: it has none.
+        """
+        if engine.module() is None:
+            raise InputError(
+                f"{self.name}: a function of a torch module, which engine {type(engine).__name__} does "
+                "not have; leave functions out, or choose another engine"
+            )
         self._engine = engine
 
     def score(self, ids: Sequence[str]) -> Responses:

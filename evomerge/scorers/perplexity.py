@@ -92,12 +92,12 @@ class BitsPerByte:
         }
 
     def aggregate(self, metric: str, values: Sequence[Any]) -> float:
-        """Bits of all passages over bytes of all passages; of ``target_nats``, the mean."""
+        """Bits of all passages over bytes of all passages; of ``target_nats``, the mean. None is skipped."""
+        applying = [value for value in values if value is not None]
         if self.resolve_metric(metric) == _METRIC:
-            total = sum(value[0] for value in values) / math.log(2)
-            size = sum(value[1] for value in values)
+            total = sum(value[0] for value in applying) / math.log(2)
+            size = sum(value[1] for value in applying)
         else:
-            applying = [value for value in values if value is not None]
             total, size = sum(applying), len(applying)
         result = total / size if size else math.nan
         if not math.isfinite(result):

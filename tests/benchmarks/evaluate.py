@@ -30,10 +30,12 @@ SHAPE, TINY = "135M", "toy"
 PEER_BATCH_SIZE = 8  # of mergekit-evolve, with merges on disk: its fastest here
 GOALS = {"choose": 4.0, "write_equal": 1.0, "write_mixed": 1.5, "candidate": 5.0}  # times less
 OVERHEAD = 30  # ms
+TO_MEMORY = 2.0  # times the reading of all weights that a decoding step of ten rows may take
 WHAT = {
     "choose": f"{tasks.CHOOSE['choose']} four-choice items, contexts of about 130 tokens: s/item",
     "write_equal": f"{tasks.WRITE} answers of {tasks.EQUAL} tokens, all cut at the cap: s",
     "write_mixed": f"{tasks.WRITE} answers of {tasks.MIXED[0]} to {tasks.MIXED[1]} tokens, then a stop: s",
+    "step": "one decoding step of ten rows, beside reading the weights once: ms",
     "prepared": f"{4 * tasks.CHOOSE['prepared']} prepared requests, tiny model, all but the forward passes: ms",
     "candidate": f"a whole candidate: merge, {tasks.CHOOSE['few']} four-choice items, {tasks.WRITE} answers: s",
 }
@@ -66,7 +68,9 @@ def main() -> None:
         )
         for name in names:
             family = families.make(place, TINY if name == "prepared" else SHAPE)
-            if name == "candidate":
+            if name == "step":
+                step(family, asked, options)
+            elif name == "candidate":
                 whole(family, asked, Path(scratch), options)
             else:
                 live(name, family, asked, options.dtype, options.rounds)
@@ -86,6 +90,22 @@ def live(name: str, family: Path, asked: Path, dtype: str, rounds: int) -> None:
         *ratio(name, theirs, ours),
         f"{differs['answers']} of {differs['of']}, {differs['nats']:.1g} nats",
     )
+
+
+def step(family: Path, asked: Path, options: argparse.Namespace) -> None:
+    """The rows of a decoding step in either dtype: how near it is to the memory, no tool beside it."""
+    for dtype in ("float32", "bfloat16"):
+        found = score("step", family, asked, dtype, max(5, options.rounds))
+        memory, steps = found["memory"], found["step"]
+        times = max(middle(steps) / middle(memory) for middle in (min, statistics.median))
+        row(
+            f"{WHAT['step']} ({dtype})",
+            f"the memory: {both(memory)}",
+            both(steps),
+            f"{times:.1f} times more",
+            f"at most {TO_MEMORY:g}{verdict(times <= TO_MEMORY)}",
+            "-",
+        )
 
 
 def whole(family: Path, asked: Path, scratch: Path, options: argparse.Namespace) -> None:

@@ -2,8 +2,8 @@
 
     PYTHON scoring.py ROW FAMILY TASKS DTYPE ROUNDS
 
-with ROW a task (FAMILY's base scores it) or ``candidate`` (evomerge merges and scores); prints a JSON
-object. Seconds are CPU seconds of one thread, those of
+with ROW a task (FAMILY's base scores it), ``step`` (evomerge decodes, beside the memory) or ``candidate``
+(evomerge merges and scores); prints a JSON object. Seconds are CPU seconds of one thread, those of
 subprocesses included.
 """
 
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,21 @@ import torch
 from candidates import recipe
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from tasks import FIRST, LAST
+from tasks import CONTEXT, FIRST, LAST, LETTERS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evomerge import engines as backend
+from evomerge.engines.huggingface import HuggingFaceEngine
 from evomerge.scorers.lm_eval import LmEvalTask
 from evomerge.suite.spec import ScorerSpec, SuiteSpec
-from evomerge.worker import Worker
+from evomerge.worker import Job, Setup, Worker
 
 BATCH_SIZES = (1, 8, 16)  # of lm-eval; the best is used
+ROWS, SHORT, LONG = (
+    10,
+    2,
+    34,
+)  # answers written at once; their lengths, of which the difference is timed
+LARGE = 2**28  # bytes: more than caches hold
 
 
 def seconds() -> float:
@@ -73,10 +80,7 @@ class Sides:
         self.models, self.tokenizer, self.task = (model, peer), tokenizer, task
         self.manager = TaskManager(include_path=str(tasks), include_defaults=False)
         self.scorer = LmEvalTask(task, include=[tasks])
-        engine = backend.get("huggingface")(
-            model, tokenizer, device="cpu", batch_tokens=None, max_length=None
-        )
-        self.scorer.bind(engine)
+        self.scorer.bind(HuggingFaceEngine(model, tokenizer))
         self.ids = [item.id for item in self.scorer.items()]
         self.peers = {
             size: HFLM(pretrained=peer, tokenizer=tokenizer, batch_size=size)
@@ -164,6 +168,38 @@ def count(model: Any, tokenizer: Any) -> None:
                 parameter.zero_()
 
 
+def steps(model: Any, tokenizer: Any, rounds: int) -> dict[str, list[float]]:
+    """CPU milliseconds of one decoding step of ``ROWS`` rows, and of reading the weights once, in turns.
+
+    The second is their bytes over those that a copy of a large array copies a second.
+    """
+    engine = HuggingFaceEngine(model, tokenizer)
+    draws = random.Random("prompts")
+    letters = tokenizer.convert_tokens_to_ids(list(LETTERS))
+    prompts = [draws.choices(letters, k=draws.randint(*CONTEXT)) for _ in range(ROWS)]
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    source = torch.ones(LARGE // 4)
+    target = torch.ones_like(source)
+
+    def write(limit: int) -> float:
+        start = seconds()
+        answers = engine.generate(prompts, until=[], limit=limit)
+        assert all(answer.truncated for answer in answers)
+        return seconds() - start
+
+    def copy() -> float:
+        start = seconds()
+        target.copy_(source)
+        return seconds() - start
+
+    write(SHORT)  # which packs the weights
+    found: dict[str, list[float]] = {"step": [], "memory": []}
+    for _ in range(rounds):
+        found["memory"].append(min(copy() for _ in range(5)) * size / LARGE * 1e3)
+        found["step"].append((write(LONG) - write(SHORT)) / (LONG - SHORT) * 1e3)
+    return found
+
+
 def candidates(family: Path, tasks: Path, dtype: str, rounds: int) -> dict[str, Any]:
     """Candidates merged into the live model of a worker and scored: CPU seconds of each, after the first."""
     names = ("few", "write_equal")
@@ -171,25 +207,20 @@ def candidates(family: Path, tasks: Path, dtype: str, rounds: int) -> dict[str, 
     items = {name: [i.id for i in LmEvalTask(name, include=[tasks]).items()] for name in names}
     first = recipe(family, "task_arithmetic", 0)
     worker = Worker(
-        {
-            "models": {name: first.ref(name).portable for name in ("base", *first.models)},
-            "tokenizer": "base",
-            "dtype": dtype,
-            "suite": suite.plain,
-            "backend": suite.backend,
-            "batch_tokens": None,
-            "max_length": None,
-            "threads": 1,
-            "device": "cpu",
-            "trust_remote_code": False,
-        }
+        Setup.of(
+            suite,
+            models={name: first.ref(name).portable for name in ("base", *first.models)},
+            tokenizer="base",
+            dtype=dtype,
+            device="cpu",
+        )
     )
 
     def candidate(number: int) -> float:
         made = recipe(family, "task_arithmetic", number).plain
         start = seconds()
-        outcome: Mapping[str, Any] = worker({"recipe": made, "items": items})
-        assert outcome["error"] is None
+        outcome = worker(Job("candidate", made, items))
+        assert outcome.error is None
         return seconds() - start
 
     candidate(0)
@@ -212,6 +243,9 @@ def main() -> None:
             count(model, tokenizer)
         return model.eval().requires_grad_(False)
 
+    if row == "step":
+        print(json.dumps(steps(live(), tokenizer, rounds)))
+        return
     print(json.dumps(measure(Sides(live(), live(), tokenizer, tasks, row), rounds)))
 
 

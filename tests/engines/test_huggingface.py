@@ -180,6 +180,6 @@ def test_answers_end_where_they_should(live: HuggingFaceEngine) -> None:
 
 def test_engines_by_name() -> None:
     assert ENGINES.get("huggingface") is HuggingFaceEngine
-    assert ENGINES.names() == ["huggingface"]
+    assert ENGINES.names() == ["huggingface", "vllm"]
     with pytest.raises(InputError, match=r"unknown name 'hugginface' \(did you mean 'huggingface'"):
         ENGINES.get("hugginface")

@@ -43,7 +43,12 @@ Judge = Callable[[Search], Verdict]
 
 def space() -> SearchSpace:
     template = Recipe(
-        ModelRef("b"), {name: ModelRef(name[0]) for name in SOURCES}, Body(()), "float32", 0, "chat"
+        ModelRef("b"),
+        {name: ModelRef(name[0]) for name in SOURCES},
+        Body(Body(())),
+        "float32",
+        0,
+        "chat",
     )
     return SearchSpace(SpaceSpec(("task_arithmetic",), blocks=2), template, 4)
 

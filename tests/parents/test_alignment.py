@@ -18,11 +18,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from evomerge import merge, merge_into, merge_tensors
 from evomerge.checkpoint import ABSENT, Checkpoint, ModelRef, matching_rows
+from evomerge.engines.huggingface.building import build_model
 from evomerge.errors import Incompatible
 from evomerge.parents.parents import Sources, check_compatible
 from evomerge.recipe import Body, Recipe, group
 from evomerge.testing.models import tiny_family
-from evomerge.worker import build_model
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -297,19 +297,21 @@ def test_all_models_of_a_recipe_have_a_say_in_rows_that_one_lacks(
     }  # fmt: skip
     refs = {name: ModelRef(str(folder)) for name, folder in members.items()}
     base = refs.pop("base")
-    few = Recipe(base, refs, Body((group("task_arithmetic", ("chat",)),)), tokenizer="chat")
+    few = Recipe(base, refs, Body(Body((group("task_arithmetic", ("chat",)),))), tokenizer="chat")
     sources = Sources.open(few)
     assert set(sources.models) == {"base", "chat", "sea"}
     everything = opened(members, "chat")
     for model in ("base", "chat"):
         assert torch.equal(sources.tensor(model, EMBED), everything.tensor(model, EMBED))
     # where nothing needs to be filled, what no group reads stays closed
-    same = Recipe(base, refs, Body((group("task_arithmetic", ("chat",)),)), tokenizer="base")
+    same = Recipe(base, refs, Body(Body((group("task_arithmetic", ("chat",)),))), tokenizer="base")
     assert "sea" in Sources.open(same).models  # chat is taller than the base
     agreeing = {name: ModelRef(str(folder)) for name, folder in models.items()}
     agreeing["sea"] = ModelRef(str(tmp_path / "absent"))
     base = agreeing.pop("base")
-    narrow = Recipe(base, agreeing, Body((group("task_arithmetic", ("chat",)),)), tokenizer="chat")
+    narrow = Recipe(
+        base, agreeing, Body(Body((group("task_arithmetic", ("chat",)),))), tokenizer="chat"
+    )
     assert set(Sources.open(narrow).models) == {"base", "chat"}
 
 
@@ -372,10 +374,11 @@ def test_models_that_differ_are_merged_by_token(
     refs = {name: ModelRef(str(folder)) for name, folder in members.items()}
     base = refs.pop("base")
     groups = (group(method, ("chat", "sea"), {"weight": {"chat": 0.5, "sea": 0.25}}),)
-    recipe = Recipe(base, refs, Body(groups), dtype="float32", tokenizer=tokenizer)
+    recipe = Recipe(base, refs, Body(Body(groups)), dtype="float32", tokenizer=tokenizer)
     merge(recipe, tmp_path / "out")
     disk = weights(tmp_path / "out")
-    live = build_model(opened(members, tokenizer), "float32", "cpu")
+    sources = opened(members, tokenizer)
+    live = build_model(sources, sources.models[tokenizer], "float32", "cpu")
     merge_into(recipe, live, opened(members, tokenizer))
     parameters = dict(live.named_parameters())
     assert parameters.keys() == disk.keys() and {EMBED, HEAD} <= disk.keys()

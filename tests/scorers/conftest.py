@@ -1,4 +1,4 @@
-"""A tiny random Llama with a byte-level tokenizer, and lm-eval tasks of every output type."""
+"""lm-eval tasks of every output type."""
 
 from __future__ import annotations
 
@@ -10,43 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-from evomerge.engines.huggingface import HuggingFaceEngine
-from evomerge.testing.models import byte_tokenizer
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = byte_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=256,
-        initializer_range=0.3,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(config)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def live(model_folder: Path) -> HuggingFaceEngine:
-    """A fresh model per test: tests write into its weights."""
-    model = LlamaForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(model_folder)
-    return HuggingFaceEngine(model, tokenizer, batch_tokens=512)
 
 
 def _write(folder: Path, name: str, yaml: str, **splits: list[dict[str, Any]]) -> None:

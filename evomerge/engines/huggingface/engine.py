@@ -8,22 +8,27 @@ of the model. Batches hold rows of like length, the longest first, up to a numbe
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 import transformers
 from torch import Tensor
 
-from evomerge.engines import Generated, Request, Scored, Tokens
+from evomerge.checkpoint import Checkpoint
+from evomerge.engines import EngineOptions, Generated, Outline, Request, Scored, Tokens, Weights
 from evomerge.engines.huggingface.batches import CACHED, Packing, Pass, PassLimits, Read, lay_out
+from evomerge.engines.huggingface.building import build_model
 from evomerge.engines.huggingface.decoding import Ends, decode
 from evomerge.engines.huggingface.key_values import KeyValues, stacked
+from evomerge.engines.huggingface.packing import PackedWeights
+from evomerge.engines.tokenizer import load_tokenizer
 
 T = TypeVar("T")
 Answer = tuple[list[int], bool]  # tokens, and whether only the limit ended them
@@ -82,7 +87,10 @@ class HuggingFaceEngine:
         batch_tokens: per forward pass, padding included; None is the device's default. Halved for
             good when memory runs out.
         max_length: in tokens; None is the model's own limit, or the tokenizer's.
+        memory: bytes beside the model for a second copy of its weights; None sets no limit.
     """
+
+    HAS_MODULE: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -92,18 +100,38 @@ class HuggingFaceEngine:
         device: str = "cpu",
         batch_tokens: int | None = None,
         max_length: int | None = None,
+        memory: int | None = None,
     ) -> None:
         self._model, self.tokenizer, self._device = model, tokenizer, torch.device(device)
         default = _BATCH_TOKENS.get(self._device.type, _BATCH_TOKENS_ELSEWHERE)
         vocabulary = model.get_output_embeddings().weight.shape[0]
         self._limits = PassLimits(batch_tokens or default, vocabulary, _reach(model.config))
-        if self._device.type == "cpu" and model.dtype == torch.float32:
-            _lay_out_by_columns(model)
+        # What transformers calls it depends on its version and on the model.
+        named = inspect.signature(model.forward).parameters
+        self._cache = "cache" if "cache" in named else "past_key_values"
+        self._packed = PackedWeights(model, memory)
         self.max_length = max_length or _own_length(model.config, tokenizer)
         self._planned = lru_cache(_PLANS)(self._plan)
         self.tokens = 0
         if not self._masks_correctly():
             self._limits = replace(self._limits, reach=0)
+
+    @classmethod
+    def open(cls, outline: Outline, donor: Checkpoint, options: EngineOptions) -> Self:
+        """See ``Engine.open``."""
+        return cls(
+            build_model(outline, donor, options.dtype, options.device),
+            load_tokenizer(donor, options.trust_remote_code),
+            device=options.device,
+            batch_tokens=options.batch_tokens,
+            max_length=options.max_length,
+            memory=options.memory,
+        )
+
+    def load(self, weights: Weights) -> None:
+        """In place; what was packed of the weights before goes."""
+        self._packed.forget()
+        weights.into(self._model)
 
     @property
     def device(self) -> str:
@@ -113,9 +141,17 @@ class HuggingFaceEngine:
         """The torch module."""
         return self._model
 
+    def close(self) -> None:
+        """Let go of the model."""
+        self._packed.forget()
+        self._packed = PackedWeights(torch.nn.Module())
+        self._model = None
+        self._planned.cache_clear()
+
     def loglikelihood(self, requests: Sequence[Request]) -> list[Scored]:
         """See ``Engine.loglikelihood``."""
-        return self._within_memory(lambda: self._score(tuple(requests)))
+        with self._packed.used():
+            return self._within_memory(lambda: self._score(tuple(requests)))
 
     def generate(
         self,
@@ -145,9 +181,10 @@ class HuggingFaceEngine:
 
         left = sorted(range(len(kept)), key=lambda number: -len(kept[number]))
         written: dict[int, Answer] = {}
-        while left:
-            written |= self._within_memory(partial(write, left))
-            left = [number for number in left if number not in written]
+        with self._packed.used():
+            while left:
+                written |= self._within_memory(partial(write, left))
+                left = [number for number in left if number not in written]
         return [self._generated(*written[number], ends) for number in range(len(kept))]
 
     @torch.no_grad()
@@ -219,7 +256,7 @@ class HuggingFaceEngine:
             options = {
                 "attention_mask": _mask(inputs.ends, before, self._model.dtype),
                 "position_ids": inputs.positions,
-                "past_key_values": cache,
+                self._cache: cache,
                 "use_cache": cache is not None,
             }
         with _only(self._model.get_output_embeddings(), inputs.wanted):
@@ -245,7 +282,7 @@ class HuggingFaceEngine:
         answers = decode(
             self._step,
             torch.cat(logits),
-            stacked(caches),
+            stacked(caches, room=limit),
             [prompts[number] for number in order],
             ends=ends,
             limit=limit,
@@ -256,19 +293,14 @@ class HuggingFaceEngine:
         return [answer for _, answer in sorted(zip(order, answers, strict=True))]
 
     def _step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: KeyValues) -> Tensor:
-        rows = len(tokens)
-        # MKL multiplies 16 rows by a whole vocabulary in 0.6 of the time that it takes for 10.
-        many = 16 if self._model.dtype == torch.float32 and 8 <= rows < 16 else rows
-        wanted = torch.arange(many, device=self._device).clamp_(max=rows - 1)
-        with _only(self._model.get_output_embeddings(), wanted):
-            made = self._model(
-                input_ids=tokens,
-                position_ids=positions,
-                attention_mask=mask,
-                past_key_values=cache,
-                use_cache=True,
-            )
-        logits: Tensor = made.logits[0, :rows]
+        made = self._model(
+            input_ids=tokens,
+            position_ids=positions,
+            attention_mask=mask,
+            use_cache=True,
+            **{self._cache: cache},
+        )
+        logits: Tensor = made.logits[:, -1]
         return logits
 
     @torch.no_grad()
@@ -276,8 +308,7 @@ class HuggingFaceEngine:
         self, prompts: Sequence[Tokens], ends: Ends, limit: int, options: Mapping[str, Any]
     ) -> list[Answer]:
         """Answers by transformers' own ``generate``: sampling, beams, unusual settings or models."""
-        width, fill = max(map(len, prompts)), self.tokenizer.pad_token_id
-        fill = 0 if fill is None else fill
+        width, fill = max(map(len, prompts)), _fill(self.tokenizer)
         tokens = self._tensor([[*[fill] * (width - len(p)), *p] for p in prompts])
         shown = self._tensor([[*[0] * (width - len(p)), *[1] * len(p)] for p in prompts])
         asked = {"do_sample": False, "max_length": width + limit, "use_cache": True, **options}
@@ -367,15 +398,10 @@ class _RefuseNaN(transformers.LogitsProcessor):  # type: ignore[misc]
         return scores
 
 
-def _lay_out_by_columns(model: Any) -> None:
-    """Store the weight matrices by columns, in place, so that products read them in order.
-
-    MKL takes a quarter less time to multiply 10 rows of float32 by them, and as much for 1,000. The
-    matrix of the vocabulary stays: tokens are looked up in its rows.
-    """
-    for module in model.modules():
-        if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings():
-            module.weight.data = module.weight.data.t().contiguous().t()
+def _fill(tokenizer: Any) -> int:
+    """The token that rows are filled up with, as lm-eval chooses it: penalties of some models see it."""
+    named = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id)
+    return int(next((token for token in named if token is not None), 0))
 
 
 def _unfilled(row: list[int], fill: int, ends: Ends, limit: int) -> Answer:

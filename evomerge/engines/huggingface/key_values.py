@@ -81,15 +81,25 @@ class KeyValues(DynamicCache):  # type: ignore[misc]
         return KeyValues(keys, values, filled - first)
 
 
-def stacked(parts: Sequence[KeyValues]) -> KeyValues:
-    """The rows of several caches of equal width, one below the other."""
-    if len(parts) == 1:
-        return parts[0]
+def stacked(parts: Sequence[KeyValues], room: int) -> KeyValues:
+    """The rows of several caches of equal width, one below the other, that will grow by ``room``.
+
+    Some columns are allocated here, so that the first step of decoding copies nothing; not all, since
+    most answers end early.
+    """
+    filled = parts[0].get_seq_length()
     keys, values = (
-        [torch.cat(layers) for layers in zip(*all_layers, strict=True)]
+        [_below(layers, filled, min(room, _ROOM)) for layers in zip(*all_layers, strict=True)]
         for all_layers in ([p._keys for p in parts], [p._values for p in parts])
     )
-    return KeyValues(keys, values, parts[0].get_seq_length())
+    return KeyValues(keys, values, filled)
+
+
+def _below(layers: Sequence[Tensor], filled: int, room: int) -> Tensor:
+    heads, size = layers[0].shape[1], layers[0].shape[3]
+    together = layers[0].new_empty((sum(map(len, layers)), heads, filled + room, size))
+    torch.cat([layer[:, :, :filled] for layer in layers], out=together[:, :, :filled])
+    return together
 
 
 def _grown(layer: Tensor, columns: int) -> Tensor:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lm_eval.api.instance import Instance
-from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from evomerge.engines import Engine, Generated, Request
 from evomerge.errors import InputError
 from evomerge.scorers.lm_eval.isolation import quiet
+from evomerge.scorers.lm_eval.tokenizing import TokenizerLM
 
 # What sampling needs, and greedy decoding ignores.
 _OF_SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p")
@@ -92,12 +92,8 @@ class Prompts:
             )
         self._task, self._chat, self._system, self._multiturn = task, chat, system, multiturn
         self._length = engine.max_length
-        with quiet():
-            self._lm = HFLM(
-                pretrained=engine.module(), tokenizer=engine.tokenizer, max_length=self._length
-            )
-            eos = self._lm.tok_decode(self._lm.eot_token_id, skip_special_tokens=False)
-        self._eos = eos
+        self._lm = TokenizerLM(engine.tokenizer)
+        self._eos = self._lm.tok_decode(self._lm.eot_token_id, skip_special_tokens=False)
         room = 0
         if task.OUTPUT_TYPE == "generate_until":
             room = self._settings(task.get_config("generation_kwargs") or {}).limit
@@ -142,7 +138,7 @@ class Prompts:
         if instance.request_type == "loglikelihood_rolling":
             return Asked(instance, self._windows(*instance.args))
         context, options = instance.args
-        prompt = self._lm.tok_batch_encode([context])[0][0].tolist() if context else []
+        prompt = self._lm.tok_prompt(context) if context else []
         if not prompt:
             raise InputError(f"{where}: its prompt is empty; expected a text to continue")
         return Asked(instance, prompt=prompt, settings=self._settings(options))

@@ -1,0 +1,26 @@
+"""A live model of transformers with the shapes of the merged ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+from evomerge.checkpoint import Checkpoint
+from evomerge.engines import Outline
+
+
+def build_model(outline: Outline, donor: Checkpoint, dtype: str, device: str) -> Any:
+    """A causal LM in eval mode, without gradients, that generates as ``donor`` does.
+
+    It is loaded from the donor, whose vocabulary it has; a candidate overwrites every weight.
+    """
+    content = dict(outline.config())
+    config = type(AutoConfig.for_model(content["model_type"])).from_dict(content)
+    model = AutoModelForCausalLM.from_pretrained(
+        donor.folder, config=config, dtype=getattr(torch, dtype)
+    )
+    if (donor.folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(donor.folder)
+    return model.to(device).eval().requires_grad_(False)

@@ -1,0 +1,83 @@
+"""A language model of lm-eval that has a tokenizer and no model: enough to write prompts with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+from lm_eval.api.model import TemplateLM
+
+MAX_GEN_TOKS = 256  # of tasks that state none, as HFLM has it
+
+
+class TokenizerLM(TemplateLM):  # type: ignore[misc]
+    """Texts to tokens and chats to texts, as lm-eval's ``HFLM`` does for a causal model.
+
+    Source: ``lm_eval.models.huggingface.HFLM`` of lm-eval 0.4.13, its methods of the same names.
+    """
+
+    backend = "causal"
+    max_gen_toks = MAX_GEN_TOKS
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+
+    @property
+    def eot_token_id(self) -> int:
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What the first token is predicted from: BOS, or EOS for a tokenizer without BOS."""
+        bos = self.tokenizer.bos_token_id
+        return self.eot_token_id if bos is None else int(bos)
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **_: Any
+    ) -> list[int]:
+        """Tokens with the tokenizer's own special tokens, unless the text starts with BOS already."""
+        if add_special_tokens is None and string.startswith(
+            self.tokenizer.decode(self.prefix_token_id)
+        ):
+            add_special_tokens = False
+        return self._encoded(string, add_special_tokens)
+
+    def tok_prompt(self, string: str) -> list[int]:
+        """Of a text to continue: as HFLM's ``tok_batch_encode``, where EOS in front counts for nothing."""
+        bos = getattr(self.tokenizer, "bos_token", None)
+        starts = bos is not None and string.startswith(bos)
+        return self._encoded(string, False if starts else None)
+
+    def tok_decode(self, tokens: Sequence[int] | int, skip_special_tokens: bool = True) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens))
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """The chat as text; without its system turns if the template refuses them."""
+        try:
+            return self._chat(chat_history, add_generation_prompt)
+        except jinja2.exceptions.TemplateError:
+            rest = [turn for turn in chat_history if turn["role"] != "system"]
+            return self._chat(rest, add_generation_prompt)
+
+    def _chat(self, turns: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        text = self.tokenizer.apply_chat_template(
+            turns,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+        return str(text)
+
+    def _encoded(self, string: str, add_special_tokens: bool | None) -> list[int]:
+        options = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+        tokens: list[int] = self.tokenizer.encode(string, **options)
+        return tokens
+
+    def _no_model(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError("this language model writes prompts; engines answer them")
+
+    _loglikelihood_tokens = loglikelihood_rolling = generate_until = _no_model
