@@ -122,7 +122,9 @@ def read_text(path: str | os.PathLike[str]) -> str:
         with open(path, "rb") as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
-            raise ConfigError([f"{path}: is larger than {MOST_BYTES:,} bytes; is this the right file?"])
+            raise ConfigError(
+                [f"{path}: is larger than {MOST_BYTES:,} bytes; is this the right file?"]
+            )
         return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
@@ -130,7 +132,9 @@ def read_text(path: str | os.PathLike[str]) -> str:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}: cannot be read: line {line} is not UTF-8 text: {error}") from None
+        raise InputError(
+            f"{path}: cannot be read: line {line} is not UTF-8 text: {error}"
+        ) from None
     except ValueError as error:  # a NUL in the name
         raise InputError(f"{path}: cannot be read: {error}") from None
 
@@ -154,7 +158,9 @@ def parse(text: str, file: str = "<text>", *, controls: bool = True) -> Node:
         line = text.count("\n", 0, error.position) + 1
         found = ascii(chr(error.character)) if isinstance(error.character, int) else "bytes"
         raise ConfigError(
-            [f"{file}:{line}: holds the control character {found}; remove it, or write it as an escape"]
+            [
+                f"{file}:{line}: holds the control character {found}; remove it, or write it as an escape"
+            ]
         ) from None
     try:
         return _Composer(loader, file, controls).document()
@@ -171,7 +177,8 @@ class _Composer:
     """Makes nodes of YAML events as they come, so that no file costs more than it may."""
 
     def __init__(self, loader: _Loader, file: str, controls: bool) -> None:
-        self.loader, self.file, self.controls = loader, file, controls
+        self.loader: Any = loader
+        self.file, self.controls = file, controls
         self.anchors: dict[str, tuple[Node, int]] = {}
         self.nodes = 0
 
@@ -246,13 +253,14 @@ class _Composer:
 
     def key(self, path: str) -> tuple[str, int]:
         """A name, as it is written, and its line."""
-        event = self.loader.get_event()
+        event: Any = self.loader.get_event()
+        line: int = event.start_mark.line + 1
         if not isinstance(event, yaml.ScalarEvent):
             self.fail(event, path, "expected a name as key")
         self.plain(event, path, "str")
         self.count(event, path, 1)
         self.check_text(event, path, event.value)
-        return event.value, event.start_mark.line + 1
+        return event.value, line
 
     def scalar(self, event: Any, path: str) -> Any:
         text, tag = event.value, event.tag
@@ -271,7 +279,9 @@ class _Composer:
         if kind == "int":
             if len(text) > MOST_DIGITS:
                 self.fail(
-                    event, path, f"expected at most {MOST_DIGITS} digits, found a number of {len(text)}"
+                    event,
+                    path,
+                    f"expected at most {MOST_DIGITS} digits, found a number of {len(text)}",
                 )
             return int(text)  # 010 is ten
         if kind == "float":
@@ -286,7 +296,7 @@ class _Composer:
         bad = [] if self.controls else controls(text)
         bad += [character for character in text if "\ud800" <= character <= "\udfff"]
         if bad:
-            self.fail(event, path, f"holds the control character {ascii(bad[0])}; remove it")
+            self.fail(event, path, f"holds the control character {bad[0]!a}; remove it")
 
 
 def from_plain(value: Any, file: str) -> Node:
@@ -348,7 +358,7 @@ class Section:
     def text(self, key: str, default: str = "", *, required: bool = False) -> str:
         """A text; one that is required is not empty."""
         return self._typed(
-            key, default, "text", lambda v: isinstance(v, str) and (v or not required), required
+            key, default, "text", lambda v: isinstance(v, str) and (v != "" or not required), required
         )
 
     def flag(self, key: str, default: bool) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evomerge.checkpoint.contents import digests, files_of
 from evomerge.errors import InputError
 from evomerge.record.events import FORMAT, stamped, versions
 from evomerge.run.preflight import Run
@@ -26,12 +27,22 @@ def run_event(run: Run) -> dict[str, Any]:
         scoring=run.scoring,
         population=run.optimizer().population,
         template=run.template.plain,
-        models={n: {"ref": m.name, "sha256": m.fingerprint} for n, m in run.models.items()},
+        models={
+            name: {
+                "ref": model.name,
+                "sha256": model.fingerprint,
+                "files": digests(model, code=spec.trust_remote_code),
+            }
+            for name, model in run.models.items()
+        },
         dims=[dim.name for dim in run.space.dims],
         objectives=[objective.plain for objective in run.suite.objectives],
         combine=run.suite.spec.combination,
         splits={"digest": run.splits_digest, "items": run.suite.splits},
-        scorers={name: scorer.fingerprint for name, scorer in run.suite.scorers.items()},
+        scorers={
+            name: {"sha256": scorer.fingerprint, "files": dict(_files(scorer))}
+            for name, scorer in run.suite.scorers.items()
+        },
         versions=versions(),
     )
 
@@ -42,18 +53,32 @@ def check_same(event: Mapping[str, Any], run: Run, path: Path) -> None:
         f"Restore it, or start a new search in another folder (the journal of this one is {path})"
     )
     if event["digest"] != run.spec.digest:
-        changed = _difference(event["content"], run.spec.content)
+        difference = _difference(event["content"], run.spec.content)
         raise InputError(
             f"{run.spec.folder}: run.yaml (or a file it names) is not what this search was started with: "
-            f"{changed}. {advice}"
+            f"{difference}. {advice}"
         )
     for name, model in run.models.items():
+        here = files_of(model, code=run.spec.trust_remote_code)
+        found = digests(model, code=run.spec.trust_remote_code)
+        if changed := _changed(event["models"][name]["files"], found):
+            file, how = changed
+            raise InputError(
+                f"{name} ({model.name}): {here.get(file, model.folder / file)}: this file {how} since the "
+                f"search was started. {advice}"
+            )
         if event["models"][name]["sha256"] != model.fingerprint:
             raise InputError(
                 f"{name} ({model.name}): its weights changed since the search was started. {advice}"
             )
     for name, scorer in run.suite.scorers.items():
-        if event["scorers"][name] != scorer.fingerprint:
+        known = event["scorers"][name]
+        if changed := _changed(known["files"], _files(scorer)):
+            file, how = changed
+            raise InputError(
+                f"{name}: {file}: this file {how} since the search was started. {advice}"
+            )
+        if known["sha256"] != scorer.fingerprint:
             raise InputError(
                 f"{name}: its data, task file or code changed since the search was started. {advice}"
             )
@@ -70,6 +95,24 @@ def check_same(event: Mapping[str, Any], run: Run, path: Path) -> None:
         raise InputError(
             f"the items of the evaluation tasks changed since the search was started. {advice}"
         )
+
+
+def _files(scorer: Any) -> Mapping[str, str]:
+    """Those of a scorer; a plugin's may name none."""
+    found: Mapping[str, str] = getattr(scorer, "files", {})
+    return found
+
+
+def _changed(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[str, str] | None:
+    """The first file that differs, and what happened to it."""
+    for file in {**old, **new}:
+        if file not in new:
+            return file, "was removed"
+        if file not in old:
+            return file, "was added"
+        if old[file] != new[file]:
+            return file, "changed"
+    return None
 
 
 def _difference(old: Any, new: Any, path: str = "") -> str:

@@ -70,13 +70,22 @@ class Run:
         )
 
     def optimizer(self) -> Optimizer:
-        return optimizers.make(
-            self.spec.optimizer,
-            self.space.dims,
-            seed=self.spec.seed,
-            population=self.spec.population,
-            options=self.spec.options,
-        )
+        """Fresh.
+
+        Raises:
+            InputError: its options do not suit it, or the space.
+        """
+        try:
+            return optimizers.make(
+                self.spec.optimizer,
+                self.space.dims,
+                seed=self.spec.seed,
+                population=self.spec.population,
+                options=self.spec.options,
+            )
+        except InputError as error:
+            place = self.spec.lines.get("optimizer", self.spec.folder)
+            raise InputError(f"{place}: {error}") from None
 
     @property
     def splits_digest(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from evomerge import config, methods
 from evomerge.errors import did_you_mean, one_of
 from evomerge.params import Parameter
 from evomerge.recipe import BASE, GROUP_ROLES
-from evomerge.space.layer_swap import METHOD, SwapSpec, parse_layer_swap
+from evomerge.space.layer_swap import DEPTH, METHOD, SwapSpec, parse_layer_swap
 from evomerge.space.lines import LineSpec, parse_lines
 from evomerge.space.settings import parse_setting
 from evomerge.tensors import OTHER
@@ -94,7 +95,7 @@ def parse_space(
         section.problem("methods", "expected at least one method")
     gene = section.choice("method_gene", ("global", "group"), "global")
     blocks, roles = _parse_groups(section)
-    knots = section.integer("knots", 2, low=2) if "knots" in section else None
+    knots = section.integer("knots", 2, low=2, high=DEPTH) if "knots" in section else None
     if knots and blocks:
         section.problem("knots", "give either knots or groups.layers: both place values over depth")
     declared = [p for name in names if name in known for p in methods.get(name).parameters]
@@ -113,6 +114,8 @@ def parse_space(
                 "start",
                 f"no known recipe {name!r}{hint}; expected {', '.join(STARTS)}, a method or a recipe file",
             )
+        elif name.endswith((".yaml", ".yml")) and not os.path.isfile(node.folder / name):
+            section.problem("start", f"no such recipe file: {node.folder / name}")
     section.finish()
     if len(problems.found) > before:
         return None
@@ -172,7 +175,7 @@ def _parse_groups(section: config.Section) -> tuple[int | None, tuple[str, ...]]
     groups = section.section("groups")
     if groups is None:
         return None, ()
-    blocks = groups.integer("layers", 1, low=1) if "layers" in groups else None
+    blocks = groups.integer("layers", 1, low=1, high=DEPTH) if "layers" in groups else None
     roles = groups.texts("roles")
     for role in roles:
         if role not in GROUP_ROLES:

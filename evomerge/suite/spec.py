@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -118,7 +120,7 @@ def parse_suite(
     folder = node.folder
     include = tuple(str((folder / path).resolve()) for path in section.texts("include"))
     for path in include:
-        if not Path(path).is_dir():
+        if not os.path.isdir(path):
             section.problem("include", f"no such folder: {path}")
     combination = section.choice("combine", COMBINATIONS, "retention")
     estimator = section.choice("estimator", estimators.names(), estimators.DEFAULT)
@@ -221,7 +223,7 @@ def _parse_candidate(items: config.Section) -> tuple[int, int]:
     items.problem(
         "candidate",
         "expected a number of items, or [first generation, last generation] of which the first is no "
-        f"larger, found {found!r}",
+        f"larger, found {config.shown(found)}",
     )
     return CANDIDATE
 
@@ -260,7 +262,9 @@ def _parse_anchors(
         elif not (
             isinstance(found, dict)
             and found
-            and all(isinstance(w, (int, float)) and w > 0 for w in found.values())
+            and all(
+                isinstance(w, (int, float)) and math.isfinite(w) and w > 0 for w in found.values()
+            )
         ):
             section.problem("anchors", f"{name}: expected item ids with weights above 0", node)
         else:
@@ -339,12 +343,13 @@ def _parse_floor(section: config.Section, models: Sequence[str] | None) -> Floor
     if node is None:
         return None
     value = node.value
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return Floor(value=float(value))
     match = _FLOOR.match(value) if isinstance(value, str) else None
-    if match is None or float(match[1]) <= 0:
+    if match is None or not 0 < float(match[1]) < math.inf:
         section.problem(
-            "floor", f"expected a number or text like '98% of {BASE}', found {node.plain!r}"
+            "floor",
+            f"expected a number or text like '98% of {BASE}', found {config.shown(node.plain)}",
         )
         return None
     known = None if models is None else (BASE, *models)

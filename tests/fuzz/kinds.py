@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from evomerge import config
 from evomerge.checkpoint import ModelRef
@@ -44,7 +46,9 @@ def kind(name: str, *examples: str) -> Callable[[Callable[[Path], None]], Callab
 def committed(folder: str) -> list[str]:
     """The files of the repository in ``folder``, without comments, and without folders they name."""
     plain = [config.read(path).plain for path in sorted((ROOT / folder).glob("*.yaml"))]
-    return [config.dump({**each, "include": ["."]} if "include" in each else each) for each in plain]
+    return [
+        config.dump({**each, "include": ["."]} if "include" in each else each) for each in plain
+    ]
 
 
 # -- run -----------------------------------------------------------------------------------------
@@ -79,24 +83,19 @@ trust_remote_code: false
 
 @kind("run", RUN)
 def run(path: Path) -> None:
-    from evomerge import optimizers
+    from evomerge.run.preflight import Run
     from evomerge.run.spec import load_run
-    from evomerge.space import SearchSpace
 
     spec = load_run(path)
     assert len(spec.digest) == 64
     for name in spec.names:
         assert spec.model(name).portable
-    made = SearchSpace(spec.space, spec.template("float32"), LAYERS)
-    made.starts()
-    if made.dims:
-        optimizers.make(
-            spec.optimizer,
-            made.dims,
-            seed=spec.seed,
-            population=spec.population,
-            options=spec.options,
-        )
+    models: Any = {"base": SimpleNamespace(layers=LAYERS, dtype="float32")}
+    suite: Any = None
+    job = Run(spec, models, suite, "float32")
+    job.space.starts()
+    if job.space.dims:
+        job.optimizer()
 
 
 # -- space ---------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from evomerge.errors import InputError
 
 INPUTS = int(os.environ.get("EVOMERGE_TEST_FUZZ", "5000"))  # of all kinds together
 SEED = os.environ.get("EVOMERGE_TEST_FUZZ_SEED", "0")
-SHOWN = 5  # failures
+SHOWN = 40  # failures
 PATIENCE = 20  # seconds for one file, on a loaded machine
 
 
@@ -96,7 +96,9 @@ def test_no_file_is_a_surprise(name: str, tmp_path: Path) -> None:
         for number, mutant in enumerate(failures.values()):
             (kept / f"{number}.yaml").write_bytes(mutant)
         texts = [f"{why}\n{mutant[:600]!r}" for why, mutant in failures.items()]
-        pytest.fail(f"{len(texts)} kinds of failures, inputs in {kept}\n" + "\n".join(texts[:SHOWN]))
+        pytest.fail(
+            f"{len(texts)} kinds of failures, inputs in {kept}\n" + "\n".join(texts[:SHOWN])
+        )
 
 
 @pytest.mark.parametrize("name", KINDS)
