@@ -358,7 +358,11 @@ class Section:
     def text(self, key: str, default: str = "", *, required: bool = False) -> str:
         """A text; one that is required is not empty."""
         return self._typed(
-            key, default, "text", lambda v: isinstance(v, str) and (v != "" or not required), required
+            key,
+            default,
+            "text",
+            lambda v: isinstance(v, str) and (v != "" or not required),
+            required,
         )
 
     def flag(self, key: str, default: bool) -> bool:
