@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from evomerge import optimizers
 from evomerge.checkpoint import Checkpoint, read_json
 from evomerge.engines.precision import scoring_dtype
-from evomerge.errors import CheckpointError, ConfigError, EvomergeError, Incompatible, InputError
+from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputError
 from evomerge.evolution.core import Plan, Search
 from evomerge.optimizers import Optimizer
 from evomerge.parents.parents import check_compatible
@@ -127,29 +127,31 @@ def _check_tokenizer(donor: Checkpoint, spec: RunSpec) -> None:
         )
 
 
-def prepare(
-    spec: RunSpec, *, say: Callable[[str], None] = lambda text: None, device: str | None = None
-) -> Run:
-    """Open and check everything a run needs; ``device`` is where workers will score.
+class _Attempts:
+    """Steps that may find something wrong: all of it is kept, to be told at once."""
 
-    A search that was started before goes on in the dtype it began with, whatever ``auto`` means here.
+    def __init__(self) -> None:
+        self.problems: list[str] = []
 
-    Raises:
-        InputError: with every problem found, one a line.
-    """
-    problems: list[str] = []
-    path = spec.folder / JOURNAL
-    started = read_events(path)[:1] if path.is_file() else []
-
-    def attempt(step: Callable[[], Any]) -> Any:
+    def __call__(self, step: Callable[[], Any]) -> Any:
+        """What ``step`` returns; None if its input was wrong."""
         try:
             return step()
-        except EvomergeError as error:
-            if not isinstance(error, InputError):
-                raise
-            problems.extend(error.problems if isinstance(error, ConfigError) else [str(error)])
+        except InputError as error:
+            self.problems.extend(error.problems if isinstance(error, ConfigError) else [str(error)])
             return None
 
+    def check(self) -> None:
+        """Raise InputError if anything was found."""
+        if self.problems:
+            one = len(self.problems) == 1
+            raise Incompatible(self.problems[0]) if one else ConfigError(self.problems)
+
+
+def _open_models(
+    spec: RunSpec, attempt: _Attempts, say: Callable[[str], None], *, tokenizer: bool
+) -> dict[str, Checkpoint]:
+    """The models that can be opened, checked against each other if all can; ``tokenizer``: it, too."""
     say("opening the models")
     opened = {name: attempt(partial(Checkpoint.open, spec.model(name))) for name in spec.names}
     models = {name: model for name, model in opened.items() if model is not None}
@@ -158,29 +160,80 @@ def prepare(
         say("looking for NaN in the models")
         for model in models.values():
             attempt(model.check_finite)
-        attempt(lambda: _check_tokenizer(models[spec.tokenizer], spec))
+        if tokenizer:
+            attempt(lambda: _check_tokenizer(models[spec.tokenizer], spec))
+    return models
+
+
+def prepare(
+    spec: RunSpec, *, say: Callable[[str], None] = lambda text: None, device: str | None = None
+) -> Run:
+    """Open and check everything a run needs; ``device`` is where workers will score.
+
+    A search that was started before goes on in the dtype it began with, whatever ``auto`` means here.
+    The code of tasks and functions is executed: see ``inspect``.
+
+    Raises:
+        InputError: with every problem found, one a line.
+    """
+    path = spec.folder / JOURNAL
+    started = read_events(path)[:1] if path.is_file() else []
+    attempt = _Attempts()
+    models = _open_models(spec, attempt, say, tokenizer=True)
     say("building the evaluation tasks")
     suite = attempt(lambda: Suite(spec.suite))
     if suite is not None:
         attempt(lambda: suite.splits)
-    if problems:
-        raise Incompatible("\n".join(problems)) if len(problems) == 1 else ConfigError(problems)
-    dtype = spec.dtype or models[BASE].dtype
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    scoring = scoring_dtype(spec.suite.dtype, dtype, where)
+    attempt.check()
+    scoring = _scoring(spec, models, device)
     run = Run(spec, models, suite, started[0]["scoring"] if started else scoring)
-    if not run.space.dims:
-        raise InputError(
-            f"{spec.folder}: every parameter of the search space is fixed: there is nothing to search. "
-            "Give at least one parameter a range, or list more than one method"
-        )
+    _check_space(run)
     _check_budget(run)
     return run
 
 
+def inspect(spec: RunSpec, unbuilt: Collection[str], *, tokenizer: bool) -> Run:
+    """Open and check what can be known of a run without executing anything that it names.
+
+    Args:
+        spec: of the run.
+        unbuilt: scorers that are not built; the suite of the result has the others, and no anchors.
+        tokenizer: whether the tokenizer may be loaded.
+
+    Raises:
+        InputError: with every problem found, one a line.
+    """
+    attempt = _Attempts()
+    models = _open_models(spec, attempt, lambda text: None, tokenizer=tokenizer)
+    suite = attempt(lambda: Suite(spec.suite.without(unbuilt)))
+    if suite is not None and suite.scorers:
+        attempt(lambda: suite.splits)
+    attempt.check()
+    run = Run(spec, models, suite, _scoring(spec, models, None))
+    _check_space(run)
+    known = len(run.space.references()) + len(run.space.starts())
+    _check_limits(run, {"evaluations": known})
+    return run
+
+
+def _scoring(spec: RunSpec, models: Mapping[str, Checkpoint], device: str | None) -> str:
+    """The dtype that candidates are scored in."""
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return scoring_dtype(spec.suite.dtype, spec.dtype or models[BASE].dtype, where)
+
+
+def _check_space(run: Run) -> None:
+    """Refuse a space without genes."""
+    if not run.space.dims:
+        raise InputError(
+            f"{run.spec.folder}: every parameter of the search space is fixed: there is nothing to search. "
+            "Give at least one parameter a range, or list more than one method"
+        )
+
+
 def _check_budget(run: Run) -> None:
     """Refuse a budget that base, parents and known recipes use up."""
-    spec, suite = run.spec, run.suite
+    suite = run.suite
     known = len(run.space.references()) + len(run.space.starts())
     each = {
         scorer.name: sum(len(suite.splits[split][scorer.name]) for split in ("search", "probe"))
@@ -188,13 +241,18 @@ def _check_budget(run: Run) -> None:
     }
     # one a token at least, but for functions, which count none
     told = sum(each[scorer.name] for scorer in suite.spec.scorers if scorer.kind != "function")
-    for name, allowed, least in (
-        ("evaluations", spec.evaluations, known),
-        ("items", spec.items, known * sum(each.values())),
-        ("tokens", spec.tokens, known * told),
-    ):
-        if allowed is not None and allowed <= least:
+    least = {"evaluations": known, "items": known * sum(each.values()), "tokens": known * told}
+    _check_limits(run, least)
+
+
+def _check_limits(run: Run, least: Mapping[str, int]) -> None:
+    """Refuse a budget of no more than ``least``."""
+    spec = run.spec
+    limits = {"evaluations": spec.evaluations, "items": spec.items, "tokens": spec.tokens}
+    for name, used in least.items():
+        allowed = limits[name]
+        if allowed is not None and allowed <= used:
             raise InputError(
                 f"{spec.lines.get(name, spec.folder)}: budget.{name} is {allowed}, but base, parents and known "
-                f"recipes alone take at least {least}; allow more, or list fewer under space.start"
+                f"recipes alone take at least {used}; allow more, or list fewer under space.start"
             )

@@ -29,11 +29,12 @@ class Code:
     source: Path | None = None
     line: int | None = None
 
-    def __str__(self) -> str:
+    @property
+    def definition(self) -> str:
+        """``utils.load (tasks/utils.py:10)``."""
         if self.source is None:
-            return f"{self.name} (named in {self.named})"
-        where = self.source if self.line is None else f"{self.source}:{self.line}"
-        return f"{self.name} ({where}; named in {self.named})"
+            return self.name
+        return f"{self.name} ({self.source}{'' if self.line is None else f':{self.line}'})"
 
 
 def code_in(name: str, named: str, source: Path | None, function: str) -> Code:

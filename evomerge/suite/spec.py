@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,17 @@ class SuiteSpec:
         """``file:line: key`` of the first objective that a scorer measures."""
         names = (plain["name"] for plain in self.objectives if plain["scorer"] == scorer)
         return self.place(f"objectives.{next(names)}")
+
+    def without(self, unbuilt: Collection[str]) -> SuiteSpec:
+        """The same without some scorers, and without what is measured or made with them."""
+        left = [plain for plain in self.objectives if plain["scorer"] not in unbuilt]
+        names = {plain["name"] for plain in left}
+        return replace(
+            self,
+            objectives=tuple(plain for plain in left if names.issuperset(plain["of"])),
+            scorers=tuple(scorer for scorer in self.scorers if scorer.name not in unbuilt),
+            anchors={} if unbuilt else self.anchors,
+        )
 
     @property
     def plain(self) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def run(path: Path) -> None:
     for name in spec.names:
         assert spec.model(name).portable
     models: Any = {"base": SimpleNamespace(layers=LAYERS, dtype="float32")}
-    suite: Any = None
+    suite: Any = SimpleNamespace(objectives=())
     job = Run(spec, models, suite, "float32")
     job.space.starts()
     if job.space.dims:

@@ -136,7 +136,8 @@ class LmEvalTask:
 
     @cached_property
     def _items(self) -> list[Item]:
-        texts = [text_of(self._task, doc) for doc in self._docs]
+        with self._rendered():
+            texts = [text_of(self._task, doc) for doc in self._docs]
         columns = zip(self._ids, self._sources, self._strata, texts, strict=True)
         return [
             Item(id, source, stratum=stratum, text=text) for id, source, stratum, text in columns

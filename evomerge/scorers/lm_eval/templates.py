@@ -54,8 +54,9 @@ def rendered(name: str, file: Path) -> Iterator[None]:
 
 def refusal(name: str, file: Path, error: SecurityError) -> str:
     """The message for a template that reached for more than data."""
+    reason = str(error).rstrip(".")
     return (
-        f"{name} ({file}): a template of this task is refused: {error}. Templates may read a document's "
+        f"{name} ({file}): a template of this task is refused: {reason}. Templates may read a document's "
         "fields, and nothing of Python behind them"
     )
 
