@@ -6,7 +6,7 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint const
 # mergekit in an environment of its own, for the tests that compare with it
 MERGEKIT := $(VENV)/mergekit
 
-.PHONY: demo test bench bench-evaluate estimators winners soak lint family mergekit clean
+.PHONY: demo test bench bench-evaluate estimators winners soak fuzz lint family mergekit clean
 
 demo: $(VENV)/.installed  ## search over the embedded tiny models (a few minutes)
 	$(BIN)/evomerge demo
@@ -28,6 +28,9 @@ winners: $(VENV)/.installed-test  ## twenty searches against the best of noisy s
 
 soak: $(VENV)/.installed-test  ## searches killed many more times than in `make test`
 	EVOMERGE_TEST_KILLS=20 $(BIN)/python -m pytest tests/test_resume.py tests/test_workers.py
+
+fuzz: $(VENV)/.installed-test  ## 200,000 damaged files of every kind, each refused in one message or read (ten minutes)
+	EVOMERGE_TEST_FUZZ=200000 $(BIN)/python -m pytest tests/fuzz
 
 lint: $(VENV)/.installed-test  ## formatting, lint, types
 	$(BIN)/ruff format --check .
