@@ -318,3 +318,35 @@ def mergekit(path: Path) -> None:
     made = config.parse(text, str(path))
     if "space" not in made.value:
         Recipe.parse(made)
+
+
+# -- task ----------------------------------------------------------------------------------------
+
+TASK = """\
+task: sums
+dataset_path: json
+dataset_kwargs: {data_files: {test: sums.jsonl, train: [a.jsonl, b.jsonl]}}
+test_split: test
+output_type: multiple_choice
+process_docs: !function utils.docs
+doc_to_text: "{{question}}="
+doc_to_target: label
+doc_to_choice: choices
+filter_list:
+  - {name: strict, filter: [{function: regex, regex_pattern: "x"}, {function: take_first}]}
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+  - {metric: !function utils.score, aggregation: mean}
+metadata: &m {version: 1.0}
+more: *m
+"""
+
+
+@kind("task", TASK)
+def task(path: Path) -> None:
+    from evomerge.scorers.lm_eval.description import described
+    from evomerge.scorers.lm_eval.reading import fingerprints, read_task
+
+    found = read_task(path)
+    assert len(fingerprints(found, ("dataset_kwargs",))) >= 1
+    described(found).check_metric("sums", "margin")

@@ -21,7 +21,7 @@ from evomerge.errors import InputError
 
 INPUTS = int(os.environ.get("EVOMERGE_TEST_FUZZ", "5000"))  # of all kinds together
 SEED = os.environ.get("EVOMERGE_TEST_FUZZ_SEED", "0")
-SHOWN = 40  # failures
+SHOWN = 5  # failures
 PATIENCE = 20  # seconds for one file, on a loaded machine
 
 
@@ -115,10 +115,9 @@ def test_no_file_is_a_surprise(name: str, tmp_path: Path) -> None:
         "a: {" + ", ".join(f"k{n}: 1" for n in range(120_000)) + "}",
         '"\\UFFFFFFFF": 1',
         'a: "\\ud800"',
-        'a: "\\0"',
         "a: 1\n---\na: 2\n...\n%",
     ],
-    ids=range(12),
+    ids=range(11),
 )
 def test_hostile_files_are_refused_in_seconds(name: str, text: str, tmp_path: Path) -> None:
     path = tmp_path / "input.yaml"

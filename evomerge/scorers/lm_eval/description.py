@@ -9,7 +9,7 @@ from typing import Any
 
 from evomerge.errors import InputError
 from evomerge.scorers.lm_eval.loading import locate, manager
-from evomerge.scorers.lm_eval.reading import FUNCTION, LOCAL, read_task
+from evomerge.scorers.lm_eval.reading import FUNCTION, LOCAL, TaskFile, read_task
 from evomerge.scorers.sources import Code
 from evomerge.suite.scorer import SIGNALS, unknown_metric
 
@@ -50,8 +50,16 @@ def describe(name: str, include: Sequence[str]) -> Description:
     """
     folders = tuple(Path(folder) for folder in include)
     path, _ = locate(name, manager(folders), folders)
-    task = read_task(path)
-    content = task.content
+    return described(read_task(path))
+
+
+def described(task: TaskFile) -> Description:
+    """What a task's file says.
+
+    Raises:
+        InputError: its lists of metrics or filters are none.
+    """
+    path, content = next(iter(task.files)), task.content
     data = content.get("dataset_path")
     kwargs = content.get("dataset_kwargs")
     files = kwargs.get("data_files") if isinstance(kwargs, dict) else None
