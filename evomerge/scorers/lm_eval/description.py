@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from evomerge.errors import InputError
 from evomerge.scorers.lm_eval.loading import locate, manager
-from evomerge.scorers.lm_eval.reading import FUNCTION, LOCAL, TaskFile, read_task
+from evomerge.scorers.lm_eval.reading import FUNCTION, LOADERS, LOCAL, TaskFile, read_task
 from evomerge.scorers.sources import Code
 from evomerge.suite.scorer import SIGNALS, unknown_metric
 
@@ -64,6 +65,7 @@ def described(task: TaskFile) -> Description:
     kwargs = content.get("dataset_kwargs")
     files = kwargs.get("data_files") if isinstance(kwargs, dict) else None
     local = data is None or content.get("custom_dataset") or (data in LOCAL and files)
+    local = local or (data not in LOCAL and (str(data) in LOADERS or os.path.exists(str(data))))
     filters = _named(content.get("filter_list") or [{"name": "none"}], "name", path)
     metrics = _named(content.get("metric_list") or (), "metric", path)
     if any(metric.startswith(FUNCTION) for metric in metrics):

@@ -14,8 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import datasets
 import lm_eval
 import yaml
+from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as LOADERS
 from lm_eval.api import metrics  # noqa: F401  fills the registry
 from lm_eval.api.registry import metric_registry
 
@@ -28,6 +30,7 @@ FUNCTION = "!function"
 LIBRARY = Path(lm_eval.__file__).parent.resolve()
 _Base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LOCAL = ("json", "csv", "parquet", "text", "arrow")  # loaders of `datasets` for files at hand
+_SCRIPTS = int(datasets.__version__.partition(".")[0]) < 4  # later ones run none
 # what PyYAML raises for `!!bool x`, a key that is a list, 5,000 digits
 _SURPRISES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 _IGNORED = {"__pycache__", ".ipynb_checkpoints"}  # by lm-eval
@@ -80,24 +83,25 @@ class TaskFile:
         """What lm-eval would execute to build this task and to score with it, but for its own code."""
         found = [each.code for each in self.functions if not _is_library(each.source)]
         path = next(iter(self.files))
-        for each in self.content.get("metric_list") or ():
+        listed = self.content.get("metric_list")
+        own = "process_results" in self.content  # then lm-eval looks no metric up
+        for each in listed if isinstance(listed, list) and not own else ():
             name = each.get("metric") if isinstance(each, dict) else None
-            if isinstance(name, str) and (each.get("hf_evaluate") or name not in metric_registry):
+            if not isinstance(name, str) or name.startswith(FUNCTION):
+                continue
+            if each.get("hf_evaluate") or name not in metric_registry:
                 found.append(Code(f"metric {name} of the package evaluate", str(path)))
-        kwargs = self.content.get("dataset_kwargs")
-        if isinstance(kwargs, dict) and kwargs.get("trust_remote_code"):
-            data = self.content.get("dataset_path")
+        data, kwargs = self.content.get("dataset_path"), self.content.get("dataset_kwargs")
+        if _SCRIPTS and isinstance(kwargs, dict) and kwargs.get("trust_remote_code"):
             found.append(Code(f"the code of data set {data}, by trust_remote_code", str(path)))
-        data = self.content.get("dataset_path")
         if (
             isinstance(data, str)
             and data not in LOCAL
-            and ("/" not in data or os.path.exists(data))
+            and (data in LOADERS or os.path.exists(data))
         ):
             # some of them unpickle, or do what a query says
-            found.append(
-                Code(f"whatever data that the loader {data} of `datasets` reads", str(path))
-            )
+            text = f"whatever data that the loader {data} of `datasets` reads"
+            found.append(Code(text, str(path)))
         return list(dict.fromkeys(found))
 
 
