@@ -17,7 +17,7 @@ from typing import Any
 import datasets
 import lm_eval
 import yaml
-from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as LOADERS
+from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 from lm_eval.api import metrics  # noqa: F401  fills the registry
 from lm_eval.api.registry import metric_registry
 
@@ -29,6 +29,7 @@ from evomerge.scorers.sources import Code, code_in, find_module, with_imports
 FUNCTION = "!function"
 LIBRARY = Path(lm_eval.__file__).parent.resolve()
 _Base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+LOADERS = frozenset(_PACKAGED_DATASETS_MODULES)
 LOCAL = ("json", "csv", "parquet", "text", "arrow")  # loaders of `datasets` for files at hand
 _SCRIPTS = int(datasets.__version__.partition(".")[0]) < 4  # later ones run none
 # what PyYAML raises for `!!bool x`, a key that is a list, 5,000 digits
