@@ -8,7 +8,7 @@ MERGEKIT := $(VENV)/mergekit
 # vLLM's CPU build likewise, 3.5 GB, for the tests of that engine
 VLLM := $(VENV)/vllm
 
-.PHONY: help demo test quick docs bench bench-evaluate estimators winners soak lint family mergekit vllm clean
+.PHONY: help demo test quick docs bench bench-evaluate estimators winners soak fuzz lint family mergekit vllm clean
 
 demo: $(VENV)/.installed  ## search over the embedded tiny models (a few minutes)
 	$(BIN)/evomerge demo
@@ -39,6 +39,9 @@ winners: $(VENV)/.installed-test  ## twenty searches against the best of noisy s
 
 soak: $(VENV)/.installed-test  ## searches killed many more times than in `make test`
 	EVOMERGE_TEST_KILLS=20 $(BIN)/python -m pytest tests/run/test_resume.py tests/run/test_workers.py
+
+fuzz: $(VENV)/.installed-test  ## 200,000 damaged files of every kind, each refused in one message or read (ten minutes)
+	EVOMERGE_TEST_FUZZ=200000 $(BIN)/python -m pytest tests/fuzz
 
 lint: $(VENV)/.installed-test  ## formatting, lint, types, generated tables
 	$(BIN)/ruff format --check .

@@ -51,9 +51,11 @@ class CandidateFailed(EvomergeError):
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """``" (did you mean 'weight'?)"``, or nothing when no known word is close."""
+    if not isinstance(word, str) or len(word) > 100:
+        return ""
     known = list(known)
     by_lower = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return f" (did you mean {str(by_lower[close[0]])!r}?)" if close else ""
 
 

@@ -268,7 +268,9 @@ class Recipe:
         for name, item in section.items("models"):
             if not isinstance(item.value, str):
                 section.problem(
-                    f"models.{name}", f"expected a folder or hub id, found {item.plain!r}", item
+                    f"models.{name}",
+                    f"expected a folder or hub id, found {config.shown(item.plain)}",
+                    item,
                 )
             models[name] = ModelRef(str(item.plain), origin)
         if not models:
@@ -388,7 +390,7 @@ def _layers(section: config.Section) -> tuple[int, int] | None:
         and 0 <= value[0] <= value[1]
     ):
         return (value[0], value[1])
-    section.problem("layers", f"expected [first, last], both included, found {value!r}")
+    section.problem("layers", f"expected [first, last], both included, found {config.shown(value)}")
     return None
 
 
@@ -398,7 +400,9 @@ def _value(section: config.Section, parameter: Parameter, models: Sequence[str])
     assert node is not None
     if isinstance(node.value, dict):
         if not parameter.per_model:
-            section.problem(parameter.name, f"one value for all models, found {node.plain!r}")
+            section.problem(
+                parameter.name, f"one value for all models, found {config.shown(node.plain)}"
+            )
             return parameter.default
         for model, item in node.value.items():
             if model not in models:

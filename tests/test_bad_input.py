@@ -478,7 +478,8 @@ def test_a_parent_changed_after_the_start_is_refused(
     with Journal.open(folder / JOURNAL) as journal:
         journal.append(head_of(prepare(load_run(folder))).plain)
     shutil.copy(family["chat"] / "model.safetensors", parent)
-    says = (f"sea ({parent}): its weights changed since the search was started",)
+    weights = parent / "model.safetensors"
+    says = (f"sea ({parent}): {weights}: this file changed since the search was started",)
     refuse("search", folder, "--ray", "off", says=says)
 
 
@@ -496,7 +497,7 @@ def test_data_changed_after_the_start_is_refused(
     text = (started / file).read_text()
     assert old in text
     (started / file).write_text(text.replace(old, new))
-    says = (": its data, task file or code changed since the search was started",)
+    says = (f": {file}: this file changed since the search was started",)
     refuse("search", started, "--ray", "off", says=says)
 
 

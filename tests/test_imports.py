@@ -33,7 +33,7 @@ methods checkpoint
 lines
 tensors statistics durable
 params seeds config registry
-errors
+errors visible
 """
 LINE = {name: n for n, line in enumerate(ORDER.strip().splitlines()) for name in line.split()}
 

@@ -23,7 +23,7 @@ SOURCES = ("chat", "sea")
 TEMPLATE = Recipe(
     ModelRef("base"),
     {"chat": ModelRef("a"), "sea": ModelRef("b")},
-    Body(Body(())),
+    Body(()),
     "float32",
     3,
     "chat",
@@ -305,7 +305,7 @@ def test_a_recipe_outside_the_space_has_no_genome() -> None:
         recipe = Recipe(
             recipe.base,
             recipe.models,
-            Body(Body((group("task_arithmetic", SOURCES, {"weight": weight}),))),
+            Body((group("task_arithmetic", SOURCES, {"weight": weight}),)),
         )
         assert (space.encode(recipe) is not None) == inside
     assert space.encode(space.uniform()) is None
@@ -313,9 +313,7 @@ def test_a_recipe_outside_the_space_has_no_genome() -> None:
 
 
 def test_known_recipes_start_the_search(tmp_path: Path) -> None:
-    mine = Recipe(
-        TEMPLATE.base, TEMPLATE.models, Body(Body((group("ties", SOURCES, {"weight": 0.3}),)))
-    )
+    mine = Recipe(TEMPLATE.base, TEMPLATE.models, Body((group("ties", SOURCES, {"weight": 0.3}),)))
     mine.save(tmp_path / "mine.yaml")
     content = {
         "methods": ["ties"],
@@ -340,9 +338,7 @@ def test_a_known_recipe_that_is_impossible_is_said_and_not_dropped() -> None:
 
 
 def test_a_start_file_about_other_models_is_refused(tmp_path: Path) -> None:
-    other = Recipe(
-        TEMPLATE.base, {"math": ModelRef("m")}, Body(Body((group("linear", ("math",)),)))
-    )
+    other = Recipe(TEMPLATE.base, {"math": ModelRef("m")}, Body((group("linear", ("math",)),)))
     other.save(tmp_path / "other.yaml")
     space = fit({"start": ["other.yaml"]}, folder=str(tmp_path / "space.yaml"))
     with pytest.raises(
@@ -550,7 +546,7 @@ def test_what_is_no_space_is_refused(content: dict[str, Any], says: str) -> None
 def test_a_preset_fits_the_embedded_family(path: Path) -> None:
     models = {name: ModelRef(f"embedded:{name}") for name in ("base", *SOURCES)}
     base = Checkpoint.open(models.pop("base"))
-    template = Recipe(ModelRef("embedded:base"), models, Body(Body(())), base.dtype)
+    template = Recipe(ModelRef("embedded:base"), models, Body(()), base.dtype)
     problems = config.Problems()
     spec = parse_space(config.read(path), SOURCES, problems)
     problems.check()

@@ -82,8 +82,13 @@ class Adapter:
                 self._whole[f"{match[1]}.weight"] = key
             else:
                 raise CheckpointError(f"{self.file}: {key!r} is not a plain LoRA matrix")
-        for name, update in self._updates.items():
-            self._complete(name, update)
+        try:
+            for name, update in self._updates.items():
+                self._complete(name, update)
+        except (ArithmeticError, AttributeError, TypeError, ValueError, re.error) as error:
+            raise CheckpointError(
+                f"{folder / 'adapter_config.json'}: r, lora_alpha and their patterns make no sense: {error}"
+            ) from None
         self._handle: Any = None
 
     def touches(self, name: str) -> bool:
@@ -99,7 +104,13 @@ class Adapter:
             embedding: the parameter that its output head is tied to, if it is.
         """
         tied = embedding is not None
-        saved = tuple(self.config.get("modules_to_save") or ())
+        saved = self.config.get("modules_to_save") or ()
+        if not isinstance(saved, (list, tuple)) or not all(isinstance(each, str) for each in saved):
+            raise CheckpointError(
+                f"{self.folder / 'adapter_config.json'}: modules_to_save: expected a list of names, found "
+                f"{saved!r:.100}"
+            )
+        saved = tuple(saved)
         trained = {n for n in self._whole if n.removesuffix(".weight").endswith(saved)}
         for changed in {*self._updates, *trained} if tied else ():
             if changed == embedding or tensors.ignored(changed, tied=True):

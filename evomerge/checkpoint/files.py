@@ -47,15 +47,13 @@ def read_header(path: Path) -> dict[str, Entry]:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > size:
                 raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(length))
+            header = _parsed(file.read(length))
         header.pop("__metadata__", None)
-        entries = {
-            name: Entry(path, item["dtype"], tuple(item["shape"])) for name, item in header.items()
-        }
+        entries = {name: _entry(path, name, item) for name, item in header.items()}
         end = 8 + length + max((item["data_offsets"][1] for item in header.values()), default=0)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except (OSError, struct.error, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, struct.error, ValueError, TypeError, LookupError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: not a readable safetensors file ({error}); copy or download it again"
         ) from None
@@ -67,14 +65,35 @@ def read_header(path: Path) -> dict[str, Entry]:
     return entries
 
 
+def _entry(path: Path, name: str, item: Any) -> Entry:
+    dtype, shape, offsets = item["dtype"], item["shape"], item["data_offsets"]
+    whole = all(type(size) is int and 0 <= size < 2**63 for size in (*shape, *offsets))
+    if not whole or not isinstance(dtype, str) or len(offsets) != 2:
+        raise ValueError(f"{name!r} is not described as a tensor is")
+    return Entry(path, dtype, tuple(shape))
+
+
+def _parsed(text: str | bytes) -> Any:
+    """What JSON ``text`` says; ValueError if it is none, or nested without end."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def entries(folder: Path) -> dict[str, Entry]:
     index = folder / INDEX
     if index.is_file():
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict):
             raise CheckpointError(f"{index}: has no weight_map")
+        for name, file in weight_map.items():
+            if not isinstance(file, str) or not file or Path(file).name != file:
+                raise CheckpointError(
+                    f"{index}: weight_map: {name!r}: expected the name of a file in this folder, found {file!r:.100}"
+                )
         files = sorted(set(weight_map.values()))
-        absent = [name for name in files if not (folder / name).is_file()]
+        absent = [name for name in files if not os.path.isfile(folder / name)]
         if absent:
             raise CheckpointError(
                 f"{index}: names {len(absent)} absent shard(s): {', '.join(absent)}; "
@@ -102,7 +121,7 @@ def entries(folder: Path) -> dict[str, Entry]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from ``path``; CheckpointError if it is absent or malformed."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = _parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:

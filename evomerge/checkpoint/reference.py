@@ -24,7 +24,9 @@ class ModelRef:
     def parts(self) -> list[str]:
         """The model, and the adapter if there is one. A folder whose name holds a + is a model."""
         found = _local(self.text, self.origin)
-        return [self.text] if found is not None and found.exists() else self.text.split("+", 1)
+        return (
+            [self.text] if found is not None and os.path.exists(found) else self.text.split("+", 1)
+        )
 
     @property
     def model(self) -> str:
@@ -53,9 +55,10 @@ def _local(text: str, origin: str) -> Path | None:
     """The folder ``text`` means on this machine, or None if it reads as a hub id."""
     if text.startswith("embedded:"):
         return EMBEDDED / text.removeprefix("embedded:")
-    path = (Path(origin) / Path(text).expanduser()).absolute()
+    # os.path takes a name that no file can have for that of no file; pathlib raises
+    path = (Path(origin) / os.path.expanduser(text)).absolute()
     path = Path(os.path.normpath(path))
-    return path if path.exists() or not _HUB_ID.match(text) else None
+    return path if os.path.exists(path) or not _HUB_ID.match(text) else None
 
 
 def locate(text: str, origin: str = ".") -> Path:
@@ -67,7 +70,7 @@ def locate(text: str, origin: str = ".") -> Path:
     path = _local(text, origin)
     if path is None:
         return _download(text)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         if text.startswith("embedded:"):
             known = sorted(p.name for p in EMBEDDED.iterdir()) if EMBEDDED.is_dir() else []
             name = text.removeprefix("embedded:")

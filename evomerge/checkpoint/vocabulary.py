@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from evomerge.checkpoint.files import read_json
 from evomerge.checkpoint.reading import Checkpoint
+from evomerge.errors import CheckpointError
 
 ABSENT = -1
 TOKENIZER = "tokenizer.json"
@@ -18,11 +19,19 @@ def vocabulary(model: Checkpoint) -> dict[str, int]:
     if not path.is_file():
         return {}
     content = read_json(path)
-    vocab = content.get("model", {}).get("vocab", {})
-    tokens = (
-        dict(vocab) if isinstance(vocab, dict) else {entry[0]: i for i, entry in enumerate(vocab)}
-    )
-    tokens.update({token["content"]: token["id"] for token in content.get("added_tokens", [])})
+    try:
+        vocab = content.get("model", {}).get("vocab", {})
+        tokens = (
+            dict(vocab)
+            if isinstance(vocab, dict)
+            else {entry[0]: i for i, entry in enumerate(vocab)}
+        )
+        tokens.update({token["content"]: token["id"] for token in content.get("added_tokens", [])})
+        bad = [token for token, row in tokens.items() if type(row) is not int or row < 0]
+        if bad:
+            raise ValueError(f"token {bad[0]!r:.60} has no row")
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: not the vocabulary of a tokenizer: {error}") from None
     return tokens
 
 

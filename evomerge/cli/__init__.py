@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from evomerge.cli.parser import make_parser
 from evomerge.errors import EvomergeError, InputError
+from evomerge.visible import Formatter, visible
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,7 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not hasattr(arguments, "run"):
         parser.print_help()
         return 2
-    logging.basicConfig(level=logging.WARNING, format="evomerge: %(message)s")
+    shown = logging.StreamHandler()
+    shown.setFormatter(Formatter("evomerge: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[shown])
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
@@ -29,10 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except InputError as error:
-        print(f"evomerge: {error}", file=sys.stderr)
+        print(f"evomerge: {visible(str(error))}", file=sys.stderr)
         return 2
     except (EvomergeError, OSError) as error:
-        print(f"evomerge: {error}", file=sys.stderr)
+        print(f"evomerge: {visible(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("evomerge: stopped", file=sys.stderr)

@@ -9,6 +9,7 @@ from typing import Any
 
 from evomerge.cli import output, placement
 from evomerge.errors import InputError
+from evomerge.visible import visible
 
 
 def demo(arguments: argparse.Namespace) -> None:
@@ -46,7 +47,7 @@ def search(arguments: argparse.Namespace) -> None:
         raise
     show_table(result.table)
     show_lines([f"{remark}." for remark in result.remarks])
-    print(command_for(result))
+    print(visible(command_for(result)))
 
 
 def status(arguments: argparse.Namespace) -> None:

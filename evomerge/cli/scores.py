@@ -10,6 +10,7 @@ from pathlib import Path
 from evomerge.cli import placement
 from evomerge.cli.output import refuse_existing, write
 from evomerge.errors import InputError
+from evomerge.visible import visible
 
 
 def score(arguments: argparse.Namespace) -> None:
@@ -49,7 +50,7 @@ def reduce(arguments: argparse.Namespace) -> None:
         output,
         count=arguments.items,
         device=arguments.device,
-        say=lambda text: print(f"{text} ...", file=sys.stderr),
+        say=lambda text: print(f"{visible(text)} ...", file=sys.stderr),
     )
     write(output, reduced.text, arguments.force)
     show_lines(reduced.lines)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from evomerge import config
 from evomerge.checkpoint import tensor_bytes
 from evomerge.commands.check_suite import check_suite, describe_items
-from evomerge.errors import ConfigError
+from evomerge.commands.code import Tasks, lines_of, read_tasks, remote_code
+from evomerge.errors import ConfigError, InputError
 from evomerge.parents.parents import Sources
 from evomerge.recipe import BASE, Recipe, uncovered
-from evomerge.run.preflight import prepare
+from evomerge.run.preflight import Run, inspect, prepare
 from evomerge.run.spec import NAME, RunSpec, load_run
+from evomerge.scorers.sources import Code
 from evomerge.suite.objectives import why_no_sum
 from evomerge.suite.splits import Split
 from evomerge.tensors import place_of
@@ -19,6 +23,8 @@ from evomerge.tensors import place_of
 
 def check(path: str | Path) -> list[str]:
     """What there is to know about a run.yaml, run folder, fitness file or recipe, one fact a line.
+
+    Nothing that stands in the file, or in the folders it names, is executed.
 
     Raises:
         InputError: with every problem found.
@@ -66,28 +72,92 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
 
 
 def _check_run(path: Path) -> list[str]:
-    job = prepare(load_run(path))
-    spec, space, suite = job.spec, job.space, job.suite
-    base = job.models[BASE]
-    sources = Sources(job.models, spec.tokenizer)
-    resident = sum(tensor_bytes(sources.shape(name), job.scoring) for name in sources.names)
-    largest = max(tensor_bytes(sources.shape(name), "float32") for name in sources.names)
+    spec = load_run(path)
+    try:
+        tasks, remote = read_tasks(spec.suite), remote_code(spec)
+    except InputError as error:
+        raise ConfigError([*_told(error), *_other_problems(spec)]) from None
+    if tasks.code or remote:
+        return _check_unexecuted(spec, tasks, remote)
+    job = prepare(replace(spec, trust_remote_code=False))  # there is none
+    suite = job.suite
     why = why_no_sum(suite.objectives, suite.spec.combination)
-    known = len(space.references()) + len(space.starts())
     full = sum(map(len, suite.splits[Split.SEARCH].values()))
     first, last = suite.cost(0.0), suite.cost(1.0)
     return [
         f"{spec.folder}: ok",
+        *_models_and_space(job),
+        f"budget: {_budget(spec)}; base, parents and known recipes are {_known(job)} evaluations of {full} items",
+        f"a candidate: {first} items in the first generation, {last} in the last, the probe included",
+        *describe_items(suite),
+        _objectives(spec),
+        *([f"the shortlist answers the whole select split, without a race: {why}"] if why else []),
+        *_needs(job),
+    ]
+
+
+def _told(error: InputError) -> list[str]:
+    return error.problems if isinstance(error, ConfigError) else [str(error)]
+
+
+def _other_problems(spec: RunSpec) -> list[str]:
+    """What is wrong with a run beside its tasks."""
+    try:
+        inspect(spec, [scorer.name for scorer in spec.suite.scorers], tokenizer=False)
+    except InputError as error:
+        return _told(error)
+    return []
+
+
+def _check_unexecuted(spec: RunSpec, tasks: Tasks, remote: Sequence[Code]) -> list[str]:
+    """All that can be known of a run that executes code, without executing it."""
+    job = inspect(spec, tasks.code, tokenizer=not remote)
+    unchecked = [
+        *([f"items, splits and prompts of {', '.join(tasks.code)}"] if tasks.code else []),
+        *([f"the tokenizer of {spec.tokenizer}"] if remote else []),
+    ]
+    return [
+        f"{spec.folder}: ok, as far as can be told without executing what it names",
+        *_models_and_space(job),
+        f"budget: {_budget(spec)}; base, parents and known recipes are {_known(job)} evaluations",
+        _objectives(spec),
+        *tasks.lines,
+        *lines_of(remote),
+        f"not checked, since only executing tells: {'; '.join(unchecked)}",
+        *_needs(job),
+    ]
+
+
+def _models_and_space(job: Run) -> list[str]:
+    spec, space, base = job.spec, job.space, job.models[BASE]
+    sources = Sources(job.models, spec.tokenizer)
+    return [
         f"models: {', '.join(f'{name} = {model.name}' for name, model in job.models.items())}",
         f"{base.architecture}, {base.layers} layers, {base.parameters:,} parameters; merged in {job.dtype}, scored in {job.scoring}",
         *sources.notes(),
         f"space: {', '.join(spec.space.methods)}; {len(space.dims)} genes",
         f"optimizer: {spec.optimizer}, population {job.optimizer().population}, lag {spec.lag}",
-        f"budget: {_budget(spec)}; base, parents and known recipes are {known} evaluations of {full} items",
-        f"a candidate: {first} items in the first generation, {last} in the last, the probe included",
-        *describe_items(suite),
-        f"objectives: {', '.join(o.name + (f' (floor {o.floor})' if o.floor else '') for o in suite.objectives)}",
-        *([f"the shortlist answers the whole select split, without a race: {why}"] if why else []),
+    ]
+
+
+def _known(job: Run) -> int:
+    """Evaluations of base, parents and known recipes."""
+    return len(job.space.references()) + len(job.space.starts())
+
+
+def _objectives(spec: RunSpec) -> str:
+    named = [
+        plain["name"] + (f" (floor {plain['floor']})" if plain["floor"] else "")
+        for plain in spec.suite.objectives
+    ]
+    return f"objectives: {', '.join(named)}"
+
+
+def _needs(job: Run) -> list[str]:
+    sources = Sources(job.models, job.spec.tokenizer)
+    resident = sum(tensor_bytes(sources.shape(name), job.scoring) for name in sources.names)
+    largest = max(tensor_bytes(sources.shape(name), "float32") for name in sources.names)
+    return [
         f"memory of a worker: {_gigabytes(resident + largest * (len(job.models) + 2))} and activations; "
         "the parents' files are mapped and shared",
         "disk: journal and responses only, some kilobytes a candidate",

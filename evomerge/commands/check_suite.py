@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from evomerge.commands.code import read_tasks
 from evomerge.commands.score import read_suite
-from evomerge.errors import ConfigError, InputError
 from evomerge.suite.duplicates import find_duplicates
-from evomerge.suite.spec import SuiteSpec
 from evomerge.suite.suite import Suite
 
 _WIDTH = 60  # characters of an example
 
 
 def check_suite(file: Path) -> list[str]:
-    """What there is to know about a fitness file, one fact a line. Nothing is downloaded.
+    """What there is to know about a fitness file, one fact a line.
+
+    Nothing is downloaded, and nothing that the file or its tasks name is executed.
 
     Raises:
         InputError: with every problem found.
     """
     spec = read_suite(file)
-    downloads = _check_tasks(spec)
+    tasks = read_tasks(spec)
     lines = [
         f"{file}: ok",
         f"objectives, combined by {spec.combination}: "
@@ -29,12 +30,19 @@ def check_suite(file: Path) -> list[str]:
             for plain in spec.objectives
         ),
     ]
-    if not downloads:
+    if not tasks.downloads and not tasks.code:
         return [*lines, *describe_items(Suite(spec))]
+    if not tasks.downloads:
+        Suite(spec.without(tasks.code))  # what is wrong with the others
+    unknown = [
+        *(["once these data are there"] if tasks.downloads else []),
+        *([f"by executing the code of {', '.join(tasks.code)}"] if tasks.code else []),
+    ]
     return [
         *lines,
-        *(f"downloads {data} for {', '.join(tasks)}" for data, tasks in downloads.items()),
-        "items and splits: known once these data are there (`evomerge check` a run that uses them)",
+        *(f"downloads {data} for {', '.join(names)}" for data, names in tasks.downloads.items()),
+        *tasks.lines,
+        f"items and splits: known {' and '.join(unknown)} (`evomerge search` a run that uses them)",
     ]
 
 
@@ -52,35 +60,3 @@ def describe_items(suite: Suite) -> list[str]:
             f"example {' and '.join(groups[0].sources[:2])}: {groups[0].texts[0][:_WIDTH]!r} ..."
         )
     return lines
-
-
-def _check_tasks(spec: SuiteSpec) -> dict[str, list[str]]:
-    """Hub data set -> tasks that download it.
-
-    Raises:
-        ConfigError: tasks or metrics are unknown.
-    """
-    problems: list[str] = []
-    downloads: dict[str, list[str]] = {}
-    for scorer in spec.scorers:
-        if scorer.kind != "task":
-            continue
-        from evomerge.scorers.lm_eval.description import describe
-
-        try:
-            described = describe(scorer.target, spec.include)
-        except InputError as error:
-            problems.append(f"{spec.place_of(scorer.name)}: {error}")
-            continue
-        if described.download:
-            downloads.setdefault(described.download, []).append(scorer.name)
-        for plain in spec.objectives:
-            if plain["scorer"] == scorer.name:
-                try:
-                    described.check_metric(scorer.name, plain["metric"])
-                except InputError as error:
-                    key = f"objectives.{plain['name']}.metric"
-                    problems.append(f"{spec.place(key)}: {error}")
-    if problems:
-        raise ConfigError(problems)
-    return downloads

@@ -139,4 +139,4 @@ def recipe_of(model: str) -> Recipe:
     ref = ModelRef(model)
     name = "model"
     group = recipes.group("passthrough", (name,))
-    return Recipe(None, {name: ref}, Body(Body((group,))), Checkpoint.open(ref).dtype, 0, name)
+    return Recipe(None, {name: ref}, Body((group,)), Checkpoint.open(ref).dtype, 0, name)

@@ -9,6 +9,7 @@ from evomerge.interop.document import read_documents
 from evomerge.interop.evolve import run_of
 from evomerge.interop.export import to_mergekit
 from evomerge.interop.importing import recipe_of
+from evomerge.visible import one_line
 
 __all__ = ["from_mergekit", "to_mergekit"]
 
@@ -35,6 +36,9 @@ def from_mergekit(path: str | Path, layers: int | None = None) -> str:
         recipe, notes = recipe_of(nodes, layers)
         text = recipe.to_yaml()
     return (
-        "".join(f"# {note}\n" for note in [f"imported from {Path(path).name} (mergekit)", *notes])
+        "".join(
+            f"# {one_line(note)}\n"
+            for note in [f"imported from {Path(path).name} (mergekit)", *notes]
+        )
         + text
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evomerge import config
-from evomerge.errors import ConfigError, InputError, did_you_mean
+from evomerge.errors import ConfigError, did_you_mean
 from evomerge.interop.catalogue import PEERS, VERSION, Argument, Peer
 from evomerge.interop.settings import Branch, Setting, parse_setting
 
@@ -93,19 +93,15 @@ def read_documents(path: str | Path) -> list[config.Node]:
         InputError: the file is absent or unreadable.
         ConfigError: it is not YAML.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
+    text = config.read_text(path)
     nodes, start = [], 0
     for end in [*(match.start() for match in _SEPARATOR.finditer(text)), len(text)]:
         body = text[start:end]
         if re.sub(r"^---|#.*", "", body, flags=re.MULTILINE).strip():
             # lines keep their numbers
-            nodes.append(config.parse("\n" * text.count("\n", 0, start) + body, str(path)))
+            nodes.append(
+                config.parse("\n" * text.count("\n", 0, start) + body, str(path), controls=False)
+            )
         start = end
     if not nodes:
         raise ConfigError([f"{path}: is empty"])
@@ -227,7 +223,9 @@ class _Reader:
         whole = isinstance(value, list) and all(type(number) is int for number in value)
         if whole and len(value) == 2 and 0 <= value[0] <= value[1]:
             return (value[0], value[1])
-        section.problem("layer_range", f"expected [first, one past the last], found {value!r}")
+        section.problem(
+            "layer_range", f"expected [first, one past the last], found {config.shown(value)}"
+        )
         return None
 
     def model(self, section: config.Section, key: str, *, required: bool = False) -> str | None:
@@ -239,7 +237,9 @@ class _Reader:
         if isinstance(node.value, str) and node.value:
             return node.value
         if not isinstance(node.value, dict):
-            section.problem(key, f"expected a folder or hub id, found {node.plain!r}", node)
+            section.problem(
+                key, f"expected a folder or hub id, found {config.shown(node.plain)}", node
+            )
             return None
         part = config.Section(node, self.problems, f"{section.path}{key}.")
         if "path" in part:

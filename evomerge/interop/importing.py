@@ -105,7 +105,7 @@ class _Assembler:
         made = Recipe(
             ModelRef(ModelRef(base).portable) if base else None,
             sources,
-            Body(Body(self._grouped(groups))),
+            Body(self._grouped(groups)),
             self._dtype(),
             tokenizer=donor,
         )

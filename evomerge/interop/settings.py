@@ -80,7 +80,7 @@ def _parse_values(
     for item, value in zip(nodes, values, strict=True):
         if value is None:
             expected = f"expected {_EXPECTED[kind]}, a list of them over depth, or filters"
-            problems.add(item, where, f"{expected}; found {item.plain!r}")
+            problems.add(item, where, f"{expected}; found {config.shown(item.plain)}")
     if any(value is None for value in values) or not values:
         return ()
     return (Branch(name, tuple(values), kind == "integer"),)

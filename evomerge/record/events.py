@@ -72,10 +72,25 @@ L = TypeVar("L", bound=Line)
 
 @dataclass(frozen=True)
 class Parent:
-    """A model as it was at the start: what it was called, and the digest of its weights."""
+    """A model as it was at the start.
+
+    Attributes:
+        ref: what it was called.
+        sha256: of its weights.
+        files: sha256 of all else that a score depends on: config, tokenizer, template, adapter.
+    """
 
     ref: str
     sha256: str
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ScorerLine:
+    """A scorer as it was at the start: its fingerprint, and the sha256 of its files of data and code."""
+
+    sha256: str
+    files: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -102,7 +117,7 @@ class Head(Line):
         objectives: ``Objective.plain`` of each.
         combine: how they combine.
         splits: the items.
-        scorers: name -> fingerprint.
+        scorers: by name.
         versions: of libraries.
     """
 
@@ -119,7 +134,7 @@ class Head(Line):
     objectives: list[dict[str, Any]]
     combine: str
     splits: Splits
-    scorers: dict[str, str]
+    scorers: dict[str, ScorerLine]
     versions: dict[str, str]
 
     @property

@@ -11,7 +11,7 @@ from evomerge.errors import RunError
 from evomerge.judging.table import Table
 from evomerge.recipe import Recipe
 from evomerge.record.record import Record
-from evomerge.report.text import table_markdown
+from evomerge.report.text import markdown_text, table_markdown
 
 BEST, REPORT = "best.yaml", "report.md"
 
@@ -45,7 +45,7 @@ def write(record: Record) -> Result:
         RunError: it cannot be written.
     """
     result = result_of(record)
-    told = "".join(f"* {remark}.\n" for remark in result.remarks)
+    told = "".join(f"* {markdown_text(remark)}.\n" for remark in result.remarks)
     try:
         config.write_text(record.folder / REPORT, table_markdown(result.table) + told)
         if result.winner is not None:

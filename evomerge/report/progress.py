@@ -124,7 +124,7 @@ class Display(Listener):
 
     def _line(self, text: str) -> None:
         if not self._quiet:
-            self._console.print(text, soft_wrap=True, markup=False)
+            self._console.print(text, soft_wrap=True)
 
     def _rate(self) -> float:
         """Evaluations per minute in this session."""

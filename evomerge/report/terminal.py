@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 
 from evomerge.evolution.history import History, Phase
@@ -22,6 +22,7 @@ from evomerge.record.record import Record
 from evomerge.report.files import Result
 from evomerge.report.text import count_text, interval_text, table_notes, table_rows, table_title
 from evomerge.statistics.intervals import Interval
+from evomerge.visible import one_line, visible
 
 PHASES: Mapping[str, str] = {
     Phase.REFERENCES: "base and parents",
@@ -33,9 +34,29 @@ PHASES: Mapping[str, str] = {
 Cells = tuple[str, ...]
 
 
+class Screen(Console):
+    """A console for text from files: no markup, no emoji, and no character that commands a terminal.
+
+    All that is printed passes through ``render``; what moves the cursor of a live display is made by
+    rich itself, as control segments, and stays.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isalnum():
+                yield segment
+            else:
+                yield segment._replace(text=visible(segment.text))
+
+
 def console(*, err: bool = False) -> Console:
     """Wide enough for tables when the output is not a terminal."""
-    made = Console(stderr=err, highlight=False, soft_wrap=not sys.stdout.isatty())
+    made = Screen(stderr=err, soft_wrap=not sys.stdout.isatty())
     if not made.is_terminal:
         made.width = 200
     return made
@@ -44,20 +65,24 @@ def console(*, err: bool = False) -> Console:
 def show_lines(lines: Sequence[str]) -> None:
     """Plain lines on standard output."""
     for line in lines:
-        console().print(line, markup=False, soft_wrap=True)
+        console().print(line, soft_wrap=True)
 
 
 def _print_table(
     title: str, columns: Sequence[str], rows: Sequence[Cells], bold: Sequence[bool] = ()
 ) -> None:
     table = Table(
-        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+        title=one_line(title),
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
     )
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+        table.add_column(one_line(column), justify="left" if number == 0 else "right", no_wrap=True)
     for number, row in enumerate(rows):
         style = "bold" if bold and bold[number] else ""
-        table.add_row(*map(escape, row), style=style)
+        table.add_row(*map(one_line, row), style=style)
     console().print(table)
 
 

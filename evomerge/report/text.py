@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from evomerge.judging.estimation import ANCHORED
 from evomerge.judging.table import Count, Effort, Row, Table, Trust
 from evomerge.statistics.intervals import Interval
+from evomerge.visible import one_line
 
 
 def table_rows(table: Table) -> list[tuple[str, ...]]:
@@ -97,11 +100,21 @@ def _effort_line(effort: Effort) -> str:
 
 def table_markdown(table: Table) -> str:
     """The final table as Markdown."""
-    heading, *rows = table_rows(table)
+    heading, *rows = (tuple(map(markdown_text, row)) for row in table_rows(table))
     rule = ("---", *("---:" for _ in heading[1:]))
     lines = [f"| {' | '.join(row)} |" for row in (heading, rule, *rows)]
-    remarks = [f"* {note}" for note in table_notes(table)]
-    return "\n".join([table_title(table), "", *lines, "", *remarks]) + "\n"
+    remarks = [f"* {markdown_text(note)}" for note in table_notes(table)]
+    return "\n".join([markdown_text(table_title(table)), "", *lines, "", *remarks]) + "\n"
+
+
+def markdown_text(text: str) -> str:
+    """``text`` in Markdown, and nothing but text: no cell, line, tag, entity, link or code of its own."""
+    return _MARKUP.sub(lambda found: _ESCAPED.get(found[0], f"\\{found[0]}"), one_line(text))
+
+
+# a tag or comment begins with what follows its <, an entity with what follows its &; a link is ](
+_MARKUP = re.compile(r"<(?=[A-Za-z/!?])|&(?=#|[A-Za-z])|[|`]|(?<=\])\(|\\(?=[!-/:-@\[-`{-~])")
+_ESCAPED = {"<": "&lt;", "&": "&amp;"}
 
 
 def interval_text(interval: Interval) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evomerge.checkpoint.contents import digests, files_of
 from evomerge.errors import InputError
-from evomerge.record.events import Head, Parent, Splits, versions
+from evomerge.record.events import Head, Parent, ScorerLine, Splits, versions
 from evomerge.record.journal import FORMAT
 from evomerge.run.preflight import Run
 
@@ -28,12 +29,18 @@ def head_of(run: Run) -> Head:
         scoring=run.scoring,
         population=run.optimizer().population,
         template=run.template.plain,
-        models={n: Parent(m.name, m.fingerprint) for n, m in run.models.items()},
+        models={
+            name: Parent(model.name, model.fingerprint, digests(model, code=spec.trust_remote_code))
+            for name, model in run.models.items()
+        },
         dims=[dim.name for dim in run.space.dims],
         objectives=[objective.plain for objective in run.suite.objectives],
         combine=run.suite.spec.combination,
         splits=Splits(run.splits_digest, run.suite.splits),
-        scorers={name: scorer.fingerprint for name, scorer in run.suite.scorers.items()},
+        scorers={
+            name: ScorerLine(scorer.fingerprint, dict(_files(scorer)))
+            for name, scorer in run.suite.scorers.items()
+        },
         versions=versions(),
     )
 
@@ -44,18 +51,32 @@ def check_same(head: Head, run: Run, path: Path) -> None:
         f"Restore it, or start a new search in another folder (the journal of this one is {path})"
     )
     if head.digest != run.spec.digest:
-        changed = _difference(head.content, run.spec.content)
+        difference = _difference(head.content, run.spec.content)
         raise InputError(
             f"{run.spec.folder}: run.yaml (or a file it names) is not what this search was started with: "
-            f"{changed}. {advice}"
+            f"{difference}. {advice}"
         )
     for name, model in run.models.items():
+        here = files_of(model, code=run.spec.trust_remote_code)
+        found = digests(model, code=run.spec.trust_remote_code)
+        if changed := _changed(head.models[name].files, found):
+            file, how = changed
+            raise InputError(
+                f"{name} ({model.name}): {here.get(file, model.folder / file)}: this file {how} since the "
+                f"search was started. {advice}"
+            )
         if head.models[name].sha256 != model.fingerprint:
             raise InputError(
                 f"{name} ({model.name}): its weights changed since the search was started. {advice}"
             )
     for name, scorer in run.suite.scorers.items():
-        if head.scorers[name] != scorer.fingerprint:
+        known = head.scorers[name]
+        if changed := _changed(known.files, _files(scorer)):
+            file, how = changed
+            raise InputError(
+                f"{name}: {file}: this file {how} since the search was started. {advice}"
+            )
+        if known.sha256 != scorer.fingerprint:
             raise InputError(
                 f"{name}: its data, task file or code changed since the search was started. {advice}"
             )
@@ -70,6 +91,24 @@ def check_same(head: Head, run: Run, path: Path) -> None:
         raise InputError(
             f"the items of the evaluation tasks changed since the search was started. {advice}"
         )
+
+
+def _files(scorer: Any) -> Mapping[str, str]:
+    """Those of a scorer; a plugin's may name none."""
+    found: Mapping[str, str] = getattr(scorer, "files", {})
+    return found
+
+
+def _changed(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[str, str] | None:
+    """The first file that differs, and what happened to it."""
+    for file in {**old, **new}:
+        if file not in new:
+            return file, "was removed"
+        if file not in old:
+            return file, "was added"
+        if old[file] != new[file]:
+            return file, "changed"
+    return None
 
 
 def _difference(old: Any, new: Any, path: str = "") -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -13,7 +13,7 @@ from evomerge import optimizers
 from evomerge.checkpoint import Checkpoint, read_json
 from evomerge.engines.precision import scoring_dtype
 from evomerge.engines.tokenizer import load_tokenizer
-from evomerge.errors import CheckpointError, ConfigError, EvomergeError, Incompatible, InputError
+from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputError
 from evomerge.evolution.core import Plan, Search
 from evomerge.evolution.history import History
 from evomerge.optimizers import Optimizer, Problem
@@ -71,13 +71,22 @@ class Run:
         return Search(self.space, optimizer, plan, history, objectives=objectives, front=front)
 
     def optimizer(self) -> Optimizer:
-        return optimizers.make(
-            self.spec.optimizer,
-            Problem(self.space.dims, tuple(o.name for o in counting(self.suite.objectives))),
-            seed=self.spec.seed,
-            population=self.spec.population,
-            options=self.spec.options,
-        )
+        """Fresh.
+
+        Raises:
+            InputError: its options do not suit it, or the space.
+        """
+        try:
+            return optimizers.make(
+                self.spec.optimizer,
+                Problem(self.space.dims, tuple(o.name for o in counting(self.suite.objectives))),
+                seed=self.spec.seed,
+                population=self.spec.population,
+                options=self.spec.options,
+            )
+        except InputError as error:
+            place = self.spec.lines.get("optimizer", self.spec.folder)
+            raise InputError(f"{place}: {error}") from None
 
     @property
     def splits_digest(self) -> str:
@@ -129,29 +138,31 @@ def _check_engine(suite: SuiteSpec) -> None:
         )
 
 
-def prepare(
-    spec: RunSpec, *, say: Callable[[str], None] = lambda text: None, device: str | None = None
-) -> Run:
-    """Open and check everything a run needs; ``device`` is where workers will score.
+class _Attempts:
+    """Steps that may find something wrong: all of it is kept, to be told at once."""
 
-    A search that was started before goes on in the dtype it began with, whatever ``auto`` means here.
+    def __init__(self) -> None:
+        self.problems: list[str] = []
 
-    Raises:
-        InputError: with every problem found, one a line.
-    """
-    problems: list[str] = []
-    path = spec.folder / JOURNAL
-    started = read_lines(path)[:1] if path.is_file() else []
-
-    def attempt(step: Callable[[], Any]) -> Any:
+    def __call__(self, step: Callable[[], Any]) -> Any:
+        """What ``step`` returns; None if its input was wrong."""
         try:
             return step()
-        except EvomergeError as error:
-            if not isinstance(error, InputError):
-                raise
-            problems.extend(error.problems if isinstance(error, ConfigError) else [str(error)])
+        except InputError as error:
+            self.problems.extend(error.problems if isinstance(error, ConfigError) else [str(error)])
             return None
 
+    def check(self) -> None:
+        """Raise InputError if anything was found."""
+        if self.problems:
+            one = len(self.problems) == 1
+            raise Incompatible(self.problems[0]) if one else ConfigError(self.problems)
+
+
+def _open_models(
+    spec: RunSpec, attempt: _Attempts, say: Callable[[str], None], *, tokenizer: bool
+) -> dict[str, Checkpoint]:
+    """The models that can be opened, checked against each other if all can; ``tokenizer``: it, too."""
     say("opening the models")
     opened = {name: attempt(partial(Checkpoint.open, spec.model(name))) for name in spec.names}
     models = {name: model for name, model in opened.items() if model is not None}
@@ -160,31 +171,82 @@ def prepare(
         say("looking for NaN in the models")
         for model in models.values():
             attempt(model.check_finite)
-        attempt(lambda: _check_tokenizer(models[spec.tokenizer], spec))
+        if tokenizer:
+            attempt(lambda: _check_tokenizer(models[spec.tokenizer], spec))
     attempt(lambda: _check_engine(spec.suite))
+    return models
+
+
+def prepare(
+    spec: RunSpec, *, say: Callable[[str], None] = lambda text: None, device: str | None = None
+) -> Run:
+    """Open and check everything a run needs; ``device`` is where workers will score.
+
+    A search that was started before goes on in the dtype it began with, whatever ``auto`` means here.
+    The code of tasks and functions is executed: see ``inspect``.
+
+    Raises:
+        InputError: with every problem found, one a line.
+    """
+    path = spec.folder / JOURNAL
+    started = read_lines(path)[:1] if path.is_file() else []
+    attempt = _Attempts()
+    models = _open_models(spec, attempt, say, tokenizer=True)
     say("building the evaluation tasks")
     suite = attempt(lambda: Suite(spec.suite))
     if suite is not None:
         attempt(lambda: suite.splits)
-    if problems:
-        raise Incompatible("\n".join(problems)) if len(problems) == 1 else ConfigError(problems)
-    dtype = spec.dtype or models[BASE].dtype
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    scoring = scoring_dtype(spec.suite.dtype, dtype, where)
+    attempt.check()
+    scoring = _scoring(spec, models, device)
     head = started[0] if started else None
     run = Run(spec, models, suite, head.scoring if isinstance(head, Head) else scoring)
-    if not run.space.dims:
-        raise InputError(
-            f"{spec.folder}: every parameter of the search space is fixed: there is nothing to search. "
-            "Give at least one parameter a range, or list more than one method"
-        )
+    _check_space(run)
     _check_budget(run)
     return run
 
 
+def inspect(spec: RunSpec, unbuilt: Collection[str], *, tokenizer: bool) -> Run:
+    """Open and check what can be known of a run without executing anything that it names.
+
+    Args:
+        spec: of the run.
+        unbuilt: scorers that are not built; the suite of the result has the others, and no anchors.
+        tokenizer: whether the tokenizer may be loaded.
+
+    Raises:
+        InputError: with every problem found, one a line.
+    """
+    attempt = _Attempts()
+    models = _open_models(spec, attempt, lambda text: None, tokenizer=tokenizer)
+    suite = attempt(lambda: Suite(spec.suite.without(unbuilt)))
+    if suite is not None and suite.scorers:
+        attempt(lambda: suite.splits)
+    attempt.check()
+    run = Run(spec, models, suite, _scoring(spec, models, None))
+    _check_space(run)
+    known = len(run.space.references()) + len(run.space.starts())
+    _check_limits(run, {"evaluations": known})
+    return run
+
+
+def _scoring(spec: RunSpec, models: Mapping[str, Checkpoint], device: str | None) -> str:
+    """The dtype that candidates are scored in."""
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return scoring_dtype(spec.suite.dtype, spec.dtype or models[BASE].dtype, where)
+
+
+def _check_space(run: Run) -> None:
+    """Refuse a space without genes."""
+    if not run.space.dims:
+        raise InputError(
+            f"{run.spec.folder}: every parameter of the search space is fixed: there is nothing to search. "
+            "Give at least one parameter a range, or list more than one method"
+        )
+
+
 def _check_budget(run: Run) -> None:
     """Refuse a budget that base, parents and known recipes use up."""
-    spec, suite = run.spec, run.suite
+    suite = run.suite
     known = len(run.space.references()) + len(run.space.starts())
     each = {
         scorer.name: sum(
@@ -194,13 +256,18 @@ def _check_budget(run: Run) -> None:
     }
     # one a token at least, but for functions, which count none
     told = sum(each[scorer.name] for scorer in suite.spec.scorers if scorer.kind != "function")
-    for name, allowed, least in (
-        ("evaluations", spec.evaluations, known),
-        ("items", spec.items, known * sum(each.values())),
-        ("tokens", spec.tokens, known * told),
-    ):
-        if allowed is not None and allowed <= least:
+    least = {"evaluations": known, "items": known * sum(each.values()), "tokens": known * told}
+    _check_limits(run, least)
+
+
+def _check_limits(run: Run, least: Mapping[str, int]) -> None:
+    """Refuse a budget of no more than ``least``."""
+    spec = run.spec
+    limits = {"evaluations": spec.evaluations, "items": spec.items, "tokens": spec.tokens}
+    for name, used in least.items():
+        allowed = limits[name]
+        if allowed is not None and allowed <= used:
             raise InputError(
                 f"{spec.lines.get(name, spec.folder)}: budget.{name} is {allowed}, but base, parents and known "
-                f"recipes alone take at least {least}; allow more, or list fewer under space.start"
+                f"recipes alone take at least {used}; allow more, or list fewer under space.start"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,7 +59,7 @@ class RunSpec:
     threads: int
     trust_remote_code: bool
     content: Mapping[str, Any]  # all files, merged into one, as written
-    lines: Mapping[str, str]  # file:line of each budget
+    lines: Mapping[str, str]  # file:line of each budget, and of the optimizer
 
     @cached_property
     def digest(self) -> str:
@@ -76,7 +77,7 @@ class RunSpec:
 
     def template(self, dtype: str) -> Recipe:
         """A recipe without groups, which the space fills in."""
-        return Recipe(self.base, self.sources, Body(Body()), dtype, self.seed, self.tokenizer)
+        return Recipe(self.base, self.sources, Body(), dtype, self.seed, self.tokenizer)
 
 
 def load_run(path: str | Path) -> RunSpec:
@@ -118,12 +119,14 @@ def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
         hours = budget.number("hours", None, low=0.0)
         lines = {n: f"{at.file}:{at.line}" for n in COUNTED if (at := budget.get(n)) is not None}
         budget.finish()
+    if (at := section.get("optimizer")) is not None:
+        lines["optimizer"] = f"{at.file}:{at.line}"
     if not any(counted.values()):
         counted["evaluations"] = EVALUATIONS
-    lag = section.integer("lag", 1, low=1)
+    lag = section.integer("lag", 1, low=1, high=1000)
     seed = section.integer("seed", 0)
     dtype = section.choice("dtype", tuple(DTYPES), "") or None
-    threads = section.integer("threads", 1, low=1)
+    threads = section.integer("threads", 1, low=1, high=4096)
     trust = section.flag("trust_remote_code", False)
     section.finish()
     if problems.found or base is None or space is None or suite is None:
@@ -168,7 +171,9 @@ def _parse_models(
     for name, item in models.items("sources"):
         if not isinstance(item.value, str):
             models.problem(
-                f"sources.{name}", f"expected a folder or hub id, found {item.plain!r}", item
+                f"sources.{name}",
+                f"expected a folder or hub id, found {config.shown(item.plain)}",
+                item,
             )
         elif name == BASE:
             models.problem(
@@ -176,8 +181,10 @@ def _parse_models(
             )
         else:
             sources[name] = ModelRef(item.value, origin)
-    if not sources and "sources" not in models:
+    if "sources" not in models:
         models.problem("sources", "missing; expected a mapping of source names to models")
+    elif not sources and not section.problems.found:
+        models.problem("sources", "expected at least one source model, as name: folder or hub id")
     tokenizer = models.text("tokenizer", BASE)
     if sources and tokenizer not in (BASE, *sources):
         models.problem(
@@ -193,7 +200,7 @@ def _part(section: config.Section, key: str, problems: config.Problems) -> confi
     node = section.require(key, "a YAML file or the same keys inline")
     if node is None or not isinstance(node.value, str):
         return node
-    path = node.folder / Path(node.value).expanduser()
+    path = node.folder / os.path.expanduser(node.value)
     try:
         return config.read(path)
     except ConfigError as error:
@@ -208,7 +215,9 @@ def _parse_optimizer(section: config.Section) -> tuple[str, dict[str, Any], int 
     if part is None:
         return "cma", {}, None
     name = part.choice("name", OPTIMIZERS.names(), "cma")
-    population = part.integer("population", 0, low=1) if "population" in part else None
+    population = (
+        part.integer("population", 0, low=1, high=100_000) if "population" in part else None
+    )
     options = {}
     for option in optimizers.get(name).OPTIONS:
         node = part.get(option.name)

@@ -14,11 +14,16 @@ import hashlib
 import importlib
 import inspect
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from evomerge.checkpoint.files import file_digest
 from evomerge.engines import Engine
 from evomerge.errors import CandidateFailed, InputError, RunError, did_you_mean
+from evomerge.scorers.sources import with_imports
 from evomerge.suite.scorer import Item, NonFinite, Responses
 from evomerge.suite.splits import SPLITS
 
@@ -43,12 +48,21 @@ class PythonFunction:
 
     @property
     def fingerprint(self) -> str:
-        """Of the function's own source; what it calls is not followed."""
+        """Of the function's own source; ``files`` has the rest of its file, and what that imports."""
         try:
             source = inspect.getsource(self._function)
         except (OSError, TypeError):  # built in, or typed at a prompt
             source = self.name
         return hashlib.sha256(source.encode()).hexdigest()
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """The function's file, and what it imports that no package installs -> sha256."""
+        source = inspect.getsourcefile(inspect.unwrap(self._function))
+        if source is None:
+            return {}
+        home = Path(source).resolve().parent
+        return {os.path.relpath(p, home): file_digest(p) for p in with_imports(Path(source))}
 
     def items(self) -> list[Item]:
         return [Item(split, split, split=split) for split in SPLITS]

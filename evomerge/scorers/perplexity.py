@@ -38,6 +38,7 @@ class BitsPerByte:
     def __init__(self, name: str, path: str | Path, *, field: str = "text") -> None:
         self.name = name
         self.metrics: dict[str, bool] = {_METRIC: False, _SIGNAL: SIGNALS[_SIGNAL]}
+        self._file = Path(path).name
         self._passages, sources = _read(Path(path), field)
         self._items = [
             Item(str(row), source, text=passage)
@@ -51,6 +52,11 @@ class BitsPerByte:
         """Of the passages."""
         text = json.dumps(self._passages)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The file of the passages -> sha256 of them."""
+        return {self._file: self.fingerprint}
 
     def items(self) -> list[Item]:
         return list(self._items)

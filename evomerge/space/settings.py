@@ -32,11 +32,16 @@ def parse_setting(
 ) -> Any:
     """A fixed value, a narrowed domain, or {model: either}; ``declared`` share the name."""
     if isinstance(node.value, dict) and not {"range", "choices"} & set(node.value):
+        if not sources:  # an inner one names no models again
+            problems.add(
+                node, where, f"expected a value, range or choices, found {config.shown(node.plain)}"
+            )
+            return None
         if not all(p.per_model for p in declared):
             problems.add(
                 node,
                 where,
-                f"one value for all models; expected a value, range or choices, found {node.plain!r}",
+                f"one value for all models; expected a value, range or choices, found {config.shown(node.plain)}",
             )
             return None
         setting = {}
@@ -48,7 +53,7 @@ def parse_setting(
                     f"no source {model!r}{did_you_mean(model, sources)}; {one_of(sources)}",
                 )
                 continue
-            setting[model] = parse_setting(item, f"{where}.{model}", declared, sources, problems)
+            setting[model] = parse_setting(item, f"{where}.{model}", declared, (), problems)
         return setting
     if isinstance(node.value, dict):
         return _parse_domain(node, where, declared, problems)
@@ -82,7 +87,9 @@ def _parse_domain(
     ):
         numbers = []
     if len(numbers) != 2 or numbers[0] > numbers[1]:
-        problems.add(spread or node, f"{where}.range", f"expected [low, high], found {value!r}")
+        problems.add(
+            spread or node, f"{where}.range", f"expected [low, high], found {config.shown(value)}"
+        )
         return None
     low, high = numbers
     domain: Domain | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from evomerge.space.settings import parse_setting
 from evomerge.tensors import OTHER
 
 STARTS = ("parents", "uniform", "lines", "layer_swap")  # besides names of methods and recipe files
+DEPTH = 1000  # more blocks than any model has
 METHODLESS = ("task_arithmetic",)  # what a space merges by that names no method
 
 
@@ -89,7 +91,7 @@ def parse_space(
         section.problem("methods", "expected at least one method")
     gene = section.choice("method_gene", ("global", "group"), "global")
     blocks, roles = _parse_groups(section)
-    knots = section.integer("knots", 2, low=2) if "knots" in section else None
+    knots = section.integer("knots", 2, low=2, high=DEPTH) if "knots" in section else None
     if knots and blocks:
         section.problem("knots", "give either knots or groups.layers: both place values over depth")
     declared = [p for name in names if name in known for p in methods.get(name).parameters]
@@ -106,6 +108,8 @@ def parse_space(
                 "start",
                 f"no known recipe {name!r}{hint}; expected {', '.join(STARTS)}, a method or a recipe file",
             )
+        elif name.endswith((".yaml", ".yml")) and not os.path.isfile(node.folder / name):
+            section.problem("start", f"no such recipe file: {node.folder / name}")
     section.finish()
     if len(problems.found) > before:
         return None
@@ -163,7 +167,7 @@ def _parse_groups(section: config.Section) -> tuple[int | None, tuple[str, ...]]
     groups = section.section("groups")
     if groups is None:
         return None, ()
-    blocks = groups.integer("layers", 1, low=1) if "layers" in groups else None
+    blocks = groups.integer("layers", 1, low=1, high=DEPTH) if "layers" in groups else None
     roles = groups.texts("roles")
     for role in roles:
         if role not in GROUP_ROLES:

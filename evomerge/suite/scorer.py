@@ -100,6 +100,11 @@ class Scorer(Protocol):
         """sha256 of what is asked and how: documents, prompts, metrics; a resumed run compares it."""
         ...
 
+    @property
+    def files(self) -> Mapping[str, str]:
+        """Files on this machine that scores depend on, in a folder that may move -> sha256."""
+        ...
+
     def items(self) -> list[Item]:
         """Every item, in the order of the data. Ids are unique and stable."""
         ...

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,17 @@ class SuiteSpec:
         names = (plain["name"] for plain in self.objectives if plain["scorer"] == scorer)
         return self.place(f"objectives.{next(names)}")
 
+    def without(self, unbuilt: Collection[str]) -> SuiteSpec:
+        """The same without some scorers, and without what is measured or made with them."""
+        left = [plain for plain in self.objectives if plain["scorer"] not in unbuilt]
+        names = {plain["name"] for plain in left}
+        return replace(
+            self,
+            objectives=tuple(plain for plain in left if names.issuperset(plain["of"])),
+            scorers=tuple(scorer for scorer in self.scorers if scorer.name not in unbuilt),
+            anchors={} if unbuilt else self.anchors,
+        )
+
     @property
     def plain(self) -> dict[str, Any]:
         """What a worker needs to build the scorers."""
@@ -120,7 +133,7 @@ def parse_suite(
     folder = node.folder
     include = tuple(str((folder / path).resolve()) for path in section.texts("include"))
     for path in include:
-        if not Path(path).is_dir():
+        if not os.path.isdir(path):
             section.problem("include", f"no such folder: {path}")
     combination = section.choice("combine", COMBINATIONS, "retention")
     estimator = section.choice("estimator", estimators.names(), estimators.DEFAULT)
@@ -227,7 +240,7 @@ def _parse_candidate(items: config.Section) -> tuple[int, int]:
     items.problem(
         "candidate",
         "expected a number of items, or [first generation, last generation] of which the first is no "
-        f"larger, found {found!r}",
+        f"larger, found {config.shown(found)}",
     )
     return CANDIDATE
 
@@ -266,7 +279,9 @@ def _parse_anchors(
         elif not (
             isinstance(found, dict)
             and found
-            and all(isinstance(w, (int, float)) and w > 0 for w in found.values())
+            and all(
+                isinstance(w, (int, float)) and math.isfinite(w) and w > 0 for w in found.values()
+            )
         ):
             section.problem("anchors", f"{name}: expected item ids with weights above 0", node)
         else:
@@ -345,12 +360,13 @@ def _parse_floor(section: config.Section, models: Sequence[str] | None) -> Floor
     if node is None:
         return None
     value = node.value
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return Floor(value=float(value))
     match = _FLOOR.match(value) if isinstance(value, str) else None
-    if match is None or float(match[1]) <= 0:
+    if match is None or not 0 < float(match[1]) < math.inf:
         section.problem(
-            "floor", f"expected a number or text like '98% of {BASE}', found {node.plain!r}"
+            "floor",
+            f"expected a number or text like '98% of {BASE}', found {config.shown(node.plain)}",
         )
         return None
     known = None if models is None else (BASE, *models)

@@ -63,7 +63,7 @@ def recipe(family: Path, method: str, number: int) -> Recipe:
     return Recipe(
         ModelRef(str(family / "base")),
         {model: ModelRef(str(family / model)) for model in models},
-        Body(Body((group(method, models, values(method, number)),))),
+        Body((group(method, models, values(method, number)),)),
     )
 
 

@@ -45,7 +45,7 @@ def space() -> SearchSpace:
     template = Recipe(
         ModelRef("b"),
         {name: ModelRef(name[0]) for name in SOURCES},
-        Body(Body(())),
+        Body(()),
         "float32",
         0,
         "chat",

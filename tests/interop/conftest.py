@@ -20,7 +20,7 @@ def recipe_of() -> MakeRecipe:
         refs = {name: ModelRef(str(folder)) for name, folder in family.items()}
         base = refs.pop("base")
         return Recipe(
-            base, refs, Body(Body(groups)), **{"dtype": "float32", "tokenizer": "chat", **options}
+            base, refs, Body(groups), **{"dtype": "float32", "tokenizer": "chat", **options}
         )
 
     return make

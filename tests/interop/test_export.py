@@ -134,9 +134,7 @@ def test_folders_are_made_absolute(
 ) -> None:
     monkeypatch.chdir(family["base"].parent)
     models = {name: ModelRef(name) for name in SOURCES}
-    recipe = Recipe(
-        None, models, Body(Body((group("linear", SOURCES),))), "float32", tokenizer="chat"
-    )
+    recipe = Recipe(None, models, Body((group("linear", SOURCES),)), "float32", tokenizer="chat")
     content = exported(recipe)
     assert "base_model" not in content  # linear has none
     listed = [source["model"] for source in content["slices"][0]["sources"]]

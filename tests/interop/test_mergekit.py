@@ -225,7 +225,7 @@ def names_of(family: str) -> list[str]:
 def recipe_for(name: str, family: Mapping[str, Path], *, ties: bool) -> Recipe:
     refs = {model: ModelRef(str(path)) for model, path in family.items()}
     groups = several_methods() if name == SEVERAL else varied(name, ties=ties)
-    return Recipe(refs["base"], {n: refs[n] for n in ALL}, Body(Body(groups)), tokenizer="base")
+    return Recipe(refs["base"], {n: refs[n] for n in ALL}, Body(groups), tokenizer="base")
 
 
 @pytest.fixture(scope="module")

@@ -26,9 +26,7 @@ def history_of(rights: Mapping[str, str]) -> History:
         lambda r: yardsticks([OBJECTIVE], r),
     )
     models = {"chat": ModelRef("c"), "sea": ModelRef("s")}
-    recipe = Recipe(
-        None, models, Body(Body((group("linear", ("chat", "sea")),))), "float32", 0, "chat"
-    )
+    recipe = Recipe(None, models, Body((group("linear", ("chat", "sea")),)), "float32", 0, "chat")
     members = [Candidate(id, label, recipe) for id, label in enumerate(rights)]
     batches = {
         Phase.REFERENCES: members[:2],

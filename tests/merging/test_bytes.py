@@ -57,7 +57,7 @@ def recipe_of(family: dict[str, Path], name: str, **values: Any) -> Recipe:
             values.setdefault(parameter.name, parameter.domain.decode(0.43))
     refs = {model: ModelRef(str(family[model])) for model in ("chat", "sea", "code")}
     own = (group(name, models, values),)
-    return Recipe(ModelRef(str(family["base"])), refs, Body(Body(own)), "bfloat16")
+    return Recipe(ModelRef(str(family["base"])), refs, Body(own), "bfloat16")
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
@@ -126,7 +126,7 @@ print(json.dumps({{name: t.resident(t.recipe_of(family, name), threads=2) for na
 def test_only_what_differs_is_merged_again(family: dict[str, Path]) -> None:
     plain = recipe_of(family, "task_arithmetic")
     changed = group("ties", plain.groups[0].models, {"density": 0.3}, layers=(0, 0), roles=("mlp",))
-    mixed = Recipe(plain.base, plain.models, Body(Body((changed, *plain.groups))), plain.dtype)
+    mixed = Recipe(plain.base, plain.models, Body((changed, *plain.groups)), plain.dtype)
     sources = Sources.open(plain)
     materializer, parameters = Materializer(sources, memory=1 << 30), Parameters(sources)
     materializer.into(plain, parameters)

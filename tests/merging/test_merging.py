@@ -33,7 +33,7 @@ def one_thread() -> None:
 def recipe_of(family: dict[str, Path], *groups: Group, **options: Any) -> Recipe:
     refs = {name: ModelRef(str(folder)) for name, folder in family.items()}
     base = refs.pop("base")
-    return Recipe(base, refs, Body(Body(groups)), **{"dtype": "float32", **options})
+    return Recipe(base, refs, Body(groups), **{"dtype": "float32", **options})
 
 
 def with_method(name: str, **values: Any) -> Group:
@@ -247,7 +247,7 @@ def test_every_difference_between_models_is_named(family: dict[str, Path], tmp_p
     deep = tiny_family(tmp_path, ("deep",), num_hidden_layers=5)["deep"]
     qwen = tiny_family(tmp_path, ("qwen",), architecture="Qwen2")["qwen"]
     recipe = recipe_of({"base": family["base"], "a": deep, "b": qwen}, group("linear", ("a", "b")))
-    recipe = Recipe(recipe.base, recipe.models, Body(Body((group("task_arithmetic", ("a", "b")),))))
+    recipe = Recipe(recipe.base, recipe.models, Body((group("task_arithmetic", ("a", "b")),)))
     with pytest.raises(Incompatible) as caught:
         Sources.open(recipe)
     assert "depths differ: 5 and 4 layers" in str(caught.value)

@@ -20,7 +20,7 @@ WANTED = (Objective("score", "score", "value"),)
 
 def search(start: tuple[str, ...]) -> Search:
     models = {"chat": ModelRef("chat"), "sea": ModelRef("sea")}
-    template = Recipe(ModelRef("base"), models, Body(Body(())), "float32")
+    template = Recipe(ModelRef("base"), models, Body(()), "float32")
     space = SearchSpace(SpaceSpec(("task_arithmetic",), blocks=2, start=start), template, 4)
     return Search(
         space,

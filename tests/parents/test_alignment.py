@@ -297,21 +297,19 @@ def test_all_models_of_a_recipe_have_a_say_in_rows_that_one_lacks(
     }  # fmt: skip
     refs = {name: ModelRef(str(folder)) for name, folder in members.items()}
     base = refs.pop("base")
-    few = Recipe(base, refs, Body(Body((group("task_arithmetic", ("chat",)),))), tokenizer="chat")
+    few = Recipe(base, refs, Body((group("task_arithmetic", ("chat",)),)), tokenizer="chat")
     sources = Sources.open(few)
     assert set(sources.models) == {"base", "chat", "sea"}
     everything = opened(members, "chat")
     for model in ("base", "chat"):
         assert torch.equal(sources.tensor(model, EMBED), everything.tensor(model, EMBED))
     # where nothing needs to be filled, what no group reads stays closed
-    same = Recipe(base, refs, Body(Body((group("task_arithmetic", ("chat",)),))), tokenizer="base")
+    same = Recipe(base, refs, Body((group("task_arithmetic", ("chat",)),)), tokenizer="base")
     assert "sea" in Sources.open(same).models  # chat is taller than the base
     agreeing = {name: ModelRef(str(folder)) for name, folder in models.items()}
     agreeing["sea"] = ModelRef(str(tmp_path / "absent"))
     base = agreeing.pop("base")
-    narrow = Recipe(
-        base, agreeing, Body(Body((group("task_arithmetic", ("chat",)),))), tokenizer="chat"
-    )
+    narrow = Recipe(base, agreeing, Body((group("task_arithmetic", ("chat",)),)), tokenizer="chat")
     assert set(Sources.open(narrow).models) == {"base", "chat"}
 
 
@@ -374,7 +372,7 @@ def test_models_that_differ_are_merged_by_token(
     refs = {name: ModelRef(str(folder)) for name, folder in members.items()}
     base = refs.pop("base")
     groups = (group(method, ("chat", "sea"), {"weight": {"chat": 0.5, "sea": 0.25}}),)
-    recipe = Recipe(base, refs, Body(Body(groups)), dtype="float32", tokenizer=tokenizer)
+    recipe = Recipe(base, refs, Body(groups), dtype="float32", tokenizer=tokenizer)
     merge(recipe, tmp_path / "out")
     disk = weights(tmp_path / "out")
     sources = opened(members, tokenizer)

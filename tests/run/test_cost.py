@@ -36,7 +36,7 @@ def calls_of(work: Callable[[], Any]) -> int:
 
 def test_twenty_thousand_evaluations_cost_the_same_from_first_to_last() -> None:
     models = {"chat": ModelRef("c"), "sea": ModelRef("s")}
-    template = Recipe(ModelRef("b"), models, Body(Body()), "float32")
+    template = Recipe(ModelRef("b"), models, Body(), "float32")
     space = SearchSpace(SpaceSpec(("task_arithmetic",)), template, 2)
     search = Search(
         space,

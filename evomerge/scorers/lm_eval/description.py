@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from lm_eval.tasks._yaml_loader import load_yaml
+from typing import Any
 
 from evomerge.errors import InputError
 from evomerge.scorers.lm_eval.loading import locate, manager
+from evomerge.scorers.lm_eval.reading import FUNCTION, LOADERS, LOCAL, TaskFile, read_task
+from evomerge.scorers.sources import Code
 from evomerge.suite.scorer import SIGNALS, unknown_metric
-
-_LOCAL = ("json", "csv", "parquet", "text", "arrow")  # loaders of `datasets` for files at hand
 
 
 @dataclass(frozen=True)
 class Description:
-    """Of a task's YAML: ``download`` is a data set of the hub, ``metrics`` are full names."""
+    """Of a task's YAML.
+
+    Attributes:
+        download: a data set of the hub, or None.
+        metrics: full names; empty if code decides them.
+        code: what building the task, and scoring with it, executes.
+    """
 
     download: str | None
     metrics: Sequence[str]
+    code: Sequence[Code] = ()
 
     def check_metric(self, name: str, metric: str) -> None:
         """Refuse a metric that task ``name`` cannot report; a signal passes, as far as one knows.
@@ -44,12 +51,42 @@ def describe(name: str, include: Sequence[str]) -> Description:
     """
     folders = tuple(Path(folder) for folder in include)
     path, _ = locate(name, manager(folders), folders)
-    content = load_yaml(path, resolve_func=False)
+    return described(read_task(path))
+
+
+def described(task: TaskFile) -> Description:
+    """What a task's file says.
+
+    Raises:
+        InputError: its lists of metrics or filters are none.
+    """
+    path, content = next(iter(task.files)), task.content
     data = content.get("dataset_path")
-    files = (content.get("dataset_kwargs") or {}).get("data_files")
-    local = data is None or content.get("custom_dataset") or (data in _LOCAL and files)
-    filters = [each["name"] for each in content.get("filter_list") or [{"name": "none"}]]
-    metrics = [each["metric"] for each in content.get("metric_list") or ()]
+    kwargs = content.get("dataset_kwargs")
+    files = kwargs.get("data_files") if isinstance(kwargs, dict) else None
+    local = data is None or content.get("custom_dataset") or (data in LOCAL and files)
+    local = local or (data not in LOCAL and (str(data) in LOADERS or os.path.exists(str(data))))
+    filters = _named(content.get("filter_list") or [{"name": "none"}], "name", path)
+    metrics = _named(content.get("metric_list") or (), "metric", path)
+    if any(metric.startswith(FUNCTION) for metric in metrics):
+        metrics = []
     return Description(
-        None if local else str(data), [f"{m},{f}" for m in metrics for f in filters if m]
+        None if local else str(data),
+        [f"{m},{f}" for m in metrics for f in filters if m],
+        task.code,
     )
+
+
+def _named(entries: Any, key: str, path: Path) -> list[str]:
+    """The texts under ``key`` of a list of mappings.
+
+    Raises:
+        InputError: it is no such list.
+    """
+    listed = list(entries) if isinstance(entries, (list, tuple)) else [None]
+    found = [each.get(key) if isinstance(each, dict) else None for each in listed]
+    if not all(isinstance(each, str) for each in found):
+        raise InputError(
+            f"{path}: expected a list of mappings with {key!r}, found {entries!r:.100}"
+        )
+    return [str(each) for each in found]

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
+from jinja2.exceptions import SecurityError
+
 from evomerge.errors import InputError, did_you_mean
 
 # Fields that data sets use for a row's own name, for the original it was made from, its language.
@@ -52,12 +54,18 @@ def find_strata(docs: Sequence[Any], name: str, field: str | None) -> list[str]:
 
 
 def text_of(task: Any, doc: Any) -> str:
-    """What a document asks, with its choices; all its texts for a task that asks nothing."""
+    """What a document asks, with its choices; all its texts for a task that asks nothing.
+
+    Raises:
+        SecurityError: a template reaches for more than the document.
+    """
     doc = deepcopy(doc)
     try:
         parts = [task.doc_to_text(doc)]
         if task.OUTPUT_TYPE == "multiple_choice":
             parts += task.doc_to_choice(doc)
+    except SecurityError:
+        raise
     except Exception:  # the task's own code: near-duplicates are not worth a failure
         parts = []
     if not parts or not isinstance(parts[0], str) or not parts[0].strip():

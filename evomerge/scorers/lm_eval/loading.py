@@ -12,16 +12,24 @@ from typing import Any
 import datasets
 import lm_eval.tasks
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from jinja2.exceptions import SecurityError
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from evomerge.errors import InputError, did_you_mean
 from evomerge.scorers.lm_eval.isolation import pinned, quiet
+from evomerge.scorers.lm_eval.reading import TaskFile, check_folder, read_task
+from evomerge.scorers.lm_eval.templates import refusal
 
 
-def load(name: str, include: tuple[Path, ...]) -> tuple[Any, list[Any]]:
-    """The task ``name`` and its documents, in data order."""
+def load(name: str, include: tuple[Path, ...]) -> tuple[Any, list[Any], TaskFile]:
+    """The task ``name``, its documents in data order, and its file.
+
+    Raises:
+        InputError: there is no such task, or it cannot be built.
+    """
     index = manager(include)
     where, spec = locate(name, index, include)
+    file = read_task(where)
     try:
         with quiet(), pinned():
             task = next(iter(index.load([spec])["tasks"].values()))
@@ -34,7 +42,7 @@ def load(name: str, include: tuple[Path, ...]) -> tuple[Any, list[Any]]:
         raise InputError(f"{name}: needs images or sound; evomerge merges and scores text models")
     if detector := sys.modules.get("langdetect"):
         detector.DetectorFactory.seed = 0  # IFEval's checks of language draw at random
-    return task, docs
+    return task, docs, file
 
 
 @cache
@@ -43,6 +51,7 @@ def manager(include: tuple[Path, ...]) -> Any:
     for folder in include:
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder of lm-eval tasks")
+        check_folder(folder)
     with quiet():
         return lm_eval.tasks.TaskManager(include_path=list(include), include_defaults=False)
 
@@ -100,10 +109,12 @@ def _unreadable(include: Sequence[Path]) -> Iterator[str]:
 
 def _why(name: str, path: Path, error: Exception) -> str:
     """Why a task could not be built: no data, or anything else."""
+    if isinstance(error, SecurityError):
+        return refusal(name, path, error)
     # What `datasets` raises for the first row of an empty file, and of an empty selection.
     if isinstance(error, StopIteration) or "out of bounds for size 0" in str(error):
         return f"{name} ({path}): its data is empty"
-    config = load_yaml(path, resolve_func=False)
+    config = read_task(path).content
     data = " ".join(str(config[k]) for k in ("dataset_path", "dataset_name") if config.get(k))
     cause = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
     missing = (OSError, HfHubHTTPError, OfflineModeIsEnabled, datasets.exceptions.DatasetsError)

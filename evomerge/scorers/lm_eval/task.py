@@ -8,6 +8,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,9 @@ from evomerge.scorers.lm_eval.documents import find_sources, find_strata, name_d
 from evomerge.scorers.lm_eval.isolation import pinned, quiet
 from evomerge.scorers.lm_eval.loading import load, set_cap, set_fewshot
 from evomerge.scorers.lm_eval.prompts import Asked, Prompts
+from evomerge.scorers.lm_eval.reading import fingerprints
 from evomerge.scorers.lm_eval.signals import Signals, plain
+from evomerge.scorers.lm_eval.templates import rendered
 from evomerge.suite.language import check_language
 from evomerge.suite.scorer import SIGNALS, Item, NonFinite, Responses, unknown_metric
 
@@ -83,7 +86,7 @@ class LmEvalTask:
         self._system = system_instruction
         self._multiturn = fewshot_as_multiturn
         self._seed = seed
-        self._task, self._docs = load(name, tuple(Path(folder) for folder in include))
+        self._task, self._docs, self._file = load(name, tuple(Path(folder) for folder in include))
         set_fewshot(self._task, name, num_fewshot)
         set_cap(self._task, name, max_gen_toks)
         self._filters: list[str] = [ensemble.name for ensemble in self._task._filters]
@@ -118,13 +121,23 @@ class LmEvalTask:
         text = json.dumps(content, sort_keys=True, default=_described)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """Files that scores depend on, by their path from the task's file -> sha256 of what counts.
+
+        Of a YAML file, its keys and values but for where data lies; of data files, and of code
+        with all that it imports and no package installs, every byte.
+        """
+        return fingerprints(self._file, _WHEREABOUTS)
+
     def items(self) -> list[Item]:
         """One item per document of the test split, or of the validation split if there is none."""
         return list(self._items)
 
     @cached_property
     def _items(self) -> list[Item]:
-        texts = [text_of(self._task, doc) for doc in self._docs]
+        with self._rendered():
+            texts = [text_of(self._task, doc) for doc in self._docs]
         columns = zip(self._ids, self._sources, self._strata, texts, strict=True)
         return [
             Item(id, source, stratum=stratum, text=text) for id, source, stratum, text in columns
@@ -221,7 +234,8 @@ class LmEvalTask:
             assert self._prompts is not None
             where = f"{self.name}, item {self._ids[row]}"
             self._asked[row] = [self._prompts.encode(i, where) for i in self._written(row)]
-            self._right[row] = self._signals.right_answers(self._docs[row])
+            with self._rendered():
+                self._right[row] = self._signals.right_answers(self._docs[row])
         return self._asked[row]
 
     def _written(self, row: int) -> list[Instance]:
@@ -234,7 +248,7 @@ class LmEvalTask:
             )
             self._task.set_fewshot_seed(self._seed)
             for each in range(len(self._docs)) if drawn else (row,):
-                with pinned():
+                with pinned(), self._rendered():
                     self._instances[each] = self._prompts.instances(each, self._docs[each])
         return self._instances[row]
 
@@ -282,6 +296,13 @@ class LmEvalTask:
 
     def _measure(self, row: int, asked: Sequence[Asked]) -> tuple[list[Any], dict[str, Any]]:
         """The raw responses of one item, and its metrics and signals by full name."""
+        with self._rendered():
+            return self._measured(row, asked)
+
+    def _rendered(self) -> AbstractContextManager[None]:
+        return rendered(self.name, next(iter(self._file.files)))
+
+    def _measured(self, row: int, asked: Sequence[Asked]) -> tuple[list[Any], dict[str, Any]]:
         responses = [_plain(each.instance.resps) for each in asked]
         if not _finite(responses):
             raise NonFinite(self.name, self._ids[row])

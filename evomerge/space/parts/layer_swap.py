@@ -27,11 +27,11 @@ from evomerge.params import Choice, Dim, Domain, Genome, Integer, Parameter, Rea
 from evomerge.recipe import Body, Group, Recipe, group
 from evomerge.space.parts import Fit
 from evomerge.space.settings import is_domain, parse_setting
+from evomerge.space.spec import DEPTH
 from evomerge.tensors import Place
 
 METHOD = "task_arithmetic"
 PARTS = ("outer", "inner")
-DEPTH = 1000  # more blocks than any model has
 
 COUNTS = (
     Parameter("bottom", Shared(Integer(0, DEPTH, 5)), "lowest blocks, from the outer parent"),

@@ -1,0 +1,40 @@
+"""The files of a model that a score depends on: weights, configurations, tokenizer, templates, adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evomerge.checkpoint.files import file_digest
+from evomerge.checkpoint.reading import Checkpoint
+from evomerge.checkpoint.writing import COMPANIONS
+
+_MORE = ("config.json", "preprocessor_config.json", "processor_config.json")
+ADAPTER = "adapter"
+
+
+def files_of(model: Checkpoint, *, code: bool = False) -> dict[str, Path]:
+    """What a model is made of, by name; those of its adapter under ``adapter/``.
+
+    Args:
+        model: opened.
+        code: with the Python files that `trust_remote_code` runs.
+    """
+    weights = {model.entry(name).file for name in model.names}
+    patterns = (*_MORE, *COMPANIONS, "*.jinja", "additional_chat_templates/*.jinja")
+    found = {path for pattern in patterns for path in model.folder.glob(pattern)}
+    if code:
+        found |= set(model.folder.glob("**/*.py"))
+    named = {
+        str(path.relative_to(model.folder)): path
+        for path in sorted(weights | found)
+        if path.is_file()
+    }
+    if model.adapter:
+        for path in (model.adapter.file, model.adapter.folder / "adapter_config.json"):
+            named[f"{ADAPTER}/{path.name}"] = path
+    return named
+
+
+def digests(model: Checkpoint, *, code: bool = False) -> dict[str, str]:
+    """The same files -> sha256 of their bytes."""
+    return {name: file_digest(path) for name, path in files_of(model, code=code).items()}

@@ -1,0 +1,64 @@
+"""A task's templates render in Jinja's sandbox: what a task file says can not run a command.
+
+lm-eval renders with an open environment, where ``{{ cycler.__init__.__globals__.os.popen('...') }}``
+calls the shell. The environment is replaced once, for all of this process, by a sandboxed one with
+the same filters, undefined behaviour and white space. Lists may be changed in a template, as
+lm-eval allows; attributes that lead out of the data are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import lm_eval.utils
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import SandboxedEnvironment
+
+from evomerge.errors import InputError
+
+
+def close() -> None:
+    """Make lm-eval render in the sandbox from now on."""
+    theirs = lm_eval.utils.env
+    if isinstance(theirs, SandboxedEnvironment):
+        return
+    sandbox = SandboxedEnvironment(
+        loader=theirs.loader,
+        undefined=theirs.undefined,
+        keep_trailing_newline=theirs.keep_trailing_newline,
+        trim_blocks=theirs.trim_blocks,
+        lstrip_blocks=theirs.lstrip_blocks,
+        autoescape=theirs.autoescape,
+    )
+    sandbox.filters.update(theirs.filters)
+    sandbox.tests.update(theirs.tests)
+    for name, value in theirs.globals.items():
+        sandbox.globals.setdefault(name, value)  # the sandbox's range is bounded
+    lm_eval.utils.env = sandbox
+
+
+@contextmanager
+def rendered(name: str, file: Path) -> Iterator[None]:
+    """Whatever the templates of task ``name`` may not do is told with its file.
+
+    Raises:
+        InputError: a template reached for more than data.
+    """
+    try:
+        yield
+    except SecurityError as error:
+        raise InputError(refusal(name, file, error)) from None
+
+
+def refusal(name: str, file: Path, error: SecurityError) -> str:
+    """The message for a template that reached for more than data."""
+    reason = str(error).rstrip(".")
+    return (
+        f"{name} ({file}): a template of this task is refused: {reason}. Templates may read a document's "
+        "fields, and nothing of Python behind them"
+    )
+
+
+close()

@@ -1,0 +1,352 @@
+"""The kinds of files that are fuzzed. Another one is a function here: what reads the file.
+
+    @kind("what it is called", "a valid file", "another one")
+    def name(path: Path) -> None: ...
+
+The function does what a command would do with the file, without models and tasks; it may raise
+InputError, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from evomerge import config
+from evomerge.checkpoint import ModelRef
+from evomerge.recipe import Recipe, group
+
+ROOT = Path(__file__).parents[2]
+LAYERS = 4
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file: ``examples`` are valid, ``read`` reads one of them."""
+
+    name: str
+    examples: tuple[bytes, ...]
+    read: Callable[[Path], None]
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def kind(name: str, *examples: str) -> Callable[[Callable[[Path], None]], Callable[[Path], None]]:
+    def add(read: Callable[[Path], None]) -> Callable[[Path], None]:
+        KINDS[name] = Kind(name, tuple(map(str.encode, examples)), read)
+        return read
+
+    return add
+
+
+def committed(folder: str) -> list[str]:
+    """The files of the repository in ``folder``, without comments, and without folders they name."""
+    plain = [config.read(path).plain for path in sorted((ROOT / folder).glob("*.yaml"))]
+    return [
+        config.dump({**each, "include": ["."]} if "include" in each else each) for each in plain
+    ]
+
+
+# -- run -----------------------------------------------------------------------------------------
+
+RUN = """\
+models:
+  base: embedded:base
+  sources: {chat: embedded:chat, sea: embedded:sea}
+  tokenizer: chat
+space:
+  methods: [task_arithmetic, ties]
+  method_gene: group
+  groups: {layers: 2, roles: [attn, mlp, other]}
+  parameters: {weight: {range: [0, 1.5]}, density: {chat: 0.5, sea: {range: [0.3, 1.0]}}, lambda: 1.0}
+  start: [parents, uniform, ties]
+fitness:
+  include: ["."]
+  objectives:
+    th: {task: xcopa_th, weight: 2, floor: 98% of chat}
+    text: {text: texts.jsonl, direction: minimize}
+    worst: {worst_of: [th, text]}
+  items: {search: 12, select: 6, report: 12, candidate: [6, 8]}
+optimizer: {name: cma, population: 4, sigma0: 0.2}
+budget: {evaluations: 60, hours: 2.5}
+lag: 2
+seed: 1
+dtype: bfloat16
+threads: 2
+trust_remote_code: false
+"""
+
+
+@kind("run", RUN)
+def run(path: Path) -> None:
+    from evomerge.run.preflight import Run
+    from evomerge.run.spec import load_run
+
+    spec = load_run(path)
+    assert len(spec.digest) == 64
+    for name in spec.names:
+        assert spec.model(name).portable
+    models: Any = {"base": SimpleNamespace(layers=LAYERS, dtype="float32")}
+    suite: Any = SimpleNamespace(objectives=())
+    job = Run(spec, models, suite, "float32")
+    job.space.starts()
+    if job.space.dims:
+        job.optimizer()
+
+
+# -- space ---------------------------------------------------------------------------------------
+
+SPACES = (
+    """\
+methods: [task_arithmetic, ties, dare_ties]
+groups: {layers: 2, roles: [attn, mlp, other]}
+parameters:
+  weight: {range: [0, 1.5]}
+  density: {chat: 0.5, sea: {range: [0.3, 1.0]}}
+  lambda: {choices: [0.5, 1.0]}
+models: {ties: [chat], dare_ties: [chat, sea]}
+lines: {alpha: 0.5, beta: {range: [0, 1]}, head: shallow}
+keep: {embed: base, head: sea}
+start: [parents, uniform, task_arithmetic, lines]
+""",
+    """\
+layer_swap:
+  outer: chat
+  inner: sea
+  bottom: 1
+  top: {range: [0, 2]}
+  transition: 1
+  strength: {outer: 1.0, inner: {range: [0.5, 1.5]}}
+  outside: inner
+lines: true
+keep_from: base
+start: [layer_swap]
+""",
+    """\
+methods: [linear]
+knots: 3
+weights: simplex
+models: [chat, sea]
+method_gene: global
+parameters: {normalize: true}
+""",
+)
+
+
+@kind("space", *SPACES, *committed("search_spaces"))
+def space(path: Path) -> None:
+    from evomerge.space import SearchSpace, parse_space
+
+    sources = ("chat", "sea")
+    problems = config.Problems()
+    spec = parse_space(config.read(path), sources, problems)
+    problems.check()
+    assert spec is not None
+    template = Recipe(
+        ModelRef("embedded:base"),
+        {name: ModelRef(f"embedded:{name}") for name in sources},
+        (group("linear", sources),),
+    )
+    made = SearchSpace(spec, template, LAYERS)
+    made.starts()
+    for gene in (0.0, 0.6, 1.0):
+        recipe = made.decode((gene,) * len(made.dims))
+        assert Recipe.from_plain(recipe.plain).digest == recipe.digest
+
+
+# -- fitness -------------------------------------------------------------------------------------
+
+FITNESS = """\
+include: ["."]
+combine: worst
+estimator: regression
+dtype: bfloat16
+engine: huggingface
+gates: false
+batch_tokens: 512
+max_length: 128
+items:
+  {probe: 4, search: 60, select: 40, report: 40, candidate: [6, 8], partition: 1,
+   shares: {probe: 0.1, search: 0.4, select: 0.25, report: 0.25}}
+objectives:
+  th: {task: xcopa_th, metric: "acc,none", num_fewshot: 2, weight: 2, floor: 98% of chat, scale: 0.1}
+  id:
+    task: chat_id
+    apply_chat_template: true
+    fewshot_as_multiturn: true
+    system_instruction: Answer.
+    source: source_id
+    stratum: topic
+    language: id
+    max_gen_toks: 20
+    metric: exact_match*in_language
+  text: {text: texts.jsonl, field: body, direction: minimize, floor: 0.5}
+  code: {function: "mine:score", weight: 0}
+  worst: {worst_of: [th, id]}
+  mean: {mean_of: [th, id], weight: 0}
+anchors: {xcopa_th: {"3": 1.5, "8": 0.5}}
+"""
+
+
+@kind("fitness", FITNESS, *committed("fitness"))
+def fitness(path: Path) -> None:
+    from evomerge.commands.score import read_suite
+
+    spec = read_suite(path)
+    assert spec.plain["scorers"]
+    for scorer in spec.scorers:
+        assert spec.place_of(scorer.name)
+
+
+# -- recipe --------------------------------------------------------------------------------------
+
+RECIPES = (
+    """\
+base: Qwen/Qwen1.5-7B
+models: {chat: Qwen/Qwen1.5-7B-Chat, sea: ./sailor+adapter}
+dtype: bfloat16
+seed: 3
+tokenizer: chat
+groups:
+  - {layers: [0, 7], roles: [attn], method: ties, weight: {chat: 0.6, sea: 0.9}, density: {chat: 0.5, sea: 0.8}}
+  - {method: dare_linear, models: [sea], weight: 0.5, rescale: true, lines: {alpha: 0.5, beta: 0.5, head: shallow}}
+  - {roles: [other], method: linear, models: [base, chat], weight: {base: 0.5, chat: 0.5}, normalize: false}
+  - {method: linear}
+provenance: {run: abc, parents: {chat: 1}, report: {score: [0.1, 0.2]}}
+""",
+    """\
+models:
+  one: embedded:chat
+  two: embedded:sea
+groups:
+- method: slerp
+  models: [two]
+  t: 0.3
+  roles: [attn, mlp]
+- method: passthrough
+  models: [one]
+base: embedded:base
+""",
+)
+
+
+@kind("recipe", *RECIPES)
+def recipe(path: Path) -> None:
+    found = Recipe.load(path)
+    assert len(found.digest) == 64
+    assert config.parse(found.to_yaml())
+    assert found.portable().used is not None
+
+
+# -- mergekit ------------------------------------------------------------------------------------
+
+MERGEKIT = (
+    """\
+merge_method: ties
+base_model: embedded:base
+models:
+  - model: embedded:chat
+    parameters: {weight: 0.6, density: [0.2, 0.5, 1.0]}
+  - model: {model: embedded:sea}
+    parameters:
+      weight:
+        - {filter: self_attn, value: 0.5}
+        - value: 0.7
+parameters: {normalize: true, int8_mask: true, lambda: 1.0}
+dtype: bfloat16
+tokenizer_source: base
+""",
+    """\
+slices:
+  - sources:
+      - {model: embedded:base, layer_range: [0, 2]}
+      - {model: embedded:chat, layer_range: [0, 2]}
+    parameters: {t: 0.3}
+  - sources:
+      - {model: embedded:base, layer_range: [2, 4]}
+      - {model: embedded:chat, layer_range: [2, 4]}
+merge_method: slerp
+base_model: embedded:base
+parameters:
+  t:
+    - {filter: mlp, value: [0, 0.5, 1]}
+    - value: 0.5
+out_dtype: float16
+tokenizer: {source: embedded:chat}
+""",
+    """\
+name: soup
+merge_method: linear
+models: [{model: embedded:chat, parameters: {weight: 1}}, {model: embedded:sea, parameters: {weight: 1.0}}]
+---
+merge_method: passthrough
+models: [{model: soup}]
+dtype: float32
+chat_template: auto
+""",
+    """\
+genome:
+  models: [embedded:chat, embedded:sea]
+  base_model: embedded:base
+  merge_method: dare_ties
+  tokenizer_source: embedded:chat
+  layer_granularity: 2
+  allow_negative_weights: false
+  filters: [self_attn]
+  normalize: true
+tasks:
+  - {name: arc, metric: "acc_norm,none", weight: 1.0}
+  - {name: mmlu, weight: -0.5}
+  - gsm8k
+num_fewshot: 3
+limit: 100
+shuffle: true
+apply_chat_template: true
+""",
+)
+
+
+@kind("mergekit", *MERGEKIT)
+def mergekit(path: Path) -> None:
+    from evomerge.interop import from_mergekit
+
+    text = from_mergekit(path, LAYERS)
+    made = config.parse(text, str(path))
+    if "space" not in made.value:
+        Recipe.parse(made)
+
+
+# -- task ----------------------------------------------------------------------------------------
+
+TASK = """\
+task: sums
+dataset_path: json
+dataset_kwargs: {data_files: {test: sums.jsonl, train: [a.jsonl, b.jsonl]}}
+test_split: test
+output_type: multiple_choice
+process_docs: !function utils.docs
+doc_to_text: "{{question}}="
+doc_to_target: label
+doc_to_choice: choices
+filter_list:
+  - {name: strict, filter: [{function: regex, regex_pattern: "x"}, {function: take_first}]}
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+  - {metric: !function utils.score, aggregation: mean}
+metadata: &m {version: 1.0}
+more: *m
+"""
+
+
+@kind("task", TASK)
+def task(path: Path) -> None:
+    from evomerge.scorers.lm_eval.description import described
+    from evomerge.scorers.lm_eval.reading import fingerprints, read_task
+
+    found = read_task(path)
+    assert len(fingerprints(found, ("dataset_kwargs",))) >= 1
+    described(found).check_metric("sums", "margin")
