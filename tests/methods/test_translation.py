@@ -53,7 +53,12 @@ def test_the_text_is_all_that_the_compiler_needs() -> None:
     name = translation.name(polynomial)
     text = translation.text()
     assert text.index("def bend__") < text.index(f"def {name}")
-    assert "np.float32(0.7)" in text and "np.float32(-0.2)" in text and "TENTH" not in text
+    assert (
+        "np.float32(0.7)" in text
+        and "np.float32(-0.2)" in text
+        and "np.float32(-np.inf)" in text
+        and "TENTH" not in text
+    )
     assert translation.name(polynomial) == name and translation.text() == text
 
 

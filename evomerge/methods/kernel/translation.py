@@ -13,6 +13,7 @@ import builtins
 import functools
 import inspect
 import linecache
+import math
 import operator
 import textwrap
 import threading
@@ -200,5 +201,6 @@ def _literal(number: float | int) -> ast.expr:
     """A whole number as it is, another one as a float32."""
     if isinstance(number, int):
         return ast.Constant(number)
-    cast_to = ast.Attribute(ast.Name("np", ast.Load()), "float32", ast.Load())
-    return ast.Call(cast_to, [ast.Constant(number)], [])
+    written = repr(number) if math.isfinite(number) else f"np.{abs(number)}"  # nan, inf
+    sign = "-" if number == -math.inf else ""
+    return ast.parse(f"np.float32({sign}{written})", mode="eval").body
