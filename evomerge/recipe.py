@@ -13,13 +13,13 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from evomerge import config, lines, methods, tensors
 from evomerge.checkpoint import DTYPES, ModelRef
-from evomerge.errors import did_you_mean, one_of
+from evomerge.errors import InputError, did_you_mean, one_of
 from evomerge.lines import Lines, line_factor
 from evomerge.params import Parameter, Value
 
@@ -210,8 +210,16 @@ class Recipe:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of everything but the provenance."""
-        text = json.dumps(self.plain, sort_keys=True, separators=(",", ":"))
+        """sha256 of everything but the provenance, and of the recipes that it names as models.
+
+        Raises:
+            InputError: one of those cannot be read.
+        """
+        content = self.plain
+        refs = {**({BASE: self.base} if self.base else {}), **self.models}
+        if named := {name: ref.portable for name, ref in refs.items() if ref.is_recipe}:
+            content["recipes"] = {name: digest_of(file) for name, file in named.items()}
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -305,6 +313,24 @@ class Recipe:
             if provenance and isinstance(provenance.value, dict)
             else {},
         )
+
+
+def digest_of(file: str) -> str:
+    """The digest of the recipe in ``file``.
+
+    Raises:
+        InputError: it cannot be read, or recipes name each other in a circle.
+    """
+    state = os.stat(file) if os.path.isfile(file) else None
+    try:
+        return _digest_of(file, state and (state.st_mtime_ns, state.st_size))
+    except RecursionError:
+        raise InputError(f"{file}: recipes name each other in a circle") from None
+
+
+@lru_cache(maxsize=256)
+def _digest_of(file: str, state: tuple[int, int] | None) -> str:
+    return Recipe.load(file).digest
 
 
 def _parse_group(

@@ -90,9 +90,9 @@ def check_architecture(config: dict[str, object], where: str) -> str:
     """The architecture named in a ``config.json``, if its tensor names are known."""
     listed = config.get("architectures")
     architecture = listed[0] if isinstance(listed, list) and listed else None
-    if architecture not in ARCHITECTURES:
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         raise Incompatible(
             f"{where}: architecture {architecture!r} is not supported: its tensor names are unknown "
             f"here; supported: {', '.join(ARCHITECTURES)}"
         )
-    return str(architecture)
+    return architecture

@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from evomerge.checkpoint import Checkpoint, ModelRef
+from evomerge.checkpoint import ModelRef
 from evomerge.engines import Engine, EngineOptions
 from evomerge.errors import CandidateFailed, CheckpointError, InputError
-from evomerge.merging import Materializer, Merge, shared_memory
+from evomerge.merging import Materializer, Merge, open_model, shared_memory
 from evomerge.parents.parents import Sources
 from evomerge.recipe import Recipe
 from evomerge.registry import ENGINES
@@ -161,7 +161,7 @@ class Worker:
         torch.set_num_threads(setup.threads)
         self._setup = setup
         self._device = setup.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        models = {name: Checkpoint.open(ModelRef(text)) for name, text in setup.models.items()}
+        models = {name: open_model(ModelRef(text)) for name, text in setup.models.items()}
         self._sources = Sources(models, setup.tokenizer)
         self._materializer = Materializer(
             self._sources,

@@ -37,6 +37,11 @@ class ModelRef:
         return self.parts[1] if len(self.parts) > 1 else None
 
     @property
+    def is_recipe(self) -> bool:
+        """True if it is a recipe file, whose merge is the model (``merging.models``)."""
+        return self.text.endswith((".yaml", ".yml")) and not os.path.isdir(self.portable)
+
+    @property
     def portable(self) -> str:
         """The same name with folders made absolute, so that it means the same anywhere."""
         parts = [

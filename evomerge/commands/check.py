@@ -11,6 +11,7 @@ from evomerge.checkpoint import tensor_bytes
 from evomerge.commands.check_suite import check_suite, describe_items
 from evomerge.commands.code import Tasks, lines_of, read_tasks, remote_code
 from evomerge.errors import ConfigError, InputError
+from evomerge.merging import open_parents
 from evomerge.parents.parents import Sources
 from evomerge.recipe import BASE, Recipe, uncovered
 from evomerge.run.preflight import Run, inspect, prepare
@@ -41,7 +42,7 @@ def check(path: str | Path) -> list[str]:
 
 
 def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
-    sources = Sources.open(recipe)
+    sources = open_parents(recipe)
     if missing := uncovered(recipe, sources.names):
         raise ConfigError(
             [f"{file}: groups: no group matches {missing[0]!r} ({len(missing)} tensors in all); end the list "

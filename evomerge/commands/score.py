@@ -17,7 +17,7 @@ from evomerge.errors import RunError
 from evomerge.judging.estimation import ANCHORED, Estimation
 from evomerge.judging.evidence import Bootstrap
 from evomerge.judging.final import count
-from evomerge.parents.parents import Sources
+from evomerge.merging import open_parents
 from evomerge.recipe import Body, Recipe
 from evomerge.record.events import items_digest
 from evomerge.record.looks import Book
@@ -120,7 +120,7 @@ def respond(
     worker = Worker(
         Setup.of(
             spec,
-            models={name: recipe.ref(name).portable for name in Sources.open(recipe).models},
+            models={name: recipe.ref(name).portable for name in open_parents(recipe).models},
             tokenizer=recipe.tokenizer,
             dtype=dtype or scoring_dtype(spec.dtype, recipe.dtype, device),
             device=device,

@@ -20,6 +20,7 @@ from evomerge.checkpoint import ModelRef, locate, vocabulary
 from evomerge.errors import InputError
 from evomerge.interop.catalogue import PEERS, Peer
 from evomerge.interop.layout import Runs, by_layer, runs_of
+from evomerge.merging import open_parents
 from evomerge.params import Value
 from evomerge.parents.parents import Sources
 from evomerge.recipe import BASE, Group, Recipe, uncovered
@@ -55,12 +56,36 @@ class _Part:
 def to_mergekit(recipe: Recipe) -> str:
     """``recipe`` as YAML for mergekit 0.1.5, which gives the same tensors.
 
+    A model that is a recipe file becomes documents before its own, which mergekit-multi merges first.
+
     Raises:
         InputError: mergekit cannot express it; the reason is given.
     """
-    sources = Sources.open(recipe)
+    documents, comment = _documents(recipe, "")
+    if len(documents) == 1:
+        return f"{comment}{config.dump(documents[0])}"
+    head = "# run with: mergekit-multi FILE --intermediate-dir PARTS --out-path MERGED\n"
+    return head + comment + "---\n".join(map(config.dump, documents))
+
+
+def _documents(recipe: Recipe, prefix: str) -> tuple[list[dict[str, Any]], str]:
+    """The documents of a recipe, the last of which makes its model and has no name; and comments.
+
+    ``prefix`` begins the names of the others: those of two recipes must differ.
+    """
+    sources = open_parents(recipe)
     if missing := uncovered(recipe, sources.names):
         raise InputError(f"no group of the recipe matches {missing[0]!r}; nothing was exported")
+    models = {**({BASE: recipe.base} if recipe.base else {}), **recipe.models}
+    earlier, names, comment = list[dict[str, Any]](), dict[str, str](), ""
+    for name, model in models.items():
+        if not model.is_recipe:
+            names[name] = _reference(model)
+            continue
+        names[name] = f"{prefix}merge-{name}"
+        inner, said = _documents(Recipe.load(model.portable), f"{names[name]}-")
+        earlier += [*inner[:-1], {"name": names[name], **inner[-1]}]
+        comment += said
     layers = sources.first.layers
     groups: dict[Place, Group] = {}
     for place in dict.fromkeys(map(place_of, sources.names)):
@@ -69,22 +94,20 @@ def to_mergekit(recipe: Recipe) -> str:
         groups[place] = _plain(group, place, layers)
     groups.setdefault(HEAD, _tied_head(recipe, groups, layers))
     groups = _translated(groups, max(math.prod(sources.shape(name)) for name in sources.names))
-    tokenizer, comment = _tokenizer(recipe, sources, groups)
+    tokenizer, said = _tokenizer(recipe, sources, groups, names)
+    comment += said
     parts = list(dict.fromkeys(_Part.of(group) for group in groups.values()))
-    models = {**({BASE: recipe.base} if recipe.base else {}), **recipe.models}
-    names = {name: _reference(model) for name, model in models.items()}
     if any("+" in name for name in names.values()):
         comment += "# adapters: mergekit wants --lora-merge-cache DIR\n"
     documents = [_merge(part, _filled(part, groups), layers, names, recipe) for part in parts]
     for document in documents:
         document.update(tokenizer)
-    if len(documents) == 1:
-        return f"{comment}{config.dump(documents[0])}"
-    labels = [f"part-{number}-{part.method}" for number, part in enumerate(parts, 1)]
-    listed = [{"name": label, **content} for label, content in zip(labels, documents, strict=True)]
-    listed.append(_pick(parts, labels, groups, layers, recipe.dtype))
-    head = "# run with: mergekit-multi FILE --intermediate-dir PARTS --out-path MERGED\n"
-    return head + comment + "---\n".join(map(config.dump, listed))
+    if len(documents) > 1:
+        labels = [f"{prefix}part-{number}-{part.method}" for number, part in enumerate(parts, 1)]
+        last = _pick(parts, labels, groups, layers, recipe.dtype)
+        documents = [{"name": label, **each} for label, each in zip(labels, documents, strict=True)]
+        documents.append(last)
+    return [*earlier, *documents], comment
 
 
 def _tied_head(recipe: Recipe, groups: Mapping[Place, Group], layers: int) -> Group:
@@ -146,7 +169,7 @@ def _reference(model: ModelRef) -> str:
 
 
 def _tokenizer(
-    recipe: Recipe, sources: Sources, groups: Mapping[Place, Group]
+    recipe: Recipe, sources: Sources, groups: Mapping[Place, Group], names: Mapping[str, str]
 ) -> tuple[dict[str, Any], str]:
     """The key that gives the recipe's tokenizer, or a comment where mergekit has none for it."""
     donor = sources.models[sources.tokenizer]
@@ -156,7 +179,7 @@ def _tokenizer(
             f"that fits only one kind; {MATERIALIZE}"
         )
     if len(vocabulary(donor)) == sources.height:
-        return {"tokenizer": {"source": _reference(recipe.ref(sources.tokenizer))}}, ""
+        return {"tokenizer": {"source": names[sources.tokenizer]}}, ""
     # told to take a tokenizer, mergekit cuts padded vocabularies to its size
     if sources.notes():
         raise InputError(

@@ -1,6 +1,17 @@
 """Materialization: a recipe and its parents become a merged model, in memory or on disk."""
 
-from evomerge.merging.disk import SHARD_BYTES, merge, merge_into
+from evomerge.merging.disk import SHARD_BYTES
 from evomerge.merging.materializer import Materializer, Merge, shared_memory
+from evomerge.merging.models import open_model, open_parents
+from evomerge.merging.recipes import merge, merge_into
 
-__all__ = ["SHARD_BYTES", "Materializer", "Merge", "merge", "merge_into", "shared_memory"]
+__all__ = [
+    "SHARD_BYTES",
+    "Materializer",
+    "Merge",
+    "merge",
+    "merge_into",
+    "open_model",
+    "open_parents",
+    "shared_memory",
+]

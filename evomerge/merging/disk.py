@@ -1,9 +1,8 @@
-"""Merging a recipe into a live model, or onto disk as a folder."""
+"""A merge onto the disk, as a Hugging Face folder."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,32 +10,17 @@ from typing import Any
 
 from evomerge.checkpoint import COMPANIONS, WeightFiles, beside, tensor_bytes
 from evomerge.errors import CandidateFailed, InputError
-from evomerge.merging.materializer import Materializer
+from evomerge.merging.materializer import Materializer, cores
 from evomerge.parents.parents import Sources
 from evomerge.recipe import Recipe
 
 SHARD_BYTES = 4 * 2**30
 
 
-def merge_into(recipe: Recipe, model: Any, sources: Sources | None = None) -> None:
-    """Merge ``recipe`` into the live ``model``, in place: its parameters take the merged values.
-
-    ``model`` is a transformers causal LM of the sources' architecture. Tied parameters are written
-    once. Values are rounded to the recipe's dtype, as on disk, whatever the model's is.
-
-    Raises:
-        InputError: a model is unreadable or incompatible, or ``model`` has other parameters.
-        CandidateFailed: the merge holds NaN or infinity.
-    """
-    device = str(next(iter(model.parameters())).device)
-    Materializer(sources or Sources.open(recipe), device=device, threads=cores()).into(
-        recipe, model
-    )
-
-
-def merge(
+def write_merge(
     recipe: Recipe,
-    out: str | Path,
+    sources: Sources,
+    out: Path,
     *,
     force: bool = False,
     shard_bytes: int = SHARD_BYTES,
@@ -49,6 +33,7 @@ def merge(
 
     Args:
         recipe: what to merge.
+        sources: its models.
         out: the folder to make.
         force: replace an existing folder.
         shard_bytes: largest weight file, bytes.
@@ -60,8 +45,6 @@ def merge(
         RunError: the disk is full.
         CandidateFailed: the merge holds NaN or infinity.
     """
-    out = Path(out)
-    sources = Sources.open(recipe)
     if own := [m for m in sources.models.values() if m.folder.resolve() == out.resolve()]:
         raise InputError(f"{out}: is a model of the recipe ({own[0].name}); choose another folder")
     sizes = {name: tensor_bytes(sources.shape(name), recipe.dtype) for name in sources.names}
@@ -86,8 +69,3 @@ def merge(
                 shutil.copyfile(donor.folder / companion, work / companion)
         (work / "evomerge.yaml").write_text(recipe.portable().to_yaml(), encoding="utf-8")
     return out
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -293,3 +293,8 @@ def _set_one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,11 +13,18 @@ then aligned, lazily, so that every one has the merged model's names and shapes:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from evomerge import tensors
-from evomerge.checkpoint import ABSENT, Checkpoint, matching_rows, same_tokenizer, vocabulary
+from evomerge.checkpoint import (
+    ABSENT,
+    Checkpoint,
+    ModelRef,
+    matching_rows,
+    same_tokenizer,
+    vocabulary,
+)
 from evomerge.errors import Incompatible
 from evomerge.recipe import BASE, Recipe
 
@@ -64,18 +71,20 @@ class Sources:
         self._shapes = {name: whole.entry(name).shape for name in self.names}
 
     @classmethod
-    def open(cls, recipe: Recipe) -> Sources:
-        """Open what ``recipe`` reads, and the model whose tokenizer it takes.
+    def open(
+        cls, recipe: Recipe, opened: Callable[[ModelRef], Checkpoint] = Checkpoint.open
+    ) -> Sources:
+        """Open what ``recipe`` reads, and the model whose tokenizer it takes, each by ``opened``.
 
         If their vocabularies differ, every model of the recipe is opened: all have a say in the
         rows that one lacks, whichever of them a group reads.
         """
         names = [name for name in (BASE, *recipe.models) if name != BASE or recipe.base]
         needed = [name for name in names if name in (*recipe.used, recipe.tokenizer)]
-        sources = cls({n: Checkpoint.open(recipe.ref(n)) for n in needed}, recipe.tokenizer)
+        sources = cls({n: opened(recipe.ref(n)) for n in needed}, recipe.tokenizer)
         if len(needed) == len(names) or not any(sources._rows.values()):
             return sources
-        models = {n: sources.models.get(n) or Checkpoint.open(recipe.ref(n)) for n in names}
+        models = {n: sources.models.get(n) or opened(recipe.ref(n)) for n in names}
         return cls(models, recipe.tokenizer)
 
     @property

@@ -43,6 +43,9 @@ class Record:
             raise InputError(
                 f"{path}: no such file: nothing was searched here yet (see `evomerge search`)"
             )
+        self._read(path)
+
+    def _read(self, path: Path) -> None:
         self.lines = events.read_lines(path)
         if not self.lines:
             raise InputError(f"{path}: is empty: the search in this folder did not begin yet")

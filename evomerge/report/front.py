@@ -9,7 +9,7 @@ from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.front import front
 from evomerge.evolution.history import Phase
 from evomerge.record.record import Record
-from evomerge.report.text import escape
+from evomerge.report.text import markdown_text
 from evomerge.suite.objectives import counting
 
 
@@ -59,12 +59,12 @@ def front_markdown(record: Record, members: Sequence[int]) -> str:
     for elite in history.elites(Phase.SELECT) if sure else history.merges():
         elites[elite.candidate] = elite  # the newest counts
     head = ["candidate", "origin", "score", *(o.name for o in objectives), "on the front"]
-    lines = [f"| {' | '.join(map(escape, head))} |", f"|{' --- |' * len(head)}"]
+    lines = [f"| {' | '.join(map(markdown_text, head))} |", f"|{' --- |' * len(head)}"]
     for member in members:
         elite, origin = elites[member], history.candidates[member].origin
         values = [f"{elite.values[o.name]:.3f}" for o in objectives]
         chance = f"{probability[member]:.0%}" if member in probability else "not confirmed"
-        cells = [f"#{member}", escape(origin), f"{elite.score.value:.3f}", *values, chance]
+        cells = [f"#{member}", markdown_text(origin), f"{elite.score.value:.3f}", *values, chance]
         lines.append(f"| {' | '.join(cells)} |")
     if sure:
         note = (

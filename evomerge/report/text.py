@@ -126,11 +126,6 @@ def interval_text(interval: Interval) -> str:
     return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
-def escape(text: str) -> str:
-    """For a cell of a Markdown table."""
-    return text.replace("|", "\\|")
-
-
 def count_text(count: Count, noun: str = "items") -> str:
     """``300 items of 48 sources``, or ``12 items`` where each has its own."""
     text = f"{count.items} {noun}"

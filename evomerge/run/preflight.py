@@ -16,6 +16,7 @@ from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputError
 from evomerge.evolution.core import Plan, Search
 from evomerge.evolution.history import History
+from evomerge.merging import open_model
 from evomerge.optimizers import Optimizer, Problem
 from evomerge.parents.parents import check_compatible
 from evomerge.pool import WorkerSpec
@@ -164,7 +165,7 @@ def _open_models(
 ) -> dict[str, Checkpoint]:
     """The models that can be opened, checked against each other if all can; ``tokenizer``: it, too."""
     say("opening the models")
-    opened = {name: attempt(partial(Checkpoint.open, spec.model(name))) for name in spec.names}
+    opened = {name: attempt(partial(open_model, spec.model(name))) for name in spec.names}
     models = {name: model for name, model in opened.items() if model is not None}
     if len(models) == len(opened):
         attempt(lambda: check_compatible(models, spec.tokenizer))

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 from evomerge.checkpoint import ModelRef
 from evomerge.engines import Engine, EngineOptions, Request, Scored, Take, Tokens
 from evomerge.errors import CandidateFailed
-from evomerge.merging import Materializer, Merge, merge
+from evomerge.merging import Materializer, Merge, merge, open_parents
 from evomerge.parents.parents import Sources
 from evomerge.recipe import Body, Group, Recipe, group
 from evomerge.registry import ENGINES
@@ -131,7 +131,7 @@ class EngineContract:
 
     @pytest.fixture(scope="class")
     def sources(self) -> Sources:
-        return Sources.open(RECIPES["both"])
+        return open_parents(RECIPES["both"])
 
     @pytest.fixture(scope="class")
     def held(self) -> Iterator[list[Engine]]:

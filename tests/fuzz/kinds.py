@@ -9,7 +9,9 @@ InputError, and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import random
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from typing import Any
 
 from evomerge import config
 from evomerge.checkpoint import ModelRef
+from evomerge.errors import InputError
 from evomerge.recipe import Recipe, group
 
 ROOT = Path(__file__).parents[2]
@@ -350,3 +353,131 @@ def task(path: Path) -> None:
     found = read_task(path)
     assert len(fingerprints(found, ("dataset_kwargs",))) >= 1
     described(found).check_metric("sums", "margin")
+
+
+# -- journal -------------------------------------------------------------------------------------
+
+
+def journal_example() -> str:
+    """The journal of a search by a formula, from its head to its end."""
+    from evomerge.checkpoint import ModelRef
+    from evomerge.evolution.core import Plan, Search
+    from evomerge.evolution.history import Evaluation, History, Verdict
+    from evomerge.judging.table import Count, Effort, Row, Table, Trust
+    from evomerge.optimizers import Problem, make
+    from evomerge.recipe import Body
+    from evomerge.record import events
+    from evomerge.record.journal import FORMAT
+    from evomerge.space import SearchSpace, SpaceSpec
+    from evomerge.statistics.intervals import Interval
+    from evomerge.suite.objectives import Objective, combine, yardsticks
+
+    wanted = (Objective("skill", "sums", "acc"),)
+    models = {"chat": ModelRef("c"), "sea": ModelRef("s")}
+    template = Recipe(ModelRef("b"), models, Body(), "float32")
+    space = SearchSpace(SpaceSpec(("task_arithmetic",), start=("uniform",)), template, LAYERS)
+    history = History(
+        lambda v, r, g: combine(wanted, "mean", v, r, g), lambda r: yardsticks(wanted, r)
+    )
+    optimizer = make("random", Problem(space.dims, ("skill",)), seed=0, population=2)
+    search = Search(space, optimizer, Plan(6, 2), history, objectives=wanted)
+    items = {"sums": ["a", "b"]}
+    head = events.Head(
+        time=0.0, format=FORMAT, digest="0", content={"fitness": {}}, budget={"evaluations": 6},
+        scoring="float32", population=2, template=template.plain,
+        models={name: events.Parent(name, "0", {}) for name in ("base", *models)},
+        dims=[dim.name for dim in space.dims], objectives=[o.plain for o in wanted], combine="mean",
+        splits=events.Splits("0", {"search": items}), scorers={"sums": events.ScorerLine("0", {})},
+        versions={},
+    )  # fmt: skip
+    lines: list[events.Line] = [head, events.SessionLine(time=1.0)]
+    while not history.done:
+        if history.unjudged is not None:
+            verdict = Verdict(history.unjudged, last=True)
+            lines.append(events.RoundLine.of(verdict))
+            history.judge(verdict)
+        batch = search.propose()
+        if batch is not None:
+            lines.append(events.BatchLine.of(batch, items))
+            history.open(batch)
+            for candidate in batch.candidates:
+                value = {"skill": 0.1 * candidate.id}
+                found = Evaluation(batch.number, candidate.id, value, errors={"skill": 0.0})
+                lines.append(events.EvaluationLine.of(found, block=None, seconds={}))
+                history.observe(found)
+    exact, count = Interval(0.5, 0.4, 0.6), Count(2, 2)
+    rows = tuple(
+        Row(c.id, c.origin, exact, {"skill": exact}) for c in history.batches[-1].candidates
+    )
+    table = Table(
+        combine="mean", items={"skill": count}, yardsticks={}, winner=history.winner, rows=rows,
+        trust=Trust(exact, exact, count, exact, search_items=count, gap=None, anchored=False),
+        effort=Effort(3, 3, 0, 0, {3: ("cut",)}),
+    )  # fmt: skip
+    lines.append(events.EndLine(time=2.0, table=table.plain, looks="none"))
+    return resigned(json.dumps(line.plain) for line in lines)
+
+
+def resigned(lines: Iterable[str]) -> str:
+    """A journal of these lines with the checksums that they would have been written with."""
+    from evomerge.record import journal
+
+    text, sum = b"", 0
+    for line in lines:
+        event = json.loads(line)
+        event.pop("sum", None)
+        written, sum = journal._encode(event, sum)
+        text += written
+    return text.decode()
+
+
+_ODD = (None, True, 0, -1, 7, 1e300, 10**18, "", "x", "\x1b[31m", "search", [], [[]], {}, {"a": 1})
+
+
+def scrambled(valid: bytes, key: bytes) -> bytes:
+    """A journal in which one value somewhere is another or gone; ``key`` decides which."""
+    draw, lines = random.Random(key), valid.splitlines()
+    number = draw.randrange(len(lines))
+    event = json.loads(lines[number])
+    inner, last = event, draw.choice(list(event))
+    while isinstance(inner[last], (dict, list)) and inner[last] and draw.random() < 0.8:
+        inner = inner[last]
+        last = draw.choice(list(inner) if isinstance(inner, dict) else range(len(inner)))
+    if draw.random() < 0.2:
+        del inner[last]
+    else:
+        inner[last] = draw.choice(_ODD)
+    lines[number] = json.dumps(event).encode()
+    return b"\n".join(lines)
+
+
+@kind("journal", journal_example())
+def journal(path: Path) -> None:
+    """As it is, and with checksums that match, as of somebody who means it."""
+    from evomerge.record.record import Record
+    from evomerge.report.terminal import status_of
+
+    def read() -> None:
+        record = Record.__new__(Record)
+        record.folder = path.parent
+        record._read(path)
+        json.dumps(status_of(record))
+        for candidate in record.history.candidates:
+            record.recipe(candidate).to_yaml()
+
+    content = path.read_bytes()
+    valid = KINDS["journal"].examples[0]
+    for lines in (content, scrambled(valid, content) if content != valid else valid):
+        try:
+            text = resigned(lines.decode().splitlines())
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            continue
+        forged = path.with_name(f"forged-{path.name}")
+        forged.write_text(text, encoding="utf-8")
+        original, path = path, forged
+        try:
+            read()
+        except InputError as error:
+            assert forged.name in str(error)
+        path = original
+    read()

@@ -1,0 +1,64 @@
+"""Models by name, also those that are recipes: a recipe file is merged first, once, into a cache.
+
+The cache ($XDG_CACHE_HOME/evomerge/merged) is a folder a merge, named by what it is made of: the
+recipe and the content of its parents. So a merge of merges has the bytes of two steps over the disk,
+and a recipe or a parent that changed is merged anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from functools import partial
+from pathlib import Path
+
+from evomerge.checkpoint import Checkpoint, ModelRef
+from evomerge.errors import InputError
+from evomerge.merging.disk import write_merge
+from evomerge.parents.parents import Sources
+from evomerge.recipe import Recipe
+
+
+def open_model(ref: ModelRef, within: tuple[str, ...] = ()) -> Checkpoint:
+    """The model that ``ref`` names.
+
+    Args:
+        ref: a folder, hub id, embedded model, or recipe file.
+        within: recipe files that this one is part of, outermost first.
+
+    Raises:
+        InputError: it cannot be read; recipes name each other in a circle.
+        RunError: the disk is full.
+    """
+    if not ref.is_recipe:
+        return Checkpoint.open(ref)
+    file = ref.portable
+    if file in within:
+        raise InputError(
+            f"{ref}: recipes name each other in a circle: {' -> '.join([*within, file])}"
+        )
+    recipe = Recipe.load(file)
+    opened = partial(open_model, within=(*within, file))
+    sources = Sources.open(recipe, opened)
+    made_of = [recipe.digest, {name: m.fingerprint for name, m in sources.models.items()}]
+    key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+    folder = cache() / key[:32]
+    if not (folder / "config.json").is_file():
+        try:
+            write_merge(recipe, sources, folder)
+        except InputError:
+            if not (folder / "config.json").is_file():  # another process was faster
+                raise
+    return Checkpoint(str(ref), folder)
+
+
+def open_parents(recipe: Recipe) -> Sources:
+    """The models of ``recipe``, opened and aligned; see ``Sources.open``."""
+    return Sources.open(recipe, open_model)
+
+
+def cache() -> Path:
+    """Where merged parents are kept; it may be deleted while nothing runs."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "evomerge" / "merged"

@@ -1,0 +1,63 @@
+"""Merging a recipe, into a live model or onto disk: what the package offers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from evomerge.merging.disk import SHARD_BYTES, write_merge
+from evomerge.merging.materializer import Materializer, cores
+from evomerge.merging.models import open_parents
+from evomerge.parents.parents import Sources
+from evomerge.recipe import Recipe
+
+
+def merge_into(recipe: Recipe, model: Any, sources: Sources | None = None) -> None:
+    """Merge ``recipe`` into the live ``model``, in place: its parameters take the merged values.
+
+    ``model`` is a transformers causal LM of the sources' architecture. Tied parameters are written
+    once. Values are rounded to the recipe's dtype, as on disk, whatever the model's is.
+
+    Raises:
+        InputError: a model is unreadable or incompatible, or ``model`` has other parameters.
+        CandidateFailed: the merge holds NaN or infinity.
+    """
+    device = str(next(iter(model.parameters())).device)
+    opened = sources or open_parents(recipe)
+    Materializer(opened, device=device, threads=cores()).into(recipe, model)
+
+
+def merge(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    force: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    device: str = "cpu",
+    progress: Callable[[str, int], None] = lambda name, total: None,
+) -> Path:
+    """Materialize ``recipe`` as a Hugging Face folder that transformers and lm-eval load as is.
+
+    Args:
+        recipe: what to merge; a model of it may be a recipe file, which is merged first.
+        out: the folder to make.
+        force: replace an existing folder.
+        shard_bytes: largest weight file, bytes.
+        device: where kernels run.
+        progress: called with each tensor's name and the number of tensors.
+
+    Raises:
+        InputError: ``out`` exists or is a parent, or a model is unreadable or incompatible.
+        RunError: the disk is full.
+        CandidateFailed: the merge holds NaN or infinity.
+    """
+    return write_merge(
+        recipe,
+        open_parents(recipe),
+        Path(out),
+        force=force,
+        shard_bytes=shard_bytes,
+        device=device,
+        progress=progress,
+    )

@@ -1,0 +1,159 @@
+"""A recipe file stands wherever a model stands: a merge of merges has the bytes of two steps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from evomerge import config, merge
+from evomerge.checkpoint import ModelRef
+from evomerge.cli import main
+from evomerge.commands.search import search
+from evomerge.errors import InputError
+from evomerge.interop import to_mergekit
+from evomerge.merging import open_model
+from evomerge.recipe import Body, Recipe, group
+from evomerge.record.record import Record
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of this test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "evomerge" / "merged"
+
+
+@pytest.fixture
+def inner(family: dict[str, Path], tmp_path: Path) -> Path:
+    """chat and sea, half of each."""
+    refs = {name: ModelRef(str(family[name])) for name in ("chat", "sea")}
+    body = Body((group("ties", ("chat", "sea"), {"density": 0.5, "weight": 0.7}),))
+    recipe = Recipe(ModelRef(str(family["base"])), refs, body, tokenizer="chat")
+    recipe.save(tmp_path / "inner.yaml")
+    return tmp_path / "inner.yaml"
+
+
+def outer(family: dict[str, Path], inner: Path | str, folder: Path) -> Recipe:
+    """The inner merge and sea once more; files are named as from ``folder``."""
+    models = {"both": ModelRef(str(inner), str(folder)), "sea": ModelRef(str(family["sea"]))}
+    body = Body((group("task_arithmetic", ("both", "sea"), {"weight": {"both": 0.9, "sea": 0.3}}),))
+    return Recipe(ModelRef(str(family["base"])), models, body, tokenizer="both")
+
+
+def weights(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(folder.glob("*.safetensors")))
+
+
+def test_the_bytes_of_two_steps(
+    family: dict[str, Path], inner: Path, tmp_path: Path, cache: Path
+) -> None:
+    at_once = merge(outer(family, "inner.yaml", tmp_path), tmp_path / "at-once")
+    step = merge(Recipe.load(inner), tmp_path / "step")
+    twice = merge(outer(family, step, tmp_path), tmp_path / "twice")
+    assert weights(at_once) == weights(twice)
+    for file in ("config.json", "tokenizer.json"):
+        assert (at_once / file).read_bytes() == (twice / file).read_bytes()
+    (kept,) = cache.iterdir()
+    assert weights(kept) == weights(step)
+    before = os.stat(kept / "model.safetensors").st_mtime_ns
+    merge(outer(family, "inner.yaml", tmp_path), tmp_path / "again")
+    assert os.stat(kept / "model.safetensors").st_mtime_ns == before, "merged once"
+
+
+def test_the_digest_covers_what_is_named(
+    family: dict[str, Path], inner: Path, tmp_path: Path, cache: Path
+) -> None:
+    first = outer(family, "inner.yaml", tmp_path).digest
+    assert outer(family, "inner.yaml", tmp_path).digest == first
+    merge(outer(family, "inner.yaml", tmp_path), tmp_path / "first")
+    inner.write_text(inner.read_text().replace("density: {chat: 0.5", "density: {chat: 0.4") + "\n")
+    edited = inner.read_text().replace("chat: 0.7", "chat: 0.65")
+    inner.write_text(edited)
+    assert outer(family, "inner.yaml", tmp_path).digest != first
+    merge(outer(family, "inner.yaml", tmp_path), tmp_path / "second")
+    assert len(list(cache.iterdir())) == 2, "another recipe is another merge"
+    assert weights(tmp_path / "first") != weights(tmp_path / "second")
+
+
+def test_circles_and_missing_files_are_refused(
+    family: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, other in (("a", "b"), ("b", "a")):
+        outer(family, f"{other}.yaml", tmp_path).save(tmp_path / f"{name}.yaml")
+    with pytest.raises(InputError, match=r"in a circle: .*a\.yaml -> .*b\.yaml -> .*a\.yaml"):
+        open_model(ModelRef("a.yaml", str(tmp_path)))
+    assert main(["merge", str(tmp_path / "a.yaml"), "-o", str(tmp_path / "out")]) == 2
+    assert "in a circle" in capsys.readouterr().err
+    outer(family, "absent.yaml", tmp_path).save(tmp_path / "c.yaml")
+    assert main(["merge", str(tmp_path / "c.yaml"), "-o", str(tmp_path / "out")]) == 2
+    assert "absent.yaml" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_mergekit_is_told_as_several_merges(
+    family: dict[str, Path], inner: Path, tmp_path: Path
+) -> None:
+    documents = list(yaml.safe_load_all(to_mergekit(outer(family, "inner.yaml", tmp_path))))
+    assert [document.get("name") for document in documents] == ["merge-both", None]
+    first, last = documents
+    assert first["merge_method"] == "ties" and last["merge_method"] == "task_arithmetic"
+    named = {source["model"] for part in last["slices"] for source in part["sources"]}
+    assert "merge-both" in named and str(family["sea"]) in named
+    assert last["tokenizer"] == {"source": "merge-both"}
+
+
+@pytest.mark.slow
+def test_a_run_with_a_recipe_as_parent_is_stopped_resumed_and_exported(
+    family: dict[str, Path],
+    inner: Path,
+    run_folder: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    job = {
+        "models": {
+            "base": str(family["base"]),
+            "sources": {"both": str(inner), "sea": str(family["sea"])},
+            "tokenizer": "both",
+        },
+        "space": {"methods": ["task_arithmetic"], "start": ["uniform"]},
+        "optimizer": {"name": "random", "population": 3},
+        "budget": {"evaluations": 10},
+    }
+    whole, stopped = run_folder("whole", **job), run_folder("stopped", **job)
+    search(whole)
+    lines = (whole / "journal.jsonl").read_text().splitlines(keepends=True)
+
+    class Stop(Exception):
+        pass
+
+    from evomerge.pool.serial import SerialPool
+
+    class Dying(SerialPool):
+        left = 4
+
+        def next(self, timeout: float | None = None):  # type: ignore[no-untyped-def]
+            if Dying.left == 0:
+                raise Stop
+            Dying.left -= 1
+            return super().next(timeout)
+
+    with pytest.raises(Stop):
+        search(stopped, Dying)
+    assert 0 < len((stopped / "journal.jsonl").read_text().splitlines()) < len(lines)
+    result = search(stopped)
+    assert result.winner is not None
+    best = config.read(whole / "best.yaml").plain
+    again = config.read(stopped / "best.yaml").plain
+    assert again["groups"] == best["groups"] and again["models"] == best["models"]
+    assert best["models"]["both"] == str(inner)
+    assert Record(whole).head.models["both"].sha256 == Record(stopped).head.models["both"].sha256
+    merged = merge(Recipe.load(stopped / "best.yaml"), tmp_path / "merged")
+    assert weights(merged)
+    inner.write_text(inner.read_text().replace("chat: 0.7", "chat: 0.6"))
+    assert main(["resume", str(stopped), "--ray", "off"]) == 2
+    assert "both" in capsys.readouterr().err, "its weights changed since the search was started"
