@@ -8,7 +8,7 @@ MERGEKIT := $(VENV)/mergekit
 # vLLM's CPU build likewise, 3.5 GB, for the tests of that engine
 VLLM := $(VENV)/vllm
 
-.PHONY: help demo test quick docs bench bench-evaluate estimators winners soak fuzz lint family mergekit vllm clean
+.PHONY: help demo test quick docs bench bench-evaluate gpu estimators winners soak fuzz lint family mergekit vllm clean
 
 demo: $(VENV)/.installed  ## search over the embedded tiny models (a few minutes)
 	$(BIN)/evomerge demo
@@ -30,6 +30,9 @@ bench: $(MERGEKIT)/.installed  ## speed beside mergekit: the README's table (hal
 
 bench-evaluate: $(MERGEKIT)/.installed  ## speed of scoring beside lm-eval and mergekit-evolve
 	$(BIN)/python tests/benchmarks/evaluate.py --mergekit $(MERGEKIT)/bin/python
+
+gpu:  ## what a CUDA GPU makes of merging and scoring: one table, eight minutes ("no GPU" elsewhere)
+	@PYTHONPATH=. $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/benchmarks/gpu.py
 
 estimators: $(VENV)/.installed-test  ## how well samples tell the whole, on the frozen matrix
 	$(BIN)/python -m evomerge.testing.estimators tests/golden/matrix.npz

@@ -36,6 +36,14 @@ SHAPES: dict[str, dict[str, int]] = {
         "vocab_size": 151936,
     },
 }
+SHAPES["1B"] = {  # Llama-3.2-1B
+    "num_hidden_layers": 16,
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}
 MODELS = ("base", "a", "b", "c")
 WEIGHT, DELTA = 0.02, (3e-4, 1e-3)  # rms of the base's weights; least and largest rms of a delta
 
