@@ -13,7 +13,7 @@ import argparse
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from evomerge.suite import splits
 from evomerge.suite.objectives import Objective
 from evomerge.suite.scorer import column
 from evomerge.suite.suite import Items, Results, Suite
-from evomerge.worker import Worker
+from evomerge.worker import Job, Setup, Worker
 
 REDRAWS = 200
 EXACT, FAST = "float32", "bfloat16"
@@ -83,14 +83,13 @@ def draw(job: Run, count: int) -> list[Recipe]:
 
 def score(job: Run, recipes: Sequence[Recipe], items: Items, dtype: str) -> Side:
     """Every recipe on ``items``, the model in ``dtype``."""
-    worker = Worker({**job.worker("cpu").argument, "dtype": dtype})
+    worker = Worker(replace(Setup.from_plain(job.worker("cpu").argument), dtype=dtype))
 
     def results(recipe: Recipe) -> Results:
-        outcome = worker({"recipe": recipe.portable().plain, "items": items})
-        if outcome["error"]:
-            raise SystemExit(f"a recipe failed: {outcome['error']}")
-        found: Results = outcome["results"]
-        return found
+        outcome = worker(Job("dtypes", recipe.portable().plain, items))
+        if outcome.results is None:
+            raise SystemExit(f"a recipe failed: {outcome.error}")
+        return outcome.results
 
     references = {name: results(recipe) for name, recipe in job.space.references().items()}
     start = time.process_time()

@@ -31,7 +31,7 @@ from evomerge.run.preflight import Run, prepare  # noqa: E402
 from evomerge.run.spec import load_run  # noqa: E402
 from evomerge.space import SearchSpace, parse_space  # noqa: E402
 from evomerge.suite.scorer import Items, Results  # noqa: E402
-from evomerge.worker import Worker  # noqa: E402
+from evomerge.worker import Job, Setup, Worker  # noqa: E402
 
 # How many recipes of each kind; with the archive's 12 they are 352.
 RANDOM = {"demo": 40, "multilingual-instruct": 28, "blocks": 16, "lines": 12, "soup": 6}
@@ -43,17 +43,16 @@ _worker: Worker | None = None
 
 def start_worker(argument: Mapping[str, Any]) -> None:
     global _worker
-    _worker = Worker(argument)
+    _worker = Worker(Setup.from_plain(argument))
 
 
 def score(recipe: Recipe, items: Items) -> Results:
     """The responses of a recipe, in a worker's process."""
     assert _worker is not None
-    outcome = _worker({"recipe": recipe.plain, "items": items})
-    if outcome["error"]:
-        raise SystemExit(f"{recipe.to_yaml()}{outcome['error']}")
-    results: Results = outcome["results"]
-    return results
+    outcome = _worker(Job("matrix", recipe.plain, items))
+    if outcome.results is None:
+        raise SystemExit(f"{recipe.to_yaml()}{outcome.error}")
+    return outcome.results
 
 
 class Matrix:

@@ -97,7 +97,8 @@ def compare(run: Path, folder: Path, changes: Mapping[str, Any], items: int) -> 
     config.write_text(folder / "run.yaml", config.dump({**content, **changes}))
     new = evomerge.search(folder, SerialPool)
     spent = spent_items(folder)
-    row = next(row for row in new.table["rows"] if row["candidate"] == new.table["winner"])
+    own = new.table.winner_row
+    assert own is not None and own.score is not None
     job = prepare(load_run(folder))
     worker = job.worker().build()
     everything = {
@@ -111,9 +112,9 @@ def compare(run: Path, folder: Path, changes: Mapping[str, Any], items: int) -> 
         "spent": spent,
         "old apparent": old_score,
         "old true": score(job, worker, old_recipe, everything),
-        "new apparent": row["score"]["value"],
-        "new low": row["score"]["low"],
-        "new high": row["score"]["high"],
+        "new apparent": own.score.value,
+        "new low": own.score.low,
+        "new high": own.score.high,
         "new true": score(job, worker, new.winner, everything),
     }
     result.write_text(json.dumps(row))
@@ -133,20 +134,26 @@ def best_observed(
     job: Any, worker: Any, subset: Mapping[str, Sequence[str]], spent: int
 ) -> tuple[Any, float]:
     """The old rule: one subset for all, and the winner is the highest score seen on it."""
+    from evomerge.optimizers import Told
+
     affordable = spent // sum(map(len, subset.values()))
     optimizer, space = job.optimizer(), job.space
     recipes = [*space.references().values(), *space.starts().values()]
     genomes = [space.encode(recipe) for recipe in recipes]
     best: tuple[float, Any] = (-math.inf, None)
-    batch, tried = 1, 0
+    batch, seen, tried = 1, 0, 0
     while tried < affordable:
         scores = [score(job, worker, recipe, subset) for recipe in recipes[: affordable - tried]]
         tried += len(scores)
         best = max([best, *zip(scores, recipes, strict=False)], key=lambda pair: pair[0])
-        known = [(g, s) for g, s in zip(genomes, scores, strict=False) if g is not None]
-        optimizer.tell([g for g, _ in known], [s if math.isfinite(s) else None for _, s in known])
-        batch += 1
-        genomes = optimizer.ask(optimizer.population, batch)
+        told = [
+            Told(genome, score if math.isfinite(score) else None)
+            for genome, score in zip(genomes, scores, strict=False)
+            if genome is not None
+        ]
+        optimizer.tell(batch, seen, told)
+        batch = seen = batch + 1
+        genomes = [ask.genome for ask in optimizer.ask(optimizer.population, batch)]
         recipes = [space.decode(genome) for genome in genomes]
     return best[1], best[0]
 
