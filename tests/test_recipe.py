@@ -55,7 +55,7 @@ recipes = st.builds(
     Recipe,
     base=folders.map(ModelRef),
     models=st.fixed_dictionaries({name: folders.map(ModelRef) for name in SOURCES}),
-    groups=st.lists(groups(), min_size=1, max_size=4).map(tuple),
+    body=st.lists(groups(), min_size=1, max_size=4).map(lambda made: Body(tuple(made))),
     dtype=st.sampled_from(["bfloat16", "float32"]),
     seed=st.integers(0, 2**40),
     tokenizer=st.sampled_from(["base", *SOURCES]),

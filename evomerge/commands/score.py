@@ -55,7 +55,7 @@ def score_model(
         book.read().refuse()
     dtype = recipe.dtype if split == REPORT else None
     results = respond(model, recipe, suite, items, dtype=dtype, device=device)
-    looks = book and book.record(book.look(time.time(), "score_model", model, recipe.digest))
+    looks = book and book.record(book.look(time.time(), "score", model, recipe.digest))
     bootstrap, behind = Bootstrap.of(suite, items, seed=0), count(suite, items)
     found = {name: each.interval() for name, each in bootstrap.values(results, model).items()}
     if split == "search":

@@ -125,7 +125,7 @@ class Head(Line):
     format: int
     digest: str
     content: dict[str, Any]
-    budget: dict[str, float | None]
+    budget: dict[str, int | float | None]
     scoring: str
     population: int
     template: dict[str, Any]

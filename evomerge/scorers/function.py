@@ -65,7 +65,7 @@ class PythonFunction:
         return {os.path.relpath(p, home): file_digest(p) for p in with_imports(Path(source))}
 
     def items(self) -> list[Item]:
-        return [Item(split, split, split=split) for split in SPLITS]
+        return [Item(split.value, split.value, split=split.value) for split in SPLITS]
 
     def resolve_metric(self, metric: str) -> str:
         return metric

@@ -108,6 +108,13 @@ def parse_space(
                 "start",
                 f"no known recipe {name!r}{hint}; expected {', '.join(STARTS)}, a method or a recipe file",
             )
+        elif name == "layer_swap" and len(sources) < 2:
+            section.problem("start", f"{name} takes two sources, found {len(sources)}")
+        elif name in known and (
+            problem := methods.get(name).arity_problem(len(teams.get(name, sources)), True)
+        ):
+            hint = f"leave it out, or name its models (`models: {{{name}: [...]}}`)"
+            section.problem("start", f"{problem}; {hint}")
         elif name.endswith((".yaml", ".yml")) and not os.path.isfile(node.folder / name):
             section.problem("start", f"no such recipe file: {node.folder / name}")
     section.finish()

@@ -197,7 +197,7 @@ def test_however_a_driver_ends_it_leaves_no_process_and_a_clean_stdout(
         assert len(processes_marked(f"{mark} {name}")) > 3, "Ray runs"
         (os.killpg if to_group else os.kill)(driver.pid, number)
         rest, errors = driver.communicate(
-            timeout=3 * PATIENCE
+            timeout=10 * PATIENCE
         )  # Ray is slow to leave a busy machine
         assert (first + rest).splitlines() == said, errors
         assert driver.returncode == status, errors

@@ -87,7 +87,7 @@ def test_one_kind_an_objective(tmp_path: Path) -> None:
     ("more", "message"),
     [
         ("  none: {mean_of: []}", "objectives.none.mean_of: expected at least one objective"),
-        ("engine: vllm", "expected one of 'huggingface'"),
+        ("engine: vlm", "did you mean 'vllm'"),
         ("  x: {task: a, floor: 9% of chad}", "'chad' is no model of this run (did you mean 'chat'?); one of 'base', 'chat', 'sea'"),
         ("  x: {task: a, floor: 9% chat}", "expected a number or text like '98% of base'"),
         (

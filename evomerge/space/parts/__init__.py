@@ -62,11 +62,7 @@ class Part(Protocol):
 
     @staticmethod
     def known(name: str, fit: Fit) -> Mapping[str, Body]:
-        """Known recipes that ``start`` calls ``name``, by label; empty if they are not this part's.
-
-        Raises:
-            ConfigError: they are, and are impossible here.
-        """
+        """Known recipes that ``start`` calls ``name``, by label; empty if they are not this part's."""
         ...
 
     def draw(self, genes: Genome, body: Body) -> Body:

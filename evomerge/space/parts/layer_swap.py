@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from evomerge import config
-from evomerge.errors import ConfigError, did_you_mean, one_of
+from evomerge.errors import did_you_mean, one_of
 from evomerge.params import Choice, Dim, Domain, Genome, Integer, Parameter, Real, Shared
 from evomerge.recipe import Body, Group, Recipe, group
 from evomerge.space.parts import Fit
@@ -218,8 +218,6 @@ class LayerSwap:
             if not spec or (spec.outer in (None, outer) and spec.inner in (None, inner)):
                 swap = published(outer, inner, fit.layers)
                 found[f"{name} {outer} around {inner}"] = Body(swap.groups(fit.layers))
-        if not found:
-            raise ConfigError([f"start: {name} takes two sources, found {len(fit.sources)}"])
         return found
 
     def draw(self, genes: Genome, body: Body) -> Body:

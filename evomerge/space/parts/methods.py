@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from evomerge import config, methods
-from evomerge.errors import ConfigError
 from evomerge.methods import Method
 from evomerge.params import Dim, Domain, Genome, Kind, Real
 from evomerge.recipe import BASE, Body, Group, Recipe, group
@@ -78,22 +77,12 @@ class Methods:
 
     @staticmethod
     def known(name: str, fit: Fit) -> Mapping[str, Body]:
-        """``uniform``, or a method on every tensor; of task arithmetic a sweep over equal weights.
-
-        Raises:
-            ConfigError: the method cannot merge these models.
-        """
+        """``uniform``, or a method on every tensor; of task arithmetic a sweep over equal weights."""
         if name == "uniform":
             return {name: uniform(fit)}
         if name not in methods.names():
             return {}
         team = fit.spec.team(name, fit.sources)
-        if problem := methods.get(name).arity_problem(len(team), True):
-            raise ConfigError(
-                [
-                    f"start: {problem}; leave it out, or name its models (`models: {{{name}: [...]}}`)"
-                ]
-            )
         if name == "task_arithmetic":
             return {
                 f"{name} {weight:g}": _everywhere(fit, team, name, weight=weight)
