@@ -34,6 +34,47 @@ if TYPE_CHECKING:
     from evomerge.engines.huggingface import HuggingFaceEngine
 
 
+# what `make quick` leaves out beside the tests marked one by one: files of many seconds
+SLOW = (
+    *(
+        "pool/test_ray",
+        "merging/test_disk",
+        "merging/test_bytes",
+        "methods/test_laws",
+        "methods/test_compiler",
+    ),
+    *(
+        "methods/test_conformance",
+        "estimators/test_matrix",
+        "judging/test_artefact",
+        "judging/test_table",
+    ),
+    *(
+        "run/test_",
+        "fuzz/",
+        "test_demo",
+        "interop/test_mergekit",
+        "test_plugin",
+        "test_bad_input",
+        "test_canaries",
+    ),
+    *(
+        "test_cli",
+        "engines/test_contract",
+        "optimizers/test_cma",
+        "scorers/test_lm_eval",
+        "evolution/test_core",
+    ),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent.as_posix()
+    for item in items:
+        if item.path.as_posix().removeprefix(f"{here}/").startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of a tiny base and two parents: ``base``, ``chat``, ``sea``. Do not write into them."""

@@ -31,7 +31,7 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 
 from evomerge import seeds
-from evomerge.errors import InputError
+from evomerge.errors import InputError, RunError
 from evomerge.evolution.history import (
     Batch,
     Candidate,
@@ -388,7 +388,7 @@ def reading(path: Path, line: int) -> Iterator[None]:
     """
     try:
         yield
-    except (InputError, ValueError) as error:
+    except (InputError, RunError, ValueError) as error:
         raise journal.damaged(path, line, str(error)) from error
     except (AttributeError, LookupError, TypeError, RecursionError, OverflowError) as error:
         raise journal.damaged(path, line, f"{type(error).__name__}: {error}") from error

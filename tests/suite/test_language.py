@@ -33,7 +33,7 @@ SENTENCES = {
 }
 
 
-@pytest.mark.parametrize(("asked", "written"), itertools.product(SENTENCES, SENTENCES))
+@pytest.mark.parametrize(("asked", "written"), list(itertools.product(SENTENCES, SENTENCES)))
 def test_tells_the_language_asked_for_from_others(asked: str, written: str) -> None:
     for sentence in SENTENCES[written]:
         assert off_language(sentence, asked) is (asked != written), sentence
