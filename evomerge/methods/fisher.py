@@ -14,7 +14,7 @@ from evomerge.params import Choice, PerModel, Real, Shared
 
 
 def _squares(
-    fisher: Float[Tensor, "models *shape"], normalize: str | bool
+    fisher: Float[Tensor, " models *shape"], normalize: str | bool
 ) -> Float[Tensor, " models"] | None:
     """Sum of squares of each model's Fisher information, float64; summed over all tensors."""
     if normalize != "model":
@@ -30,8 +30,8 @@ def _squares(
     exempt={"order": "clamp_first favours the first model"},
 )
 def fisher(
-    tensors: Float[Tensor, "models *shape"],
-    fisher: Float[Tensor, "models *shape"],
+    tensors: Float[Tensor, " models *shape"],
+    fisher: Float[Tensor, " models *shape"],
     totals: tuple[Tensor, ...],
     weight: Annotated[Float[Tensor, " models"], PerModel(Real(0, 2, default=1, valid=(0, 1e6)))],
     normalize: Annotated[

@@ -33,6 +33,7 @@ from evomerge.record.journal import Journal
 from evomerge.record.responses import Store
 from evomerge.run.ending import end
 from evomerge.run.identity import check_same, head_of
+from evomerge.run.measuring import collect
 from evomerge.run.preflight import Run, prepare
 from evomerge.run.scoring import Scoring
 from evomerge.run.spec import load_run
@@ -93,6 +94,8 @@ def search(
         assert isinstance(head, Head)
         if resumed:
             check_same(head, run, journal.path)
+        if run.texts is not None:
+            collect(run.spec, run.space, run.models, run.texts, device=device, say=listener.say)
         with Store.open(folder / RESPONSES, head.inventory, blocks(lines)) as store:
             if not resumed:
                 journal.append(head.plain)

@@ -73,7 +73,11 @@ def merges(draw: Any, method: Method, dtypes: Sequence[torch.dtype] = DTYPES) ->
             parameters[parameter.name] = decode(draw(gene))
     known = {
         statistic: dict(
-            zip(names, (t.float().abs() for t in tensors(draw, len(names), shape, dtype)))
+            zip(
+                names,
+                [abs(t.float()) for t in tensors(draw, len(names), shape, dtype)],
+                strict=True,
+            )
         )
         for statistic in method.statistics
     }

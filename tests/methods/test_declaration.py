@@ -99,7 +99,7 @@ def test_a_declaration_names_its_statistics() -> None:
         """Average."""
         return tensors.mean(0)
 
-    with pytest.raises(TypeError, match="argument 'gram'.*or a statistic that the declaration"):
+    with pytest.raises(TypeError, match=r"argument 'gram'.*or a statistic that the declaration"):
         merge_method(base="none", paper=PAPER)(by_gram)
     with pytest.raises(TypeError, match="takes no argument for the statistic 'fisher'"):
         merge_method(base="none", paper=PAPER, statistics={"gram": required, "fisher": optional})(
