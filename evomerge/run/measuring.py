@@ -138,10 +138,8 @@ def read_texts(spec: RunSpec, suite: Suite | None) -> Texts | None:
     judged.pop("text ", None)
     found = list[tuple[int, str]]()
     for number, (text, source) in enumerate(zip(texts.texts, texts.sources, strict=True), start=1):
-        where = judged.get(f"text {normal(text)}") or judged.get(
-            source and f"source {source}" or ""
-        )
-        found += [(number, where)] if where else []
+        keys = [f"text {normal(text)}", *([f"source {source}"] if source else [])]
+        found += [(number, judged[key]) for key in keys if key in judged][:1]
     if found:
         number, first = found[0]
         raise InputError(
