@@ -24,6 +24,7 @@ from evomerge.parents.fisher import Fisher
 from evomerge.parents.statistics import Statistics
 from evomerge.record.events import JOURNAL
 from evomerge.run.measuring import measure
+from evomerge.testing.trajectory import trajectory
 
 TEXTS = ["the quick brown fox", "nama saya budi", "what is this?"]
 
@@ -234,15 +235,17 @@ def test_searched_resumed_exported_and_merged(
         assert ("data" in body) == (number in by_fisher)
     assert bodies[by_fisher[0]]["data"] == {"file": str(data), "items": 2, "digest": digest}
 
-    # killed, on a machine that has collected nothing yet
-    stopped = Path(shutil.copytree(folder, tmp_path / "stopped"))
-    (stopped / "best.yaml").unlink()
+    # killed half way, and resumed on a machine that has collected nothing yet
+    best = (folder / "best.yaml").read_text()
+    whole = trajectory(folder)
+    (folder / "best.yaml").unlink()
     ends = [n for n, line in enumerate(lines) if json.loads(line)["event"] == "batch"]
-    (stopped / JOURNAL).write_text("".join(lines[: ends[2] + 2]))
+    (folder / JOURNAL).write_text("".join(lines[: ends[2] + 2]))
     kept = {file.name: (file / "statistic.safetensors").read_bytes() for file in cache.iterdir()}
     shutil.rmtree(cache)
-    search(stopped)
-    assert (stopped / "best.yaml").read_text() == (folder / "best.yaml").read_text()
+    search(folder)
+    assert trajectory(folder) == whole
+    assert (folder / "best.yaml").read_text() == best
     assert kept == {f.name: (f / "statistic.safetensors").read_bytes() for f in cache.iterdir()}
 
     # exported and merged, in memory and on the disk
@@ -263,7 +266,7 @@ def test_searched_resumed_exported_and_merged(
     # other texts are another run
     data.write_text(data.read_text().replace("budi", "siti"))
     with pytest.raises(InputError, match="these texts changed since the search was started"):
-        search(stopped)
+        search(folder)
 
 
 # -- alignment -----------------------------------------------------------------------------------
