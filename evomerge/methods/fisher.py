@@ -19,7 +19,7 @@ def _squares(
     """Sum of squares of each model's Fisher information, float64; summed over all tensors."""
     if normalize != "model":
         return None
-    return _flat(fisher).square().sum(1).cpu()
+    return _norm(_flat(fisher)).square()
 
 
 @merge_method(
@@ -78,20 +78,20 @@ def fisher(
         raise InputError(
             f"fisher: weights {weight.tolist()} sum to 0, so their average does not exist; raise one"
         )
-    known, flat = fisher.double(), _flat(fisher)
+    flat, known = _flat(fisher), fisher
 
     def each(values: Tensor) -> Tensor:
         """[models] as [models, 1, ...]."""
-        return values.to(known).view(-1, *[1] * (known.dim() - 1))
+        return values.to(fisher).view(-1, *[1] * (fisher.dim() - 1))
 
     norm = torch.ones_like(weight)
     if normalize == "model":
         norm = totals[0].sqrt()
     elif normalize == "tensor":
-        norm = flat.square().sum(1).sqrt()
+        norm = _norm(flat)
     lowest = torch.full_like(weight, floor)
     if guard == "relative":
-        lowest = floor * flat.sum(1).cpu() / max(flat.shape[1], 1)
+        lowest = floor * flat.sum(1, dtype=torch.float64).cpu() / max(flat.shape[1], 1)
     elif flooring == "add":
         norm = norm + floor  # as MergeLM and RegMean's authors do
     if flooring == "add":
@@ -99,13 +99,19 @@ def fisher(
     elif flooring == "clamp":
         known = known.maximum(each(lowest))
     else:
-        known[0].clamp_(min=float(lowest[0]))
-    share = known * each(weight) / each(norm).clamp(min=1e-30)  # of no model if all is 0
+        known[0].clamp_(min=float(lowest[0]))  # a stack of our own
+    share = known * each(weight / norm.clamp(min=1e-30))  # of no model if all is 0
     total = share.sum(0)
     share = torch.where(total > 0, share / total, each(weight / weight.sum()))
-    return (share * tensors).sum(0).float()
+    return share.mul_(tensors).sum(0)
 
 
 def _flat(fisher: Tensor) -> Tensor:
-    """[models, entries], float64."""
-    return fisher.double().reshape(len(fisher), fisher[0].numel())
+    """[models, entries]."""
+    return fisher.reshape(len(fisher), fisher[0].numel())
+
+
+def _norm(flat: Tensor) -> Tensor:
+    """[models], float64 on the CPU."""
+    norm: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
+    return norm.cpu()

@@ -106,6 +106,7 @@ class Statistics:
     def __init__(self, sources: Sources, store: StatisticStore | None = None) -> None:
         self._sources, self._store = sources, store or StatisticStore()
         self._files: dict[tuple[str, str, str], Any] = {}
+        self._known: dict[str, Statistic] = {}
 
     def require(self, recipe: Recipe) -> None:
         """Refuse a recipe that requires what is not there.
@@ -136,7 +137,9 @@ class Statistics:
         """What the group's method takes of parameter ``name``, as far as it was collected."""
         found: dict[str, dict[str, Tensor] | None] = {}
         for each in methods.get(group.method).statistics:
-            statistic: Statistic = STATISTICS.get(each)()
+            if each not in self._known:
+                self._known[each] = STATISTICS.get(each)()
+            statistic = self._known[each]
             if statistic.shape(name, self._sources.shape(name)) is None:
                 found[each] = None
             elif data is not None:

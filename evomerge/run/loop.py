@@ -94,8 +94,6 @@ def search(
         assert isinstance(head, Head)
         if resumed:
             check_same(head, run, journal.path)
-        if run.texts is not None:
-            collect(run.spec, run.space, run.models, run.texts, device=device, say=listener.say)
         with Store.open(folder / RESPONSES, head.inventory, blocks(lines)) as store:
             if not resumed:
                 journal.append(head.plain)
@@ -104,6 +102,15 @@ def search(
             listener.started(run, loop.search, resumed, loop.scoring.interval)
             try:
                 if not loop.history.done:
+                    if run.texts is not None:
+                        collect(
+                            run.spec,
+                            run.space,
+                            run.models,
+                            run.texts,
+                            device=device,
+                            say=listener.say,
+                        )
                     with pool(run.worker(device)) as workers:
                         loop.work(workers)
             except InputError:
