@@ -4,6 +4,7 @@
     ├── InputError            the user's files or options are wrong; exit status 2
     │   ├── ConfigError       a YAML file: every problem with file, line and key
     │   ├── CheckpointError   a model folder, shard or adapter cannot be read
+    │   ├── NotMeasured       a statistic that a merge requires was not collected
     │   └── Incompatible      models that cannot be merged with each other
     ├── RunError              something failed at run time; exit status 1
     └── CandidateFailed       one candidate cannot be merged or scored; a search records it
@@ -35,6 +36,10 @@ class ConfigError(InputError):
 
 class CheckpointError(InputError):
     """A checkpoint cannot be read."""
+
+
+class NotMeasured(InputError):
+    """A statistic that a merge requires was not collected: of no use to any candidate, so none fails by it."""
 
 
 class Incompatible(InputError):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import config, lines, methods, tensors
+from evomerge.calibration import Calibration
 from evomerge.checkpoint import DTYPES, ModelRef
 from evomerge.errors import InputError, did_you_mean, one_of
 from evomerge.lines import Lines, line_factor
@@ -125,13 +126,21 @@ class Body:
 
     Attributes:
         groups: in order; the first that matches a tensor decides.
+        data: what the statistics that methods take were collected from; None where none takes any.
     """
 
     groups: tuple[Group, ...] = ()
+    data: Calibration | None = None
+
+    def informed(self, data: Calibration | None) -> Body:
+        """The same groups, with ``data`` if one of them takes a statistic."""
+        takes = any(methods.get(group.method).statistics for group in self.groups)
+        return replace(self, data=data if takes else None)
 
     def plain(self, sources: Sequence[str]) -> dict[str, Any]:
         """Plain data, in the order YAML shows it, in a recipe with these ``sources``."""
-        return {"groups": [_plain_group(group, tuple(sources)) for group in self.groups]}
+        groups = [_plain_group(group, tuple(sources)) for group in self.groups]
+        return {"groups": groups, **({"data": self.data.plain} if self.data else {})}
 
     @classmethod
     def parse(cls, section: config.Section, sources: tuple[str, ...], has_base: bool) -> Body:
@@ -147,7 +156,18 @@ class Body:
                 )
                 if parsed:
                     groups.append(parsed)
-        return cls(tuple(groups))
+        part = section.section("data")
+        data = None if part is None else Calibration.parse(part)
+        if node is not None and part is None:
+            for number, each in enumerate(groups):
+                for name in methods.get(each.method).required:
+                    section.problem(
+                        "data",
+                        f"missing; {each.method} (groups[{number}]) requires the statistic {name!r}. "
+                        f"`evomerge measure MODEL --statistic {name} --data FILE` collects it from the "
+                        "texts in FILE, and prints what belongs here",
+                    )
+        return cls(tuple(groups), data)
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,11 @@ PREDICTORS = Registry(
         "p_irt": "evomerge.estimators.p_irt:PIRT",
     },
 )
+STATISTICS = Registry(
+    "statistic",
+    "evomerge.statistics",
+    {"fisher": "evomerge.parents.fisher:Fisher"},
+)
 PARTS = Registry(
     "part of a search space",
     "evomerge.parts",

@@ -18,7 +18,7 @@ from typing import Any
 
 from evomerge.checkpoint import ModelRef
 from evomerge.engines import Engine, EngineOptions
-from evomerge.errors import CandidateFailed, CheckpointError, InputError
+from evomerge.errors import CandidateFailed, CheckpointError, InputError, NotMeasured
 from evomerge.merging import Materializer, Merge, open_model, shared_memory
 from evomerge.parents.parents import Sources
 from evomerge.recipe import Recipe
@@ -210,7 +210,7 @@ class Worker:
         assert self._engine is not None
         try:
             self._engine.load(Merge(self._materializer, recipe))
-        except CheckpointError:  # a parent can no longer be read
+        except (CheckpointError, NotMeasured):  # a parent can no longer be read, on this machine
             raise
         except InputError as error:  # weights that sum to 0
             raise CandidateFailed(str(error)) from error

@@ -30,8 +30,8 @@ parents suite optimizers
 estimators
 recipe
 methods checkpoint
-lines
-tensors statistics durable
+lines calibration
+tensors statistics durable passages
 params seeds config registry
 errors visible
 """

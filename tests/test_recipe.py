@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge import config, methods
+from evomerge.calibration import Calibration
 from evomerge.checkpoint import ModelRef
 from evomerge.errors import ConfigError
 from evomerge.lines import Lines, auto_alpha
@@ -55,7 +56,11 @@ recipes = st.builds(
     Recipe,
     base=folders.map(ModelRef),
     models=st.fixed_dictionaries({name: folders.map(ModelRef) for name in SOURCES}),
-    body=st.lists(groups(), min_size=1, max_size=4).map(lambda made: Body(tuple(made))),
+    body=st.builds(
+        Body,
+        groups=st.lists(groups(), min_size=1, max_size=4).map(tuple),
+        data=st.sampled_from([None, 8]).map(lambda items: Calibration("t.jsonl", items, "0f" * 32)),
+    ),
     dtype=st.sampled_from(["bfloat16", "float32"]),
     seed=st.integers(0, 2**40),
     tokenizer=st.sampled_from(["base", *SOURCES]),

@@ -11,6 +11,7 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from evomerge import config, methods, seeds
+from evomerge.calibration import Calibration
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.errors import ConfigError
 from evomerge.lines import PARAMETERS, Lines
@@ -23,7 +24,7 @@ SOURCES = ("chat", "sea")
 TEMPLATE = Recipe(
     ModelRef("base"),
     {"chat": ModelRef("a"), "sea": ModelRef("b")},
-    Body(()),
+    Body((), Calibration("texts.jsonl", None, "0f" * 32)),
     "float32",
     3,
     "chat",
@@ -545,7 +546,7 @@ def test_what_is_no_space_is_refused(content: dict[str, Any], says: str) -> None
 def test_a_preset_fits_the_embedded_family(path: Path) -> None:
     models = {name: ModelRef(f"embedded:{name}") for name in ("base", *SOURCES)}
     base = Checkpoint.open(models.pop("base"))
-    template = Recipe(ModelRef("embedded:base"), models, Body(()), base.dtype)
+    template = Recipe(ModelRef("embedded:base"), models, TEMPLATE.body, base.dtype)
     problems = config.Problems()
     spec = parse_space(config.read(path), SOURCES, problems)
     problems.check()

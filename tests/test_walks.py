@@ -107,6 +107,66 @@ class Calm:
 '''
 
 
+STATISTIC = '''
+"""How loud the inputs of linear layers are, and a method that listens to the loudest model."""
+
+from typing import Annotated
+
+import torch
+
+from evomerge.methods import merge_method, required
+from evomerge.params import PerModel, Real
+
+SHARED = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
+
+
+class Loudness:
+    """Mean absolute input per channel; layers with the same input share one."""
+
+    name = "loudness"
+
+    def shape(self, name, shape):
+        return shape[1:] if name.endswith("_proj.weight") else None
+
+    def source(self, name):
+        head, layer, _ = name.rsplit(".", 2)
+        return f"{head}.{SHARED.get(layer, layer)}"
+
+    def collect(self, module, tokenizer, texts):
+        sums, count, hooks = {}, 0, []
+        for name, layer in module.named_modules():
+            if name.endswith("_proj") and self.source(f"{name}.weight") == name:
+                def heard(layer, inputs, name=name):
+                    sums[name] = sums.get(name, 0) + inputs[0].abs().sum((0, 1))
+                hooks.append(layer.register_forward_pre_hook(heard))
+        for text in texts:
+            tokens = torch.tensor([tokenizer.encode(text)])
+            count += tokens.numel()
+            with torch.no_grad():
+                module(input_ids=tokens)
+        for hook in hooks:
+            hook.remove()
+        yield from ((name, total / count) for name, total in sums.items())
+
+
+@merge_method(base="none", paper="https://example.org", statistics={"loudness": required})
+def loudest(
+    tensors: torch.Tensor,
+    loudness: torch.Tensor | None,
+    weight: Annotated[torch.Tensor, PerModel(Real(0.1, 2, default=1))],
+) -> torch.Tensor:
+    """Average by the loudness of input channels.
+
+    Args:
+        weight: of a model.
+    """
+    share = weight.float().view(-1, *[1] * (tensors.dim() - 1))
+    if loudness is not None:
+        share = share * loudness[:, None, :]
+    return (share * tensors).sum(0) / share.sum(0)
+'''
+
+
 @pytest.fixture
 def evomerge(tmp_path: Path) -> Callable[..., str]:
     """Runs a command that sees an installed package with these modules and entry points."""
@@ -115,16 +175,18 @@ def evomerge(tmp_path: Path) -> Callable[..., str]:
     info.mkdir(parents=True)
     (site / "elitist.py").write_text(OPTIMIZER)
     (site / "calm.py").write_text(PART)
+    (site / "loud.py").write_text(STATISTIC)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: walks\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         "[evomerge.optimizers]\nelitist = elitist:Elitist\n\n[evomerge.parts]\ncalm = calm:Calm\n"
+        "\n[evomerge.statistics]\nloudness = loud:Loudness\n\n[evomerge]\nloud = loud\n"
     )
 
     def run(*arguments: Any, status: int = 0) -> str:
         path = os.pathsep.join([str(site), *map(os.path.abspath, sys.path)])
         done = subprocess.run(
             [sys.executable, "-m", "evomerge", *map(str, arguments)],
-            env=os.environ | {"PYTHONPATH": path},
+            env=os.environ | {"PYTHONPATH": path, "XDG_CACHE_HOME": str(tmp_path / "cache")},
             capture_output=True,
             text=True,
             check=False,
@@ -211,3 +273,35 @@ def test_a_part_of_a_space_with_a_gene_of_its_own(
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "run.yaml").write_text(edited)
     assert "space.calm: expected true, found 3" in evomerge("check", tmp_path / "bad", status=2)
+
+
+@pytest.mark.slow
+def test_a_statistic_with_a_kernel_that_requires_it(
+    evomerge: Callable[..., str], run_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("one passage\n\nanother\n")
+    space = {"methods": ["loudest"], "start": ["uniform", "loudest"]}
+    optimizer, budget = {"name": "random", "population": 4}, {"evaluations": 12}
+    bare = run_folder("bare", space=space, optimizer=optimizer, budget=budget)
+    refused = evomerge("search", bare, "--ray", "off", status=2)
+    assert "calibration: missing; loudest requires the statistic 'loudness'" in refused
+
+    calibration = {"file": str(texts)}
+    folder = run_folder(space=space, optimizer=optimizer, budget=budget, calibration=calibration)
+    evomerge("search", folder, "--ray", "off", "--quiet")
+    lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    drawn = [c for e in lines if e["event"] == "batch" for c in e["candidates"]]
+    (known,) = (c for c in drawn if c["origin"] == "loudest")
+    evomerge("export", folder, "--candidate", known["id"], "-o", tmp_path / "loud.yaml")
+    evomerge("merge", tmp_path / "loud.yaml", "-o", tmp_path / "first")
+
+    shutil.rmtree(tmp_path / "cache" / "evomerge" / "statistics")
+    refused = evomerge("merge", tmp_path / "loud.yaml", "-o", tmp_path / "second", status=2)
+    commands = [line.split() for line in refused.splitlines() if "evomerge measure" in line]
+    assert len(commands) == 2 and "loudness" in commands[0]
+    for _, *command in commands:
+        evomerge(*command)
+    evomerge("merge", tmp_path / "loud.yaml", "-o", tmp_path / "second")
+    first, second = (tmp_path / name / "model.safetensors" for name in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()

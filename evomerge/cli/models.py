@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 from evomerge.cli import output, placement
 from evomerge.errors import InputError
@@ -29,6 +30,26 @@ def merge(arguments: argparse.Namespace) -> None:
             progress=advance,
         )
     print(arguments.output)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    from evomerge import config
+    from evomerge.commands.measure import measure_model
+    from evomerge.visible import visible
+
+    if arguments.items is not None and arguments.items < 1:
+        raise InputError(f"--items: expected at least 1, found {arguments.items}")
+    placement.check_device(arguments.device)
+    file, data = measure_model(
+        arguments.model,
+        arguments.statistic,
+        arguments.data,
+        arguments.items,
+        device=arguments.device or "cpu",
+        say=lambda text: print(f"{visible(text)} ...", file=sys.stderr),
+    )
+    print(file)
+    print(visible(config.dump({"data": data.plain}).rstrip()))
 
 
 def methods(arguments: argparse.Namespace) -> None:

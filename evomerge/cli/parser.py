@@ -170,6 +170,27 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="machine-readable")
 
     sub = command(
+        "measure",
+        models.measure,
+        "collect a statistic of a model, such as its Fisher information, into the cache",
+        "Methods such as fisher weigh what each model knows, which the model and some texts tell. Prints\n"
+        "where the statistic is kept, and the lines that name its texts in a recipe. A search collects what\n"
+        "it needs by itself: `calibration: {file: FILE}` in run.yaml.",
+    )
+    sub.add_argument(
+        "model", metavar="MODEL", help="a folder, hub id, MODEL+ADAPTER or recipe.yaml"
+    )
+    sub.add_argument("--statistic", metavar="NAME", required=True, help="which one: fisher")
+    sub.add_argument(
+        "--data",
+        metavar="FILE",
+        required=True,
+        help="texts: .jsonl with a text in each line, or passages separated by blank lines",
+    )
+    sub.add_argument("--items", type=int, metavar="N", help="the first N texts (default: all)")
+    sub.add_argument("--device", help="cpu or cuda (default: cpu)")
+
+    sub = command(
         "reduce",
         scores.reduce,
         "choose a few search items that stand for all, and write a fitness file with them",

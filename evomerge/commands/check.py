@@ -13,7 +13,9 @@ from evomerge.commands.code import Tasks, lines_of, read_tasks, remote_code
 from evomerge.errors import ConfigError, InputError
 from evomerge.merging import open_parents
 from evomerge.parents.parents import Sources
+from evomerge.parents.statistics import Statistics, StatisticStore
 from evomerge.recipe import BASE, Recipe, uncovered
+from evomerge.run.measuring import wanted
 from evomerge.run.preflight import Run, inspect, prepare
 from evomerge.run.spec import NAME, RunSpec, load_run
 from evomerge.scorers.sources import Code
@@ -48,6 +50,7 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
             [f"{file}: groups: no group matches {missing[0]!r} ({len(missing)} tensors in all); end the list "
              "with a group that has neither layers nor roles"]
         )  # fmt: skip
+    Statistics(sources).require(recipe)
     for model in sources.models.values():
         model.check_finite()
     asked = {
@@ -136,9 +139,23 @@ def _models_and_space(job: Run) -> list[str]:
         f"models: {', '.join(f'{name} = {model.name}' for name, model in job.models.items())}",
         f"{base.architecture}, {base.layers} layers, {base.parameters:,} parameters; merged in {job.dtype}, scored in {job.scoring}",
         *sources.notes(),
+        *_statistics(job),
         f"space: {', '.join(spec.space.methods)}; {len(space.dims)} genes",
         f"optimizer: {spec.optimizer}, population {job.optimizer().population}, lag {spec.lag}",
     ]
+
+
+def _statistics(job: Run) -> list[str]:
+    """What a search would collect of the parents before anything else."""
+    texts, store = job.texts, StatisticStore()
+    if texts is None:
+        return []
+    lines: dict[str, list[str]] = {}
+    for name, model in wanted(job.spec, job.space):
+        there = store.file(job.models[model], name, texts.digest).is_file()
+        lines.setdefault(name, []).append(f"{model} ({'there' if there else 'to be collected'})")
+    count = len(texts.texts)
+    return [f"statistic {name} from {count} texts: {', '.join(m)}" for name, m in lines.items()]
 
 
 def _known(job: Run) -> int:

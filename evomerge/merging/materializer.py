@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from evomerge import methods, tensors
 from evomerge.errors import CandidateFailed, Incompatible
 from evomerge.parents.parents import Sources
+from evomerge.parents.statistics import Statistics
 from evomerge.recipe import BASE, Group, Recipe
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Materializer:
     ) -> None:
         self.sources, self.device = sources, device
         self.facts = methods.FactStore(memory)
+        self._statistics = Statistics(sources)
         self._threads = threads if device == "cpu" else 1
         self._resident: dict[str, str] = {}  # tensor -> signature of its merge in the last model
         self._model: Any = None
@@ -68,6 +70,7 @@ class Materializer:
 
         Raises:
             Incompatible: no group of the recipe matches a tensor, or the model has other parameters.
+            NotMeasured: a statistic that the recipe requires is not in the cache.
             CandidateFailed: a merged tensor is not finite, or has no result.
         """
         import torch
@@ -129,6 +132,7 @@ class Materializer:
 
     def _tasks(self, recipe: Recipe) -> list[_Task]:
         """One task a tensor, the biggest first, so that no thread is left with one at the end."""
+        self._statistics.require(recipe)
         groups: dict[int, list[tuple[str, tensors.Place]]] = {}
         for name in self.sources.names:
             place = tensors.place_of(name)
@@ -144,6 +148,8 @@ class Materializer:
             group = recipe.groups[index]
             totals = self._survey(recipe, group, members)
             common = f"{group.method} {group.models} {sorted(group.values.items())} {recipe.seed} {recipe.dtype}"
+            if recipe.body.data and methods.get(group.method).statistics:
+                common += f" {recipe.body.data.digest}"
             digest = hashlib.sha256(common.encode())
             for total in totals:
                 digest.update(total.numpy().tobytes())
@@ -176,6 +182,7 @@ class Materializer:
             name=name,
             place=methods.Where(place.role, place.layer, self.sources.first.layers),
             facts=self.facts,
+            stats=self._statistics.of(group, name, recipe.body.data),
         )
 
     def _tensor(self, model: str, name: str) -> torch.Tensor:

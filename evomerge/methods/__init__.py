@@ -6,7 +6,16 @@ several of them share is in ``kernel``; files with an underscore are the frame a
 
 from evomerge.methods._declaration import merge_method
 from evomerge.methods._merge_tensors import merge_states, merge_tensors, survey
-from evomerge.methods._method import Arguments, Inputs, Method, Where
+from evomerge.methods._method import (
+    Arguments,
+    Inputs,
+    Method,
+    Need,
+    Stats,
+    Where,
+    optional,
+    required,
+)
 from evomerge.methods._registry import get, names
 from evomerge.methods.kernel.facts import FactStore
 
@@ -15,11 +24,15 @@ __all__ = [
     "FactStore",
     "Inputs",
     "Method",
+    "Need",
+    "Stats",
     "Where",
     "get",
     "merge_method",
     "merge_states",
     "merge_tensors",
     "names",
+    "optional",
+    "required",
     "survey",
 ]

@@ -6,11 +6,11 @@ import inspect
 import keyword
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from evomerge.methods import _registry
-from evomerge.methods._method import INPUTS, STATISTICS, Base, Method
+from evomerge.methods._method import INPUTS, Base, Method, Need
 from evomerge.params import Parameter, PerModel, Shared
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
@@ -25,6 +25,7 @@ def merge_method(
     name: str | None = None,
     surveys: tuple[Callable[..., Any], ...] = (),
     exempt: Mapping[str, str] | None = None,
+    statistics: Mapping[str, Need] | None = None,
 ) -> Callable[[Kernel], Kernel]:
     """Register a kernel as a merge method; the function itself stays as it is.
 
@@ -41,9 +42,9 @@ def merge_method(
         facts                      a ``Facts``: ``facts.get(name, compute)`` keeps what does not depend
                                    on parameters for the next candidate
         totals   tuple of tensors  the sums of the method's ``surveys``
-        fisher, gram, mean_abs_activation  [models, ...]  statistics, None where not collected
 
-    tensors float32, and exactly one of ``deltas``, ``tensors`` and ``operands``. An entry that is NaN
+    and each of its ``statistics`` by name: [models, ...], or None for a tensor that has none. Tensors
+    are float32, and exactly one of ``deltas``, ``tensors`` and ``operands`` is taken. An entry that is NaN
     or infinite in a source is NaN in the result, whatever a kernel makes of it. Every other argument
     is a parameter, annotated ``Annotated[type, PerModel(...)]`` (arrives as float64 [models] on the CPU) or
     ``Annotated[type, Shared(...)]`` (arrives as a plain value), and has a line under ``Args:``. A
@@ -59,6 +60,8 @@ def merge_method(
             None where the parameters need none) are summed over all tensors of the model; the kernel
             and later surveys see the sums as ``totals``.
         exempt: law -> why this method does not obey it; see ``evomerge.testing.methods``.
+        statistics: statistic (see ``evomerge.parents.statistics``) -> ``required`` or ``optional``.
+            Without one that is required the kernel never runs; an optional one may be None.
 
     Raises:
         TypeError: the signature does not follow these rules.
@@ -68,8 +71,9 @@ def merge_method(
     def register(kernel: Kernel) -> Kernel:
         method = name or kernel.__name__
         doc = inspect.getdoc(kernel) or ""
-        inputs, parameters = _read_signature(method, kernel, _read_args(doc))
+        inputs, parameters = _read_signature(method, kernel, _read_args(doc), {*(statistics or ())})
         _check_inputs(method, base, inputs)
+        _check_statistics(method, statistics or {}, inputs)
         _registry.add(
             Method(
                 name=method,
@@ -84,6 +88,7 @@ def merge_method(
                 summary=doc.partition("\n\n")[0].replace("\n", " "),
                 surveys=surveys,
                 exempt=dict(exempt or {}),
+                statistics=dict(statistics or {}),
             )
         )
         return kernel
@@ -92,7 +97,7 @@ def merge_method(
 
 
 def _read_signature(
-    method: str, kernel: Callable[..., Any], docs: dict[str, str]
+    method: str, kernel: Callable[..., Any], docs: dict[str, str], statistics: Collection[str]
 ) -> tuple[frozenset[str], tuple[Parameter, ...]]:
     hints = typing.get_type_hints(kernel, include_extras=True)
     inputs, parameters = set(), []
@@ -102,7 +107,7 @@ def _read_signature(
             raise TypeError(f"{where}: a kernel names each of its arguments")
         if argument.default is not argument.empty:
             raise TypeError(f"{where}: the default belongs into the declared domain, nowhere else")
-        if argument.name in INPUTS or argument.name in STATISTICS:
+        if argument.name in INPUTS or argument.name in statistics:
             inputs.add(argument.name)
             continue
         scopes = [
@@ -113,7 +118,7 @@ def _read_signature(
         if len(scopes) != 1:
             raise TypeError(
                 f"{where}: expected Annotated[type, PerModel(...) or Shared(...)], "
-                f"or one of the inputs {', '.join(INPUTS + STATISTICS)}"
+                f"one of the inputs {', '.join(INPUTS)}, or a statistic that the declaration names"
             )
         public = _public_name(argument.name)
         if public not in docs:
@@ -135,6 +140,16 @@ def _check_inputs(method: str, base: Base, inputs: frozenset[str]) -> None:
         raise TypeError(f"method {method!r}: 'deltas' need base=\"required\", found {base!r}")
     if "base" in inputs and base == "none":
         raise TypeError(f"method {method!r}: takes 'base' but is declared with base=\"none\"")
+
+
+def _check_statistics(method: str, statistics: Mapping[str, Need], inputs: frozenset[str]) -> None:
+    for name, need in statistics.items():
+        if need not in typing.get_args(Need):
+            raise TypeError(
+                f"method {method!r}: statistic {name!r} is one of {typing.get_args(Need)}, found {need!r}"
+            )
+        if name in INPUTS or name not in inputs:
+            raise TypeError(f"method {method!r}: takes no argument for the statistic {name!r}")
 
 
 def _read_args(doc: str) -> dict[str, str]:

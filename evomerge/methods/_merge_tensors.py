@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from evomerge.errors import InputError
-from evomerge.methods._method import Inputs, Method, Where
+from evomerge.methods._method import Inputs, Method, Stats, Where
 from evomerge.methods._registry import get
 
 
@@ -19,7 +19,7 @@ def merge_tensors(
     *,
     base: Tensor | None = None,
     parameters: Mapping[str, Any] | None = None,
-    stats: Mapping[str, Mapping[str, Tensor]] | None = None,
+    stats: Stats | None = None,
     seed: int = 0,
     name: str = "",
     role: str | None = None,
@@ -45,7 +45,7 @@ def merge_tensors(
 
     Raises:
         InputError: unknown method or parameter, value out of range, wrong number of models, base
-            missing or superfluous, tensors that do not fit together.
+            missing or superfluous, tensors that do not fit together, a required statistic missing.
     """
     merged = merge_states(
         method,
@@ -66,7 +66,7 @@ def merge_states(
     *,
     base: Mapping[str, Tensor] | None = None,
     parameters: Mapping[str, Any] | None = None,
-    stats: Mapping[str, Mapping[str, Mapping[str, Tensor]]] | None = None,
+    stats: Mapping[str, Stats] | None = None,
     seed: int = 0,
     places: Mapping[str, Where] | None = None,
     noise: Mapping[str, Mapping[str, Tensor]] | None = None,
@@ -102,7 +102,7 @@ def merge_states(
         each = {model: state[name] for model, state in models.items()}
         own = None if base is None else base[name]
         _check_tensors(method.name, each, own)
-        extra = dict((stats or {}).get(name, {}))
+        extra = {k: found for k, found in (stats or {}).get(name, {}).items() if found is not None}
         draws = (noise or {}).get(name)
         if draws is not None:
             _check_tensors(f"{method.name}: noise", draws, next(iter(each.values())))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from evomerge.errors import InputError, did_you_mean, one_of
+from evomerge.errors import InputError, NotMeasured, did_you_mean, one_of
 from evomerge.methods.kernel.draws import draw_key, uniforms
 from evomerge.methods.kernel.entrywise import Entrywise
 from evomerge.methods.kernel.facts import Facts, FactStore
@@ -38,9 +38,13 @@ INPUTS = (
     "totals",
 )
 
-# The same for data collected once per source model, each [models, ...] float32,
-# or None where a tensor has none (a norm has no Gram matrix).
-STATISTICS = ("fisher", "gram", "mean_abs_activation")
+# Whether a kernel runs without a statistic that it takes.
+Need = Literal["required", "optional"]
+required: Need = "required"
+optional: Need = "optional"
+
+# Statistic -> model -> tensor; None where the tensor has no such statistic (a norm has no Gram matrix).
+Stats = Mapping[str, Mapping[str, Tensor] | None]
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class Inputs:
         name: the tensor's name.
         place: its role and depth.
         noise: model -> uniforms [*shape], to use instead of the keyed draw.
-        stats: statistic -> model -> tensor.
+        stats: statistic -> model -> tensor; None instead for a tensor that has none. What is not there
+            was not collected.
         totals: the sums of the method's surveys over the whole model; for a survey, of those before.
         facts: where candidate-invariant work is kept for the next merge.
     """
@@ -76,7 +81,7 @@ class Inputs:
     name: str = ""
     place: Where = Where()
     noise: Mapping[str, Tensor] | None = None
-    stats: Mapping[str, Mapping[str, Tensor]] | None = None
+    stats: Stats | None = None
     totals: Sequence[Tensor] = ()
     facts: FactStore | None = None
 
@@ -85,8 +90,9 @@ class Inputs:
 class Method:
     """A kernel with everything declared about it; made by ``merge_method``.
 
-    ``inputs`` are the argument names of the kernel that are not parameters. ``surveys`` are summed over all tensors before the kernel sees any; ``exempt`` names the laws
-    that the method does not obey, with the reason.
+    ``inputs`` are the argument names of the kernel that are not parameters, ``statistics`` (name -> need)
+    among them. ``surveys`` are summed over all tensors before the kernel sees any; ``exempt`` names
+    the laws that the method does not obey, with the reason.
     """
 
     name: str
@@ -101,6 +107,12 @@ class Method:
     summary: str
     surveys: tuple[Callable[..., Tensor | None], ...] = ()
     exempt: Mapping[str, str] = field(default_factory=dict)
+    statistics: Mapping[str, Need] = field(default_factory=dict)
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The statistics that the kernel never runs without."""
+        return tuple(name for name, need in self.statistics.items() if need == required)
 
     @property
     def takes(self) -> str:
@@ -191,6 +203,9 @@ class Method:
             inputs: what is merged.
             scale: factor of the merged delta (a post-operation); other than 1 needs a base.
             out: where the result goes, cast once [*shape], contiguous; None: a new float32 tensor.
+
+        Raises:
+            NotMeasured: a statistic that the method requires is not in ``inputs``.
         """
         given = _Given(self, inputs)
         merged = self.kernel(**self._arguments(given))
@@ -225,7 +240,7 @@ class Method:
         wanted = set(inspect.signature(function).parameters)
         values = self._parameters(inputs)
         parameters = {name: value for name, value in values.items() if name in wanted}
-        given = _Given(self, inputs).arguments(wanted & {*INPUTS})
+        given = _Given(self, inputs).arguments(wanted & {*INPUTS, *self.statistics})
         found: Tensor | None = function(**given, **parameters)
         return found
 
@@ -259,14 +274,28 @@ class _Given:
         return {name: self._input(name) for name in names}
 
     def _input(self, name: str) -> Any:
-        if name in STATISTICS:
-            found = (self.inputs.stats or {}).get(name)
-            return found and _stack([found[model] for model in self.inputs.models], self.device)
+        if name in self.method.statistics:
+            return self._statistic(name)
         if name in ("role", "layer", "layers"):
             return getattr(self.inputs.place, name)
         if name == "totals":
             return tuple(self.inputs.totals)
         return getattr(self, name)
+
+    def _statistic(self, name: str) -> Tensor | None:
+        """One [models, ...] float32; None where the tensor has none, or an optional one is not there."""
+        found = (self.inputs.stats or {}).get(name, {})
+        if found is None:
+            return None
+        missing = [model for model in self.inputs.models if model not in found]
+        if not missing:
+            return _stack([found[model] for model in self.inputs.models], self.device)
+        if self.method.statistics[name] == optional:
+            return None
+        raise NotMeasured(
+            f"{self.method.name} requires the statistic {name!r}, and there is none of "
+            f"{', '.join(missing)}; `evomerge measure MODEL --statistic {name} --data FILE` collects it"
+        )
 
     @property
     def device(self) -> torch.device:

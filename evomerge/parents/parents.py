@@ -111,7 +111,23 @@ class Sources:
         """True if ``tensor(model, name)`` costs nothing: it is a view of a mapped file."""
         if self._rows[model] and _by_token(name):
             return False
-        return self.models[model].mapped(self._stored_name(model, name))
+        return self.models[model].mapped(self.stored_name(model, name))
+
+    def by_token(self, model: str, name: str, values: torch.Tensor) -> torch.Tensor:
+        """What is known of the entries of ``tensor(model, name)``, aligned as it is.
+
+        Args:
+            values: of the shape that the model stores the parameter in.
+
+        Returns:
+            The same for the merged vocabulary, 0 in the rows of tokens that the model lacks.
+        """
+        if not (self._rows[model] and _by_token(name)):
+            return values
+        rows = self._row_numbers(model)
+        aligned = values[rows.clamp(min=0)]
+        aligned[rows == ABSENT] = 0
+        return aligned
 
     def config(self) -> dict[str, Any]:
         """``config.json`` of the merged model, but for its dtype.
@@ -154,13 +170,14 @@ class Sources:
             )
         return notes
 
-    def _stored_name(self, model: str, name: str) -> str:
+    def stored_name(self, model: str, name: str) -> str:
+        """The parameter of a model that ``name`` is read from: a tied head is the embedding."""
         checkpoint = self.models[model]
         tied_head = checkpoint.tied and tensors.place_of(name).role == "head"
         return checkpoint.embedding if tied_head else name
 
     def _stored(self, model: str, name: str) -> torch.Tensor:
-        return self.models[model].tensor(self._stored_name(model, name))
+        return self.models[model].tensor(self.stored_name(model, name))
 
     def _row(self, model: str, row: int) -> int:
         rows = self._rows[model]

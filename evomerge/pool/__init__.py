@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
-from evomerge.errors import InputError, RunError
+from evomerge.errors import InputError, NotMeasured, RunError
 
 PlainJob = Mapping[str, Any]
 """Plain JSON data. ``job["key"]`` is a text that no other pending job has."""
@@ -109,6 +109,8 @@ class Resident:
                 except InputError as error:
                     return json.dumps({"input_error": str(error)})
             return json.dumps({"outcome": self._worker(json.loads(job))}, allow_nan=False)
+        except NotMeasured as error:  # on this machine: its cache is not the driver's
+            return json.dumps({"input_error": str(error)})
         except Exception:
             return json.dumps({"traceback": traceback.format_exc()})
 

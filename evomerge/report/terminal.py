@@ -262,6 +262,7 @@ def describe(method: Method) -> dict[str, Any]:
         "base": method.base,
         "models": [method.min_models, method.max_models],
         "paper": method.paper,
+        "statistics": dict(method.statistics),
         "parameters": [
             {
                 "name": p.name,
@@ -295,6 +296,9 @@ def show_method(method: Method) -> None:
     show_lines(
         [method.name, "", method.doc, "", f"models: {method.takes}   paper: {method.paper}", ""]
     )
+    if method.statistics:
+        named = ", ".join(f"{name} ({need})" for name, need in method.statistics.items())
+        show_lines([f"statistics: {named}; see `evomerge measure --help`", ""])
     rows = [
         (
             p.name,

@@ -56,6 +56,9 @@ def check_same(head: Head, run: Run, path: Path) -> None:
             f"{run.spec.folder}: run.yaml (or a file it names) is not what this search was started with: "
             f"{difference}. {advice}"
         )
+    if head.template.get("data") != run.template.plain.get("data"):
+        texts = run.spec.calibration.path if run.spec.calibration else "calibration"
+        raise InputError(f"{texts}: these texts changed since the search was started. {advice}")
     for name, model in run.models.items():
         here = files_of(model, code=run.spec.trust_remote_code)
         found = digests(model, code=run.spec.trust_remote_code)

@@ -33,6 +33,7 @@ from evomerge.record.journal import Journal
 from evomerge.record.responses import Store
 from evomerge.run.ending import end
 from evomerge.run.identity import check_same, head_of
+from evomerge.run.measuring import collect
 from evomerge.run.preflight import Run, prepare
 from evomerge.run.scoring import Scoring
 from evomerge.run.spec import load_run
@@ -101,6 +102,15 @@ def search(
             listener.started(run, loop.search, resumed, loop.scoring.interval)
             try:
                 if not loop.history.done:
+                    if run.texts is not None:
+                        collect(
+                            run.spec,
+                            run.space,
+                            run.models,
+                            run.texts,
+                            device=device,
+                            say=listener.say,
+                        )
                     with pool(run.worker(device)) as workers:
                         loop.work(workers)
             except InputError:

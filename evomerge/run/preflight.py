@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
 import torch
 
 from evomerge import optimizers
+from evomerge.calibration import Calibration, Texts
 from evomerge.checkpoint import Checkpoint, read_json
 from evomerge.engines.precision import scoring_dtype
 from evomerge.engines.tokenizer import load_tokenizer
@@ -20,9 +21,10 @@ from evomerge.merging import open_model
 from evomerge.optimizers import Optimizer, Problem
 from evomerge.parents.parents import check_compatible
 from evomerge.pool import WorkerSpec
-from evomerge.recipe import BASE, Recipe
+from evomerge.recipe import BASE, Body, Recipe
 from evomerge.record.events import JOURNAL, Head, read_lines
 from evomerge.registry import ENGINES
+from evomerge.run.measuring import read_texts
 from evomerge.run.spec import RunSpec
 from evomerge.space import SearchSpace
 from evomerge.suite import splits
@@ -43,6 +45,7 @@ class Run:
     models: dict[str, Checkpoint]
     suite: Suite
     scoring: str  # dtype that candidates are scored in; the report's is the recipe's
+    texts: Texts | None = None  # that statistics are taken from
 
     @property
     def dtype(self) -> str:
@@ -50,7 +53,15 @@ class Run:
 
     @cached_property
     def template(self) -> Recipe:
-        return self.spec.template(self.dtype)
+        return replace(self.spec.template(self.dtype), body=Body(data=self.data))
+
+    @property
+    def data(self) -> Calibration | None:
+        """What recipes of this run say of the texts."""
+        given = self.spec.calibration
+        if given is None or self.texts is None:
+            return None
+        return Calibration(given.file, given.items, self.texts.digest)
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -197,10 +208,11 @@ def prepare(
     suite = attempt(lambda: Suite(spec.suite))
     if suite is not None:
         attempt(lambda: suite.splits)
+    texts = attempt(lambda: read_texts(spec, None if attempt.problems else suite))
     attempt.check()
     scoring = _scoring(spec, models, device)
     head = started[0] if started else None
-    run = Run(spec, models, suite, head.scoring if isinstance(head, Head) else scoring)
+    run = Run(spec, models, suite, head.scoring if isinstance(head, Head) else scoring, texts)
     _check_space(run)
     _check_budget(run)
     return run
@@ -222,8 +234,11 @@ def inspect(spec: RunSpec, unbuilt: Collection[str], *, tokenizer: bool) -> Run:
     suite = attempt(lambda: Suite(spec.suite.without(unbuilt)))
     if suite is not None and suite.scorers:
         attempt(lambda: suite.splits)
+    texts = attempt(
+        lambda: read_texts(spec, None if attempt.problems or not suite.scorers else suite)
+    )
     attempt.check()
-    run = Run(spec, models, suite, _scoring(spec, models, None))
+    run = Run(spec, models, suite, _scoring(spec, models, None), texts)
     _check_space(run)
     known = len(run.space.references()) + len(run.space.starts())
     _check_limits(run, {"evaluations": known})

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evomerge import config, optimizers
+from evomerge import config, methods, optimizers
 from evomerge.checkpoint import DTYPES, ModelRef
 from evomerge.errors import ConfigError, InputError, did_you_mean, one_of
 from evomerge.recipe import BASE, Body, Recipe
@@ -22,6 +22,23 @@ from evomerge.suite.spec import SuiteSpec, parse_suite
 NAME = "run.yaml"
 COUNTED = ("evaluations", "items", "tokens")  # budgets that the result depends on
 EVALUATIONS = 200  # if no budget is counted
+
+
+@dataclass(frozen=True)
+class CalibrationFile:
+    """Where the texts are that statistics of the parents are taken from.
+
+    Attributes:
+        file: as written.
+        path: where that is.
+        items: how many passages, from the first; None is all.
+        place: file:line, for messages.
+    """
+
+    file: str
+    path: Path
+    items: int | None
+    place: str
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,7 @@ class RunSpec:
     trust_remote_code: bool
     content: Mapping[str, Any]  # all files, merged into one, as written
     lines: Mapping[str, str]  # file:line of each budget, and of the optimizer
+    calibration: CalibrationFile | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -128,6 +146,7 @@ def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
     dtype = section.choice("dtype", tuple(DTYPES), "") or None
     threads = section.integer("threads", 1, low=1, high=4096)
     trust = section.flag("trust_remote_code", False)
+    calibration = _parse_calibration(section, space.methods if space else ())
     section.finish()
     if problems.found or base is None or space is None or suite is None:
         return None
@@ -156,6 +175,7 @@ def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
         trust_remote_code=trust,
         content=content,
         lines=lines,
+        calibration=calibration,
     )
 
 
@@ -193,6 +213,25 @@ def _parse_models(
         )
     models.finish()
     return (ModelRef(base, origin) if base else None), sources, tokenizer
+
+
+def _parse_calibration(section: config.Section, names: tuple[str, ...]) -> CalibrationFile | None:
+    """``calibration: {file: FILE, items: N}``; missing where one of the methods ``names`` needs it."""
+    node, part = section.get("calibration"), section.section("calibration")
+    if node is None or part is None:
+        for name in names:
+            for statistic in methods.get(name).required:
+                section.problem(
+                    "calibration",
+                    f"missing; {name} requires the statistic {statistic!r} of each source. Say which texts "
+                    "it is to be collected from: calibration: {file: FILE, items: N}",
+                )
+        return None
+    file = part.text("file", required=True)
+    items = part.integer("items", 0, low=1) if "items" in part else None
+    part.finish()
+    path = node.folder / os.path.expanduser(file)
+    return CalibrationFile(file, path, items, f"{node.file}:{node.line}") if file else None
 
 
 def _part(section: config.Section, key: str, problems: config.Problems) -> config.Node | None:

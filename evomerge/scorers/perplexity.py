@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.engines import Engine, Request
-from evomerge.errors import InputError, did_you_mean
+from evomerge.errors import InputError
+from evomerge.passages import read_passages
 from evomerge.suite.scorer import SIGNALS, Item, NonFinite, Responses, unknown_metric
 
 _METRIC = "bits_per_byte"
@@ -157,49 +158,6 @@ def _prefix(tokenizer: Any) -> int:
 
 def _read(path: Path, field: str) -> tuple[list[str], list[str]]:
     """The passages of a file, and the source of each."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-    if path.suffix == ".jsonl":
-        pairs = list(_objects(text, path, field))
-    else:
-        pairs = [(p, None) for p in map(str.strip, _blank_line_separated(text)) if p]
-    if not pairs:
-        raise InputError(f"{path}: holds no passage; expected text to score")
+    pairs = read_passages(path, field)
     passages = [passage for passage, _ in pairs]
     return passages, [source or str(row) for row, (_, source) in enumerate(pairs)]
-
-
-def _blank_line_separated(text: str) -> Iterator[str]:
-    block: list[str] = []
-    for line in [*text.splitlines(), ""]:
-        if line.strip():
-            block.append(line)
-        else:
-            yield "\n".join(block)
-            block = []
-
-
-def _objects(text: str, path: Path, field: str) -> Iterator[tuple[str, str | None]]:
-    # Not splitlines(): JSON text may hold U+2028 and its kin.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{where}: not a JSON object: {error}") from None
-        if not isinstance(row, dict):
-            raise InputError(f"{where}: expected a JSON object, found {type(row).__name__}")
-        passage = row.get(field)
-        if not isinstance(passage, str) or not passage:
-            raise InputError(
-                f"{where}: expected a text under {field!r}{did_you_mean(field, row)}, "
-                f"found {passage!r}; keys here: {', '.join(row)}"
-            )
-        source = row.get("source_id")
-        yield passage, None if source is None else str(source)

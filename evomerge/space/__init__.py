@@ -63,7 +63,7 @@ class SearchSpace:
         genome, body = self.canonical(genome), Body()
         for part, genes in zip(self._parts, self._genes, strict=True):
             body = part.draw(genome[genes], body)
-        return replace(self._template, body=body)
+        return self._recipe(body)
 
     def canonical(self, genome: Genome) -> Genome:
         """The same recipe's one genome: inactive genes at 0.5, cells at their centres."""
@@ -123,7 +123,11 @@ class SearchSpace:
         for part in self._parts:
             if part.FIXED:
                 body = part.draw((), body)
-        return replace(self._template, body=body)
+        return self._recipe(body)
+
+    def _recipe(self, body: Body) -> Recipe:
+        """With the run's data, where a method takes statistics: parts need not know of it."""
+        return replace(self._template, body=body.informed(self._template.body.data))
 
     def _from_file(self, name: str) -> Body:
         loaded = Recipe.load(Path(self.spec.origin) / name)
@@ -134,7 +138,13 @@ class SearchSpace:
                     f"{', '.join(self.sources)}"
                 ]
             )
-        return loaded.body
+        ours = self._template.body.data
+        if loaded.body.data and loaded.body.data.digest != (ours and ours.digest):
+            raise ConfigError(
+                [f"{name}: its statistics are of other texts than this run's (data.digest): make "
+                 f"{loaded.body.data.file} the run's calibration, or leave the recipe out of space.start"]
+            )  # fmt: skip
+        return loaded.body.informed(ours)
 
 
 def _places(layers: int) -> list[Place]:

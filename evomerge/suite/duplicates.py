@@ -53,7 +53,7 @@ def find_duplicates(items: Mapping[str, Sequence[Item]]) -> list[Duplicates]:
     """
     sources: dict[str, set[str]] = defaultdict(set)  # text -> sources
     for item in (item for listed in items.values() for item in listed):
-        if item.split is None and (text := _normal(item.text)):
+        if item.split is None and (text := normal(item.text)):
             sources[text].add(item.source)
     texts = sorted(sources)
     parent = {source: source for named in sources.values() for source in named}
@@ -102,7 +102,7 @@ def _alike(texts: Sequence[str], sources: Sequence[set[str]]) -> Iterator[tuple[
             yield a, b
 
 
-def _normal(text: str) -> str:
+def normal(text: str) -> str:
     """``text`` without what copies differ in: case, spacing, compatibility forms."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 

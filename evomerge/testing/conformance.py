@@ -455,14 +455,21 @@ def _merge_whole(
         if parameter and not owner.startswith("expected"):
             states.setdefault(owner, {})[parameter] = tensor
     base = states.pop("base", None)
+    stats: dict[str, dict[str, Tensors]] = {}
+    for owner, state in states.items():
+        if (match := BELONGINGS.fullmatch(owner)) and match[1] in method.statistics:
+            for parameter, tensor in state.items():
+                named = stats.setdefault(parameter, {}).setdefault(match[1], {})
+                named[f"model-{match[2]}"] = tensor
     places = {}
     if linear := case["parameters"].get("linear_weights"):  # only these are projected
         places = {name: Where("mlp" if name in linear else "embed") for name in base or ()}
     return merge_states(
         method,
-        {f"model-{i}": states[f"model-{i}"] for i in range(len(states))},
+        {f"model-{i}": states[f"model-{i}"] for i in range(case["n_models"])},
         base=base,
         parameters=parameters,
+        stats=stats,
         places=places,
     )
 

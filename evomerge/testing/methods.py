@@ -71,9 +71,20 @@ def merges(draw: Any, method: Method, dtypes: Sequence[torch.dtype] = DTYPES) ->
             parameters[parameter.name] = {m: decode(draw(st.floats(0.01, 1))) for m in names}
         else:
             parameters[parameter.name] = decode(draw(gene))
+    known = {
+        statistic: dict(
+            zip(
+                names,
+                [abs(t.float()) for t in tensors(draw, len(names), shape, dtype)],
+                strict=True,
+            )
+        )
+        for statistic in method.statistics
+    }
     return {
         "method": method,
         "models": dict(zip(names, sources, strict=True)),
+        "stats": known,
         "base": None if method.base == "none" else base,
         "parameters": parameters,
         "seed": draw(st.integers(0, 99)),
@@ -188,6 +199,10 @@ class MethodContract:
         names = [*merge["models"]]
         base, *sources = normal(data.draw(st.integers(0, 99)), len(names) + 1, shape, 0.25)
         merge["models"] = dict(zip(names, sources, strict=True))
+        merge["stats"] = {
+            statistic: {name: source.abs() for name, source in merge["models"].items()}
+            for statistic in subject.statistics
+        }
         merge["base"] = None if subject.base == "none" else base
         if "weight" in merge["parameters"]:
             merge["parameters"]["weight"] = {
@@ -212,6 +227,10 @@ class MethodContract:
             values=subject.check({}, names),
             base=None if subject.base == "none" else base.bfloat16(),
             name="w",
+            stats={
+                statistic: {name: source.abs() for name, source in zip(names, sources, strict=True)}
+                for statistic in subject.statistics
+            },
         )
         inputs = replace(inputs, totals=methods.survey(subject, [inputs]))
         out = torch.empty(base.shape, dtype=torch.bfloat16)
@@ -230,6 +249,7 @@ def inputs_of(merge: dict[str, Any]) -> Inputs:
         base=merge["base"],
         seed=merge["seed"],
         name=merge["name"],
+        stats=merge["stats"],
         place=Where(merge["role"]),
     )
     return replace(inputs, totals=methods.survey(method, [inputs]))

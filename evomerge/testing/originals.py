@@ -70,6 +70,29 @@ def _model_stock(original: dict[str, Any], case: Mapping[str, Any]) -> Words:
     return "model_stock", original | {"clip": False, "guard": "absolute"}
 
 
+def _fisher(original: dict[str, Any], case: Mapping[str, Any]) -> Words:
+    """The four flavours of Fisher merging: see ``fisher``."""
+    parameters: dict[str, Any] = {"guard": "absolute", "flooring": "add"}
+    if case["variant"] == "mergelm":
+        weight, norm = original["fisher_scaling_coefficients"], original["normalize_fisher_weight"]
+        parameters |= {"normalize": "model" if norm else False}
+        parameters |= {"floor": original["minimal_fisher_weight"]}
+    elif case["variant"] == "original":
+        weight = original["coefficients"]
+        parameters |= {"normalize": "model" if original["normalize_fishers"] else False}
+        parameters |= {"flooring": "clamp_first" if original["favor_target_model"] else "clamp"}
+        parameters |= {"floor": original["fisher_floor"]}
+    elif case["variant"] == "regmean-repo":
+        weight, norm = original["model_coeffs"], original["fisher_normalize"]
+        parameters |= {"normalize": {"param": "tensor", None: False}.get(norm, norm)}
+        parameters |= {"floor": original["fisher_smooth"]}
+    else:
+        share = original["model_lambda"]
+        weight = [share, 1 - share] if case["n_models"] == 2 else None
+        parameters |= {"normalize": False, "flooring": "clamp", "floor": original["floor"]}
+    return "fisher", parameters | ({} if weight is None else {"weight": weight})
+
+
 def _share(count: int, size: int) -> float:
     """A fraction of ``size`` that is cut down to ``count``, in spite of rounding."""
     return min((count + 0.5) / size, 1.0)
@@ -82,4 +105,5 @@ ORIGINALS: dict[str, Callable[[dict[str, Any], Mapping[str, Any]], Words]] = {
     "sce": _sce,
     "sce_original": _sce_of_its_authors,
     "model_stock": _model_stock,
+    "fisher": _fisher,
 }

@@ -16,11 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evomerge import merge, methods
-from evomerge.checkpoint import ModelRef
+from evomerge.calibration import Calibration
+from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.errors import CandidateFailed, CheckpointError, Incompatible
 from evomerge.merging import Materializer
 from evomerge.methods.kernel import passes, tiled
 from evomerge.parents.parents import Sources
+from evomerge.parents.statistics import StatisticStore
 from evomerge.recipe import Body, Recipe, group
 from evomerge.testing.models import tiny_family
 
@@ -57,7 +59,8 @@ def recipe_of(family: dict[str, Path], name: str, **values: Any) -> Recipe:
             values.setdefault(parameter.name, parameter.domain.decode(0.43))
     refs = {model: ModelRef(str(family[model])) for model in ("chat", "sea", "code")}
     own = (group(name, models, values),)
-    return Recipe(ModelRef(str(family["base"])), refs, Body(own), "bfloat16")
+    data = Calibration("texts.txt", None, "0f" * 32) if method.statistics else None
+    return Recipe(ModelRef(str(family["base"])), refs, Body(own, data), "bfloat16")
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
@@ -80,7 +83,21 @@ def resident(recipe: Recipe, threads: int = 1, memory: int = 1 << 30, times: int
 def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("family")
     names = ("base", "chat", "sea", "code")
-    return tiny_family(folder, names, dtype="bfloat16", **SHAPE)
+    made = tiny_family(folder, names, dtype="bfloat16", **SHAPE)
+    keep_statistics(made)
+    return made
+
+
+def keep_statistics(family: dict[str, Path]) -> None:
+    """What methods take of the parents, as if it had been collected: squares of the weights."""
+    store = StatisticStore()
+    for statistic in {name for method in NAMES for name in methods.get(method).statistics}:
+        for folder in family.values():
+            model = Checkpoint.open(ModelRef(str(folder)))
+            file = store.file(model, statistic, "0f" * 32)
+            squares = {name: model.tensor(name).float().square() for name in model.names}
+            if not file.is_file():
+                store.write(file, squares)
 
 
 @pytest.mark.parametrize("name", NAMES)

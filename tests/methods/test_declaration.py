@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from evomerge import methods
-from evomerge.methods import merge_method, merge_tensors
+from evomerge.errors import NotMeasured
+from evomerge.methods import Inputs, merge_method, merge_tensors, optional, required
 from evomerge.params import Parameter, PerModel, Real, Shared
 
 pytestmark = pytest.mark.usefixtures("registry")
@@ -59,7 +60,7 @@ def test_everything_is_read_from_the_kernel() -> None:
 
 
 def test_a_method_informed_by_data_takes_statistics_by_name() -> None:
-    @merge_method(base="none", paper=PAPER, name="precise")
+    @merge_method(base="none", paper=PAPER, name="precise", statistics={"fisher": optional})
     def by_fisher(tensors: Tensor, fisher: Tensor | None) -> Tensor:
         """Average by precision."""
         return tensors.mean(0) if fisher is None else (fisher * tensors).sum(0) / fisher.sum(0)
@@ -68,6 +69,44 @@ def test_a_method_informed_by_data_takes_statistics_by_name() -> None:
     assert merge_tensors("precise", models).tolist() == [0.5, 0.5]
     fisher = {"b": torch.tensor([3, 1]), "a": torch.tensor([1, 3])}
     assert merge_tensors("precise", models, stats={"fisher": fisher}).tolist() == [0.75, 0.25]
+
+
+def test_a_kernel_never_runs_without_what_it_requires() -> None:
+    ran = []
+
+    @merge_method(base="none", paper=PAPER, name="careful", statistics={"fisher": required})
+    def by_fisher(tensors: Tensor, fisher: Tensor | None) -> Tensor:
+        """Average by precision."""
+        ran.append(fisher)
+        return tensors.mean(0)
+
+    method, models = methods.get("careful"), {"a": torch.zeros(2), "b": torch.ones(2)}
+    assert (method.statistics, method.required) == ({"fisher": "required"}, ("fisher",))
+    refused = (
+        r"careful requires the statistic 'fisher', and there is none of b; `evomerge measure MODEL"
+    )
+    with pytest.raises(NotMeasured, match=refused):
+        method.run(Inputs(models, {}, stats={"fisher": {"a": torch.ones(2)}}))
+    with pytest.raises(NotMeasured, match="none of a, b"):
+        merge_tensors("careful", models)
+    assert ran == []
+    assert merge_tensors("careful", models, stats={"fisher": None}).tolist() == [0.5, 0.5]
+    assert ran == [None], "a tensor that has no such statistic"
+
+
+def test_a_declaration_names_its_statistics() -> None:
+    def by_gram(tensors: Tensor, gram: Tensor) -> Tensor:
+        """Average."""
+        return tensors.mean(0)
+
+    with pytest.raises(TypeError, match=r"argument 'gram'.*or a statistic that the declaration"):
+        merge_method(base="none", paper=PAPER)(by_gram)
+    with pytest.raises(TypeError, match="takes no argument for the statistic 'fisher'"):
+        merge_method(base="none", paper=PAPER, statistics={"gram": required, "fisher": optional})(
+            by_gram
+        )
+    with pytest.raises(TypeError, match="statistic 'gram' is one of"):
+        merge_method(base="none", paper=PAPER, statistics={"gram": "maybe"})(by_gram)  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])

@@ -1,0 +1,185 @@
+"""Statistics of parents: data about a model, collected once, kept on disk and shared by all merges.
+
+A kernel names those it takes (``methods``); ``evomerge measure`` and the start of a search collect
+them. The cache ($XDG_CACHE_HOME/evomerge/statistics) holds a safetensors file for each content of a
+model, statistic and texts, so a model or a text that changed is measured anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from evomerge import methods
+from evomerge.calibration import Calibration
+from evomerge.checkpoint import Checkpoint, beside
+from evomerge.checkpoint.contents import digests
+from evomerge.checkpoint.files import mapped_file
+from evomerge.errors import InputError, NotMeasured
+from evomerge.parents.parents import Sources
+from evomerge.recipe import Group, Recipe
+from evomerge.registry import STATISTICS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FILE = "statistic.safetensors"
+
+
+class Statistic(Protocol):
+    """What can be known of a model from texts. A plugin is such a class under ``evomerge.statistics``.
+
+    Attributes:
+        name: as kernels and entry points name it.
+    """
+
+    name: ClassVar[str]
+
+    def shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Shape of the statistic of parameter ``name`` of ``shape``; None if it has none."""
+        ...
+
+    def source(self, name: str) -> str:
+        """The key under which ``collect`` gives what parameter ``name`` has: q, k and v share one Gram."""
+        ...
+
+    def collect(
+        self, module: Any, tokenizer: Any, texts: Iterable[str]
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Key and value of each, float32, from all the texts.
+
+        Args:
+            module: a causal LM of transformers in float32 and in eval mode; leave it as it was.
+            tokenizer: the model's.
+            texts: of the calibration data; may be gone through once.
+        """
+        ...
+
+
+class StatisticStore:
+    """The cache.
+
+    Args:
+        folder: where it lies; it may be deleted while nothing runs.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        self.folder = folder or root / "evomerge" / "statistics"
+
+    def file(self, model: Checkpoint, statistic: str, digest: str) -> Path:
+        """Where the statistic of ``model`` from texts of this digest lies, or would."""
+        made_of = [digests(model), statistic, digest]  # also its tokenizer, which cuts the texts
+        key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+        return self.folder / key[:32] / FILE
+
+    def write(self, file: Path, tensors: Mapping[str, Tensor]) -> None:
+        """Keep ``tensors`` in ``file``, beside first and renamed; what another process kept stays.
+
+        Raises:
+            InputError: it cannot be written.
+            RunError: the disk is full.
+        """
+        from safetensors.torch import save_file
+
+        try:
+            with beside(file.parent) as work:
+                save_file(dict(tensors), work / FILE)
+        except InputError:
+            if not file.is_file():  # another process was faster
+                raise
+
+
+class Statistics:
+    """The statistics of opened parents, mapped from the cache and aligned as their tensors are.
+
+    Args:
+        sources: the parents.
+        store: the cache.
+    """
+
+    def __init__(self, sources: Sources, store: StatisticStore | None = None) -> None:
+        self._sources, self._store = sources, store or StatisticStore()
+        self._files: dict[tuple[str, str, str], Any] = {}
+        self._known: dict[str, Statistic] = {}
+
+    def require(self, recipe: Recipe) -> None:
+        """Refuse a recipe that requires what is not there.
+
+        Raises:
+            NotMeasured: with the commands that collect all of it.
+        """
+        missing: dict[str, None] = {}
+        for group, name in needs(recipe):
+            for model in group.models:
+                if recipe.body.data is None:
+                    raise NotMeasured(
+                        f"{group.method} requires the statistic {name!r}, and the recipe names no data for "
+                        "it. Collect it with `evomerge measure MODEL --statistic "
+                        f"{name} --data FILE`, which prints the `data:` to add to the recipe"
+                    )
+                if self._open(model, name, recipe.body.data.digest) is None:
+                    missing[command(self._sources.models[model].name, name, recipe.body.data)] = (
+                        None
+                    )
+        if missing:
+            lines = "\n  ".join(missing)
+            raise NotMeasured(
+                f"statistics that this recipe requires were not collected here; run\n  {lines}"
+            )
+
+    def of(self, group: Group, name: str, data: Calibration | None) -> methods.Stats:
+        """What the group's method takes of parameter ``name``, as far as it was collected."""
+        found: dict[str, dict[str, Tensor] | None] = {}
+        for each in methods.get(group.method).statistics:
+            if each not in self._known:
+                self._known[each] = STATISTICS.get(each)()
+            statistic = self._known[each]
+            if statistic.shape(name, self._sources.shape(name)) is None:
+                found[each] = None
+            elif data is not None:
+                values = {
+                    model: self._tensor(model, statistic, name, data) for model in group.models
+                }
+                found[each] = {m: value for m, value in values.items() if value is not None}
+        return found
+
+    def _tensor(
+        self, model: str, statistic: Statistic, name: str, data: Calibration
+    ) -> Tensor | None:
+        file = self._open(model, statistic.name, data.digest)
+        if file is None:
+            return None
+        stored = self._sources.stored_name(model, name)
+        value: Tensor = file.get_tensor(statistic.source(stored))
+        shape = self._sources.models[model].entry(stored).shape
+        return self._sources.by_token(model, name, value) if value.shape == shape else value
+
+    def _open(self, model: str, statistic: str, digest: str) -> Any:
+        """The mapped file; None if there is none."""
+        key = model, statistic, digest
+        if key not in self._files:
+            file = self._store.file(self._sources.models[model], statistic, digest)
+            if not file.is_file():
+                return None
+            self._files[key] = mapped_file(file)
+        return self._files[key]
+
+
+def needs(recipe: Recipe) -> Iterator[tuple[Group, str]]:
+    """The groups of ``recipe`` that require a statistic, and which."""
+    for group in recipe.groups:
+        for name in methods.get(group.method).required:
+            yield group, name
+
+
+def command(model: str, statistic: str, data: Calibration) -> str:
+    """The command that collects a statistic."""
+    items = [] if data.items is None else ["--items", str(data.items)]
+    words = ["evomerge", "measure", model, "--statistic", statistic, "--data", data.file, *items]
+    return shlex.join(words)
