@@ -20,7 +20,7 @@ from evomerge.calibration import Calibration
 from evomerge.checkpoint import Checkpoint, beside
 from evomerge.checkpoint.contents import digests
 from evomerge.checkpoint.files import mapped_file
-from evomerge.errors import InputError, NotMeasured
+from evomerge.errors import CheckpointError, InputError, NotMeasured
 from evomerge.parents.parents import Sources
 from evomerge.recipe import Group, Recipe
 from evomerge.registry import STATISTICS
@@ -156,7 +156,13 @@ class Statistics:
         if file is None:
             return None
         stored = self._sources.stored_name(model, name)
-        value: Tensor = file.get_tensor(statistic.source(stored))
+        try:
+            value: Tensor = file.get_tensor(statistic.source(stored))
+        except Exception as error:  # safetensors raises its own kind
+            path = self._store.file(self._sources.models[model], statistic.name, data.digest)
+            raise CheckpointError(
+                f"{path}: not what {statistic.name} of {model} is now: {error}; delete it and measure again"
+            ) from None
         shape = self._sources.models[model].entry(stored).shape
         return self._sources.by_token(model, name, value) if value.shape == shape else value
 

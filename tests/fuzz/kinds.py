@@ -20,7 +20,7 @@ from typing import Any
 from evomerge import config
 from evomerge.checkpoint import ModelRef
 from evomerge.errors import InputError
-from evomerge.recipe import Recipe, group
+from evomerge.recipe import Body, Recipe, group
 
 ROOT = Path(__file__).parents[2]
 LAYERS = 4
@@ -79,6 +79,7 @@ budget: {evaluations: 60, hours: 2.5}
 lag: 2
 seed: 1
 dtype: bfloat16
+calibration: {file: calibration.jsonl, items: 20}
 threads: 2
 trust_remote_code: false
 """
@@ -152,7 +153,7 @@ def space(path: Path) -> None:
     template = Recipe(
         ModelRef("embedded:base"),
         {name: ModelRef(f"embedded:{name}") for name in sources},
-        (group("linear", sources),),
+        Body((group("linear", sources),)),
     )
     made = SearchSpace(spec, template, LAYERS)
     made.starts()
@@ -233,6 +234,11 @@ groups:
 - method: passthrough
   models: [one]
 base: embedded:base
+""",
+    f"""\
+models: {{one: embedded:chat, two: embedded:sea}}
+groups: [{{method: fisher, weight: {{one: 1, two: 0.5}}, floor: 0.01}}]
+data: {{file: calibration.jsonl, items: 20, digest: {"0f" * 32}}}
 """,
 )
 
@@ -365,7 +371,6 @@ def journal_example() -> str:
     from evomerge.evolution.history import Evaluation, History, Verdict
     from evomerge.judging.table import Count, Effort, Row, Table, Trust
     from evomerge.optimizers import Problem, make
-    from evomerge.recipe import Body
     from evomerge.record import events
     from evomerge.record.journal import FORMAT
     from evomerge.space import SearchSpace, SpaceSpec

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from evomerge import Recipe, config, merge, merge_into
 from evomerge.calibration import Texts
@@ -23,6 +23,7 @@ from evomerge.merging import open_parents
 from evomerge.parents.fisher import Fisher
 from evomerge.parents.statistics import Statistics
 from evomerge.record.events import JOURNAL
+from evomerge.run import loop
 from evomerge.run.measuring import measure
 from evomerge.testing.trajectory import trajectory
 
@@ -267,6 +268,32 @@ def test_searched_resumed_exported_and_merged(
     data.write_text(data.read_text().replace("budi", "siti"))
     with pytest.raises(InputError, match="these texts changed since the search was started"):
         search(folder)
+
+
+def test_a_worker_without_the_cache_ends_the_search_and_says_how_to_go_on(
+    run_folder: Callable[..., Path], changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run_folder(**changes)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "collect", lambda *given, **options: None)  # as on another machine
+        with pytest.raises(InputError, match="evomerge measure embedded:chat --statistic fisher"):
+            search(folder)
+    events = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
+    assert not any(event.get("error") for event in events), "no candidate failed by it"
+    search(folder)
+    assert (folder / "best.yaml").is_file()
+
+
+def test_a_broken_file_of_the_cache_is_named(data: Path, tmp_path: Path) -> None:
+    file, said = measure_model("embedded:chat", "fisher", data)
+    other, _ = measure_model("embedded:sea", "fisher", data)
+    recipe = Recipe.load(recipe_file(tmp_path, data=said.plain))
+    save_file({"x": torch.zeros(2)}, other)
+    with pytest.raises(InputError, match=r"not what fisher of sea is now: .*measure again"):
+        merge(recipe, tmp_path / "out")
+    file.write_bytes(b"nothing")
+    with pytest.raises(InputError, match="not a readable safetensors file"):
+        merge(recipe, tmp_path / "out")
 
 
 # -- alignment -----------------------------------------------------------------------------------
