@@ -6,7 +6,8 @@ that all models share, it is more likely than not that none of the others domina
 
     p_i = share of draws d in which no j has  v_j(d) >= v_i(d)  in all objectives, > in one
 
-What answers alike in a draw dominates nobody.
+What answers alike dominates nobody: what is unknown of a share that is all right or all wrong is drawn
+once for all models, not for each. Who misses a floor neither is on the front nor keeps another off it.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ def confirm(
     Args:
         bootstrap: over the items that were answered.
         objectives: those that count.
-        answers: candidate -> responses; base and parents are among them, as a merge that a parent
-            dominates is on no front.
+        answers: candidate -> responses, of all that miss no floor; base and parents are among them,
+            as a merge that a parent dominates is on no front.
         members: candidates that may be on it.
     """
     drawn = {}
     for candidate, responses in answers.items():
-        found = bootstrap.values(responses, candidate)
+        found = bootstrap.values(responses, "front")
         drawn[candidate] = np.stack([o.sign * found[o.name].draws for o in objectives], axis=1)
     confirmed = []
     for candidate in members:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
+from evomerge.evolution.archive.front import spread
 from evomerge.evolution.history import Dropped, History, Member, Phase, Verdict
 from evomerge.judging.evidence import Bootstrap
 from evomerge.judging.front import confirm
@@ -47,9 +48,7 @@ def judge(
     asked, whole = _count(items), _count(suite.splits[Split.SELECT])
     first = next(b for b in history.batches if b.phase == Phase.SELECT)
     if isinstance(race, str):
-        members = _front(
-            history, suite, items, {id: results(id) for id in [*references, *valid]}, valid
-        )
+        members = _front(history, suite, items, results, list(references), valid)
         return Verdict(batch.number, True, (), invalid, unraced=race, front=members)
     if asked == whole:
         why = "it has no more sources than strata" if batch is first else ""
@@ -74,16 +73,28 @@ def _front(
     history: History,
     suite: Suite,
     items: Items,
-    answers: Mapping[int, Results],
+    results: Callable[[int], Results],
+    references: Sequence[int],
     valid: Sequence[int],
 ) -> tuple[Member, ...]:
-    """The confirmed members of the front, if one is wanted, best first by score."""
+    """The confirmed members of the front, if one is wanted, best first by score.
+
+    Of more than are wanted, those that stand for all of them.
+    """
     if not suite.spec.front:
         return ()
-    feasible = [
-        id
-        for id in valid
-        if (score := history.scores(history.batches[-1].number)[id]) and score.feasible
+    objectives, count = counting(suite.objectives), suite.spec.front
+    ranked = [
+        elite
+        for elite in history.ranked(history.batches[-1].number)
+        if elite.candidate in {*references, *valid} and elite.score.feasible
     ]
-    bootstrap = Bootstrap.of(suite, items, 0)
-    return confirm(bootstrap, counting(suite.objectives), answers, feasible)[: suite.spec.front]
+    answers = {elite.candidate: results(elite.candidate) for elite in ranked}
+    merges = [id for id in answers if id not in references]
+    confirmed = confirm(Bootstrap.of(suite, items, 0), objectives, answers, merges)
+    if len(confirmed) > count:
+        ids = {member.candidate for member in confirmed}
+        chosen = spread([elite for elite in ranked if elite.candidate in ids], objectives, count)
+        kept = {elite.candidate for elite in chosen}
+        confirmed = tuple(member for member in confirmed if member.candidate in kept)
+    return confirmed

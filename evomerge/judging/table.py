@@ -82,7 +82,7 @@ class Row:
 
     def __post_init__(self) -> None:
         _check(self, candidate=int, label=str)
-        _number(self.front or 0)
+        _number(0 if self.front is None else self.front)
         _texts(self.invalid, self.notes, self.missed)
 
     @property
@@ -154,13 +154,13 @@ class Trust:
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Trust:
         scores = {
-            name: plain[name] and interval_from(plain[name])
+            name: None if plain[name] is None else interval_from(plain[name])
             for name in ("search", "select", "report", "gap")
         }
         select = plain["select"]
         return cls(
             **scores,
-            select_items=select and Count(select["items"], select["sources"]),
+            select_items=None if select is None else Count(select["items"], select["sources"]),
             search_items=Count(**plain["search_items"]),
             anchored=plain["anchored"],
         )

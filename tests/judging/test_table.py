@@ -117,6 +117,21 @@ def row_of(table: Table, candidate: int) -> Row:
     return row
 
 
+@pytest.mark.parametrize("wrong", [{}, 0, "", False, []])
+def test_nothing_is_not_taken_for_unknown(finished: Finished, wrong: Any) -> None:
+    plain = finished.table.plain
+    for name in ("search", "select", "report", "gap"):
+        damaged = deepcopy(plain)
+        damaged["trust"][name] = wrong
+        with pytest.raises((ValueError, TypeError, KeyError)):
+            Table.from_plain(damaged)
+    if wrong not in (0,) or wrong is False:
+        damaged = deepcopy(plain)
+        damaged["rows"][-1]["front"] = wrong
+        with pytest.raises((ValueError, TypeError)):
+            Table.from_plain(damaged)
+
+
 def test_the_same_responses_give_the_same_table(finished: Finished) -> None:
     assert finished.again() == finished.table
     other = finished.again(seed=1)
