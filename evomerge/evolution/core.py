@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from evomerge.errors import RunError
 from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.best import best
 from evomerge.evolution.archive.front import knees, spread
@@ -103,7 +104,11 @@ class Search:
         self._told = 0  # batches told to the optimizer
 
     def propose(self) -> Batch | None:
-        """The next batch; None while results are awaited, and when the search is done."""
+        """The next batch; None while results are awaited, and when the search is done.
+
+        Raises:
+            RunError: the optimizer asks for slopes.
+        """
         history = self.history
         number = len(history.batches)
         if number == 0:
@@ -124,6 +129,10 @@ class Search:
             return self._select_batch() if history.complete() else None
         self._tell(seen)
         asked = self.optimizer.ask(count, number)
+        if any(ask.slope for ask in asked):
+            raise RunError(
+                f"optimizer {self.optimizer.name} asks for slopes; no engine gives any yet"
+            )
         first = len(history.candidates)
         origin = self.optimizer.name
         candidates = [
@@ -227,15 +236,20 @@ class Search:
         return knees(elites, self._objectives) if len(self._objectives) > 1 else []
 
     def _recommended(self, genome: tuple[float, ...], others: Sequence[Candidate]) -> Candidate:
-        """The candidate of a canonical genome: a known one if it was drawn before."""
+        """The candidate of a canonical genome: a known one if it was drawn before, or if its recipe is
+        among ``others``."""
         drawn = [c for c in self.history.candidates.values() if c.genome is not None]
         for known in drawn:
             if self.space.canonical(known.genome or ()) == genome:
                 return known
+        recipe = self.space.decode(genome)
+        for other in others:
+            if other.recipe.digest == recipe.digest:
+                return other
         number = len(self.history.candidates)
-        number += sum(candidate.id >= number for candidate in others)
+        number += len({candidate.id for candidate in others if candidate.id >= number})
         origin = f"{self.optimizer.name} recommends"
-        return Candidate(number, origin, self.space.decode(genome), genome)
+        return Candidate(number, origin, recipe, genome)
 
     def _after_select(self) -> Batch | None:
         """The next round for who is left, or the report; None until the newest round is judged."""

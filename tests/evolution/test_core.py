@@ -340,6 +340,27 @@ def test_the_shortlist_holds_each_recipe_once_and_the_recommendation() -> None:
     assert search.history.winner == 40, "scored on the select split like any other"
 
 
+def test_recommendations_of_one_recipe_leave_no_number_out() -> None:
+    class Twice(Fixed):
+        def recommend(self, count: int) -> list[Genome]:
+            believed = super().recommend(count)
+            return [*believed, *believed, (0.9,) * len(self.dims)]
+
+    search = make(Twice)
+    drive(search)
+    numbers = sorted(search.history.candidates)
+    assert numbers == list(range(len(numbers))) and len(numbers) == 42
+
+
+def test_slopes_that_nothing_gives_are_refused() -> None:
+    class Steep(Fixed):
+        def ask(self, count: int, batch: int) -> list[Ask]:
+            return [Ask((self.ASKED,) * len(self.dims), slope=True)] * count
+
+    with pytest.raises(RunError, match="spy asks for slopes"):
+        drive(make(Steep))
+
+
 def test_a_recommendation_that_was_scored_keeps_its_number() -> None:
     search = make(Spy)  # random search recommends the best that it was told
     drive(search)
