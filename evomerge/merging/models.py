@@ -1,7 +1,7 @@
 """Models by name, also those that are recipes: a recipe file is merged first, once, into a cache.
 
 The cache ($XDG_CACHE_HOME/evomerge/merged) is a folder a merge, named by what it is made of: the
-recipe and the content of its parents. So a merge of merges has the bytes of two steps over the disk,
+recipe and the content of its parents, tokenizers too. So a merge of merges has the bytes of two steps over the disk,
 and a recipe or a parent that changed is merged anew.
 """
 
@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from evomerge.checkpoint import Checkpoint, ModelRef
+from evomerge.checkpoint.contents import digests
 from evomerge.errors import InputError
 from evomerge.merging.disk import write_merge
 from evomerge.parents.parents import Sources
@@ -41,7 +42,7 @@ def open_model(ref: ModelRef, within: tuple[str, ...] = ()) -> Checkpoint:
     recipe = Recipe.load(file)
     opened = partial(open_model, within=(*within, file))
     sources = Sources.open(recipe, opened)
-    made_of = [recipe.digest, {name: m.fingerprint for name, m in sources.models.items()}]
+    made_of = [recipe.digest, {name: digests(m) for name, m in sources.models.items()}]
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
     folder = cache() / key[:32]
     if not (folder / "config.json").is_file():

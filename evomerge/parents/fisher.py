@@ -70,7 +70,7 @@ class Fisher:
 
 
 def _tokens(text: str, tokenizer: Any, config: Any) -> list[int]:
-    """A text as the model reads it: two tokens at least, the first of them BOS or EOS."""
+    """A text as the model reads it: BOS, or else EOS, first."""
     tokens: list[int] = tokenizer.encode(text)
     first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if first is not None and tokens[:1] != [first]:

@@ -109,13 +109,16 @@ class Statistics:
         self._known: dict[str, Statistic] = {}
 
     def require(self, recipe: Recipe) -> None:
-        """Refuse a recipe that requires what is not there.
+        """Refuse a recipe that takes what is not there.
+
+        Optional is whether a recipe names data at all: if it does, all that its methods take of them
+        must be there, or a merge would have other bytes on another machine.
 
         Raises:
             NotMeasured: with the commands that collect all of it.
         """
         missing: dict[str, None] = {}
-        for group, name in needs(recipe):
+        for group, name in _taken(recipe):
             for model in group.models:
                 if recipe.body.data is None:
                     raise NotMeasured(
@@ -130,7 +133,7 @@ class Statistics:
         if missing:
             lines = "\n  ".join(missing)
             raise NotMeasured(
-                f"statistics that this recipe requires were not collected here; run\n  {lines}"
+                f"statistics that this recipe takes were not collected here; run\n  {lines}"
             )
 
     def of(self, group: Group, name: str, data: Calibration | None) -> methods.Stats:
@@ -177,10 +180,11 @@ class Statistics:
         return self._files[key]
 
 
-def needs(recipe: Recipe) -> Iterator[tuple[Group, str]]:
-    """The groups of ``recipe`` that require a statistic, and which."""
+def _taken(recipe: Recipe) -> Iterator[tuple[Group, str]]:
+    """The groups of ``recipe`` that take a statistic, and which."""
     for group in recipe.groups:
-        for name in methods.get(group.method).required:
+        method = methods.get(group.method)
+        for name in method.required if recipe.body.data is None else method.statistics:
             yield group, name
 
 

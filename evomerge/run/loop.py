@@ -178,7 +178,13 @@ class _Loop:
         """Open every batch that may be opened now; first judge the round that is complete."""
         hours = self.run.spec.hours
         history = self.history
-        if hours is not None and not history.closed and self._elapsed() > hours * 3600:
+        searching = not history.batches or history.batches[-1].phase.searched
+        if (
+            hours is not None
+            and searching
+            and not history.closed
+            and self._elapsed() > hours * 3600
+        ):
             self._write(ClosedLine(time=time.time(), reason="hours"))
             history.close("hours")
         while True:

@@ -12,7 +12,7 @@ from evomerge.calibration import Texts
 from evomerge.checkpoint import Checkpoint
 from evomerge.engines.huggingface.building import build_model
 from evomerge.engines.tokenizer import load_tokenizer
-from evomerge.errors import CheckpointError, InputError
+from evomerge.errors import CandidateFailed, CheckpointError, InputError
 from evomerge.merging import Materializer
 from evomerge.parents.parents import Sources
 from evomerge.parents.statistics import Statistic, StatisticStore
@@ -40,8 +40,8 @@ def measure(
     The model runs in float32, on one thread: on a CPU the statistic has the same bytes at each time.
 
     Raises:
-        InputError: there is no such statistic, the tokenizer cannot be loaded, or what a statistic
-            gives is not finite or not what it declares.
+        InputError: there is no such statistic, the tokenizer cannot be loaded, the model holds NaN, or
+            what a statistic gives is not finite or not what it declares.
         RunError: the disk is full.
     """
     statistic: Statistic = STATISTICS.get(name)()
@@ -63,6 +63,9 @@ def measure(
             key: value.detach().to("cpu", torch.float32).contiguous()
             for key, value in statistic.collect(module, tokenizer, heard)
         }
+    except CandidateFailed:
+        model.check_finite()  # which says where it is broken
+        raise
     finally:
         torch.set_num_threads(threads)
     _check(statistic, model, found)

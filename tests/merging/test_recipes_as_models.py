@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +78,21 @@ def test_the_digest_covers_what_is_named(
     merge(outer(family, "inner.yaml", tmp_path), tmp_path / "second")
     assert len(list(cache.iterdir())) == 2, "another recipe is another merge"
     assert weights(tmp_path / "first") != weights(tmp_path / "second")
+
+
+def test_a_parent_whose_tokenizer_changed_is_merged_anew(
+    family: dict[str, Path], tmp_path: Path, cache: Path
+) -> None:
+    chat = tmp_path / "chat"
+    shutil.copytree(family["chat"], chat)
+    refs = {"chat": ModelRef(str(chat)), "sea": ModelRef(str(family["sea"]))}
+    body = Body((group("linear", ("chat", "sea"), {"weight": 0.5}),))
+    Recipe(None, refs, body, tokenizer="chat").save(tmp_path / "inner.yaml")
+    opened = open_model(ModelRef("inner.yaml", str(tmp_path)))
+    with (chat / "tokenizer_config.json").open("a") as file:
+        file.write("\n")
+    again = open_model(ModelRef("inner.yaml", str(tmp_path)))
+    assert again.folder != opened.folder and len(list(cache.iterdir())) == 2
 
 
 def test_circles_and_missing_files_are_refused(

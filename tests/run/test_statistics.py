@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evomerge import Recipe, config, merge, merge_into
+from evomerge import Recipe, config, merge, merge_into, methods
 from evomerge.calibration import Texts
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.cli import main
@@ -20,6 +21,7 @@ from evomerge.commands.measure import measure_model
 from evomerge.commands.search import search
 from evomerge.errors import InputError, NotMeasured
 from evomerge.merging import open_parents
+from evomerge.methods import optional
 from evomerge.parents.fisher import Fisher
 from evomerge.parents.statistics import Statistics
 from evomerge.record.events import JOURNAL
@@ -167,6 +169,32 @@ def test_a_recipe_is_refused_without_its_statistics(
     recipe = Recipe.load(file)
     with pytest.raises(NotMeasured, match="evomerge measure embedded:chat"):
         Statistics(open_parents(recipe)).require(recipe)
+
+
+def test_what_is_optional_is_not_left_out_where_a_recipe_names_data(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, said = measure_model("embedded:chat", "fisher", data)
+    fisher = methods.get("fisher")
+    lax = replace(fisher, statistics=dict.fromkeys(fisher.statistics, optional))
+    plain = Recipe.load(recipe_file(tmp_path, data=said.plain))
+    monkeypatch.setattr(methods, "get", lambda name: lax)
+    with pytest.raises(NotMeasured, match="evomerge measure embedded:sea"):
+        Statistics(open_parents(plain)).require(plain)
+    bare = replace(plain, body=replace(plain.body, data=None))
+    Statistics(open_parents(bare)).require(bare)
+
+
+def test_a_broken_model_is_named(model_folder: Path, tmp_path: Path, data: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(model_folder, broken)
+    (file,) = broken.glob("*.safetensors")
+    tensors = load_file(file)
+    name = next(iter(tensors))
+    tensors[name].view(-1)[0] = torch.nan
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(InputError, match=name):
+        measure_model(str(broken), "fisher", data)
 
 
 def test_data_of_a_recipe_is_checked_and_covered_by_its_digest(tmp_path: Path) -> None:
