@@ -123,7 +123,7 @@ SHARED = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 class Loudness:
     """Mean absolute input per channel; layers with the same input share one."""
 
-    name = "loudness"
+    name, version = "loudness", 1
 
     def shape(self, name, shape):
         return shape[1:] if name.endswith("_proj.weight") else None

@@ -22,6 +22,7 @@ class Fisher:
     """
 
     name: ClassVar[str] = "fisher"
+    version: ClassVar[int] = 1
 
     def shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         return shape

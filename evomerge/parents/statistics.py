@@ -36,9 +36,11 @@ class Statistic(Protocol):
 
     Attributes:
         name: as kernels and entry points name it.
+        version: raise it when ``collect`` gives other numbers, and all is measured anew.
     """
 
     name: ClassVar[str]
+    version: ClassVar[int]
 
     def shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         """Shape of the statistic of parameter ``name`` of ``shape``; None if it has none."""
@@ -74,7 +76,13 @@ class StatisticStore:
 
     def file(self, model: Checkpoint, statistic: str, digest: str) -> Path:
         """Where the statistic of ``model`` from texts of this digest lies, or would."""
-        made_of = [digests(model), statistic, digest]  # also its tokenizer, which cuts the texts
+        version = STATISTICS.get(statistic).version
+        made_of = [
+            digests(model),
+            statistic,
+            version,
+            digest,
+        ]  # also its tokenizer: it cuts the texts
         key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
         return self.folder / key[:32] / FILE
 

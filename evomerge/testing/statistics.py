@@ -51,8 +51,8 @@ class StatisticContract:
         finally:
             torch.set_num_threads(before)
 
-    def test_it_has_its_name(self, subject: Statistic) -> None:
-        assert subject.name == self.name
+    def test_it_has_its_name_and_a_version(self, subject: Statistic) -> None:
+        assert subject.name == self.name and isinstance(subject.version, int)
 
     def test_it_gives_what_it_declares(
         self, subject: Statistic, model: Checkpoint, module: Any

@@ -185,6 +185,15 @@ def test_what_is_optional_is_not_left_out_where_a_recipe_names_data(
     Statistics(open_parents(bare)).require(bare)
 
 
+def test_another_version_of_a_statistic_is_measured_anew(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, said = measure_model("embedded:chat", "fisher", data)
+    monkeypatch.setattr(Fisher, "version", Fisher.version + 1)
+    second, again = measure_model("embedded:chat", "fisher", data)
+    assert first != second and said == again and first.read_bytes() == second.read_bytes()
+
+
 def test_a_broken_model_is_named(model_folder: Path, tmp_path: Path, data: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(model_folder, broken)
