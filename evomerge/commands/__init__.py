@@ -1,1 +1,1 @@
-"""What the command line offers: a search, and what is none."""
+"""The commands whole, as functions: search, check, score, measure, reduce."""

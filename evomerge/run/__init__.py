@@ -1,1 +1,1 @@
-"""Runs: one search in one folder. Starting and resuming are the same loop."""
+"""One run: read and checked (spec, preflight), then one loop that starts and resumes it, scores and ends it."""
