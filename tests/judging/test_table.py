@@ -359,3 +359,17 @@ def test_out_of_hours_a_search_still_ends_with_a_table(run_folder: Callable[...,
     record = Record(folder)
     assert record.history.closed == "hours"
     assert [b.phase for b in record.history.batches] == ["references", "start", "select", "report"]
+
+
+def test_hours_that_run_out_after_the_search_did_not_end_it(
+    run_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def elapsed(self: Any) -> float:
+        batches = self.history.batches
+        return 0.0 if not batches or batches[-1].phase.searched else 1e9
+
+    monkeypatch.setattr("evomerge.run.loop._Loop._elapsed", elapsed)
+    folder = run_folder(budget={"evaluations": 16, "hours": 1})
+    search(folder)
+    record = Record(folder)
+    assert record.history.done and record.history.closed is None
