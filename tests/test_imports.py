@@ -31,7 +31,7 @@ estimators
 recipe
 methods checkpoint
 lines calibration
-tensors statistics durable passages
+tensors statistics durable cache passages
 params seeds config registry
 errors visible
 """

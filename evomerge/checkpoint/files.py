@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evomerge.cache import cache_folder
 from evomerge.errors import CheckpointError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -147,8 +148,7 @@ def file_digest(path: Path) -> str:
     cached = None
     if stat.st_size > 256 * 2**20:
         name = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        cached = root / "evomerge" / "sha256" / hashlib.sha256(name.encode()).hexdigest()
+        cached = cache_folder("sha256") / hashlib.sha256(name.encode()).hexdigest()
         if cached.is_file():
             return cached.read_text()
     with path.open("rb") as file:

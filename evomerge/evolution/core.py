@@ -201,7 +201,7 @@ class Search:
         if score is None or evaluation.values is None:
             return Told(genome, None)
         errors = evaluation.errors or {}
-        gains = {o.name: self.history.gains[o.name] for o in self._objectives}
+        gains = self.history.gains
         found = [(o, errors.get(o.name)) for o in self._objectives]
         return Told(
             genome,

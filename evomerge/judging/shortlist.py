@@ -84,10 +84,11 @@ def _front(
     if not suite.spec.front:
         return ()
     objectives, count = counting(suite.objectives), suite.spec.front
+    known = {*references, *valid}
     ranked = [
         elite
         for elite in history.ranked(history.batches[-1].number)
-        if elite.candidate in {*references, *valid} and elite.score.feasible
+        if elite.candidate in known and elite.score.feasible
     ]
     answers = {elite.candidate: results(elite.candidate) for elite in ranked}
     merges = [id for id in answers if id not in references]

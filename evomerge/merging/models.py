@@ -7,12 +7,9 @@ and a recipe or a parent that changed is merged anew.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from functools import partial
-from pathlib import Path
 
+from evomerge.cache import cache_folder, name_of
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.checkpoint.contents import digests
 from evomerge.errors import InputError
@@ -43,8 +40,7 @@ def open_model(ref: ModelRef, within: tuple[str, ...] = ()) -> Checkpoint:
     opened = partial(open_model, within=(*within, file))
     sources = Sources.open(recipe, opened)
     made_of = [recipe.digest, {name: digests(m) for name, m in sources.models.items()}]
-    key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
-    folder = cache() / key[:32]
+    folder = cache_folder("merged") / name_of(made_of)
     if not (folder / "config.json").is_file():
         try:
             write_merge(recipe, sources, folder)
@@ -57,9 +53,3 @@ def open_model(ref: ModelRef, within: tuple[str, ...] = ()) -> Checkpoint:
 def open_parents(recipe: Recipe) -> Sources:
     """The models of ``recipe``, opened and aligned; see ``Sources.open``."""
     return Sources.open(recipe, open_model)
-
-
-def cache() -> Path:
-    """Where merged parents are kept; it may be deleted while nothing runs."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "evomerge" / "merged"

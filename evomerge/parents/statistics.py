@@ -7,15 +7,13 @@ model, statistic and texts, so a model or a text that changed is measured anew.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from evomerge import methods
+from evomerge.cache import cache_folder, name_of
 from evomerge.calibration import Calibration
 from evomerge.checkpoint import Checkpoint, beside
 from evomerge.checkpoint.contents import digests
@@ -71,8 +69,7 @@ class StatisticStore:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self.folder = folder or root / "evomerge" / "statistics"
+        self.folder = folder or cache_folder("statistics")
 
     def file(self, model: Checkpoint, statistic: str, digest: str) -> Path:
         """Where the statistic of ``model`` from texts of this digest lies, or would."""
@@ -83,8 +80,7 @@ class StatisticStore:
             version,
             digest,
         ]  # also its tokenizer: it cuts the texts
-        key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
-        return self.folder / key[:32] / FILE
+        return self.folder / name_of(made_of) / FILE
 
     def write(self, file: Path, tensors: Mapping[str, Tensor]) -> None:
         """Keep ``tensors`` in ``file``, beside first and renamed; what another process kept stays.

@@ -23,6 +23,7 @@ import numba
 from numba.core.caching import FunctionCache
 
 from evomerge import __version__
+from evomerge.cache import cache_folder
 
 # a loop over many arrays is worth the check, once per call, that none of them overlap
 _OPTION = "-runtime-memory-check-threshold=128"
@@ -90,8 +91,7 @@ def folder() -> Path | None:
     """The folder of these versions, the user's own; None where there can be none."""
     python = "".join(map(str, sys.version_info[:2]))
     try:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        place = root / "evomerge" / "passes" / f"{__version__}-numba{numba.__version__}-py{python}"
+        place = cache_folder("passes") / f"{__version__}-numba{numba.__version__}-py{python}"
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
         # what lies there is executed
         return place if place.stat().st_uid == os.getuid() else None
