@@ -139,6 +139,23 @@ def run_folder(family: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture
+def processes_marked() -> Callable[[str], list[int]]:
+    """Processes whose environment holds a mark, wherever they ended up in the process tree."""
+
+    def processes_marked(mark: str) -> list[int]:
+        found = []
+        for environment in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                if mark.encode() in environment.read_bytes():
+                    found.append(int(environment.parent.name))
+            except OSError:
+                continue
+        return found
+
+    return processes_marked
+
+
 @pytest.fixture(scope="session")
 def small() -> dict[str, Any]:
     """Changes to ``run_folder`` that make a search of a second or two, with every phase in it.

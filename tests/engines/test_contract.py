@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from evomerge.commands.score import score_model
-from evomerge.commands.search import search
 from evomerge.engines import EngineOptions, Request, Scored, Weights
 from evomerge.engines.huggingface import HuggingFaceEngine
 from evomerge.errors import InputError
@@ -22,6 +22,7 @@ from evomerge.run.spec import load_run
 from evomerge.testing.engines import RECIPES, EngineContract, Truth
 
 PLUGIN = Path(__file__).parent / "copying.py"
+FoundWith = Callable[..., list[tuple[Any, ...]]]
 
 
 def install_in(site: Path) -> Path:
@@ -101,31 +102,6 @@ def test_the_contract_sees(faulty: type[HuggingFaceEngine], tmp_path: Path) -> N
         contract.test_every_load_is_what_runs(engine, Materializer(sources), truths)
 
 
-FITNESS = """\
-include: [{tasks}]
-engine: {engine}
-dtype: float32
-objectives:
-  chat_sea: {{task: demo_chat_sea}}
-  write_sea: {{task: demo_write_sea, metric: exact_match}}
-combine: mean
-estimator: mean
-items: {{search: 24, select: 8, report: 12, candidate: 12}}
-"""
-RUN = """\
-models:
-  base: embedded:base
-  sources: {chat: embedded:chat, sea: embedded:sea}
-  tokenizer: chat
-space: {methods: [task_arithmetic], start: [uniform]}
-fitness: fitness.yaml
-optimizer: {name: cma, population: 4}
-budget: {evaluations: 9}
-dtype: float32
-seed: 0
-"""
-
-
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder on the path that holds the engine and its entry point."""
@@ -135,25 +111,15 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-def test_a_search_finds_the_same_with_either(tmp_path: Path, plugin: Path) -> None:
-    found = {}
-    for engine in ("huggingface", "copying"):
-        folder = tmp_path / engine
-        folder.mkdir()
-        (folder / "run.yaml").write_text(RUN)
-        tasks = Path(__file__).parents[2] / "fitness" / "demo_tasks"
-        (folder / "fitness.yaml").write_text(FITNESS.format(tasks=tasks, engine=engine))
-        search(folder)
-        lines = (folder / "journal.jsonl").read_text().splitlines()
-        events = [event for event in map(json.loads, lines) if event["event"] == "evaluation"]
-        found[engine] = [(e["candidate"], e["batch"], e["error"], e["values"]) for e in events]
+def test_a_search_finds_the_same_with_either(plugin: Path, found_with: FoundWith) -> None:
+    found = {e: found_with(e) for e in ("huggingface", "copying")}
     assert found["huggingface"] == found["copying"]
     assert len({json.dumps(values) for *_, values in found["copying"]}) > 4, "candidates differ"
 
 
-def test_functions_need_a_module(tmp_path: Path, plugin: Path) -> None:
+def test_functions_need_a_module(tmp_path: Path, plugin: Path, run_text: str) -> None:
     (plugin / "my_norm.py").write_text("def norm(model, tokenizer, *, split): return 1.0\n")
-    (tmp_path / "run.yaml").write_text(RUN)
+    (tmp_path / "run.yaml").write_text(run_text)
     (tmp_path / "fitness.yaml").write_text(
         "engine: copying\nobjectives:\n  mine: {function: 'my_norm:norm'}\n"
     )

@@ -129,18 +129,6 @@ assert signal.getsignal(signal.SIGTERM) is handler
 """
 
 
-def processes_marked(mark: str) -> list[int]:
-    """Processes whose environment holds ``mark``, wherever they ended up in the process tree."""
-    found = []
-    for environment in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if mark.encode() in environment.read_bytes():
-                found.append(int(environment.parent.name))
-        except OSError:
-            continue
-    return found
-
-
 @pytest.fixture
 def short_tmp() -> Iterator[Path]:
     """A folder for temporary files whose path leaves room for Ray's sockets."""
@@ -164,7 +152,9 @@ def started() -> Iterator[Callable[[Driver], Driver]]:
 
 
 def test_however_a_driver_ends_it_leaves_no_process_and_a_clean_stdout(
-    short_tmp: Path, started: Callable[[Driver], Driver]
+    short_tmp: Path,
+    started: Callable[[Driver], Driver],
+    processes_marked: Callable[[str], list[int]],
 ) -> None:
     endings = {  # name -> signal, whether a terminal sends it to the whole group, stdout, status
         "ctrl-c": (signal.SIGINT, True, ["ready", "interrupted"], 0),

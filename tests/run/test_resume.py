@@ -274,21 +274,12 @@ def test_a_damaged_store_is_named_with_the_line_that_knows_it(
     assert trajectory(folder) == undisturbed.trajectory
 
 
-def processes_marked(mark: str) -> list[int]:
-    """Processes whose environment holds ``mark``, wherever they ended up in the process tree."""
-    found = []
-    for environment in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if mark.encode() in environment.read_bytes():
-                found.append(int(environment.parent.name))
-        except OSError:
-            continue
-    return found
-
-
 @pytest.mark.slow
 def test_signals_stop_cleanly_and_say_how_to_resume(
-    run_folder: RunFolder, small: dict[str, Any], short_tmp: Path
+    run_folder: RunFolder,
+    small: dict[str, Any],
+    short_tmp: Path,
+    processes_marked: Callable[[str], list[int]],
 ) -> None:
     """Ctrl-C reaches the whole process group, SIGTERM the driver alone."""
     ways = {"ctrl-c": (os.killpg, signal.SIGINT), "terminated": (os.kill, signal.SIGTERM)}
