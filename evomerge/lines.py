@@ -54,10 +54,10 @@ class Lines:
 NEUTRAL = Lines(1.0, 0.0)
 
 
-def line_factor(lines: Lines, place: Place, layers: int) -> float:
-    """Factor of the merged delta of a tensor at ``place`` in a model of ``layers`` blocks."""
+def line_factor(lines: Lines, place: Place) -> float:
+    """Factor of the merged delta of a tensor at ``place``."""
     if place.layer is not None:
-        depth = place.layer / (layers - 1) if layers > 1 else 1.0
+        depth = place.layer / (place.layers - 1) if place.layers > 1 else 1.0
     else:
         depth = 1.0 if place.role != "embed" and lines.head == "deep" else 0.0
     return lines.alpha + lines.beta * depth

@@ -53,18 +53,12 @@ class Group:
         """True if merging reads the base, where there is one, though it is not one of ``models``."""
         return self.lines is not None or methods.get(self.method).base != "none"
 
-    def scale(self, place: tensors.Place, layers: int) -> float:
-        """Factor of the merged delta at ``place``, in a model of ``layers`` blocks."""
-        return 1.0 if self.lines is None else line_factor(self.lines, place, layers)
+    def scale(self, place: tensors.Place) -> float:
+        """Factor of the merged delta at ``place``."""
+        return 1.0 if self.lines is None else line_factor(self.lines, place)
 
     def matches(self, place: tensors.Place) -> bool:
-        if self.layers is not None and (
-            place.layer is None or not self.layers[0] <= place.layer <= self.layers[1]
-        ):
-            return False
-        if self.roles is None or place.role in self.roles:
-            return True
-        return "other" in self.roles and place.role in tensors.OTHER
+        return place.within(self.layers, self.roles)
 
 
 def group(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from evomerge.errors import Incompatible
 
@@ -39,34 +39,60 @@ _IGNORED = re.compile(r"^model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor sits: its layer (None outside the blocks) and its role."""
+    """Where a tensor sits.
+
+    Attributes:
+        layer: number of its block, from 0; None outside the blocks.
+        role: one of ``ROLES``, or ``other`` for a tensor of no model.
+        layers: blocks of the model, of which a kernel or a line over depth may want to know; it makes
+            no difference to whether two places are the same.
+    """
 
     layer: int | None
     role: str
+    layers: int = field(default=1, compare=False)
+
+    def within(self, layers: tuple[int, int] | None, roles: Sequence[str] | None) -> bool:
+        """True if it is in one of these layers (both ends included) and roles; None is all of them."""
+        if layers is not None and (self.layer is None or not layers[0] <= self.layer <= layers[1]):
+            return False
+        return roles is None or self.role in roles or ("other" in roles and self.role in OTHER)
+
+
+def places(layers: int) -> list[Place]:
+    """Every place of a model of ``layers`` blocks, in depth order."""
+    inside = [(layer, role) for layer in range(layers) for role in ("attn", "mlp", "norm")]
+    return [Place(*at, layers) for at in [(None, "embed"), *inside, (None, "norm"), (None, "head")]]
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def place_of(name: str) -> Place:
-    """Layer and role of the tensor called ``name``.
+def place_of(name: str, layers: int = 1) -> Place:
+    """Where the tensor called ``name`` sits in a model of ``layers`` blocks.
 
     Raises:
         Incompatible: the name belongs to no known scheme.
     """
     if name == _EMBED:
-        return Place(None, "embed")
+        return Place(None, "embed", layers)
     if name == _HEAD:
-        return Place(None, "head")
+        return Place(None, "head", layers)
     if name == "model.norm.weight":
-        return Place(None, "norm")
+        return Place(None, "norm", layers)
     match = _LAYER.match(name)
     if match:
         for pattern, role in _IN_LAYER:
             if pattern.match(match[2]):
-                return Place(int(match[1]), role)
+                return Place(int(match[1]), role, layers)
     raise Incompatible(
         f"tensor {name!r} is not part of the naming scheme shared by "
         f"{', '.join(sorted(set(ARCHITECTURES.values())))}; evomerge cannot tell its layer and role"
     )
+
+
+def at_layer(name: str, layer: int) -> str:
+    """The name of the tensor that is in block ``layer`` what ``name`` is in its own."""
+    match = _LAYER.match(name)
+    return f"model.layers.{layer}.{match[2]}" if match else name
 
 
 def ignored(name: str, *, tied: bool) -> bool:

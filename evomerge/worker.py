@@ -20,7 +20,7 @@ from evomerge.checkpoint import ModelRef
 from evomerge.engines import Engine, EngineOptions
 from evomerge.errors import CandidateFailed, CheckpointError, InputError, NotMeasured
 from evomerge.merging import Materializer, Merge, open_model, shared_memory
-from evomerge.parents.parents import Sources
+from evomerge.parents import Parents
 from evomerge.recipe import Recipe
 from evomerge.registry import ENGINES
 from evomerge.scorers import build_scorers, evaluate
@@ -162,9 +162,9 @@ class Worker:
         self._setup = setup
         self._device = setup.device or ("cuda" if torch.cuda.is_available() else "cpu")
         models = {name: open_model(ModelRef(text)) for name, text in setup.models.items()}
-        self._sources = Sources(models, setup.tokenizer)
+        self._parents = Parents(models, setup.tokenizer)
         self._materializer = Materializer(
-            self._sources,
+            self._parents,
             device=self._device,
             threads=setup.threads,
             memory=shared_memory(setup.threads),
@@ -199,8 +199,11 @@ class Worker:
             self._engine.close()
             self._engine = None  # never two in memory
         engine: type[Engine] = ENGINES.get(self._setup.engine)
-        donor = self._sources.models[self._setup.tokenizer]
-        self._engine = engine.open(self._sources, donor, self._setup.options(dtype, self._device))
+        self._engine = engine.open(
+            self._materializer.blueprint,
+            self._parents.donor,
+            self._setup.options(dtype, self._device),
+        )
         self._dtype = dtype
         for scorer in self._scorers.values():
             scorer.bind(self._engine)

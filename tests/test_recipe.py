@@ -16,6 +16,7 @@ from evomerge.lines import Lines, auto_alpha
 from evomerge.params import Choice, Integer, Parameter
 from evomerge.recipe import GROUP_ROLES, Body, Group, Recipe, group, uncovered
 from evomerge.tensors import OTHER, Place
+from evomerge.tensors import places as every_place
 
 SOURCES = ("chat", "sea", "math")
 LAYERS = 6
@@ -133,14 +134,13 @@ def test_one_value_stands_for_all_models_and_whole_numbers_for_real_ones() -> No
 
 def test_lines_scale_by_depth() -> None:
     """Embedding alpha, then a straight line to alpha + beta; final norm and head where asked."""
-    places = [Place(None, "embed"), *(Place(layer, "mlp") for layer in range(3))]
-    places += [Place(None, "norm"), Place(None, "head")]
+    places = [place for place in every_place(3) if place.layer is None or place.role == "mlp"]
     for head, end in (("deep", 1.0), ("shallow", 0.25)):
         scaled = group("linear", SOURCES, lines=Lines(0.25, 0.75, head))
-        assert [scaled.scale(place, 3) for place in places] == [0.25, 0.25, 0.625, 1.0, end, end]
+        assert [scaled.scale(place) for place in places] == [0.25, 0.25, 0.625, 1.0, end, end]
     # one block is the last: with the authors' beta = 1 - alpha it keeps all of the merge
-    assert scaled.scale(Place(0, "attn"), 1) == 1.0
-    assert {group("linear", SOURCES).scale(place, 3) for place in places} == {1.0}
+    assert scaled.scale(Place(0, "attn", 1)) == 1.0
+    assert {group("linear", SOURCES).scale(place) for place in places} == {1.0}
 
 
 def test_the_automatic_alpha_is_one_over_the_models_for_a_sum() -> None:

@@ -12,7 +12,8 @@ from evomerge.commands.check_suite import check_suite, describe_items
 from evomerge.commands.code import Tasks, lines_of, read_tasks, remote_code
 from evomerge.errors import ConfigError, InputError
 from evomerge.merging import open_parents
-from evomerge.parents.parents import Sources
+from evomerge.merging.blueprint import Blueprint, notes_on
+from evomerge.parents import Parents
 from evomerge.parents.statistics import Statistics, StatisticStore
 from evomerge.recipe import BASE, Recipe, uncovered
 from evomerge.run.measuring import wanted
@@ -21,7 +22,6 @@ from evomerge.run.spec import NAME, RunSpec, load_run
 from evomerge.scorers.sources import Code
 from evomerge.suite.objectives import why_no_sum
 from evomerge.suite.splits import Split
-from evomerge.tensors import place_of
 
 
 def check(path: str | Path) -> list[str]:
@@ -44,32 +44,33 @@ def check(path: str | Path) -> list[str]:
 
 
 def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
-    sources = open_parents(recipe)
-    if missing := uncovered(recipe, sources.names):
+    parents = open_parents(recipe)
+    blueprint = Blueprint.of(parents)
+    if missing := uncovered(recipe, blueprint.names):
         raise ConfigError(
             [f"{file}: groups: no group matches {missing[0]!r} ({len(missing)} tensors in all); end the list "
              "with a group that has neither layers nor roles"]
         )  # fmt: skip
-    Statistics(sources).require(recipe)
-    for model in sources.models.values():
+    Statistics(parents).require(recipe)
+    for model in parents.models.values():
         model.check_finite()
     asked = {
         recipe.groups.index(found)
-        for name in sources.names
-        if (found := recipe.group_of(place_of(name)))
+        for site in blueprint.sites
+        if (found := recipe.group_of(site.place))
     }
     idle = [
         f"note: groups[{number}] matches no tensor: it lies beyond the layers, or earlier groups take all of it"
         for number in range(len(recipe.groups))
         if number not in asked
     ]
-    size = sum(tensor_bytes(sources.shape(name), recipe.dtype) for name in sources.names)
+    size = sum(tensor_bytes(site.shape, recipe.dtype) for site in blueprint.sites)
     return [
         f"{file}: ok",
-        f"models: {', '.join(f'{name} = {model.name}' for name, model in sources.models.items())}",
-        f"{sources.first.architecture}, {sources.first.layers} layers, {sources.first.parameters:,} parameters",
+        f"models: {', '.join(f'{name} = {model.name}' for name, model in parents.models.items())}",
+        f"{parents.first.architecture}, {blueprint.layers} layers, {parents.first.parameters:,} parameters",
         f"merged model: {_gigabytes(size)} in {recipe.dtype}; tokenizer of {recipe.tokenizer}",
-        *sources.notes(),
+        *notes_on(parents),
         f"digest {recipe.digest[:16]}",
         *idle,
     ]
@@ -134,11 +135,11 @@ def _check_unexecuted(spec: RunSpec, tasks: Tasks, remote: Sequence[Code]) -> li
 
 def _models_and_space(job: Run) -> list[str]:
     spec, space, base = job.spec, job.space, job.models[BASE]
-    sources = Sources(job.models, spec.tokenizer)
+    parents = Parents(job.models, spec.tokenizer)
     return [
         f"models: {', '.join(f'{name} = {model.name}' for name, model in job.models.items())}",
         f"{base.architecture}, {base.layers} layers, {base.parameters:,} parameters; merged in {job.dtype}, scored in {job.scoring}",
-        *sources.notes(),
+        *notes_on(parents),
         *_statistics(job),
         f"space: {', '.join(spec.space.methods)}; {len(space.dims)} genes",
         f"optimizer: {spec.optimizer}, population {job.optimizer().population}, lag {spec.lag}",
@@ -172,9 +173,9 @@ def _objectives(spec: RunSpec) -> str:
 
 
 def _needs(job: Run) -> list[str]:
-    sources = Sources(job.models, job.spec.tokenizer)
-    resident = sum(tensor_bytes(sources.shape(name), job.scoring) for name in sources.names)
-    largest = max(tensor_bytes(sources.shape(name), "float32") for name in sources.names)
+    shapes = Blueprint.of(Parents(job.models, job.spec.tokenizer)).shapes.values()
+    resident = sum(tensor_bytes(shape, job.scoring) for shape in shapes)
+    largest = max(tensor_bytes(shape, "float32") for shape in shapes)
     return [
         f"memory of a worker: {_gigabytes(resident + largest * (len(job.models) + 2))} and activations; "
         "the parents' files are mapped and shared",

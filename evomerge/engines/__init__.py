@@ -21,14 +21,12 @@ Take = Callable[[str, "torch.Tensor"], None]
 
 
 class Outline(Protocol):
-    """What an engine is told of the merged models before it sees one: all have one shape."""
+    """What an engine is told of a merged model before it takes its weights."""
 
     @property
-    def names(self) -> Sequence[str]:
-        """The parameters, as transformers names them; a tied head is not one of its own."""
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Of the parameters, as transformers names them; a tied head is not one of its own."""
         ...
-
-    def shape(self, name: str) -> tuple[int, ...]: ...
 
     def config(self) -> Mapping[str, Any]:
         """``config.json`` of the merged models, but for their dtype."""
@@ -41,6 +39,11 @@ class Weights(Protocol):
     Both raise ``CandidateFailed`` for a merge that is not finite, whatever was written by then, and
     round values to the recipe's dtype, whatever the engine's is.
     """
+
+    @property
+    def outline(self) -> Outline:
+        """Of this candidate, which may have another depth than the last one."""
+        ...
 
     def into(self, model: Any) -> None:
         """Write them into ``model.named_parameters()``.
@@ -131,7 +134,7 @@ class Engine(Protocol):
 
     @classmethod
     def open(cls, outline: Outline, donor: Checkpoint, options: EngineOptions) -> Self:
-        """An engine for models as ``outline`` says; which weights it has before ``load`` is open.
+        """An engine that is ready for models as ``outline`` says, without any weights.
 
         Args:
             donor: the model whose tokenizer, chat template and generation config the merged ones have.
@@ -140,6 +143,8 @@ class Engine(Protocol):
 
     def load(self, weights: Weights) -> None:
         """Run the model with ``weights`` from now on, and forget all that was kept of others.
+
+        Where their outline has another config than the last one's, the model is built anew.
 
         Raises:
             CandidateFailed: the weights are not finite. What the engine runs then is undefined until

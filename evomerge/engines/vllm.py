@@ -56,16 +56,20 @@ class VLLMEngine:
 
     HAS_MODULE: ClassVar[bool] = False
 
-    def __init__(
-        self, llm: Any, tokenizer: Any, outline: Outline, ends: list[int], **rest: Any
-    ) -> None:
-        self._llm, self.tokenizer, self._outline, self._eos = llm, tokenizer, outline, ends
-        self._penalty: float = rest["penalty"]
-        self._untied: bool = rest["untied"]
-        self._device: str = rest["device"]
-        self.max_length: int = rest["max_length"]
+    def __init__(self, outline: Outline, donor: Checkpoint, options: EngineOptions) -> None:
+        self._donor, self._options = donor, options
+        generation = donor.folder / "generation_config.json"
+        settings = json.loads(generation.read_text()) if generation.is_file() else {}
+        config = outline.config()
+        self.tokenizer = load_tokenizer(donor, options.trust_remote_code)
+        eos = settings.get("eos_token_id", config.get("eos_token_id", self.tokenizer.eos_token_id))
+        self._eos: list[int] = eos if isinstance(eos, list) else [eos]
+        self._penalty: float = settings.get("repetition_penalty") or 1.0
+        own = int(config.get("max_position_embeddings", _USUAL_LENGTH))
+        self.max_length: int = options.max_length or own
         self.tokens = 0
         self._poisoned = False  # keys and values of some block may not be finite
+        self._start(outline)
 
     @classmethod
     def open(cls, outline: Outline, donor: Checkpoint, options: EngineOptions) -> Self:
@@ -74,57 +78,47 @@ class VLLMEngine:
         Raises:
             InputError: vLLM does not run such a model, with what it says.
         """
+        return cls(outline, donor, options)
+
+    def _start(self, outline: Outline) -> None:
+        """A model of this outline, in vLLM."""
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
         import vllm
 
-        config = dict(outline.config())
-        length = options.max_length or int(config.get("max_position_embeddings", _USUAL_LENGTH))
+        self._config = outline.config()
+        config, options, length = dict(self._config), self._options, self.max_length + 2
         # With a tied head, vLLM's CPU build goes on with the head that it was opened with.
-        untied = options.device == "cpu" and bool(config.get("tie_word_embeddings"))
-        if untied:
+        self._untied = options.device == "cpu" and bool(config.get("tie_word_embeddings"))
+        if self._untied:
             config["tie_word_embeddings"] = False
         # The token after the longest input is a target; vLLM wants a place for it and for one more.
         config["max_position_embeddings"] = max(
-            length + 2, int(config.get("max_position_embeddings", 0))
+            length, int(config.get("max_position_embeddings", 0))
         )
-        generation = donor.folder / "generation_config.json"
-        settings = json.loads(generation.read_text()) if generation.is_file() else {}
         with tempfile.TemporaryDirectory() as folder:
             for companion in COMPANIONS:
-                if (donor.folder / companion).is_file():
-                    shutil.copyfile(donor.folder / companion, Path(folder, companion))
+                if (self._donor.folder / companion).is_file():
+                    shutil.copyfile(self._donor.folder / companion, Path(folder, companion))
             Path(folder, "config.json").write_text(json.dumps(config | {"dtype": options.dtype}))
             try:
                 with _unseen("llvmlite.binding.ffi"):
-                    llm = vllm.LLM(
+                    self._llm: Any = vllm.LLM(
                         model=folder,
                         load_format="dummy",
                         dtype=options.dtype,
-                        max_model_len=length + 2,
-                        max_num_batched_tokens=max(options.batch_tokens or 2048, length + 2),
+                        max_model_len=length,
+                        max_num_batched_tokens=max(options.batch_tokens or 2048, length),
                         enforce_eager=True,
                         trust_remote_code=options.trust_remote_code,
                         generation_config="vllm",
                     )
             except (ValueError, NotImplementedError) as error:
                 raise InputError(f"engine vllm: {error}") from error
-        tokenizer = load_tokenizer(donor, options.trust_remote_code)
-        eos = settings.get("eos_token_id", config.get("eos_token_id", tokenizer.eos_token_id))
-        return cls(
-            llm,
-            tokenizer,
-            outline,
-            eos if isinstance(eos, list) else [eos],
-            penalty=settings.get("repetition_penalty") or 1.0,
-            untied=untied,
-            device=options.device,
-            max_length=length,
-        )
 
     @property
     def device(self) -> str:
-        return self._device
+        return self._options.device
 
     def module(self) -> None:
         """There is none."""
@@ -132,6 +126,9 @@ class VLLMEngine:
 
     def load(self, weights: Weights) -> None:
         """See ``Engine.load``. The merged model lies in memory a second time while it is handed over."""
+        if weights.outline.config() != self._config:
+            self.close()
+            self._start(weights.outline)
         copies: dict[str, torch.Tensor] = {}
         lock = threading.Lock()
 

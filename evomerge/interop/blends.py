@@ -16,9 +16,9 @@ from evomerge import config
 from evomerge.interop.catalogue import VERSION, Argument
 from evomerge.interop.document import Document, Settings, Slice, Source
 from evomerge.interop.settings import value_at
-from evomerge.interop.skeleton import UNKNOWN_DEPTH, Skeleton, places
+from evomerge.interop.skeleton import UNKNOWN_DEPTH, Skeleton
 from evomerge.params import Value
-from evomerge.tensors import Place
+from evomerge.tensors import Place, places
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ from evomerge.errors import InputError
 from evomerge.interop.catalogue import PEERS, Peer
 from evomerge.interop.layout import Runs, by_layer, runs_of
 from evomerge.merging import open_parents
+from evomerge.merging.blueprint import Blueprint, notes_on
 from evomerge.params import Value
-from evomerge.parents.parents import Sources
+from evomerge.parents import Parents
 from evomerge.recipe import BASE, Group, Recipe, uncovered
-from evomerge.tensors import Place, place_of
+from evomerge.tensors import Place
 
 EMBED, NORM, HEAD = Place(None, "embed"), Place(None, "norm"), Place(None, "head")
 MATERIALIZE = "materialize the recipe with `evomerge merge` instead"
@@ -73,8 +74,9 @@ def _documents(recipe: Recipe, prefix: str) -> tuple[list[dict[str, Any]], str]:
 
     ``prefix`` begins the names of the others: those of two recipes must differ.
     """
-    sources = open_parents(recipe)
-    if missing := uncovered(recipe, sources.names):
+    parents = open_parents(recipe)
+    blueprint = Blueprint.of(parents)
+    if missing := uncovered(recipe, blueprint.names):
         raise InputError(f"no group of the recipe matches {missing[0]!r}; nothing was exported")
     models = {**({BASE: recipe.base} if recipe.base else {}), **recipe.models}
     earlier, names, comment = list[dict[str, Any]](), dict[str, str](), ""
@@ -86,15 +88,15 @@ def _documents(recipe: Recipe, prefix: str) -> tuple[list[dict[str, Any]], str]:
         inner, said = _documents(Recipe.load(model.portable), f"{names[name]}-")
         earlier += [*inner[:-1], {"name": names[name], **inner[-1]}]
         comment += said
-    layers = sources.first.layers
+    layers = blueprint.layers
     groups: dict[Place, Group] = {}
-    for place in dict.fromkeys(map(place_of, sources.names)):
+    for place in dict.fromkeys(site.place for site in blueprint.sites):
         group = recipe.group_of(place)
         assert group is not None
-        groups[place] = _plain(group, place, layers)
-    groups.setdefault(HEAD, _tied_head(recipe, groups, layers))
-    groups = _translated(groups, max(math.prod(sources.shape(name)) for name in sources.names))
-    tokenizer, said = _tokenizer(recipe, sources, groups, names)
+        groups[place] = _plain(group, place)
+    groups.setdefault(HEAD, _tied_head(recipe, groups))
+    groups = _translated(groups, max(math.prod(site.shape) for site in blueprint.sites))
+    tokenizer, said = _tokenizer(recipe, parents, groups, names)
     comment += said
     parts = list(dict.fromkeys(_Part.of(group) for group in groups.values()))
     if any("+" in name for name in names.values()):
@@ -110,11 +112,11 @@ def _documents(recipe: Recipe, prefix: str) -> tuple[list[dict[str, Any]], str]:
     return [*earlier, *documents], comment
 
 
-def _tied_head(recipe: Recipe, groups: Mapping[Place, Group], layers: int) -> Group:
+def _tied_head(recipe: Recipe, groups: Mapping[Place, Group]) -> Group:
     """What the recipe says of a head that is no tensor of its own, where another tensor is merged
     by the same method; else what it says of the final norm. It makes no difference."""
     group = recipe.group_of(HEAD)
-    plain = group and _plain(group, HEAD, layers)
+    plain = group and _plain(group, HEAD)
     known = plain and _Part.of(plain) in map(_Part.of, groups.values())
     return plain if plain and known else groups[NORM]
 
@@ -122,11 +124,11 @@ def _tied_head(recipe: Recipe, groups: Mapping[Place, Group], layers: int) -> Gr
 # -- what cannot be said -------------------------------------------------------------------------
 
 
-def _plain(group: Group, place: Place, layers: int) -> Group:
+def _plain(group: Group, place: Place) -> Group:
     """``group`` as it merges the tensors at ``place``: without layers and roles, and with the
     factor of its line over depth as part of ``lambda``."""
     values = dict(group.values)
-    factor = group.scale(place, layers)
+    factor = group.scale(place)
     if factor != 1.0:
         if "lambda" not in values:
             raise InputError(
@@ -169,25 +171,25 @@ def _reference(model: ModelRef) -> str:
 
 
 def _tokenizer(
-    recipe: Recipe, sources: Sources, groups: Mapping[Place, Group], names: Mapping[str, str]
+    recipe: Recipe, parents: Parents, groups: Mapping[Place, Group], names: Mapping[str, str]
 ) -> tuple[dict[str, Any], str]:
     """The key that gives the recipe's tokenizer, or a comment where mergekit has none for it."""
-    donor = sources.models[sources.tokenizer]
-    if len({model.tied for model in sources.models.values()}) > 1:
+    donor = parents.donor
+    if len({model.tied for model in parents.models.values()}) > 1:
         raise InputError(
             "some models tie the output head to the embedding and others do not: mergekit writes a config "
             f"that fits only one kind; {MATERIALIZE}"
         )
-    if len(vocabulary(donor)) == sources.height:
-        return {"tokenizer": {"source": names[sources.tokenizer]}}, ""
+    if len(vocabulary(donor)) == parents.height:
+        return {"tokenizer": {"source": names[parents.tokenizer]}}, ""
     # told to take a tokenizer, mergekit cuts padded vocabularies to its size
-    if sources.notes():
+    if notes_on(parents):
         raise InputError(
             f"the models' vocabularies differ, and {donor.name} has rows without a token, which mergekit "
             f"cuts; {MATERIALIZE}"
         )
     based = any(_has_base(PEERS[group.method], recipe) for group in groups.values())
-    if based and sources.tokenizer == BASE:
+    if based and parents.tokenizer == BASE:
         return {}, ""  # is what mergekit copies
     return {}, f"# copy the tokenizer files of {donor.name} into the merged folder yourself\n"
 

@@ -59,12 +59,6 @@ class Skeleton:
         return [f"{block}{part}.{kind}" for part in _PROJECTIONS[place.role] for kind in kinds]
 
 
-def places(layers: int) -> list[Place]:
-    """Every place of a model of ``layers`` blocks, in depth order."""
-    blocks = [Place(layer, role) for layer in range(layers) for role in ("attn", "mlp", "norm")]
-    return [Place(None, "embed"), *blocks, Place(None, "norm"), Place(None, "head")]
-
-
 def read_skeleton(model: ModelRef) -> Skeleton:
     """The skeleton of ``model``; an empty one if its ``config.json`` is not to be had.
 

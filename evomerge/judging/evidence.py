@@ -173,12 +173,13 @@ def search_interval(
 ) -> Interval:
     """The score of a candidate of a search batch, and how far off it may be."""
     evaluation = history.evaluations(batch)[candidate]
-    assert evaluation.values is not None and evaluation.errors is not None
+    assert evaluation.values is not None
 
     def score(values: Values) -> float:
         return history.score(batch, with_derived(objectives, values)).value
 
-    errors = {o.name: evaluation.errors[o.name] for o in entering(objectives)}
+    known = evaluation.errors or {}
+    errors = {objective.name: known.get(objective.name) for objective in entering(objectives)}
     value, error = score(evaluation.values), spread(objectives, score, evaluation.values, errors)
     return Interval.around(value, error)
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from evomerge.checkpoint import COMPANIONS, WeightFiles, beside, tensor_bytes
 from evomerge.errors import CandidateFailed, InputError
+from evomerge.merging.blueprint import Blueprint
 from evomerge.merging.materializer import Materializer, cores
-from evomerge.parents.parents import Sources
+from evomerge.parents import Parents
 from evomerge.recipe import Recipe
 
 SHARD_BYTES = 4 * 2**30
@@ -19,7 +20,7 @@ SHARD_BYTES = 4 * 2**30
 
 def write_merge(
     recipe: Recipe,
-    sources: Sources,
+    parents: Parents,
     out: Path,
     *,
     force: bool = False,
@@ -33,7 +34,7 @@ def write_merge(
 
     Args:
         recipe: what to merge.
-        sources: its models.
+        parents: its models.
         out: the folder to make.
         force: replace an existing folder.
         shard_bytes: largest weight file, bytes.
@@ -45,10 +46,11 @@ def write_merge(
         RunError: the disk is full.
         CandidateFailed: the merge holds NaN or infinity.
     """
-    if own := [m for m in sources.models.values() if m.folder.resolve() == out.resolve()]:
+    if own := [m for m in parents.models.values() if m.folder.resolve() == out.resolve()]:
         raise InputError(f"{out}: is a model of the recipe ({own[0].name}); choose another folder")
-    sizes = {name: tensor_bytes(sources.shape(name), recipe.dtype) for name in sources.names}
-    donor = sources.models[recipe.tokenizer]
+    blueprint = Blueprint.of(parents)
+    sizes = {name: tensor_bytes(shape, recipe.dtype) for name, shape in blueprint.shapes.items()}
+    donor = parents.donor
     with beside(out, force=force) as work:
         with WeightFiles(work, sizes, shard_bytes=shard_bytes) as files:
 
@@ -57,12 +59,14 @@ def write_merge(
                 progress(name, len(sizes))
 
             try:
-                Materializer(sources, device=device, threads=cores()).each(recipe, take)
+                Materializer(parents, blueprint=blueprint, device=device, threads=cores()).each(
+                    recipe, take
+                )
             except CandidateFailed:
-                for model in sources.models.values():
+                for model in parents.models.values():
                     model.check_finite()  # which names a broken parent and where it is broken
                 raise
-        config = {**sources.config(), "dtype": recipe.dtype}
+        config = {**blueprint.config(), "dtype": recipe.dtype}
         (work / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for companion in COMPANIONS:
             if (donor.folder / companion).is_file():

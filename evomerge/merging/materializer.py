@@ -1,7 +1,7 @@
-"""The materializer: merges recipes over the same sources, one after the other.
+"""The materializer: merges recipes over the same parents, one after the other.
 
 One task a tensor; every consumer (a resident model, a folder on disk) takes the same tasks, so a
-recipe gives the same bytes everywhere, on any number of threads. What merges of the same sources
+recipe gives the same bytes everywhere, on any number of threads. What merges of the same parents
 share is kept between them, and a tensor that the last recipe merged the same way is left alone.
 """
 
@@ -12,6 +12,7 @@ import math
 import os
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -19,9 +20,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge import methods, tensors
+from evomerge import methods
 from evomerge.errors import CandidateFailed, Incompatible
-from evomerge.parents.parents import Sources
+from evomerge.merging.blueprint import Blueprint, Site
+from evomerge.parents import Parents
 from evomerge.parents.statistics import Statistics
 from evomerge.recipe import BASE, Group, Recipe
 
@@ -33,19 +35,18 @@ if TYPE_CHECKING:
 class _Task:
     """One tensor's merge: everything that decides its bytes."""
 
-    name: str
+    site: Site
     group: Group
-    place: tensors.Place
-    scale: float
     totals: tuple[torch.Tensor, ...]
     signature: str
 
 
 class Materializer:
-    """Merges candidates over ``sources``.
+    """Merges candidates over ``parents``.
 
     Args:
-        sources: the opened models.
+        parents: the opened models.
+        blueprint: of the merged models; default: that of these parents.
         device: where kernels run.
         threads: tensors merged at a time, each on one core.
         memory: bytes for what candidates share (see ``FactStore``); 0 keeps nothing, for a single
@@ -53,14 +54,21 @@ class Materializer:
     """
 
     def __init__(
-        self, sources: Sources, *, device: str = "cpu", threads: int = 1, memory: int = 0
+        self,
+        parents: Parents,
+        *,
+        blueprint: Blueprint | None = None,
+        device: str = "cpu",
+        threads: int = 1,
+        memory: int = 0,
     ) -> None:
-        self.sources, self.device = sources, device
+        self.blueprint = blueprint or Blueprint.of(parents)
+        self._parents, self._device = parents, device
         self.facts = methods.FactStore(memory)
-        self._statistics = Statistics(sources)
+        self._statistics = Statistics(parents)
         self._threads = threads if device == "cpu" else 1
         self._resident: dict[str, str] = {}  # tensor -> signature of its merge in the last model
-        self._model: Any = None
+        self._model: Callable[[], Any] = lambda: None  # held by whoever runs it
 
     def into(self, recipe: Recipe, model: Any) -> None:
         """Merge ``recipe`` into the parameters of ``model``; see ``merge_into``.
@@ -77,23 +85,23 @@ class Materializer:
 
         parameters = dict(model.named_parameters())
         self._check_fit(parameters)
-        if model is not self._model:
-            self._model, self._resident = model, {}
+        if model is not self._model():
+            self._model, self._resident = weakref.ref(model), {}
         dtype = getattr(torch, recipe.dtype)
-        room = _Room(dtype, self.device)
-        tasks = [t for t in self._tasks(recipe) if self._resident.get(t.name) != t.signature]
+        room = _Room(dtype, self._device)
+        tasks = [t for t in self._tasks(recipe) if self._resident.get(t.site.name) != t.signature]
         for task in tasks:  # until it is merged again, nothing is known of what the tensor holds
-            self._resident.pop(task.name, None)
+            self._resident.pop(task.site.name, None)
 
         def merge(task: _Task) -> None:
-            parameter = parameters[task.name].data
+            parameter = parameters[task.site.name].data
             # rounded to the recipe's dtype first, as on disk
             fits = parameter.dtype == dtype and parameter.is_contiguous()
             out = parameter if fits else room.of(parameter.shape)
             self._merge(recipe, task, out)
             if out is not parameter:
                 parameter.copy_(out)
-            self._resident[task.name] = task.signature
+            self._resident[task.site.name] = task.signature
 
         self._each(merge, tasks)
 
@@ -104,20 +112,19 @@ class Materializer:
         """
         import torch
 
-        room = _Room(getattr(torch, recipe.dtype), self.device)
+        room = _Room(getattr(torch, recipe.dtype), self._device)
 
         def merge(task: _Task) -> None:
-            out = room.of(self.sources.shape(task.name))
+            out = room.of(task.site.shape)
             self._merge(recipe, task, out)
-            take(task.name, out.cpu())
+            take(task.site.name, out.cpu())
 
         self._each(merge, self._tasks(recipe))
 
     def _check_fit(self, parameters: Mapping[str, torch.Tensor]) -> None:
         """Refuse a model whose parameters are not the merged ones."""
         problems = []
-        for name in self.sources.names:
-            expected = self.sources.shape(name)
+        for name, expected in self.blueprint.shapes.items():
             if name not in parameters:
                 problems.append(f"it has no {name}")
             elif tuple(parameters[name].shape) != expected:
@@ -133,16 +140,15 @@ class Materializer:
     def _tasks(self, recipe: Recipe) -> list[_Task]:
         """One task a tensor, the biggest first, so that no thread is left with one at the end."""
         self._statistics.require(recipe)
-        groups: dict[int, list[tuple[str, tensors.Place]]] = {}
-        for name in self.sources.names:
-            place = tensors.place_of(name)
-            group = recipe.group_of(place)
+        groups: dict[int, list[Site]] = {}
+        for site in self.blueprint.sites:
+            group = recipe.group_of(site.place)
             if group is None:
                 raise Incompatible(
-                    f"no group of the recipe matches {name!r} (layer {place.layer}, role {place.role}); "
-                    "end the list of groups with one that has neither layers nor roles"
+                    f"no group of the recipe matches {site.name!r} (layer {site.place.layer}, role "
+                    f"{site.place.role}); end the list of groups with one that has neither layers nor roles"
                 )
-            groups.setdefault(recipe.groups.index(group), []).append((name, place))
+            groups.setdefault(recipe.groups.index(group), []).append(site)
         tasks = []
         for index, members in groups.items():
             group = recipe.groups[index]
@@ -153,14 +159,13 @@ class Materializer:
             digest = hashlib.sha256(common.encode())
             for total in totals:
                 digest.update(total.numpy().tobytes())
-            for name, place in members:
-                scale = group.scale(place, self.sources.first.layers)
-                signature = f"{digest.hexdigest()} {scale}"
-                tasks.append(_Task(name, group, place, scale, totals, signature))
-        return sorted(tasks, key=lambda task: -math.prod(self.sources.shape(task.name)))
+            for site in members:
+                signature = f"{digest.hexdigest()} {group.scale(site.place)}"
+                tasks.append(_Task(site, group, totals, signature))
+        return sorted(tasks, key=lambda task: -math.prod(task.site.shape))
 
     def _survey(
-        self, recipe: Recipe, group: Group, members: list[tuple[str, tensors.Place]]
+        self, recipe: Recipe, group: Group, members: list[Site]
     ) -> tuple[torch.Tensor, ...]:
         """What the group's method wants to know of all its tensors."""
         method = methods.get(group.method)
@@ -169,37 +174,37 @@ class Materializer:
         with _one_torch_thread():
             return methods.survey(method, _Members(self, recipe, group, members))
 
-    def _inputs(
-        self, recipe: Recipe, group: Group, name: str, place: tensors.Place
-    ) -> methods.Inputs:
+    def _inputs(self, recipe: Recipe, group: Group, site: Site) -> methods.Inputs:
         """What the merge of one tensor depends on, but for the totals of surveys."""
         reads_base = group.needs_base and recipe.base is not None
         return methods.Inputs(
-            models={model: self._tensor(model, name) for model in group.models},
+            models={model: self._tensor(model, site) for model in group.models},
             values=group.values,
-            base=self._tensor(BASE, name) if reads_base else None,
+            base=self._tensor(BASE, site) if reads_base else None,
             seed=recipe.seed,
-            name=name,
-            place=methods.Where(place.role, place.layer, self.sources.first.layers),
+            name=site.name,
+            place=site.place,
             facts=self.facts,
-            stats=self._statistics.of(group, name, recipe.body.data),
+            stats=self._statistics.of(group, site.origin, recipe.body.data),
         )
 
-    def _tensor(self, model: str, name: str) -> torch.Tensor:
-        """A source's tensor on the device; what had to be computed or moved is kept if it fits."""
-        sources = self.sources
-        if self.device == "cpu" and sources.mapped(model, name):
-            return sources.tensor(model, name)
+    def _tensor(self, model: str, site: Site) -> torch.Tensor:
+        """A parent's tensor on the device; what had to be computed or moved is kept if it fits."""
+        parents, name = self._parents, site.origin[model]
+        if self._device == "cpu" and parents.mapped(model, name):
+            return parents.tensor(model, name)
         return self.facts.get(
-            ("tensor", model, name), lambda: sources.tensor(model, name).to(self.device)
+            ("tensor", model, name), lambda: parents.tensor(model, name).to(self._device)
         )
 
     def _merge(self, recipe: Recipe, task: _Task, out: torch.Tensor) -> None:
         method = methods.get(task.group.method)
-        given = self._inputs(recipe, task.group, task.name, task.place)
-        _, finite = method.run(replace(given, totals=task.totals), scale=task.scale, out=out)
+        given = replace(self._inputs(recipe, task.group, task.site), totals=task.totals)
+        _, finite = method.run(given, scale=task.group.scale(task.site.place), out=out)
         if not finite:
-            raise CandidateFailed(f"{task.name} of the merged model holds NaN or infinite values")
+            raise CandidateFailed(
+                f"{task.site.name} of the merged model holds NaN or infinite values"
+            )
 
     def _each(self, merge: Callable[[_Task], None], tasks: list[_Task]) -> None:
         """Run the tasks, several at a time; the first failure stops the rest."""
@@ -229,6 +234,11 @@ class Merge:
 
     materializer: Materializer
     recipe: Recipe
+
+    @property
+    def outline(self) -> Blueprint:
+        """What the merged model looks like."""
+        return self.materializer.blueprint
 
     def into(self, model: Any) -> None:
         """See ``Materializer.into``."""
@@ -264,14 +274,14 @@ class _Members:
         materializer: Materializer,
         recipe: Recipe,
         group: Group,
-        members: list[tuple[str, tensors.Place]],
+        members: list[Site],
     ) -> None:
         self._materializer, self._recipe, self._group = materializer, recipe, group
         self._members = members
 
     def __iter__(self) -> Iterator[methods.Inputs]:
-        for name, place in self._members:
-            yield self._materializer._inputs(self._recipe, self._group, name, place)
+        for site in self._members:
+            yield self._materializer._inputs(self._recipe, self._group, site)
 
 
 def shared_memory(threads: int = 1) -> int:

@@ -14,7 +14,7 @@ from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.checkpoint.contents import digests
 from evomerge.errors import InputError
 from evomerge.merging.disk import write_merge
-from evomerge.parents.parents import Sources
+from evomerge.parents import Parents
 from evomerge.recipe import Recipe
 
 
@@ -38,18 +38,18 @@ def open_model(ref: ModelRef, within: tuple[str, ...] = ()) -> Checkpoint:
         )
     recipe = Recipe.load(file)
     opened = partial(open_model, within=(*within, file))
-    sources = Sources.open(recipe, opened)
-    made_of = [recipe.digest, {name: digests(m) for name, m in sources.models.items()}]
+    parents = Parents.open(recipe, opened)
+    made_of = [recipe.digest, {name: digests(m) for name, m in parents.models.items()}]
     folder = cache_folder("merged") / name_of(made_of)
     if not (folder / "config.json").is_file():
         try:
-            write_merge(recipe, sources, folder)
+            write_merge(recipe, parents, folder)
         except InputError:
             if not (folder / "config.json").is_file():  # another process was faster
                 raise
     return Checkpoint(str(ref), folder)
 
 
-def open_parents(recipe: Recipe) -> Sources:
-    """The models of ``recipe``, opened and aligned; see ``Sources.open``."""
-    return Sources.open(recipe, open_model)
+def open_parents(recipe: Recipe) -> Parents:
+    """The models of ``recipe``, opened and aligned; see ``Parents.open``."""
+    return Parents.open(recipe, open_model)

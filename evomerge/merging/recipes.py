@@ -9,14 +9,14 @@ from typing import Any
 from evomerge.merging.disk import SHARD_BYTES, write_merge
 from evomerge.merging.materializer import Materializer, cores
 from evomerge.merging.models import open_parents
-from evomerge.parents.parents import Sources
+from evomerge.parents import Parents
 from evomerge.recipe import Recipe
 
 
-def merge_into(recipe: Recipe, model: Any, sources: Sources | None = None) -> None:
+def merge_into(recipe: Recipe, model: Any, parents: Parents | None = None) -> None:
     """Merge ``recipe`` into the live ``model``, in place: its parameters take the merged values.
 
-    ``model`` is a transformers causal LM of the sources' architecture. Tied parameters are written
+    ``model`` is a transformers causal LM of the parents' architecture. Tied parameters are written
     once. Values are rounded to the recipe's dtype, as on disk, whatever the model's is.
 
     Raises:
@@ -24,7 +24,7 @@ def merge_into(recipe: Recipe, model: Any, sources: Sources | None = None) -> No
         CandidateFailed: the merge holds NaN or infinity.
     """
     device = str(next(iter(model.parameters())).device)
-    opened = sources or open_parents(recipe)
+    opened = parents or open_parents(recipe)
     Materializer(opened, device=device, threads=cores()).into(recipe, model)
 
 

@@ -12,7 +12,6 @@ from evomerge.methods._method import (
     Method,
     Need,
     Stats,
-    Where,
     optional,
     required,
 )
@@ -26,7 +25,6 @@ __all__ = [
     "Method",
     "Need",
     "Stats",
-    "Where",
     "get",
     "merge_method",
     "merge_states",

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from evomerge.errors import InputError
-from evomerge.methods._method import Inputs, Method, Stats, Where
+from evomerge.methods._method import Inputs, Method, Stats
 from evomerge.methods._registry import get
+from evomerge.tensors import Place
 
 
 def merge_tensors(
@@ -54,7 +55,7 @@ def merge_tensors(
         parameters=parameters,
         stats=None if stats is None else {name: stats},
         seed=seed,
-        places={name: Where(_role_of(name) if role is None else role)},
+        places={name: Place(None, _role_of(name) if role is None else role)},
         noise=None if noise is None else {name: noise},
     )
     return merged[name]
@@ -68,7 +69,7 @@ def merge_states(
     parameters: Mapping[str, Any] | None = None,
     stats: Mapping[str, Stats] | None = None,
     seed: int = 0,
-    places: Mapping[str, Where] | None = None,
+    places: Mapping[str, Place] | None = None,
     noise: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> dict[str, Tensor]:
     """Merge whole models with one method: as ``merge_tensors``, for methods that look at all tensors.
@@ -116,7 +117,7 @@ def merge_states(
             base=own,
             seed=seed,
             name=name,
-            place=(places or {}).get(name) or Where(_role_of(name)),
+            place=(places or {}).get(name) or Place(None, _role_of(name)),
             noise=draws,
             stats=(stats or {}).get(name),
         )

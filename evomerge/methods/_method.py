@@ -18,6 +18,7 @@ from evomerge.methods.kernel.entrywise import Entrywise
 from evomerge.methods.kernel.facts import Facts, FactStore
 from evomerge.methods.kernel.operands import Operands
 from evomerge.params import Parameter, Value
+from evomerge.tensors import Place
 
 Base = Literal["required", "optional", "none"]
 
@@ -47,13 +48,7 @@ optional: Need = "optional"
 Stats = Mapping[str, Mapping[str, Tensor] | None]
 
 
-@dataclass(frozen=True)
-class Where:
-    """Where a tensor sits: its role, its block (None outside the blocks) and how many there are."""
-
-    role: str = "other"
-    layer: int | None = None
-    layers: int = 1
+_NOWHERE = Place(None, "other")
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,7 @@ class Inputs:
     base: Tensor | None = None
     seed: int = 0
     name: str = ""
-    place: Where = Where()
+    place: Place = _NOWHERE
     noise: Mapping[str, Tensor] | None = None
     stats: Stats | None = None
     totals: Sequence[Tensor] = ()

@@ -19,7 +19,7 @@ from evomerge.checkpoint import Checkpoint, beside
 from evomerge.checkpoint.contents import digests
 from evomerge.checkpoint.files import mapped_file
 from evomerge.errors import CheckpointError, InputError, NotMeasured
-from evomerge.parents.parents import Sources
+from evomerge.parents.parents import Parents
 from evomerge.recipe import Group, Recipe
 from evomerge.registry import STATISTICS
 
@@ -103,12 +103,12 @@ class Statistics:
     """The statistics of opened parents, mapped from the cache and aligned as their tensors are.
 
     Args:
-        sources: the parents.
+        parents: the models.
         store: the cache.
     """
 
-    def __init__(self, sources: Sources, store: StatisticStore | None = None) -> None:
-        self._sources, self._store = sources, store or StatisticStore()
+    def __init__(self, parents: Parents, store: StatisticStore | None = None) -> None:
+        self._parents, self._store = parents, store or StatisticStore()
         self._files: dict[tuple[str, str, str], Any] = {}
         self._known: dict[str, Statistic] = {}
 
@@ -131,7 +131,7 @@ class Statistics:
                         f"{name} --data FILE`, which prints the `data:` to add to the recipe"
                     )
                 if self._open(model, name, recipe.body.data.digest) is None:
-                    missing[command(self._sources.models[model].name, name, recipe.body.data)] = (
+                    missing[command(self._parents.models[model].name, name, recipe.body.data)] = (
                         None
                     )
         if missing:
@@ -140,21 +140,31 @@ class Statistics:
                 f"statistics that this recipe takes were not collected here; run\n  {lines}"
             )
 
-    def of(self, group: Group, name: str, data: Calibration | None) -> methods.Stats:
-        """What the group's method takes of parameter ``name``, as far as it was collected."""
+    def of(
+        self, group: Group, origin: Mapping[str, str], data: Calibration | None
+    ) -> methods.Stats:
+        """What the group's method takes of a tensor, as far as it was collected.
+
+        Args:
+            group: merges it.
+            origin: model -> the parameter of it that the tensor is.
+            data: what the statistics are of.
+        """
         found: dict[str, dict[str, Tensor] | None] = {}
         for each in methods.get(group.method).statistics:
             if each not in self._known:
                 self._known[each] = STATISTICS.get(each)()
             statistic = self._known[each]
-            if statistic.shape(name, self._sources.shape(name)) is None:
+            stored = {m: self._parents.stored_name(m, origin[m]) for m in group.models}
+            if any(self._shape(statistic, model, name) is None for model, name in stored.items()):
                 found[each] = None
             elif data is not None:
-                values = {
-                    model: self._tensor(model, statistic, name, data) for model in group.models
-                }
+                values = {m: self._tensor(m, statistic, origin[m], data) for m in group.models}
                 found[each] = {m: value for m, value in values.items() if value is not None}
         return found
+
+    def _shape(self, statistic: Statistic, model: str, stored: str) -> tuple[int, ...] | None:
+        return statistic.shape(stored, self._parents.models[model].entry(stored).shape)
 
     def _tensor(
         self, model: str, statistic: Statistic, name: str, data: Calibration
@@ -162,22 +172,22 @@ class Statistics:
         file = self._open(model, statistic.name, data.digest)
         if file is None:
             return None
-        stored = self._sources.stored_name(model, name)
+        stored = self._parents.stored_name(model, name)
         try:
             value: Tensor = file.get_tensor(statistic.source(stored))
         except Exception as error:  # safetensors raises its own kind
-            path = self._store.file(self._sources.models[model], statistic.name, data.digest)
+            path = self._store.file(self._parents.models[model], statistic.name, data.digest)
             raise CheckpointError(
                 f"{path}: not what {statistic.name} of {model} is now: {error}; delete it and measure again"
             ) from None
-        shape = self._sources.models[model].entry(stored).shape
-        return self._sources.by_token(model, name, value) if value.shape == shape else value
+        shape = self._parents.models[model].entry(stored).shape
+        return self._parents.aligned(model, name, value) if value.shape == shape else value
 
     def _open(self, model: str, statistic: str, digest: str) -> Any:
         """The mapped file; None if there is none."""
         key = model, statistic, digest
         if key not in self._files:
-            file = self._store.file(self._sources.models[model], statistic, digest)
+            file = self._store.file(self._parents.models[model], statistic, digest)
             if not file.is_file():
                 return None
             self._files[key] = mapped_file(file)

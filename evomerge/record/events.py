@@ -114,7 +114,7 @@ class Head(Line):
         template: a recipe without its body.
         models: by name.
         dims: names of the genes.
-        objectives: ``Objective.plain`` of each.
+        objectives: what is wanted.
         combine: how they combine.
         splits: the items.
         scorers: by name.
@@ -131,16 +131,11 @@ class Head(Line):
     template: dict[str, Any]
     models: dict[str, Parent]
     dims: list[str]
-    objectives: list[dict[str, Any]]
+    objectives: tuple[Objective, ...]
     combine: str
     splits: Splits
     scorers: dict[str, ScorerLine]
     versions: dict[str, str]
-
-    @property
-    def wanted(self) -> tuple[Objective, ...]:
-        """The objectives."""
-        return tuple(map(Objective.from_plain, self.objectives))
 
     @property
     def inventory(self) -> dict[str, list[str]]:
@@ -353,7 +348,7 @@ def lines_of(path: Path, events: Sequence[Mapping[str, Any]]) -> list[Line]:
             if (number == 1) != isinstance(line, Head):
                 raise ValueError("a journal begins with its run, and holds one")
             if isinstance(line, Head):
-                names = [objective.name for objective in line.wanted]
+                names = [objective.name for objective in line.objectives]
             elif isinstance(line, EndLine):
                 _ = line.final
             elif isinstance(line, EvaluationLine):

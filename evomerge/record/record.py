@@ -52,7 +52,7 @@ class Record:
         head = self.lines[0]
         assert isinstance(head, events.Head)
         self.head = head
-        self.objectives = head.wanted
+        self.objectives = head.objectives
         with events.reading(path, 1):
             template = self.template
         self.history = History(

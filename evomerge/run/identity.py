@@ -34,7 +34,7 @@ def head_of(run: Run) -> Head:
             for name, model in run.models.items()
         },
         dims=[dim.name for dim in run.space.dims],
-        objectives=[objective.plain for objective in run.suite.objectives],
+        objectives=tuple(run.suite.objectives),
         combine=run.suite.spec.combination,
         splits=Splits(run.splits_digest, run.suite.splits),
         scorers={

@@ -14,7 +14,7 @@ from evomerge.engines.huggingface.building import build_model
 from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import CandidateFailed, CheckpointError, InputError
 from evomerge.merging import Materializer
-from evomerge.parents.parents import Sources
+from evomerge.parents import Parents
 from evomerge.parents.statistics import Statistic, StatisticStore
 from evomerge.recipe import BASE, Body, Recipe, group
 from evomerge.registry import STATISTICS
@@ -75,12 +75,12 @@ def measure(
 
 def _module(model: Checkpoint, device: str) -> torch.nn.Module:
     """The model as the Hugging Face engine runs it, in float32, adapter applied."""
-    sources = Sources({BASE: model})
-    module: torch.nn.Module = build_model(sources, model, "float32", device)
+    materializer = Materializer(Parents({BASE: model}), device=device)
+    module: torch.nn.Module = build_model(materializer.blueprint, model, "float32", device)
     body = Body((group("passthrough", (BASE,)),))
     # by name alone: nothing is opened again
     recipe = Recipe(None, {}, body, "float32", 0, BASE)
-    Materializer(sources, device=device).into(recipe, module)
+    materializer.into(recipe, module)
     return module
 
 

@@ -19,7 +19,7 @@ from evomerge.evolution.core import Plan, Search
 from evomerge.evolution.history import History
 from evomerge.merging import open_model
 from evomerge.optimizers import Optimizer, Problem
-from evomerge.parents.parents import check_compatible
+from evomerge.parents import check_compatible
 from evomerge.pool import WorkerSpec
 from evomerge.recipe import BASE, Body, Recipe
 from evomerge.record.events import JOURNAL, Head, read_lines

@@ -24,7 +24,7 @@ from evomerge.registry import PARTS
 from evomerge.space.parts import Fit, Part
 from evomerge.space.parts.methods import SWEEP, uniform
 from evomerge.space.spec import SpaceSpec, parse_space
-from evomerge.tensors import Place
+from evomerge.tensors import places
 
 __all__ = ["SWEEP", "SearchSpace", "SpaceSpec", "parse_space"]
 
@@ -41,8 +41,8 @@ class SearchSpace:
         self.spec, self.layers = spec, layers
         self._template = template
         self.sources = tuple(template.models)
-        places = tuple(place for place in _places(layers) if place.role not in spec.kept)
-        self._fit = Fit(spec, self.sources, layers, places)
+        free = tuple(place for place in places(layers) if place.role not in spec.kept)
+        self._fit = Fit(spec, self.sources, layers, free)
         chosen = dict(spec.parts) if "layer_swap" in spec.parts else {"methods": None, **spec.parts}
         kept = {name: settings for name, settings in chosen.items() if PARTS.get(name).FIXED}
         self._parts: list[Part] = [
@@ -77,7 +77,7 @@ class SearchSpace:
             decoded = self.decode(genome)
             if all(
                 _same(decoded.group_of(place), recipe.group_of(place))
-                for place in _places(self.layers)
+                for place in places(self.layers)
             ):
                 return genome
         return None
@@ -145,12 +145,6 @@ class SearchSpace:
                  f"{loaded.body.data.file} the run's calibration, or leave the recipe out of space.start"]
             )  # fmt: skip
         return loaded.body.informed(ours)
-
-
-def _places(layers: int) -> list[Place]:
-    """Every layer and role that a model of this depth has tensors in."""
-    inside = [Place(layer, role) for layer in range(layers) for role in ("attn", "mlp", "norm")]
-    return [*inside, Place(None, "embed"), Place(None, "norm"), Place(None, "head")]
 
 
 def _same(ours: Group | None, theirs: Group | None) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from evomerge.recipe import Group
 from evomerge.space.spec import SpaceSpec, expanded
 from evomerge.tensors import ROLES, Place
 
@@ -22,7 +21,7 @@ class Region:
     blend: tuple[tuple[int, float], ...]  # (site, share), shares add up to 1
 
     def matches(self, place: Place) -> bool:
-        return Group("", {}, (), self.layers, self.roles).matches(place)
+        return place.within(self.layers, self.roles)
 
     @property
     def nearest(self) -> int:

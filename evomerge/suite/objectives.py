@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 Values = Mapping[str, float]  # objective name -> value, in the metric's own direction
 
@@ -33,6 +32,10 @@ class Floor:
     value: float | None = None
     share: float | None = None
     of: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.share is None or self.of is None):
+            raise ValueError("a floor is a value, or a share of a model's")
 
     def bound(self, objective: Objective, references: Mapping[str, Values]) -> float:
         """The bound as a value of the objective."""
@@ -80,17 +83,6 @@ class Objective:
     @property
     def sign(self) -> float:
         return 1.0 if self.maximize else -1.0
-
-    @property
-    def plain(self) -> dict[str, Any]:
-        """Plain data that ``from_plain`` reads back."""
-        return asdict(self)
-
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> Objective:
-        floor = plain["floor"]
-        of = tuple(plain["of"])
-        return cls(**{**plain, "floor": Floor(**floor) if floor else None, "of": of})
 
     def derive(self, values: Values) -> float:
         """The value of an objective that is made of others."""

@@ -27,8 +27,8 @@ from torch import Tensor
 from evomerge import methods
 from evomerge.errors import InputError, did_you_mean
 from evomerge.lines import Lines, auto_alpha, line_factor
-from evomerge.methods import Inputs, Method, Where, merge_states, merge_tensors
-from evomerge.tensors import place_of
+from evomerge.methods import Inputs, Method, merge_states, merge_tensors
+from evomerge.tensors import Place, place_of
 from evomerge.testing.originals import ORIGINALS
 from evomerge.testing.sparsify import sparsify
 
@@ -367,7 +367,7 @@ def _compare_lines(case: dict[str, Any], tensors: Tensors) -> str:
             return f"alpha is {alpha:.6g}, expected {wanted:.6g}"
     line = Lines(alpha, parameters["beta"], head="shallow")  # as the authors' code
     for parameter, tensor in expected.items():
-        factor = line_factor(line, place_of(parameter), parameters["num_blocks"])
+        factor = line_factor(line, place_of(parameter, parameters["num_blocks"]))
         error = (merge(name, parameter, factor) - tensor).abs()
         if not (error <= case["atol"] + case["rtol"] * tensor.abs()).all():
             return f"{parameter} is off by {float(error.max()):.3g}"
@@ -463,7 +463,7 @@ def _merge_whole(
                 named[f"model-{match[2]}"] = tensor
     places = {}
     if linear := case["parameters"].get("linear_weights"):  # only these are projected
-        places = {name: Where("mlp" if name in linear else "embed") for name in base or ()}
+        places = {name: Place(None, "mlp" if name in linear else "embed") for name in base or ()}
     return merge_states(
         method,
         {f"model-{i}": states[f"model-{i}"] for i in range(case["n_models"])},

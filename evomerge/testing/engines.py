@@ -10,8 +10,9 @@ right is what transformers says of the merged folders, one input at a time.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,10 +23,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from evomerge.checkpoint import ModelRef
-from evomerge.engines import Engine, EngineOptions, Request, Scored, Take, Tokens
+from evomerge.engines import Engine, EngineOptions, Outline, Request, Scored, Take, Tokens
 from evomerge.errors import CandidateFailed
 from evomerge.merging import Materializer, Merge, merge, open_parents
-from evomerge.parents.parents import Sources
+from evomerge.merging.blueprint import Blueprint
+from evomerge.parents import Parents
 from evomerge.recipe import Body, Group, Recipe, group
 from evomerge.registry import ENGINES
 
@@ -86,6 +88,7 @@ class Truth:
 class Stored:
     """Weights as they are, such as no merge hands out; after half of them ``fault`` is raised."""
 
+    outline: Outline
     tensors: Mapping[str, torch.Tensor]
     fault: Exception | None = None
 
@@ -100,6 +103,24 @@ class Stored:
             room = tensor.clone()
             take(name, room)
             room.fill_(math.nan)  # taken by reference, it is lost
+
+
+def stored(parents: Parents, model: str) -> dict[str, torch.Tensor]:
+    """A parent's own weights, by the names of the merged model."""
+    sites = Blueprint.of(parents).sites
+    return {site.name: parents.tensor(model, site.origin[model]).float() for site in sites}
+
+
+def relisted(model: Any, blocks: Sequence[int]) -> Any:
+    """The Llama ``model`` with these of its blocks, in this order."""
+    made = copy.deepcopy(model)
+    made.model.layers = torch.nn.ModuleList(
+        copy.deepcopy(made.model.layers[block]) for block in blocks
+    )
+    for number, block in enumerate(made.model.layers):
+        block.self_attn.layer_idx = number  # its keys and values in a cache
+    made.config.num_hidden_layers = len(blocks)
+    return made
 
 
 class EngineContract:
@@ -130,7 +151,7 @@ class EngineContract:
         }
 
     @pytest.fixture(scope="class")
-    def sources(self) -> Sources:
+    def parents(self) -> Parents:
         return open_parents(RECIPES["both"])
 
     @pytest.fixture(scope="class")
@@ -142,29 +163,29 @@ class EngineContract:
             engine.close()
 
     @pytest.fixture
-    def resident(self, held: list[Engine], sources: Sources) -> Engine:
+    def resident(self, held: list[Engine], parents: Parents) -> Engine:
         """One engine for all tests: whatever was loaded or asked before may not show."""
         if not held:
-            held.append(self.open(sources))
+            held.append(self.open(parents))
         return held[0]
 
     @pytest.fixture
-    def materializer(self, sources: Sources) -> Materializer:
+    def materializer(self, parents: Parents) -> Materializer:
         """One that knows nothing of what the engine holds."""
-        return Materializer(sources, threads=2)
+        return Materializer(parents, threads=2)
 
-    def open(self, sources: Sources, **options: Any) -> Engine:
+    def open(self, parents: Parents, **options: Any) -> Engine:
         made: Engine = ENGINES.get(self.engine).open(
-            sources, sources.models["chat"], replace(self.options, **options)
+            Blueprint.of(parents), parents.donor, replace(self.options, **options)
         )
         return made
 
     @contextmanager
-    def fresh(self, held: list[Engine], sources: Sources, **options: Any) -> Iterator[Engine]:
+    def fresh(self, held: list[Engine], parents: Parents, **options: Any) -> Iterator[Engine]:
         """Another engine in the place of the one that is open."""
         while held:
             held.pop().close()
-        engine = self.open(sources, **options)
+        engine = self.open(parents, **options)
         try:
             yield engine
         finally:
@@ -217,19 +238,37 @@ class EngineContract:
         resident: Engine,
         held: list[Engine],
         materializer: Materializer,
-        sources: Sources,
+        parents: Parents,
     ) -> None:
         for name in ("chat", "sea", "both"):
             resident.load(Merge(materializer, RECIPES[name]))
             answers = resident.loglikelihood(self.requests(resident))
         written = self._write(resident)
-        with self.fresh(held, sources) as engine:
-            engine.load(Merge(Materializer(sources), RECIPES["both"]))
+        with self.fresh(held, parents) as engine:
+            engine.load(Merge(Materializer(parents), RECIPES["both"]))
             expected = engine.loglikelihood(self.requests(engine))
             assert self._write(engine) == written
         assert [a.greedy for a in answers] == [e.greedy for e in expected]
         nats = [answer.nats for answer in expected]
         assert [a.nats for a in answers] == pytest.approx(nats, abs=self.nats, rel=0)
+
+    def test_a_candidate_may_have_another_depth(
+        self,
+        resident: Engine,
+        parents: Parents,
+        materializer: Materializer,
+        truths: dict[str, Truth],
+    ) -> None:
+        """Blocks twice, blocks left out, and the usual ones again."""
+        recipe, known = RECIPES["both"], truths["both"]
+        for blocks in ((0, 1, 1, 2, 2, 3), (3, 0), None):
+            blueprint = Blueprint.of(parents, blocks)
+            resident.load(Merge(Materializer(parents, blueprint=blueprint), recipe))
+            truth = Truth(relisted(known.model, blocks)) if blocks else known
+            self.assert_right(resident, truth)
+            (prompt, *_), ((_, tokens, _), *_) = self.prompts(resident), self._write(resident)
+            eos = resident.tokenizer.eos_token_id
+            assert tokens == [token for token in truth.written(prompt, LIMIT) if token != eos]
 
     @pytest.mark.parametrize("name", list(RECIPES))
     def test_greedy_answers_are_the_models_own(
@@ -277,11 +316,11 @@ class EngineContract:
         assert resident.loglikelihood([]) == [] == resident.generate([], until=[], limit=3)
 
     def test_inputs_that_are_too_long_lose_their_beginning(
-        self, held: list[Engine], sources: Sources, truths: dict[str, Truth]
+        self, held: list[Engine], parents: Parents, truths: dict[str, Truth]
     ) -> None:
-        with self.fresh(held, sources, max_length=24) as engine:
+        with self.fresh(held, parents, max_length=24) as engine:
             assert engine.max_length == 24
-            engine.load(Merge(Materializer(sources), RECIPES["chat"]))
+            engine.load(Merge(Materializer(parents), RECIPES["chat"]))
             self.assert_right(engine, truths["chat"])
             prompt = (self.prompts(engine)[0] * 3)[:40]
             (answer,) = engine.generate([prompt], until=[], limit=6)
@@ -291,25 +330,25 @@ class EngineContract:
             ]
 
     def test_nan_is_no_answer(
-        self, resident: Engine, sources: Sources, truths: dict[str, Truth]
+        self, resident: Engine, parents: Parents, truths: dict[str, Truth]
     ) -> None:
-        weights = {name: sources.tensor("chat", name).float() for name in sources.names}
-        middle = sources.names[len(sources.names) // 2]
+        weights = stored(parents, "chat")
+        middle = list(weights)[len(weights) // 2]
         broken = weights | {middle: torch.full_like(weights[middle], math.nan)}
-        resident.load(Stored(broken))
+        resident.load(Stored(Blueprint.of(parents), broken))
         assert all(math.isnan(a.nats) for a in resident.loglikelihood(self.requests(resident)))
         with pytest.raises(FloatingPointError):
             self._write(resident)
-        resident.load(Stored(weights))
+        resident.load(Stored(Blueprint.of(parents), weights))
         self.assert_right(resident, truths["chat"])
 
     def test_a_merge_that_fails_half_way(
-        self, resident: Engine, sources: Sources, truths: dict[str, Truth]
+        self, resident: Engine, parents: Parents, truths: dict[str, Truth]
     ) -> None:
-        weights = {name: sources.tensor("sea", name).float() for name in sources.names}
+        weights = stored(parents, "sea")
         with pytest.raises(CandidateFailed, match="half"):
-            resident.load(Stored(weights, CandidateFailed("half of it")))
-        resident.load(Merge(Materializer(sources), RECIPES["both"]))
+            resident.load(Stored(Blueprint.of(parents), weights, CandidateFailed("half of it")))
+        resident.load(Merge(Materializer(parents), RECIPES["both"]))
         self.assert_right(resident, truths["both"])
 
     def test_tokens_are_counted(self, resident: Engine, materializer: Materializer) -> None:
@@ -325,12 +364,12 @@ class EngineContract:
         self._write(resident)
         assert resident.tokens - before > 2 * spent
 
-    def test_what_it_says_of_itself(self, resident: Engine, sources: Sources) -> None:
+    def test_what_it_says_of_itself(self, resident: Engine, parents: Parents) -> None:
         torch.device(resident.device)
         assert (resident.module() is not None) == type(resident).HAS_MODULE
-        donor = sources.models["chat"].folder
+        donor = parents.donor.folder
         assert resident.tokenizer.chat_template == Path(donor, "chat_template.jinja").read_text()
-        assert resident.max_length == sources.config()["max_position_embeddings"]
+        assert resident.max_length == Blueprint.of(parents).config()["max_position_embeddings"]
 
     def _write(self, engine: Engine) -> list[tuple[str, list[int], bool]]:
         answers = engine.generate(self.prompts(engine), until=[], limit=LIMIT)

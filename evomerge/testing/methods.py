@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from evomerge import methods
-from evomerge.methods import Inputs, Method, Where, merge_tensors
+from evomerge.methods import Inputs, Method, merge_tensors
 from evomerge.methods.kernel import passes, tiled
+from evomerge.tensors import Place
 
 SHAPES = [(), (0,), (1,), (7,), (1, 1), (3, 5), (5, 3), (0, 4), (4, 0), (2, 3, 4), (2, 3, 1, 2)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -250,7 +251,7 @@ def inputs_of(merge: dict[str, Any]) -> Inputs:
         seed=merge["seed"],
         name=merge["name"],
         stats=merge["stats"],
-        place=Where(merge["role"]),
+        place=Place(None, merge["role"]),
     )
     return replace(inputs, totals=methods.survey(method, [inputs]))
 

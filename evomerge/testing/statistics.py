@@ -15,7 +15,8 @@ from torch import Tensor
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.engines.huggingface.building import build_model
 from evomerge.engines.tokenizer import load_tokenizer
-from evomerge.parents.parents import Sources
+from evomerge.merging.blueprint import Blueprint
+from evomerge.parents import Parents
 from evomerge.parents.statistics import Statistic
 from evomerge.registry import STATISTICS
 
@@ -40,7 +41,7 @@ class StatisticContract:
     @pytest.fixture
     def module(self, model: Checkpoint) -> Any:
         """The live model, in float32."""
-        return build_model(Sources({"chat": model}), model, "float32", "cpu")
+        return build_model(Blueprint.of(Parents({"chat": model})), model, "float32", "cpu")
 
     def collect(self, subject: Statistic, model: Checkpoint, module: Any) -> dict[str, Tensor]:
         """From the texts, which are gone through once, on one thread."""

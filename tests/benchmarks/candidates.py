@@ -24,8 +24,9 @@ from families import MODELS
 from evomerge import methods
 from evomerge.checkpoint import ModelRef
 from evomerge.merging import Materializer, shared_memory
+from evomerge.merging.blueprint import Blueprint
 from evomerge.params import Real
-from evomerge.parents.parents import Sources
+from evomerge.parents import Parents
 from evomerge.recipe import Body, Recipe, group
 
 # narrower than declared, so that every method, mergekit's too, takes every value
@@ -70,12 +71,10 @@ def recipe(family: Path, method: str, number: int) -> Recipe:
 class Resident:
     """A model as the materializer sees it: parameters in memory that was touched before."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, parents: Parents) -> None:
         self._parameters = {
-            name: torch.nn.Parameter(
-                torch.zeros(sources.shape(name), dtype=torch.bfloat16), requires_grad=False
-            )
-            for name in sources.names
+            name: torch.nn.Parameter(torch.zeros(shape, dtype=torch.bfloat16), requires_grad=False)
+            for name, shape in Blueprint.of(parents).shapes.items()
         }
 
     def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
@@ -104,11 +103,11 @@ def bandwidth() -> float:
     return 2 * source.numel() * source.element_size() / statistics.median(seconds)
 
 
-def rebuilding(sources: Sources) -> float:
+def rebuilding(parents: Parents) -> float:
     """CPU seconds of one matrix product for each matrix, as rebuilding it from its factors takes."""
     seconds = 0.0
-    for name in sources.names:
-        if len(shape := sources.shape(name)) == 2:
+    for shape in Blueprint.of(parents).shapes.values():
+        if len(shape) == 2:
             inner = min(shape)
             left, right = torch.ones(shape[0], inner), torch.ones(inner, shape[1])
             out = torch.zeros(shape)
@@ -125,32 +124,32 @@ def measure(toy: Path, family: Path, method: str, warm: int) -> dict[str, Any]:
         first: the first candidate of the family, with everything compiled.
         warm: later ones, every parameter new each time, on one thread.
         two: the same on two threads.
-        bytes: of all sources that the method reads and of the result.
+        bytes: of all parents that the method reads and of the result.
         bandwidth: of copying, bytes per second.
         rebuilding: see there.
     """
     torch.set_num_threads(1)
     speed = bandwidth()
 
-    def candidates(folder: Path, sources: Sources, threads: int) -> Callable[[int], None]:
-        maker = Materializer(sources, threads=threads, memory=shared_memory())
+    def candidates(folder: Path, parents: Parents, threads: int) -> Callable[[int], None]:
+        maker = Materializer(parents, threads=threads, memory=shared_memory())
         return lambda number: maker.into(recipe(folder, method, number), models[number % 2])
 
-    sources = Sources.open(recipe(toy, method, 0))
+    parents = Parents.open(recipe(toy, method, 0))
     models = [
-        Resident(sources),
-        Resident(sources),
+        Resident(parents),
+        Resident(parents),
     ]  # in turns: no tensor is as the last merge left it
-    make = candidates(toy, sources, threads=1)
+    make = candidates(toy, parents, threads=1)
     compiling = [timed(partial(make, number)) for number in (0, 1)]
-    sources = Sources.open(recipe(family, method, 0))
-    models = [Resident(sources), Resident(sources)]
-    make = candidates(family, sources, threads=1)
+    parents = Parents.open(recipe(family, method, 0))
+    models = [Resident(parents), Resident(parents)]
+    make = candidates(family, parents, threads=1)
     first = timed(partial(make, 0))
     later = [timed(partial(make, number)) for number in range(1, 1 + warm)]
     two = []
     if first["cpu"] < 60:
-        make = candidates(family, sources, threads=2)
+        make = candidates(family, parents, threads=2)
         make(0)
         two = [timed(partial(make, number)) for number in (1, 2)]
     result = sum(p.numel() * p.element_size() for _, p in models[0].named_parameters())
@@ -160,9 +159,9 @@ def measure(toy: Path, family: Path, method: str, warm: int) -> dict[str, Any]:
         "first": first,
         "warm": later,
         "two": two,
-        "bytes": result * (len(sources.models) + 1),
+        "bytes": result * (len(parents.models) + 1),
         "bandwidth": max(speed, bandwidth()),
-        "rebuilding": rebuilding(sources) if spectral else 0.0,
+        "rebuilding": rebuilding(parents) if spectral else 0.0,
     }
 
 

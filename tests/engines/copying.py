@@ -17,18 +17,16 @@ from evomerge.engines.tokenizer import load_tokenizer
 class Copying:
     HAS_MODULE: ClassVar[bool] = False
 
-    def __init__(self, config: Any, tokenizer: Any, length: int, dtype: torch.dtype) -> None:
-        self._config, self.tokenizer, self.max_length = config, tokenizer, length
+    def __init__(self, tokenizer: Any, length: int, dtype: torch.dtype) -> None:
+        self.tokenizer, self.max_length = tokenizer, length
         self._dtype, self._model = dtype, None
         self.tokens = 0
 
     @classmethod
     def open(cls, outline: Any, donor: Any, options: Any) -> Copying:
-        content = dict(outline.config())
-        config = type(AutoConfig.for_model(content["model_type"])).from_dict(content)
         tokenizer = load_tokenizer(donor, options.trust_remote_code)
-        length = options.max_length or config.max_position_embeddings
-        return cls(config, tokenizer, length, getattr(torch, options.dtype))
+        length = options.max_length or outline.config()["max_position_embeddings"]
+        return cls(tokenizer, length, getattr(torch, options.dtype))
 
     def load(self, weights: Any) -> None:
         self._model, copies = None, {}
@@ -37,7 +35,9 @@ class Copying:
             copies[name] = tensor.to(self._dtype, copy=True)
 
         weights.each(take)
-        model = AutoModelForCausalLM.from_config(self._config, dtype=self._dtype)
+        content = dict(weights.outline.config())
+        config = type(AutoConfig.for_model(content["model_type"])).from_dict(content)
+        model = AutoModelForCausalLM.from_config(config, dtype=self._dtype)
         model.load_state_dict(copies, strict=False)
         model.tie_weights()
         self._model = model.eval()

@@ -16,7 +16,8 @@ from evomerge.engines import EngineOptions, Request, Scored, Weights
 from evomerge.engines.huggingface import HuggingFaceEngine
 from evomerge.errors import InputError
 from evomerge.merging import Materializer, merge
-from evomerge.parents.parents import Sources
+from evomerge.merging.blueprint import Blueprint
+from evomerge.parents import Parents
 from evomerge.run.preflight import prepare
 from evomerge.run.spec import load_run
 from evomerge.testing.engines import RECIPES, EngineContract, Truth
@@ -92,14 +93,14 @@ def test_the_contract_sees(faulty: type[HuggingFaceEngine], tmp_path: Path) -> N
         engine = "huggingface"
 
     contract = Contract()
-    sources = Sources.open(RECIPES["both"])
+    parents = Parents.open(RECIPES["both"])
     truths = {}
     for name, recipe in RECIPES.items():
         model = AutoModelForCausalLM.from_pretrained(merge(recipe, tmp_path / name))
         truths[name] = Truth(model.eval())
-    engine = faulty.open(sources, sources.models["chat"], EngineOptions())
+    engine = faulty.open(Blueprint.of(parents), parents.donor, EngineOptions())
     with pytest.raises(AssertionError):
-        contract.test_every_load_is_what_runs(engine, Materializer(sources), truths)
+        contract.test_every_load_is_what_runs(engine, Materializer(parents), truths)
 
 
 @pytest.fixture

@@ -391,7 +391,7 @@ def journal_example() -> str:
         time=0.0, format=FORMAT, digest="0", content={"fitness": {}}, budget={"evaluations": 6},
         scoring="float32", population=2, template=template.plain,
         models={name: events.Parent(name, "0", {}) for name in ("base", *models)},
-        dims=[dim.name for dim in space.dims], objectives=[o.plain for o in wanted], combine="mean",
+        dims=[dim.name for dim in space.dims], objectives=wanted, combine="mean",
         splits=events.Splits("0", {"search": items}), scorers={"sums": events.ScorerLine("0", {})},
         versions={},
     )  # fmt: skip

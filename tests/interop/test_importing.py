@@ -15,8 +15,8 @@ from evomerge.cli import main
 from evomerge.errors import ConfigError
 from evomerge.interop import from_mergekit, to_mergekit
 from evomerge.interop.settings import Branch
-from evomerge.interop.skeleton import places
 from evomerge.recipe import GROUP_ROLES, Group, Recipe, group
+from evomerge.tensors import places
 
 MakeRecipe = Callable[..., Recipe]
 Import = Callable[..., Recipe]

@@ -20,8 +20,9 @@ from evomerge.calibration import Calibration
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.errors import CandidateFailed, CheckpointError, Incompatible
 from evomerge.merging import Materializer
+from evomerge.merging.blueprint import Blueprint
 from evomerge.methods.kernel import passes, tiled
-from evomerge.parents.parents import Sources
+from evomerge.parents import Parents
 from evomerge.parents.statistics import StatisticStore
 from evomerge.recipe import Body, Recipe, group
 from evomerge.testing.models import tiny_family
@@ -34,10 +35,10 @@ NAMES = methods.names()
 class Parameters:
     """What a materializer sees of a live model."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, parents: Parents) -> None:
         self.tensors = {
-            name: torch.nn.Parameter(torch.full(sources.shape(name), 7.0, dtype=torch.bfloat16))
-            for name in sources.names
+            name: torch.nn.Parameter(torch.full(shape, 7.0, dtype=torch.bfloat16))
+            for name, shape in Blueprint.of(parents).shapes.items()
         }
 
     def named_parameters(self) -> Any:
@@ -71,10 +72,10 @@ def digest(tensors: dict[str, Tensor]) -> str:
 
 
 def resident(recipe: Recipe, threads: int = 1, memory: int = 1 << 30, times: int = 1) -> str:
-    sources = Sources.open(recipe)
-    materializer = Materializer(sources, threads=threads, memory=memory)
+    parents = Parents.open(recipe)
+    materializer = Materializer(parents, threads=threads, memory=memory)
     for _ in range(times):
-        parameters = Parameters(sources)
+        parameters = Parameters(parents)
         materializer.into(recipe, parameters)
     return digest({name: p.data for name, p in parameters.named_parameters()})
 
@@ -144,17 +145,17 @@ def test_only_what_differs_is_merged_again(family: dict[str, Path]) -> None:
     plain = recipe_of(family, "task_arithmetic")
     changed = group("ties", plain.groups[0].models, {"density": 0.3}, layers=(0, 0), roles=("mlp",))
     mixed = Recipe(plain.base, plain.models, Body((changed, *plain.groups)), plain.dtype)
-    sources = Sources.open(plain)
-    materializer, parameters = Materializer(sources, memory=1 << 30), Parameters(sources)
+    parents = Parents.open(plain)
+    materializer, parameters = Materializer(parents, memory=1 << 30), Parameters(parents)
     materializer.into(plain, parameters)
     for parameter in parameters.tensors.values():
         parameter.data.fill_(7.0)
     materializer.into(mixed, parameters)
     written = {name for name, p in parameters.named_parameters() if not (p == 7.0).all()}
-    assert written == {name for name in sources.names if ".mlp." in name}
+    assert written == {name for name in Blueprint.of(parents).names if ".mlp." in name}
     materializer.into(plain, parameters)
-    fresh = Parameters(sources)
-    Materializer(sources).into(plain, fresh)
+    fresh = Parameters(parents)
+    Materializer(parents).into(plain, fresh)
     for name in written:
         assert torch.equal(parameters.tensors[name], fresh.tensors[name])
 
@@ -162,8 +163,8 @@ def test_only_what_differs_is_merged_again(family: dict[str, Path]) -> None:
 def test_a_recipe_that_failed_is_merged_again(family: dict[str, Path]) -> None:
     good = recipe_of(family, "task_arithmetic")
     bad = recipe_of(family, "task_arithmetic", **{"weight": 3e38, "lambda": 1e4})
-    sources = Sources.open(good)
-    materializer, parameters = Materializer(sources, memory=1 << 30), Parameters(sources)
+    parents = Parents.open(good)
+    materializer, parameters = Materializer(parents, memory=1 << 30), Parameters(parents)
     materializer.into(good, parameters)
     before = {name: p.detach().clone() for name, p in parameters.named_parameters()}
     with pytest.raises(CandidateFailed, match="NaN or infinite"):
@@ -185,10 +186,10 @@ def test_a_model_of_another_dtype_holds_what_the_disk_holds(
     family: dict[str, Path], tmp_path: Path
 ) -> None:
     recipe = recipe_of(family, "ties")
-    sources = Sources.open(recipe)
-    wide = Parameters(sources)
+    parents = Parents.open(recipe)
+    wide = Parameters(parents)
     wide.tensors = {n: torch.nn.Parameter(p.detach().float()) for n, p in wide.tensors.items()}
-    Materializer(sources).into(recipe, wide)
+    Materializer(parents).into(recipe, wide)
     on_disk = load_file(merge(recipe, tmp_path / "merged") / "model.safetensors")
     assert all(torch.equal(p, on_disk[name].float()) for name, p in wide.named_parameters())
 
@@ -197,12 +198,12 @@ def test_a_model_that_does_not_fit_is_refused_before_anything_is_written(
     family: dict[str, Path],
 ) -> None:
     recipe = recipe_of(family, "linear")
-    sources = Sources.open(recipe)
-    other = Parameters(sources)
-    name = next(name for name in sources.names if "up_proj" in name)
+    parents = Parents.open(recipe)
+    other = Parameters(parents)
+    name = next(name for name in Blueprint.of(parents).names if "up_proj" in name)
     other.tensors[name] = torch.nn.Parameter(other.tensors[name].detach().T.contiguous())
     with pytest.raises(Incompatible, match="up_proj"):
-        Materializer(sources).into(recipe, other)
+        Materializer(parents).into(recipe, other)
     assert all((p == 7.0).all() for _, p in other.named_parameters())
 
 

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evomerge import merge, merge_into, merge_tensors, methods
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.errors import Incompatible
-from evomerge.parents.parents import Sources
+from evomerge.merging.blueprint import Blueprint
+from evomerge.parents import Parents
 from evomerge.recipe import Body, Group, Recipe, group
 from evomerge.tensors import place_of
 from evomerge.testing.models import tiny_family
@@ -166,7 +167,7 @@ def test_every_architecture_is_merged_and_loads(
     assert model.dtype == torch.bfloat16
     embed, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     assert (embed.data_ptr() == head.data_ptr()) == tied
-    assert ("lm_head.weight" in Sources.open(recipe).names) == (not tied)
+    assert ("lm_head.weight" in Blueprint.of(Parents.open(recipe)).names) == (not tied)
     logits = model(torch.tensor([[1, 2, 3]])).logits
     assert logits.isfinite().all()
 
@@ -249,7 +250,7 @@ def test_every_difference_between_models_is_named(family: dict[str, Path], tmp_p
     recipe = recipe_of({"base": family["base"], "a": deep, "b": qwen}, group("linear", ("a", "b")))
     recipe = Recipe(recipe.base, recipe.models, Body((group("task_arithmetic", ("a", "b")),)))
     with pytest.raises(Incompatible) as caught:
-        Sources.open(recipe)
+        Parents.open(recipe)
     assert "depths differ: 5 and 4 layers" in str(caught.value)
     assert "architectures differ: Qwen2ForCausalLM and LlamaForCausalLM" in str(caught.value)
 

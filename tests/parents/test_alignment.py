@@ -20,7 +20,8 @@ from evomerge import merge, merge_into, merge_tensors
 from evomerge.checkpoint import ABSENT, Checkpoint, ModelRef, matching_rows
 from evomerge.engines.huggingface.building import build_model
 from evomerge.errors import Incompatible
-from evomerge.parents.parents import Sources, check_compatible
+from evomerge.merging.blueprint import Blueprint, notes_on
+from evomerge.parents import Parents, check_compatible
 from evomerge.recipe import Body, Recipe, group
 from evomerge.testing.models import tiny_family
 
@@ -70,9 +71,9 @@ def tokens_of(model: Path) -> dict[str, int]:
     return vocab
 
 
-def opened(folders: Mapping[str, Path], tokenizer: str | None = None) -> Sources:
+def opened(folders: Mapping[str, Path], tokenizer: str | None = None) -> Parents:
     checkpoints = {name: Checkpoint.open(ModelRef(str(f))) for name, f in folders.items()}
-    return Sources(checkpoints, tokenizer)
+    return Parents(checkpoints, tokenizer)
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -113,15 +114,15 @@ def test_a_vocabulary_matches_itself(tokens: dict[str, int], height: int) -> Non
 
 
 def test_models_that_agree_are_mapped(models: dict[str, Path]) -> None:
-    sources = opened(models)
-    assert sources.notes() == []
+    parents = opened(models)
+    assert parents.notes() == []
     for model in models:
         stored = weights(models[model])
-        for name in sources.names:
-            tensor = sources.tensor(model, name)
-            assert torch.equal(tensor, stored[name]) and sources.mapped(model, name)
-            assert tensor is sources.tensor(model, name)
-            assert sources.shape(name) == tuple(tensor.shape)
+        for name in Blueprint.of(parents).names:
+            tensor = parents.tensor(model, name)
+            assert torch.equal(tensor, stored[name]) and parents.mapped(model, name)
+            assert tensor is parents.tensor(model, name)
+            assert parents.shape(model, name) == tuple(tensor.shape)
 
 
 @pytest.mark.parametrize("donor", ["base", "chat", "sea"])
@@ -133,18 +134,18 @@ def test_a_shuffled_vocabulary_changes_nothing(
     order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0)).tolist()
     shuffled = {token: order[row] for token, row in tokens.items()}
     members = {**models, "sea": with_vocabulary(models["sea"], tmp_path / "sea", shuffled)}
-    sources = opened(members, donor)
+    parents = opened(members, donor)
     result = tokens_of(members[donor])
     for model, folder in models.items():
         stored = weights(folder)
         for name in (EMBED, HEAD):
-            ours = sources.tensor(model, name)
+            ours = parents.tensor(model, name)
             for token, row in result.items():
                 assert torch.equal(ours[row], stored[name][tokens[token]])
             moved = (model == "sea") != (donor == "sea")
-            assert sources.mapped(model, name) != moved
-        assert sources.mapped(model, "model.norm.weight")
-    said = sources.notes()
+            assert parents.mapped(model, name) != moved
+        assert parents.mapped(model, "model.norm.weight")
+    said = parents.notes()
     assert f"{len(tokens)} rows of {donor}" in said[0] and "rows moved" in said[1]
 
 
@@ -159,10 +160,10 @@ def test_a_token_that_a_model_lacks_comes_from_those_that_have_it(
         "sea": with_vocabulary(models["sea"], tmp_path / "sea", {**without_b, "<new>": 260}, 262),
     }  # fmt: skip
     stored = {name: weights(folder) for name, folder in members.items()}
-    sources = opened(members, "chat")
-    assert (sources.height, sources.shape(HEAD)) == (260, (260, 32))
+    parents = opened(members, "chat")
+    assert (parents.height, parents.shape("base", HEAD)) == (260, (260, 32))
     for name in (EMBED, HEAD):
-        base, chat, sea = (sources.tensor(model, name) for model in members)
+        base, chat, sea = (parents.tensor(model, name) for model in members)
         assert base.shape == chat.shape == sea.shape == (260, 32)
         assert torch.equal(chat, stored["chat"][name])
         assert torch.equal(base[:258], stored["base"][name])
@@ -170,15 +171,15 @@ def test_a_token_that_a_model_lacks_comes_from_those_that_have_it(
         assert (base[258] == (1258.0 + 1260.0) / 2).all()  # the mean of the two that have it
         assert (sea[258] == 1260.0).all()
         assert (base[259] == 1259.0).all() and (sea[259] == 1259.0).all()  # the one that has it
-    assert sources.notes() == [
+    assert parents.notes() == [
         "vocabularies differ: aligned by token to 260 rows of chat",
         "base: filled with the mean of the models that have them: 2",
         "sea: rows moved: 1, filled from the base: 1, filled with the mean of the models that have them: 1, left out: 4",
     ]
-    sources = opened(members, "base")
-    assert sources.height == 258
+    parents = opened(members, "base")
+    assert parents.height == 258
     for name in (EMBED, HEAD):
-        assert torch.equal(sources.tensor("chat", name), stored["chat"][name][:258])
+        assert torch.equal(parents.tensor("chat", name), stored["chat"][name][:258])
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -187,9 +188,9 @@ def test_means_of_rows_are_not_rounded(tmp_path: Path, dtype: str) -> None:
     tokens = tokens_of(family["base"])
     fewer = {token: row for token, row in tokens.items() if row < 200}
     members = {**family, "base": with_vocabulary(family["base"], tmp_path / "base", fewer, 200)}
-    sources = opened(members, "chat")
+    parents = opened(members, "chat")
     chat, sea = (weights(family[name])[EMBED].float() for name in ("chat", "sea"))
-    base = sources.tensor("base", EMBED)
+    base = parents.tensor("base", EMBED)
     assert base.dtype == torch.float32
     assert torch.equal(base[200:], (chat[200:] + sea[200:]) / 2)
     # where the stored dtype holds the values, it stays
@@ -205,9 +206,9 @@ def test_padding_is_cut_or_taken_from_the_tokenizers_model(
     tokens = tokens_of(models["base"])
     tall = with_vocabulary(models["sea"], tmp_path / "tall", tokens, 264)
     for donor, height in (("chat", 258), ("sea", 264)):
-        sources = opened({**models, "sea": tall}, donor)
+        parents = opened({**models, "sea": tall}, donor)
         for model, name in ((m, n) for m in models for n in (EMBED, HEAD)):
-            ours = sources.tensor(model, name)
+            ours = parents.tensor(model, name)
             assert ours.shape == (height, 32)
             assert torch.equal(ours[:258], weights(models[model])[name])
             assert (ours[258:] == -1).all()  # what the only model with padding holds there
@@ -251,17 +252,19 @@ def test_an_adapter_is_applied_before_its_rows_move(
 def test_a_tied_head_becomes_a_copy_beside_one_that_is_not(
     models: dict[str, Path], family: dict[str, Path], tied_one: str
 ) -> None:
-    sources = opened({**models, tied_one: family[tied_one]})
-    assert not sources.tied and not sources.config()["tie_word_embeddings"]
-    assert HEAD in sources.names and sources.shape(HEAD) == (258, 32)
-    head = sources.tensor(tied_one, HEAD)
+    parents = opened({**models, tied_one: family[tied_one]})
+    blueprint = Blueprint.of(parents)
+    assert not blueprint.tied and not blueprint.config()["tie_word_embeddings"]
+    assert blueprint.shapes[HEAD] == (258, 32)
+    head = parents.tensor(tied_one, HEAD)
     assert torch.equal(head, weights(family[tied_one])[EMBED])
-    assert sources.mapped(tied_one, HEAD)
-    assert torch.equal(sources.tensor("chat", HEAD), weights(models["chat"])[HEAD])
-    assert sources.notes() == [
+    assert parents.mapped(tied_one, HEAD)
+    assert torch.equal(parents.tensor("chat", HEAD), weights(models["chat"])[HEAD])
+    assert parents.notes() == []
+    assert notes_on(parents) == [
         f"{tied_one}: the head is a copy of the embedding, others do not tie"
     ]
-    both = opened(family)
+    both = Blueprint.of(opened(family))
     assert both.tied and HEAD not in both.names and both.config()["tie_word_embeddings"]
 
 
@@ -277,7 +280,7 @@ def test_the_config_is_the_first_models_with_the_tokenizers_tokens(
     config |= {"eos_token_id": [1, 258], "max_position_embeddings": 7}
     del config["bos_token_id"]
     (chat / "config.json").write_text(json.dumps(config))
-    merged = opened({**models, "chat": chat}, "chat").config()
+    merged = Blueprint.of(opened({**models, "chat": chat}, "chat")).config()
     assert merged["vocab_size"] == 272
     assert merged["eos_token_id"] == [1, 258] and "bos_token_id" not in merged
     assert merged["max_position_embeddings"] == 256
@@ -298,19 +301,19 @@ def test_all_models_of_a_recipe_have_a_say_in_rows_that_one_lacks(
     refs = {name: ModelRef(str(folder)) for name, folder in members.items()}
     base = refs.pop("base")
     few = Recipe(base, refs, Body((group("task_arithmetic", ("chat",)),)), tokenizer="chat")
-    sources = Sources.open(few)
-    assert set(sources.models) == {"base", "chat", "sea"}
+    parents = Parents.open(few)
+    assert set(parents.models) == {"base", "chat", "sea"}
     everything = opened(members, "chat")
     for model in ("base", "chat"):
-        assert torch.equal(sources.tensor(model, EMBED), everything.tensor(model, EMBED))
+        assert torch.equal(parents.tensor(model, EMBED), everything.tensor(model, EMBED))
     # where nothing needs to be filled, what no group reads stays closed
     same = Recipe(base, refs, Body((group("task_arithmetic", ("chat",)),)), tokenizer="base")
-    assert "sea" in Sources.open(same).models  # chat is taller than the base
+    assert "sea" in Parents.open(same).models  # chat is taller than the base
     agreeing = {name: ModelRef(str(folder)) for name, folder in models.items()}
     agreeing["sea"] = ModelRef(str(tmp_path / "absent"))
     base = agreeing.pop("base")
     narrow = Recipe(base, agreeing, Body((group("task_arithmetic", ("chat",)),)), tokenizer="chat")
-    assert set(Sources.open(narrow).models) == {"base", "chat"}
+    assert set(Parents.open(narrow).models) == {"base", "chat"}
 
 
 # -- refusals ------------------------------------------------------------------------------------
@@ -375,9 +378,9 @@ def test_models_that_differ_are_merged_by_token(
     recipe = Recipe(base, refs, Body(groups), dtype="float32", tokenizer=tokenizer)
     merge(recipe, tmp_path / "out")
     disk = weights(tmp_path / "out")
-    sources = opened(members, tokenizer)
-    live = build_model(sources, sources.models[tokenizer], "float32", "cpu")
-    merge_into(recipe, live, opened(members, tokenizer))
+    parents = opened(members, tokenizer)
+    live = build_model(Blueprint.of(parents), parents.donor, "float32", "cpu")
+    merge_into(recipe, live, parents)
     parameters = dict(live.named_parameters())
     assert parameters.keys() == disk.keys() and {EMBED, HEAD} <= disk.keys()
     assert all(torch.equal(parameters[name], disk[name]) for name in disk)

@@ -22,6 +22,7 @@ from evomerge.commands.search import search
 from evomerge.errors import InputError, NotMeasured
 from evomerge.merging import open_parents
 from evomerge.methods import optional
+from evomerge.parents import Parents
 from evomerge.parents.fisher import Fisher
 from evomerge.parents.statistics import Statistics
 from evomerge.record.events import JOURNAL
@@ -337,16 +338,14 @@ def test_a_broken_file_of_the_cache_is_named(data: Path, tmp_path: Path) -> None
 
 
 def test_statistics_are_aligned_as_their_tensors_are(tmp_path: Path) -> None:
-    from evomerge.parents.parents import Sources
-
-    sources = Sources({"a": Checkpoint.open(ModelRef("embedded:chat"))})
-    name = sources.names[0]
-    rows = torch.arange(sources.height, dtype=torch.float32)[:, None]
-    assert torch.equal(sources.by_token("a", name, rows), rows)
-    moved = [2, -1, *range(2, sources.height)]
-    sources._rows["a"] = moved
-    assert sources.by_token("a", name, rows)[:3, 0].tolist() == [2, 0, 2]
-    assert torch.equal(sources.by_token("a", sources.names[1], rows), rows)
+    parents = Parents({"a": Checkpoint.open(ModelRef("embedded:chat"))})
+    name = "model.embed_tokens.weight"
+    rows = torch.arange(parents.height, dtype=torch.float32)[:, None]
+    assert torch.equal(parents.aligned("a", name, rows), rows)
+    moved = [2, -1, *range(2, parents.height)]
+    parents._rows["a"] = moved
+    assert parents.aligned("a", name, rows)[:3, 0].tolist() == [2, 0, 2]
+    assert torch.equal(parents.aligned("a", "model.norm.weight", rows), rows)
 
 
 def test_a_statistic_gives_what_it_declares(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:

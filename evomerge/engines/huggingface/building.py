@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers.utils import logging
 
 from evomerge.checkpoint import Checkpoint
 from evomerge.engines import Outline
@@ -14,13 +17,26 @@ from evomerge.engines import Outline
 def build_model(outline: Outline, donor: Checkpoint, dtype: str, device: str) -> Any:
     """A causal LM in eval mode, without gradients, that generates as ``donor`` does.
 
-    It is loaded from the donor, whose vocabulary it has; a candidate overwrites every weight.
+    It is loaded from the donor, whose vocabulary it has; a candidate overwrites every weight, and those
+    of blocks that the donor lacks.
     """
     content = dict(outline.config())
     config = type(AutoConfig.for_model(content["model_type"])).from_dict(content)
-    model = AutoModelForCausalLM.from_pretrained(
-        donor.folder, config=config, dtype=getattr(torch, dtype)
-    )
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        model = AutoModelForCausalLM.from_pretrained(
+            donor.folder, config=config, dtype=getattr(torch, dtype)
+        )
     if (donor.folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(donor.folder)
     return model.to(device).eval().requires_grad_(False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No report of blocks that the donor lacks, or has beyond those that are wanted."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

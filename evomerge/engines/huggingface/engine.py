@@ -102,35 +102,57 @@ class HuggingFaceEngine:
         max_length: int | None = None,
         memory: int | None = None,
     ) -> None:
-        self._model, self.tokenizer, self._device = model, tokenizer, torch.device(device)
+        self.tokenizer, self._device = tokenizer, torch.device(device)
+        self._memory = memory
+        # makes the model that a candidate of another config than the last one's takes
+        self._build: Callable[[Outline], Any] | None = None
+        self._config: Mapping[str, Any] = {}
         default = _BATCH_TOKENS.get(self._device.type, _BATCH_TOKENS_ELSEWHERE)
-        vocabulary = model.get_output_embeddings().weight.shape[0]
-        self._limits = PassLimits(batch_tokens or default, vocabulary, _reach(model.config))
+        self._batch_tokens = batch_tokens or default
+        self._planned = lru_cache(_PLANS)(self._plan)
+        self.max_length = max_length or _own_length(model.config, tokenizer)
+        self.tokens = 0
+        self._run(model)
+
+    def _run(self, model: Any) -> None:
+        """Ask ``model`` from now on."""
+        self._model = model
         # What transformers calls it depends on its version and on the model.
         named = inspect.signature(model.forward).parameters
         self._cache = "cache" if "cache" in named else "past_key_values"
-        self._packed = PackedWeights(model, memory)
-        self.max_length = max_length or _own_length(model.config, tokenizer)
-        self._planned = lru_cache(_PLANS)(self._plan)
-        self.tokens = 0
+        self._packed = PackedWeights(model, self._memory)
+        vocabulary = model.get_output_embeddings().weight.shape[0]
+        self._limits = PassLimits(self._batch_tokens, vocabulary, _reach(model.config))
+        self._planned.cache_clear()
         if not self._masks_correctly():
             self._limits = replace(self._limits, reach=0)
 
     @classmethod
     def open(cls, outline: Outline, donor: Checkpoint, options: EngineOptions) -> Self:
         """See ``Engine.open``."""
-        return cls(
-            build_model(outline, donor, options.dtype, options.device),
+
+        def build(outline: Outline) -> Any:
+            return build_model(outline, donor, options.dtype, options.device)
+
+        engine = cls(
+            build(outline),
             load_tokenizer(donor, options.trust_remote_code),
             device=options.device,
             batch_tokens=options.batch_tokens,
             max_length=options.max_length,
             memory=options.memory,
         )
+        engine._build, engine._config = build, outline.config()
+        return engine
 
     def load(self, weights: Weights) -> None:
         """In place; what was packed of the weights before goes."""
         self._packed.forget()
+        config = weights.outline.config()
+        if self._build is not None and config != self._config:
+            self.close()  # never two in memory
+            self._run(self._build(weights.outline))
+            self._config = config
         weights.into(self._model)
 
     @property
@@ -342,7 +364,7 @@ class HuggingFaceEngine:
             Request(header + stem, tuple(tokens[32:38])),
             Request(header, tuple(tokens[38:44])),
         ]
-        limits = self._limits
+        limits, spent = self._limits, self.tokens
         try:
             masked = self._score(tuple(requests))
             self._limits = replace(limits, reach=0)
@@ -351,7 +373,7 @@ class HuggingFaceEngine:
         except Exception:  # whatever a model says to arguments that it does not know
             return False
         finally:
-            self._limits, self.tokens = limits, 0
+            self._limits, self.tokens = limits, spent
             self._planned.cache_clear()
         close = 4 * torch.finfo(self._model.dtype).eps
         return all(
@@ -369,7 +391,8 @@ class HuggingFaceEngine:
             except RuntimeError as error:
                 if not _is_out_of_memory(error) or self._limits.tokens < 2 * _LEAST_TOKENS:
                     raise
-            self._limits = replace(self._limits, tokens=self._limits.tokens // 2)
+            self._batch_tokens = self._limits.tokens // 2
+            self._limits = replace(self._limits, tokens=self._batch_tokens)
             self._planned.cache_clear()
         if self._limits.tokens < before:
             warnings.warn(

@@ -1,0 +1,131 @@
+"""What a merged model looks like: its tensors, where each of them comes from, its config.
+
+The merged head is tied if all parents tie theirs; otherwise a tied parent's head is a copy of its
+embedding. A block may come from another depth of the parents, twice or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from evomerge import tensors
+from evomerge.checkpoint import Checkpoint
+from evomerge.parents import Parents
+
+_NOT_MERGED = ("dtype", "torch_dtype", "quantization_config")  # of one parent's files only
+
+
+@dataclass(frozen=True)
+class Site:
+    """A tensor of a merged model.
+
+    Attributes:
+        name: as transformers names the parameter.
+        shape: of the tensor.
+        place: its layer and role in the merged model.
+        origin: parent -> the tensor of it that stands here.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    place: tensors.Place
+    origin: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Blueprint:
+    """See the module's text.
+
+    Attributes:
+        sites: in depth order.
+        layers: blocks.
+        tied: whether the head is the embedding.
+    """
+
+    sites: tuple[Site, ...]
+    layers: int
+    tied: bool
+    _config: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, parents: Parents, blocks: Sequence[int] | None = None) -> Blueprint:
+        """What merges of ``parents`` look like: as the first of them, but for what belongs to tokens.
+
+        Args:
+            parents: the models.
+            blocks: which block of the parents each block of the result is; default: each its own.
+        """
+        models = parents.models
+        untied = (name for name, model in models.items() if not model.tied)
+        whole = next(untied, next(iter(models)))
+        own = range(parents.first.layers)
+        blocks = own if blocks is None else blocks
+        copies: dict[int | None, list[int | None]] = {None: [None]}
+        for layer, block in enumerate(blocks):
+            copies.setdefault(block, []).append(layer)
+        origin = {
+            name if layer is None else tensors.at_layer(name, layer): name
+            for name in models[whole].names
+            for layer in copies.get(tensors.place_of(name).layer, ())
+        }
+        sites = tuple(
+            Site(
+                name,
+                parents.shape(whole, origin[name]),
+                tensors.place_of(name, len(blocks)),
+                dict.fromkeys(models, origin[name]),
+            )
+            for name in tensors.ordered(origin)
+        )
+        tied = models[whole].tied
+        return cls(sites, len(blocks), tied, _config(parents, tied, list(blocks)))
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Of the sites."""
+        return tuple(site.name for site in self.sites)
+
+    @cached_property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Of the sites, by name."""
+        return {site.name: site.shape for site in self.sites}
+
+    def config(self) -> Mapping[str, Any]:
+        """``config.json``, but for the dtype."""
+        return self._config
+
+
+def notes_on(parents: Parents) -> list[str]:
+    """What merging such parents changes in them, a line each; nothing if they are alike."""
+    tied = [name for name, model in parents.models.items() if model.tied]
+    if not tied or len(tied) == len(parents.models):
+        return parents.notes()
+    note = f"{', '.join(tied)}: the head is a copy of the embedding, others do not tie"
+    return [*parents.notes(), note]
+
+
+def _config(parents: Parents, tied: bool, blocks: list[int]) -> dict[str, Any]:
+    first = parents.first
+    content = {
+        key: value
+        for key, value in first.config.items()
+        if not key.endswith("_token_id") and key not in _NOT_MERGED
+    }
+    if blocks != list(range(first.layers)):
+        content["num_hidden_layers"] = len(blocks)
+        if isinstance(kinds := content.get("layer_types"), list):
+            content["layer_types"] = [kinds[block] for block in blocks]
+    return {
+        **content,
+        **_special_tokens(parents.donor),
+        "vocab_size": parents.height,
+        "tie_word_embeddings": tied,
+    }
+
+
+def _special_tokens(model: Checkpoint) -> dict[str, Any]:
+    """The token ids (bos, eos, pad, ...) in a model's config."""
+    return {key: value for key, value in model.config.items() if key.endswith("_token_id")}
