@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ class Calibration:
         digest: of the texts; see ``Texts``.
     """
 
-    file: str
-    items: int | None
+    file: str = field(compare=False)
+    items: int | None = field(compare=False)
     digest: str
 
     @property

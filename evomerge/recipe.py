@@ -126,6 +126,10 @@ class Body:
     groups: tuple[Group, ...] = ()
     data: Calibration | None = None
 
+    def group_of(self, place: tensors.Place) -> Group | None:
+        """The first group that matches, or None."""
+        return next((group for group in self.groups if group.matches(place)), None)
+
     def informed(self, data: Calibration | None) -> Body:
         """The same groups, with ``data`` if one of them takes a statistic."""
         takes = any(methods.get(group.method).statistics for group in self.groups)
@@ -205,8 +209,8 @@ class Recipe:
         return replace(self, body=body)
 
     def group_of(self, place: tensors.Place) -> Group | None:
-        """The first group that matches, or None."""
-        return next((group for group in self.groups if group.matches(place)), None)
+        """See ``Body.group_of``."""
+        return self.body.group_of(place)
 
     def ref(self, name: str) -> ModelRef:
         """The model called ``name`` (a source name, or ``base``)."""

@@ -120,7 +120,9 @@ PARTS = Registry(
     {  # in the order that they draw
         "methods": "evomerge.space.parts.methods:Methods",
         "layer_swap": "evomerge.space.parts.layer_swap:LayerSwap",
+        "weights": "evomerge.space.parts.simplex:Simplex",
         "lines": "evomerge.space.parts.lines:LinesPart",
         "keep": "evomerge.space.parts.keep:Keep",
+        "keep_from": "evomerge.space.parts.keep:KeepFrom",
     },
 )

@@ -189,14 +189,16 @@ def test_every_tensor_is_covered_within_the_ranges(point: tuple[SearchSpace, Gen
     for place in places(space.layers):
         found = recipe.group_of(place)
         assert found is not None
-        if donor := space.spec.kept.get(place.role):
+        if donor := space.spec.parts.get("keep", {}).get(place.role):
             assert found == group("passthrough", (donor,), roles=(place.role,))
             continue
         method = methods.get(found.method)
         assert found.method in space.spec.methods
         assert method.arity_problem(len(found.models), True) is None
         assert method.check(found.values, found.models) == found.values  # complete and valid
-        if space.spec.simplex and isinstance(weights := found.values.get("weight"), dict):
+        if "weights" in space.spec.parts and isinstance(
+            weights := found.values.get("weight"), dict
+        ):
             assert math.isclose(sum(weights.values()), 1.0) and min(weights.values()) >= 0
     # a recipe that a person may read is one that evomerge reads
     assert Recipe.parse(config.parse(recipe.to_yaml())) == recipe
@@ -299,6 +301,16 @@ def test_a_gene_that_no_chosen_method_reads_is_inactive() -> None:
     assert space.decode(low).digest == space.decode(other).digest
 
 
+def test_a_recipe_with_other_data_is_another() -> None:
+    space = fit({"methods": ["fisher"]})
+    recipe = space.decode((0.5,) * len(space.dims))
+    assert space.encode(recipe) is not None
+    for data in (None, Calibration("texts.jsonl", None, "1e" * 32)):
+        assert space.encode(replace(recipe, body=replace(recipe.body, data=data))) is None
+    renamed = Calibration("/elsewhere/texts.jsonl", None, "0f" * 32)
+    assert space.encode(replace(recipe, body=replace(recipe.body, data=renamed))) is not None
+
+
 def test_a_recipe_outside_the_space_has_no_genome() -> None:
     space = fit({"parameters": {"weight": {"range": [0.5, 1.0]}}})
     for weight, inside in ((0.75, True), (0.25, False), (0.123456, False)):
@@ -334,7 +346,14 @@ def test_known_recipes_start_the_search(tmp_path: Path) -> None:
 def test_a_known_recipe_that_is_impossible_is_said_and_not_dropped() -> None:
     with pytest.raises(ConfigError, match="start: slerp takes exactly 1 of the source models"):
         fit({"methods": ["ties"], "start": ["uniform", "slerp"]})
-    assert "slerp" not in fit({"methods": ["slerp"]}).starts(), "nobody asked for it"
+    space = fit({"methods": ["slerp", "lm_cocktail"]})
+    assert {"slerp", "lm_cocktail"}.isdisjoint(space.starts()), "nobody asked for them"
+    assert space.spec.left_out == {
+        "slerp": "slerp takes exactly 1 of the source models, found 2",
+        "lm_cocktail": "with its defaults it is uniform",
+    }
+    asked = fit({"methods": ["lm_cocktail"], "start": ["lm_cocktail"]})
+    assert "lm_cocktail" in asked.starts() and not asked.spec.left_out
 
 
 def test_a_start_file_about_other_models_is_refused(tmp_path: Path) -> None:
@@ -515,7 +534,7 @@ def test_forms_have_known_recipes() -> None:
         ({"methods": ["ties"], "models": {"tise": ["sea"]}}, "models.tise: unknown key (did you mean 'ties'?)"),
         ({"methods": ["ties"], "models": {"ties": ["sea", "sea"]}}, "models.ties: 'sea' stands twice"),
         ({"methods": ["karcher"], "models": []}, "karcher takes at least"),
-        ({"methods": ["slerp"], "weights": "simplex"}, "weights: no method here has weights"),
+        ({"methods": ["slerp"], "weights": "simplex"}, "weights: no method here has a weight for each model"),
         ({"weights": "simplex", "parameters": {"weight": 1}}, "remove parameters.weight"),
         ({"weights": "simple"}, "did you mean 'simplex'?"),
         ({"lines": {"alpha": {"range": [0, 2]}}}, "lines.alpha.range: [0, 2] reaches outside the declared [0, 1]"),
@@ -524,7 +543,7 @@ def test_forms_have_known_recipes() -> None:
         ({"keep": {"embed": "chta"}}, "keep.embed: no model 'chta' (did you mean 'chat'?)"),
         ({"keep": {"attn": "chat"}}, "keep.attn: unknown key; known here: embed, head"),
         ({"keep_from": "see"}, "keep_from: no model 'see' (did you mean 'sea'?)"),
-        ({"keep_from": "sea", "keep": {"head": "sea"}}, "give either keep or keep_from"),
+        ({"keep_from": "sea", "keep": {"head": "sea"}}, "keep: `keep_from` decides this itself"),
         ({"layer_swap": {"outer": "chat", "inner": "chat"}}, "layer_swap.inner: 'chat' is the outer parent"),
         ({"layer_swap": {"outer": "chad"}}, "layer_swap.outer: no source 'chad' (did you mean 'chat'?)"),
         ({"layer_swap": {"bottom": 0.5}}, "layer_swap.bottom: expected a whole number, found 0.5"),

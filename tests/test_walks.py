@@ -68,14 +68,12 @@ PART = '''
 from dataclasses import replace
 
 from evomerge.params import Dim
-from evomerge.recipe import Body
+from evomerge.space.parts import Part
 
 FACTORS = (0.0, 1.0, 0.5)
 
 
-class Calm:
-    EXCLUDES, FIXED = (), False
-
+class Calm(Part):
     def __init__(self, settings, fit):
         self.dims = (Dim("calm", "categorical", len(FACTORS)),)
 
@@ -85,10 +83,6 @@ class Calm:
             problems.add(node, where, f"expected true, found {node.plain!r}")
         return True
 
-    @staticmethod
-    def known(name, fit):
-        return {}
-
     def draw(self, genes, body):
         factor, groups = FACTORS[int(genes[0] * 3)], []
         for each in body.groups:
@@ -97,9 +91,9 @@ class Calm:
                 weight = {model: round(factor * w, 4) for model, w in weight.items()}
                 each = replace(each, values={**each.values, "weight": weight})
             groups.append(each)
-        return Body(tuple(groups))
+        return replace(body, groups=tuple(groups))
 
-    def canonical(self, genes):
+    def canonical(self, genes, body):
         return ((min(int(genes[0] * 3), 2) + 0.5) / 3,)
 
     def read(self, recipe):

@@ -142,6 +142,10 @@ def _models_and_space(job: Run) -> list[str]:
         *notes_on(parents),
         *_statistics(job),
         f"space: {', '.join(spec.space.methods)}; {len(space.dims)} genes",
+        *(
+            f"note: {n} is no known recipe to start with: {w}"
+            for n, w in spec.space.left_out.items()
+        ),
         f"optimizer: {spec.optimizer}, population {job.optimizer().population}, lag {spec.lag}",
     ]
 

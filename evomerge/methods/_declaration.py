@@ -26,6 +26,7 @@ def merge_method(
     surveys: tuple[Callable[..., Any], ...] = (),
     exempt: Mapping[str, str] | None = None,
     statistics: Mapping[str, Need] | None = None,
+    by_default: str = "",
 ) -> Callable[[Kernel], Kernel]:
     """Register a kernel as a merge method; the function itself stays as it is.
 
@@ -62,6 +63,8 @@ def merge_method(
         exempt: law -> why this method does not obey it; see ``evomerge.testing.methods``.
         statistics: statistic (see ``evomerge.parents.statistics``) -> ``required`` or ``optional``.
             Without one that is required the kernel never runs; an optional one may be None.
+        by_default: the known recipe that the method is at its defaults, where it is one: scoring it,
+            too, would be a waste.
 
     Raises:
         TypeError: the signature does not follow these rules.
@@ -89,6 +92,7 @@ def merge_method(
                 surveys=surveys,
                 exempt=dict(exempt or {}),
                 statistics=dict(statistics or {}),
+                by_default=by_default,
             )
         )
         return kernel

@@ -87,7 +87,8 @@ class Method:
 
     ``inputs`` are the argument names of the kernel that are not parameters, ``statistics`` (name -> need)
     among them. ``surveys`` are summed over all tensors before the kernel sees any; ``exempt`` names
-    the laws that the method does not obey, with the reason.
+    the laws that the method does not obey, with the reason; ``by_default`` names the known recipe that
+    the method is at its defaults, if it is another one's.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Method:
     surveys: tuple[Callable[..., Tensor | None], ...] = ()
     exempt: Mapping[str, str] = field(default_factory=dict)
     statistics: Mapping[str, Need] = field(default_factory=dict)
+    by_default: str = ""
 
     @property
     def required(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from evomerge.methods.kernel.weights import fractions, weighted
 from evomerge.params import PerModel, Real, Shared
 
 
-@merge_method(base="none", paper="https://arxiv.org/abs/2311.13534")
+@merge_method(base="none", paper="https://arxiv.org/abs/2311.13534", by_default="uniform")
 def lm_cocktail(
     operands: Operands,
     loss: Annotated[Float[Tensor, " models"], PerModel(Real(0, 10, default=0), searched=False)],

@@ -12,21 +12,24 @@ are inactive and canonicalised, so equal recipes have equal genomes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from evomerge.errors import ConfigError
 from evomerge.lines import NEUTRAL
 from evomerge.params import Genome
-from evomerge.recipe import BASE, Body, Group, Recipe, group
+from evomerge.recipe import BASE, Body, Recipe, group
 from evomerge.registry import PARTS
-from evomerge.space.parts import Fit, Part
+from evomerge.space.fit import Fit
+from evomerge.space.parts import Part
 from evomerge.space.parts.methods import SWEEP, uniform
 from evomerge.space.spec import SpaceSpec, parse_space
 from evomerge.tensors import places
 
 __all__ = ["SWEEP", "SearchSpace", "SpaceSpec", "parse_space"]
+
+
+METHODS = "methods"  # the part that draws groups where no other does
 
 
 class SearchSpace:
@@ -41,17 +44,18 @@ class SearchSpace:
         self.spec, self.layers = spec, layers
         self._template = template
         self.sources = tuple(template.models)
-        free = tuple(place for place in places(layers) if place.role not in spec.kept)
-        self._fit = Fit(spec, self.sources, layers, free)
-        chosen = dict(spec.parts) if "layer_swap" in spec.parts else {"methods": None, **spec.parts}
-        kept = {name: settings for name, settings in chosen.items() if PARTS.get(name).FIXED}
-        self._parts: list[Part] = [
-            PARTS.get(name)(settings, self._fit)
-            for name, settings in {
-                **{n: s for n, s in chosen.items() if n not in kept},
-                **kept,
-            }.items()
-        ]
+        kinds = {name: PARTS.get(name) for name in spec.parts}
+        drawn = any(kind.GROUPS for kind in kinds.values())
+        settings = dict(spec.parts) if drawn else {METHODS: None, **spec.parts}
+        kinds = {name: PARTS.get(name) for name in settings}
+        decided = frozenset(name for kind in kinds.values() for name in kind.PARAMETERS)
+        fit = Fit(spec, self.sources, layers, tuple(places(layers)), decided)
+        self._fixed = [kinds[name](settings[name], fit) for name in settings if kinds[name].FIXED]
+        taken = self._fix(Body())
+        free = tuple(place for place in fit.places if taken.group_of(place) is None)
+        self._fit = replace(fit, places=free)
+        free_parts = (name for name in settings if not kinds[name].FIXED)
+        self._parts: list[Part] = [kinds[name](settings[name], self._fit) for name in free_parts]
         ends = list(itertools.accumulate(len(part.dims) for part in self._parts))
         self._genes = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
         self.dims = tuple(dim for part in self._parts for dim in part.dims)
@@ -60,33 +64,45 @@ class SearchSpace:
 
     def decode(self, genome: Genome) -> Recipe:
         """The recipe that ``genome`` stands for: that of its canonical genome."""
-        genome, body = self.canonical(genome), Body()
-        for part, genes in zip(self._parts, self._genes, strict=True):
-            body = part.draw(genome[genes], body)
-        return self._recipe(body)
+        return self._recipe(self._fix(self._drawn(genome)[1]))
 
     def canonical(self, genome: Genome) -> Genome:
         """The same recipe's one genome: inactive genes at 0.5, cells at their centres."""
-        pairs = zip(self._parts, self._genes, strict=True)
-        return tuple(gene for part, genes in pairs for gene in part.canonical(genome[genes]))
+        return self._drawn(genome)[0]
+
+    def _drawn(self, genome: Genome) -> tuple[Genome, Body]:
+        """The canonical genome, and what the parts draw by it, one after the other."""
+        found: list[float] = []
+        body = Body()
+        for part, genes in zip(self._parts, self._genes, strict=True):
+            own = part.canonical(genome[genes], body)
+            body = part.draw(own, body)
+            found += own
+        return tuple(found), body
 
     def encode(self, recipe: Recipe) -> Genome | None:
         """The genome of ``recipe``, or None if this space does not hold it."""
+        merged = self._merged(recipe)
         for proposal in itertools.product(*(part.read(recipe) for part in self._parts)):
             genome = self.canonical(tuple(itertools.chain(*proposal)))
-            decoded = self.decode(genome)
-            if all(
-                _same(decoded.group_of(place), recipe.group_of(place))
-                for place in places(self.layers)
-            ):
+            if merged == self._merged(self.decode(genome)):
                 return genome
         return None
+
+    def _merged(self, recipe: Recipe) -> Body:
+        """A body with a group for each place: equal where recipes merge the same."""
+        groups = (recipe.group_of(place) for place in places(self.layers))
+        plain = (
+            group and replace(group, layers=None, roles=None, lines=group.lines or NEUTRAL)
+            for group in groups
+        )
+        return replace(recipe.body, groups=tuple(group for group in plain if group))
 
     # -- known recipes --------------------------------------------------------------------------
 
     def uniform(self) -> Recipe:
         """The plain average of the sources."""
-        return self._known(uniform(self._fit))
+        return self._recipe(self._fix(uniform(self._fit)))
 
     def only(self, name: str) -> Recipe:
         """One model unchanged: a source, or the base."""
@@ -110,20 +126,17 @@ class SearchSpace:
             if name.endswith((".yaml", ".yml")):
                 found[name] = replace(self._template, body=self._from_file(name))
             elif name not in ("parents", "uniform"):
-                known = (PARTS.get(part).known(name, self._fit) for part in self._answering())
-                bodies = next(bodies for bodies in known if bodies)
-                found |= {label: self._known(body) for label, body in bodies.items()}
+                parts = map(PARTS.get, dict.fromkeys((*PARTS.built_in, *self.spec.parts)))
+                owner = next(part for part in parts if name in part.starts())
+                known = owner.known(name, self._fit)
+                found |= {label: self._recipe(self._fix(body)) for label, body in known.items()}
         return found
 
-    def _answering(self) -> Iterator[str]:
-        """Names of the parts that know recipes: the built-in ones, and those of this space."""
-        yield from dict.fromkeys((*PARTS.built_in, *self.spec.parts))
-
-    def _known(self, body: Body) -> Recipe:
-        for part in self._parts:
-            if part.FIXED:
-                body = part.draw((), body)
-        return self._recipe(body)
+    def _fix(self, body: Body) -> Body:
+        """With what the space fixes, whatever else is merged."""
+        for part in self._fixed:
+            body = part.draw((), body)
+        return body
 
     def _recipe(self, body: Body) -> Recipe:
         """With the run's data, where a method takes statistics: parts need not know of it."""
@@ -145,14 +158,3 @@ class SearchSpace:
                  f"{loaded.body.data.file} the run's calibration, or leave the recipe out of space.start"]
             )  # fmt: skip
         return loaded.body.informed(ours)
-
-
-def _same(ours: Group | None, theirs: Group | None) -> bool:
-    if ours is None or theirs is None:
-        return False
-    return (ours.method, ours.models, dict(ours.values), ours.lines or NEUTRAL) == (
-        theirs.method,
-        theirs.models,
-        dict(theirs.values),
-        theirs.lines or NEUTRAL,
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evomerge import config, methods
@@ -16,7 +16,7 @@ from evomerge.registry import PARTS
 from evomerge.space.settings import parse_setting
 from evomerge.tensors import OTHER
 
-STARTS = ("parents", "uniform", "lines", "layer_swap")  # besides names of methods and recipe files
+PARENTS = "parents"  # known recipes that are scored in any case
 DEPTH = 1000  # more blocks than any model has
 METHODLESS = ("task_arithmetic",)  # what a space merges by that names no method
 
@@ -34,8 +34,8 @@ class SpaceSpec:
         parameters: name -> fixed value, domain, or {model: value or domain}.
         start: known recipes scored first.
         models: method -> the models it may merge; all sources where nothing is said.
-        simplex: the weights of a group sum to 1.
         parts: name -> settings of the parts beside methods and their parameters, in order.
+        left_out: known recipes that would be scored first, and why they are not.
     """
 
     methods: tuple[str, ...]
@@ -44,16 +44,11 @@ class SpaceSpec:
     roles: tuple[str, ...] = ()
     knots: int | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    start: tuple[str, ...] = ("parents", "uniform", "task_arithmetic")
+    start: tuple[str, ...] = (PARENTS, "uniform", "task_arithmetic")
     origin: str = "."
     models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    simplex: bool = False
     parts: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def kept(self) -> Mapping[str, str]:
-        """Role -> the model it is copied from."""
-        return self.parts.get("keep") or {}
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def team(self, method: str, sources: Sequence[str]) -> tuple[str, ...]:
         """The models that ``method`` may merge."""
@@ -96,43 +91,59 @@ def parse_space(
         section.problem("knots", "give either knots or groups.layers: both place values over depth")
     declared = [p for name in names if name in known for p in methods.get(name).parameters]
     parameters = _parse_parameters(section, names, declared, sources)
-    simplex = _parse_simplex(section, declared, parameters)
-    start = section.texts(
-        "start", _default_start([name for name in names if name in known], teams, sources, parts)
-    )
-    others = (*STARTS, *(name for name in parts if name != "keep"))
-    for name in start:
-        if name not in (*others, *known) and not name.endswith((".yaml", ".yml")):
-            hint = did_you_mean(name, (*others, *known))
-            section.problem(
-                "start",
-                f"no known recipe {name!r}{hint}; expected {', '.join(STARTS)}, a method or a recipe file",
-            )
-        elif name == "layer_swap" and len(sources) < 2:
-            section.problem("start", f"{name} takes two sources, found {len(sources)}")
-        elif name in known and (
-            problem := methods.get(name).arity_problem(len(teams.get(name, sources)), True)
-        ):
-            hint = f"leave it out, or name its models (`models: {{{name}: [...]}}`)"
-            section.problem("start", f"{problem}; {hint}")
-        elif name.endswith((".yaml", ".yml")) and not os.path.isfile(node.folder / name):
-            section.problem("start", f"no such recipe file: {node.folder / name}")
-    section.finish()
-    if len(problems.found) > before:
-        return None
-    return SpaceSpec(
-        methods=names,
+    _check_decided(section, parts, declared, parameters)
+    spec = SpaceSpec(
+        methods=tuple(name for name in names if name in known),
         method_gene=gene,
         blocks=blocks,
         roles=roles,
         knots=knots,
         parameters=parameters,
-        start=start,
         origin=str(node.folder),
         models=teams,
-        simplex=simplex,
         parts=parts,
     )
+    spec = _with_start(spec, section, sources)
+    section.finish()
+    return spec if len(problems.found) == before else None
+
+
+def _with_start(spec: SpaceSpec, section: config.Section, sources: Sequence[str]) -> SpaceSpec:
+    """The same with the known recipes that are scored first: those asked for, or the usual ones."""
+    owner = {name: part for part in _parts_of(spec) for name in part.starts()}
+    if "start" not in section:
+        usual = dict.fromkeys(name for part in _parts_of(spec) for name in part.usual(spec))
+        wrong = {name: owner[name].problem(name, spec, sources) for name in usual}
+        left_out = {name: why for name, why in wrong.items() if why and name in spec.methods}
+        for name in usual:
+            if not wrong[name] and name in spec.methods and (same := methods.get(name).by_default):
+                wrong[name] = left_out[name] = f"with its defaults it is {same}"
+        start = (PARENTS, *(name for name in usual if not wrong[name]))
+        return replace(spec, start=start, left_out=left_out)
+    start = section.texts("start")
+    for name in start:
+        if name == PARENTS:
+            continue
+        if name.endswith((".yaml", ".yml")):
+            if not os.path.isfile(section.node.folder / name):
+                section.problem("start", f"no such recipe file: {section.node.folder / name}")
+        elif name not in owner:
+            hint = did_you_mean(name, (PARENTS, *owner))
+            others = [each for each in owner if each not in methods.names()]
+            section.problem(
+                "start",
+                f"no known recipe {name!r}{hint}; expected {', '.join((PARENTS, *others))}, a method or a "
+                "recipe file",
+            )
+        elif why := owner[name].problem(name, spec, sources):
+            hint = f"leave it out, or name its models (`models: {{{name}: [...]}}`)"
+            section.problem("start", f"{why}; {hint}" if name in methods.names() else why)
+    return replace(spec, start=start)
+
+
+def _parts_of(spec: SpaceSpec) -> list[Any]:
+    """The parts that know recipes: the built-in ones, and those of this space."""
+    return [PARTS.get(name) for name in dict.fromkeys((*PARTS.built_in, *spec.parts))]
 
 
 def _count(name: str, team: Sequence[str]) -> int:
@@ -207,26 +218,25 @@ def _parse_parameters(
     return found
 
 
-def _parse_simplex(
-    section: config.Section, declared: Sequence[Parameter], parameters: Mapping[str, Any]
-) -> bool:
-    if not section.choice("weights", ("simplex",), ""):
-        return False
-    if not any(p.name == "weight" and p.per_model for p in declared):
-        section.problem("weights", "no method here has weights")
-    if "weight" in parameters:
-        section.problem(
-            "weights", "on the simplex, weights have no range; remove parameters.weight"
-        )
-    return True
+def _check_decided(
+    section: config.Section,
+    parts: Mapping[str, Any],
+    declared: Sequence[Parameter],
+    parameters: Mapping[str, Any],
+) -> None:
+    """Refuse a part that draws a parameter which no method has, or which has values already."""
+    for part in parts:
+        for name in PARTS.get(part).PARAMETERS:
+            if not any(p.name == name and p.per_model for p in declared):
+                section.problem(part, f"no method here has a {name} for each model")
+            if name in parameters:
+                section.problem(part, f"draws every {name} itself; remove parameters.{name}")
 
 
 def _parse_parts(section: config.Section, sources: Sequence[str]) -> dict[str, Any]:
     """The settings of every part whose key stands in the space, plugins' after the built-in ones."""
     found = {}
-    names = [name for name in PARTS.built_in if name != "methods"]
-    names += [name for name in PARTS.names() if name not in PARTS.built_in]
-    for name in names:
+    for name in dict.fromkeys((*PARTS.built_in, *PARTS.names())):
         node = section.get(name)
         if node is None:
             continue
@@ -238,30 +248,7 @@ def _parse_parts(section: config.Section, sources: Sequence[str]) -> dict[str, A
         for key in part.EXCLUDES:
             if key in section:
                 section.problem(key, f"`{name}` decides this itself; remove one of the two")
-    if donor := section.text("keep_from"):
-        if "keep" in found:
-            section.problem("keep", "give either keep or keep_from")
-        elif donor not in (*sources, BASE):
-            hint = did_you_mean(donor, sources)
-            section.problem("keep_from", f"no model {donor!r}{hint}; {one_of((BASE, *sources))}")
-        found["keep"] = dict.fromkeys(("embed", "head"), donor)
     return found
-
-
-def _default_start(
-    names: Sequence[str],
-    teams: Mapping[str, Sequence[str]],
-    sources: Sequence[str],
-    parts: Mapping[str, Any],
-) -> tuple[str, ...]:
-    """What can be merged of what the space is about."""
-    possible = [
-        name
-        for name in names
-        if methods.get(name).arity_problem(len(teams.get(name, sources)), True) is None
-    ]
-    forms = [name for name in ("lines", "layer_swap") if name in parts]
-    return tuple(dict.fromkeys(("parents", "uniform", "task_arithmetic", *possible, *forms)))
 
 
 def expanded(roles: Sequence[str]) -> set[str]:

@@ -14,6 +14,12 @@ pytest.importorskip("vllm")
 
 from evomerge.testing.engines import EngineContract
 
+# of vLLM itself, and of what it loads of torch
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
 
 class TestVLLM(EngineContract):
     engine = "vllm"

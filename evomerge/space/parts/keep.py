@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from evomerge import config
 from evomerge.errors import did_you_mean, one_of
-from evomerge.params import Dim, Genome
+from evomerge.params import Genome
 from evomerge.recipe import BASE, Body, Recipe, group
-from evomerge.space.parts import Fit
+from evomerge.space.fit import Fit
+from evomerge.space.parts import Part
 
 KEPT = ("embed", "head")  # roles that may be copied from one model
 
 
-class Keep:
+class Keep(Part):
     """``keep: {role: model}``; no dims."""
 
-    EXCLUDES: ClassVar[Sequence[str]] = ()
     FIXED: ClassVar[bool] = True
-    dims: tuple[Dim, ...] = ()
 
     def __init__(self, settings: Mapping[str, str], fit: Fit) -> None:
         self._groups = tuple(
@@ -40,15 +40,26 @@ class Keep:
                 section.problem(role, f"no model {model!r}{hint}; {one_of((BASE, *sources))}")
         return found or None
 
-    @staticmethod
-    def known(name: str, fit: Fit) -> Mapping[str, Body]:
-        return {}
-
     def draw(self, genes: Genome, body: Body) -> Body:
-        return Body((*self._groups, *body.groups))
-
-    def canonical(self, genes: Genome) -> Genome:
-        return ()
+        return replace(body, groups=(*self._groups, *body.groups))
 
     def read(self, recipe: Recipe) -> Iterator[Genome]:
         yield ()
+
+
+class KeepFrom(Keep):
+    """``keep_from: model``: both of them, from one model."""
+
+    EXCLUDES: ClassVar[Sequence[str]] = ("keep",)
+
+    @staticmethod
+    def parse(
+        node: config.Node, where: str, sources: Sequence[str], problems: config.Problems
+    ) -> dict[str, str] | None:
+        """A model."""
+        if node.plain in (*sources, BASE):
+            return dict.fromkeys(KEPT, str(node.plain))
+        hint = did_you_mean(str(node.plain), sources)
+        found = config.shown(node.plain)
+        problems.add(node, where, f"no model {found}{hint}; {one_of((BASE, *sources))}")
+        return None

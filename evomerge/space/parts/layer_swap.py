@@ -25,9 +25,10 @@ from evomerge import config
 from evomerge.errors import did_you_mean, one_of
 from evomerge.params import Choice, Dim, Domain, Genome, Integer, Parameter, Real, Shared
 from evomerge.recipe import Body, Group, Recipe, group
-from evomerge.space.parts import Fit
+from evomerge.space.fit import Fit
+from evomerge.space.parts import Part
 from evomerge.space.settings import is_domain, parse_setting
-from evomerge.space.spec import DEPTH
+from evomerge.space.spec import DEPTH, SpaceSpec
 from evomerge.tensors import Place
 
 METHOD = "task_arithmetic"
@@ -116,7 +117,7 @@ class SwapSpec:
     outside: str
 
 
-class LayerSwap:
+class LayerSwap(Part):
     """The genes ``parents``, ``bottom``, ``top``, ``transition`` and two strengths, if searched.
 
     Attributes:
@@ -126,7 +127,7 @@ class LayerSwap:
     EXCLUDES: ClassVar[Sequence[str]] = (
         *("methods", "method_gene", "groups", "knots", "parameters", "models", "weights"),
     )
-    FIXED: ClassVar[bool] = False
+    GROUPS: ClassVar[bool] = True
 
     def __init__(self, settings: SwapSpec, fit: Fit) -> None:
         spec, sources, layers = settings, fit.sources, fit.layers
@@ -209,10 +210,16 @@ class LayerSwap:
         return SwapSpec(parents["outer"], parents["inner"], counts, strength, outside)
 
     @staticmethod
+    def starts() -> Sequence[str]:
+        return ("layer_swap",)
+
+    @staticmethod
+    def problem(name: str, spec: SpaceSpec, sources: Sequence[str]) -> str | None:
+        return None if len(sources) > 1 else f"{name} takes two sources, found {len(sources)}"
+
+    @staticmethod
     def known(name: str, fit: Fit) -> Mapping[str, Body]:
         """The paper's swap of every pair of parents that the space allows."""
-        if name != "layer_swap":
-            return {}
         spec, found = fit.spec.parts.get("layer_swap"), {}
         for outer, inner in itertools.permutations(fit.sources, 2):
             if not spec or (spec.outer in (None, outer) and spec.inner in (None, inner)):
@@ -221,9 +228,9 @@ class LayerSwap:
         return found
 
     def draw(self, genes: Genome, body: Body) -> Body:
-        return Body(self._swap(genes).groups(self._layers))
+        return replace(body, groups=self._swap(genes).groups(self._layers))
 
-    def canonical(self, genes: Genome) -> Genome:
+    def canonical(self, genes: Genome, body: Body) -> Genome:
         return self._genes(self._swap(genes))
 
     def read(self, recipe: Recipe) -> Iterator[Genome]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 from evomerge import config
 from evomerge.lines import HEADS, NEUTRAL, PARAMETERS, Lines
 from evomerge.params import Dim, Domain, Genome
 from evomerge.recipe import Body, Recipe, group
 from evomerge.space import simplex
-from evomerge.space.parts import Fit
+from evomerge.space.fit import Fit
+from evomerge.space.parts import Part
 from evomerge.space.settings import encode, is_domain, parse_setting
 
 
@@ -62,11 +63,8 @@ class LineSpec:
         return self.encode(self.decode(genes))
 
 
-class LinesPart:
+class LinesPart(Part):
     """The genes ``lines.alpha`` and ``lines.beta``, those that are searched."""
-
-    EXCLUDES: ClassVar[Sequence[str]] = ()
-    FIXED: ClassVar[bool] = False
 
     def __init__(self, settings: LineSpec, fit: Fit) -> None:
         self._spec, self._first = settings, fit.places[0]
@@ -94,14 +92,16 @@ class LinesPart:
         return LineSpec(**settings, head=head)
 
     @staticmethod
+    def starts() -> Sequence[str]:
+        return ("lines",)
+
+    @staticmethod
     def known(name: str, fit: Fit) -> Mapping[str, Body]:
         """LiNeS of the sum of all task vectors: their average in the first block, their sum in the last."""
-        if name != "lines":
-            return {}
-        spec, count = fit.spec, len(fit.sources)
-        weights: Any = simplex.even(fit.sources) if spec.simplex else 1.0
-        total = 1 if spec.simplex else count
-        settings = spec.parts.get("lines")
+        count, summing = len(fit.sources), "weight" in fit.decided
+        weights: Any = simplex.even(fit.sources) if summing else 1.0
+        total = 1 if summing else count
+        settings = fit.spec.parts.get("lines")
         head = settings.head if settings else HEADS[0]
         line = Lines(round(1 / total, 4), round((count - 1) / total, 4), head)
         added = group("task_arithmetic", fit.sources, {"weight": weights}, lines=line)
@@ -109,9 +109,9 @@ class LinesPart:
 
     def draw(self, genes: Genome, body: Body) -> Body:
         line = self._spec.decode(genes)
-        return Body(tuple(replace(each, lines=line) for each in body.groups))
+        return replace(body, groups=tuple(replace(each, lines=line) for each in body.groups))
 
-    def canonical(self, genes: Genome) -> Genome:
+    def canonical(self, genes: Genome, body: Body) -> Genome:
         return self._spec.canonical(genes)
 
     def read(self, recipe: Recipe) -> Iterator[Genome]:

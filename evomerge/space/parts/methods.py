@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from evomerge import config, methods
 from evomerge.methods import Method
-from evomerge.params import Dim, Domain, Genome, Kind, Real
+from evomerge.params import Dim, Domain, Genome, Kind, Parameter, Real
 from evomerge.recipe import BASE, Body, Group, Recipe, group
 from evomerge.space import simplex
-from evomerge.space.layout import Region, arrange
-from evomerge.space.parts import Fit
+from evomerge.space.fit import Fit, Team
+from evomerge.space.layout import Region
+from evomerge.space.parts import Part
 from evomerge.space.settings import encode, is_domain
-
-Team = tuple[str, ...]  # models that are merged with each other
+from evomerge.space.spec import SpaceSpec
 
 SWEEP = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)  # equal weights of the task-arithmetic baseline
-SHARE = Real(0, 1, default=0.5)  # a simplex gene is its own value
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class _ValueGene:
 _Gene = _MethodGene | _TeamGene | _ValueGene
 
 
-class Methods:
+class Methods(Part):
     """One gene for each choice of a method, for each choice of models, for each searched parameter.
 
     Attributes:
@@ -53,15 +51,14 @@ class Methods:
             one of only is not named.
     """
 
-    EXCLUDES: ClassVar[Sequence[str]] = ()
-    FIXED: ClassVar[bool] = False
+    GROUPS: ClassVar[bool] = True
 
     def __init__(self, settings: None, fit: Fit) -> None:
         spec, sources = fit.spec, fit.sources
-        self._spec, self._places = spec, fit.places
-        self._layout = arrange(spec, fit.layers).reached(fit.places)
+        self._spec, self._places, self._decided = spec, fit.places, fit.decided
+        self._layout = fit.layout
         self._methods = [methods.get(name) for name in spec.methods]
-        self._teams = {m.name: _teams(m, spec.team(m.name, sources)) for m in self._methods}
+        self._teams = {name: fit.teams(name) for name in spec.methods}
         self._models = (*sources, BASE)
         genes: dict[_Gene, Dim] = dict(
             [*self._method_genes(), *self._team_genes(), *self._value_genes()]
@@ -76,12 +73,24 @@ class Methods:
         """Its keys are those of the space itself: ``SpaceSpec``."""
 
     @staticmethod
+    def starts() -> Sequence[str]:
+        return ("uniform", *methods.names())
+
+    @classmethod
+    def usual(cls, spec: SpaceSpec) -> Sequence[str]:
+        return ("uniform", "task_arithmetic", *spec.methods)
+
+    @staticmethod
+    def problem(name: str, spec: SpaceSpec, sources: Sequence[str]) -> str | None:
+        if name not in methods.names():
+            return None
+        return methods.get(name).arity_problem(len(spec.team(name, sources)), True)
+
+    @staticmethod
     def known(name: str, fit: Fit) -> Mapping[str, Body]:
         """``uniform``, or a method on every tensor; of task arithmetic a sweep over equal weights."""
         if name == "uniform":
             return {name: uniform(fit)}
-        if name not in methods.names():
-            return {}
         team = fit.spec.team(name, fit.sources)
         if name == "task_arithmetic":
             return {
@@ -119,36 +128,26 @@ class Methods:
                     domains = [
                         domain
                         for method in self._methods
-                        if any(
-                            self._reads(method, team, name, model)
-                            for team in self._teams[method.name]
-                        )
+                        if any(model in (*team, None) for team in self._teams[method.name])
                         and (domain := self._domain(method, name, model)) is not None
                     ]
                     if domains:
                         full = f"{name}.{model}{suffix}" if model else f"{name}{suffix}"
                         yield _ValueGene(site, name, model), _dim(full, domains[0])
 
-    def _on_simplex(self, name: str) -> bool:
-        return self._spec.simplex and name == "weight"
-
-    def _reads(self, method: Method, team: Team, name: str, model: str | None) -> bool:
-        """True if a gene of this parameter and model matters to ``method`` merging ``team``."""
-        if model is None:
-            return True
-        return model in (
-            team[:-1] if self._on_simplex(name) else team
-        )  # the last takes what is left
-
     def _domain(self, method: Method, name: str, model: str | None) -> Domain | None:
         """The domain of a searched parameter of ``method``, or None if it is absent or fixed."""
         for parameter in method.parameters:
             if parameter.name == name and parameter.per_model == (model is not None):
-                if self._on_simplex(name) and parameter.per_model:
-                    return SHARE
-                setting = self._spec.setting(parameter, model)
+                setting = self._setting(parameter, model)
                 return setting if is_domain(setting) else None
         return None
+
+    def _setting(self, parameter: Parameter, model: str | None) -> Any:
+        """A fixed value or a domain; a parameter that another part draws is fixed here."""
+        if parameter.name in self._decided and parameter.per_model:
+            return parameter.default
+        return self._spec.setting(parameter, model)
 
     # -- genomes and groups ---------------------------------------------------------------------
 
@@ -162,7 +161,9 @@ class Methods:
         return teams[0 if index is None else _cell(genome[index], len(teams))]
 
     def draw(self, genes: Genome, body: Body) -> Body:
-        return Body(tuple(self._group(genes, region) for region in self._layout.regions))
+        return replace(
+            body, groups=tuple(self._group(genes, region) for region in self._layout.regions)
+        )
 
     def _group(self, genome: Genome, region: Region) -> Group:
         zone = self._layout.zone_of(region.nearest)
@@ -173,10 +174,6 @@ class Methods:
             name = parameter.name
             if not parameter.per_model:
                 values[name] = self._value(genome, region, method, name, None)
-            elif self._on_simplex(name):
-                rows = [self._units(genome, site, team) for site, _ in region.blend]
-                units = simplex.blend(rows, [share for _, share in region.blend])
-                values[name] = {m: u / simplex.UNITS for m, u in zip(team, units, strict=True)}
             else:
                 values[name] = {m: self._value(genome, region, method, name, m) for m in team}
         return group(method.name, team, values, layers=region.layers, roles=region.roles)
@@ -187,7 +184,7 @@ class Methods:
         domain = self._domain(method, name, model)
         if domain is None:
             parameter = next(p for p in method.parameters if p.name == name)
-            return self._spec.setting(parameter, model)
+            return self._setting(parameter, model)
         genes = {
             site: genome[self._index[_ValueGene(site, name, model)]] for site, _ in region.blend
         }
@@ -195,12 +192,7 @@ class Methods:
             return domain.decode(sum(share * genes[site] for site, share in region.blend))
         return domain.decode(genes[region.nearest])
 
-    def _units(self, genome: Genome, site: int, team: Team) -> tuple[int, ...]:
-        """The weights of ``team`` on the simplex at ``site``."""
-        genes = [genome[self._index[_ValueGene(site, "weight", model)]] for model in team[:-1]]
-        return simplex.decode(genes)
-
-    def canonical(self, genes: Genome) -> Genome:
+    def canonical(self, genes: Genome, body: Body) -> Genome:
         genome, fixed = genes, []
         for gene, index in self._index.items():
             value = 0.5
@@ -214,12 +206,7 @@ class Methods:
                 method = self._method_at(genome, zone)
                 team = self._team_at(genome, zone, method)
                 domain = self._domain(method, gene.parameter, gene.model)
-                if domain is None or not self._reads(method, team, gene.parameter, gene.model):
-                    pass
-                elif domain is SHARE:
-                    shares = simplex.encode(self._units(genome, gene.site, team))
-                    value = shares[team.index(gene.model or "")]
-                else:
+                if domain is not None and gene.model in (*team, None):
                     value = domain.encode(domain.decode(genome[index]))
             fixed.append(value)
         return tuple(fixed)
@@ -260,20 +247,11 @@ class Methods:
         method = methods.get(found.method)
         domain = self._domain(method, gene.parameter, gene.model)
         value: Any = found.values.get(gene.parameter)
-        if domain is None or not self._reads(method, found.models, gene.parameter, gene.model):
+        if domain is None or gene.model not in (*found.models, None):
             return None
         if isinstance(value, Mapping):
-            if domain is SHARE:
-                units = [round(value[model] * simplex.UNITS) for model in found.models]
-                return simplex.encode(units)[found.models.index(gene.model or "")]
             value = value.get(gene.model)
         return None if value is None else encode(domain, value)
-
-
-def _teams(method: Method, models: Team) -> tuple[Team, ...]:
-    """The sets of models that ``method`` may merge, each in the order of ``models``."""
-    size = len(models) if method.max_models is None else min(method.max_models, len(models))
-    return tuple(itertools.combinations(models, size))
 
 
 def _dim(name: str, domain: Domain) -> Dim:
@@ -291,7 +269,7 @@ def _centre(gene: float, size: int) -> float:
 
 def uniform(fit: Fit) -> Body:
     """The plain average."""
-    weights = {"weight": simplex.even(fit.sources)} if fit.spec.simplex else None
+    weights = {"weight": simplex.even(fit.sources)} if "weight" in fit.decided else None
     return Body((group("linear", fit.sources, weights),))
 
 
@@ -305,7 +283,7 @@ def _everywhere(fit: Fit, team: Team, name: str, **values: Any) -> Body:
             model: setting.default if is_domain(setting) else setting
             for model, setting in settings.items()
         }
-        if spec.simplex and parameter.per_model and parameter.name == "weight":
+        if parameter.name == "weight" and parameter.per_model and "weight" in fit.decided:
             values.setdefault("weight", simplex.even(team))
         values.setdefault(parameter.name, chosen if parameter.per_model else chosen[None])
     return Body((group(name, team, values),))

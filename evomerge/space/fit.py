@@ -1,0 +1,44 @@
+"""What the parts of a space are fitted to: sources, a depth, and where values are placed over it."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+
+from evomerge import methods
+from evomerge.space.layout import Arrangement, arrange
+from evomerge.space.spec import SpaceSpec
+from evomerge.tensors import Place
+
+Team = tuple[str, ...]  # models that are merged with each other
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a part is fitted to.
+
+    Attributes:
+        spec: the whole space as configured.
+        sources: their names, in order.
+        layers: blocks of the merged model.
+        places: where tensors are that the space may vary: those that a fixed part decides left out.
+        decided: parameters of methods that other parts than ``methods`` draw.
+    """
+
+    spec: SpaceSpec
+    sources: tuple[str, ...]
+    layers: int
+    places: tuple[Place, ...]
+    decided: frozenset[str] = frozenset()
+
+    @cached_property
+    def layout(self) -> Arrangement:
+        """Where values are placed over depth and roles."""
+        return arrange(self.spec, self.layers).reached(self.places)
+
+    def teams(self, method: str) -> tuple[Team, ...]:
+        """The sets of models that ``method`` may merge, each in the order of the space."""
+        models, most = self.spec.team(method, self.sources), methods.get(method).max_models
+        size = len(models) if most is None else min(most, len(models))
+        return tuple(itertools.combinations(models, size))

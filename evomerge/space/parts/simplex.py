@@ -1,0 +1,105 @@
+"""Weights of a group that sum to 1, placed over depth and roles as all values are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+from evomerge import config, methods
+from evomerge.errors import did_you_mean
+from evomerge.params import Dim, Genome
+from evomerge.recipe import BASE, Body, Group, Recipe
+from evomerge.space import simplex
+from evomerge.space.fit import Fit, Team
+from evomerge.space.parts import Part
+from evomerge.tensors import Place
+
+SIMPLEX: Literal["simplex"] = "simplex"
+
+
+class Simplex(Part):
+    """``weights: simplex``; the genes ``weight.model@site``, of every model but a group's last.
+
+    A gene is inactive where the group there has no weights, does not merge the model or takes it last.
+    """
+
+    PARAMETERS: ClassVar[Sequence[str]] = ("weight",)
+
+    def __init__(self, settings: str, fit: Fit) -> None:
+        self._layout = fit.layout
+        teams = [team for name in fit.spec.methods if _weighs(name) for team in fit.teams(name)]
+        models = [m for m in (*fit.sources, BASE) if any(m in team[:-1] for team in teams)]
+        sites = self._layout.sites
+        names = [(site, model) for site in range(len(sites)) for model in models]
+        self._index = {name: index for index, name in enumerate(names)}
+        suffix = [f"@{label}" if len(sites) > 1 else "" for label in sites]
+        self.dims = tuple(Dim(f"weight.{model}{suffix[site]}", "real") for site, model in names)
+        # where the values of a site show as they are
+        self._shown: dict[int, Place] = {}
+        for place in fit.places:
+            region = self._layout.region_of(place)
+            if len(region.blend) == 1:
+                self._shown.setdefault(region.nearest, place)
+
+    @staticmethod
+    def parse(
+        node: config.Node, where: str, sources: Sequence[str], problems: config.Problems
+    ) -> str | None:
+        """The word."""
+        if node.plain == SIMPLEX:
+            return SIMPLEX
+        hint = did_you_mean(str(node.plain), (SIMPLEX,))
+        problems.add(node, where, f"expected {SIMPLEX}, found {config.shown(node.plain)}{hint}")
+        return None
+
+    def draw(self, genes: Genome, body: Body) -> Body:
+        groups = []
+        for region, each in zip(self._layout.regions, body.groups, strict=True):
+            if _weighs(each.method):
+                rows = [self._units(genes, site, each.models) for site, _ in region.blend]
+                units = simplex.blend(rows, [share for _, share in region.blend])
+                each = with_weights(each, units)
+            groups.append(each)
+        return replace(body, groups=tuple(groups))
+
+    def canonical(self, genes: Genome, body: Body) -> Genome:
+        found = [0.5] * len(genes)
+        for site, place in self._shown.items():
+            group = body.group_of(place)
+            if group is not None and _weighs(group.method):
+                units = self._units(genes, site, group.models)
+                self._set(found, site, group.models, units)
+        return tuple(found)
+
+    def read(self, recipe: Recipe) -> Iterator[Genome]:
+        found = [0.5] * len(self.dims)
+        for site, place in self._shown.items():
+            group = recipe.group_of(place)
+            weights: Any = group and group.values.get("weight")
+            if group is None or not isinstance(weights, dict):
+                continue
+            if any((site, model) not in self._index for model in group.models[:-1]):
+                return
+            units = [round(weights[model] * simplex.UNITS) for model in group.models]
+            self._set(found, site, group.models, units)
+        yield tuple(found)
+
+    def _units(self, genes: Genome, site: int, team: Team) -> tuple[int, ...]:
+        """The weights of ``team`` at ``site``."""
+        return simplex.decode([genes[self._index[site, model]] for model in team[:-1]])
+
+    def _set(self, genes: list[float], site: int, team: Team, units: Sequence[int]) -> None:
+        for model, gene in zip(team[:-1], simplex.encode(units), strict=True):
+            genes[self._index[site, model]] = gene
+
+
+def _weighs(method: str) -> bool:
+    """True if the method has a weight a model."""
+    return any(p.name == "weight" and p.per_model for p in methods.get(method).parameters)
+
+
+def with_weights(group: Group, units: Sequence[int]) -> Group:
+    """``group`` with these weights."""
+    weights = {m: u / simplex.UNITS for m, u in zip(group.models, units, strict=True)}
+    return replace(group, values={**group.values, "weight": weights})
