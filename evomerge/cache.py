@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from evomerge.errors import InputError
 
 
 def cache_folder(name: str) -> Path:
@@ -22,3 +25,18 @@ def cache_folder(name: str) -> Path:
 def name_of(made_of: Any) -> str:
     """The name of what is made of these plain values: 32 hexadecimal digits."""
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def make_once(file: Path, make: Callable[[], object]) -> None:
+    """Let ``make`` make the folder that ``file`` completes, unless it is there.
+
+    Raises:
+        InputError: it cannot be made, nor did another process make it meanwhile.
+    """
+    if file.is_file():
+        return
+    try:
+        make()
+    except InputError:
+        if not file.is_file():
+            raise

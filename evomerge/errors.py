@@ -8,6 +8,7 @@
     │   └── Incompatible      models that cannot be merged with each other
     ├── RunError              something failed at run time; exit status 1
     └── CandidateFailed       one candidate cannot be merged or scored; a search records it
+        └── NonFinite         an answer of it, or a value, is NaN or infinite (``suite.scorer``)
 
 Each message says what was found, where, what was expected and what to do.
 """

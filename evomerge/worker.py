@@ -96,7 +96,7 @@ class Job:
     """One candidate to score.
 
     Attributes:
-        key: names it among the pending jobs.
+        key: names it among the pending jobs: the model, of which one job is asked at a time.
         recipe: in plain form, with portable model texts.
         items: scorer -> ids.
         probe: the same, scored first: a few items that catch a collapsed model before the others are
@@ -126,8 +126,9 @@ class Outcome:
     """What came of a job.
 
     Attributes:
-        results: scorer -> responses; None if the candidate failed.
-        probe: the same of the probe; None if there was none, or the merge failed.
+        results: scorer -> responses to the items; None if the candidate failed before it had them all.
+        probe: the same of the probe, kept of a model that collapsed, too; None if there was none, or the
+            merge failed.
         error: why it failed, or None.
         seconds: spent on ``merge`` and ``score``.
     """

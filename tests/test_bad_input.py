@@ -576,7 +576,7 @@ def test_a_run_that_lost_its_answers_or_a_key_of_its_journal_is_refused(
         refuse("search", folder, "--ray", "off", says=says)
     last = {(event.get("batch"), event["event"]): number for number, event in enumerate(events)}
     for line, keys, value, told in (
-        (0, ["objectives", 0], {"name": "sums"}, "KeyError"),
+        (0, ["objectives", 0], {"name": "sums"}, "missing required field `scorer` - at `$.objectives[0]`"),
         (0, ["splits", "items"], 7, "Expected `object`, got `int` - at `$.splits.items`"),
         (0, ["more"], 7, "the key 'more' in a 'run' event, which has none"),
         (0, ["event"], "walk", "no event is called 'walk'"),
@@ -634,8 +634,8 @@ def test_a_dtype_changed_after_the_start_is_refused_but_not_another_cpu(
     run_folder: Make, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``auto`` means what it meant at the start, whatever machine the search goes on."""
-    from evomerge.engines import precision
     from evomerge.record.events import JOURNAL
+    from evomerge.run import precision
     from evomerge.run.identity import check_same, head_of
     from evomerge.run.preflight import prepare
     from evomerge.run.spec import load_run

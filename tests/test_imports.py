@@ -23,7 +23,7 @@ run interop demo
 record
 judging
 evolution
-worker pool
+worker pool collecting
 scorers
 engines space merging
 parents suite optimizers
@@ -31,7 +31,7 @@ estimators
 recipe
 methods checkpoint
 lines calibration
-tensors statistics durable cache passages
+tensors inference durable cache passages
 params seeds config registry
 errors visible
 """

@@ -346,6 +346,11 @@ def test_known_recipes_start_the_search(tmp_path: Path) -> None:
 def test_a_known_recipe_that_is_impossible_is_said_and_not_dropped() -> None:
     with pytest.raises(ConfigError, match="start: slerp takes exactly 1 of the source models"):
         fit({"methods": ["ties"], "start": ["uniform", "slerp"]})
+    assert fit({"methods": ["ties"]}).spec.start == (
+        *("parents", "uniform", "task_arithmetic", "ties"),
+    )
+    swaps = fit({"layer_swap": True, "lines": True}).spec.start
+    assert swaps == ("parents", "uniform", "task_arithmetic", "layer_swap", "lines")
     space = fit({"methods": ["slerp", "lm_cocktail"]})
     assert {"slerp", "lm_cocktail"}.isdisjoint(space.starts()), "nobody asked for them"
     assert space.spec.left_out == {

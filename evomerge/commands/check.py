@@ -16,7 +16,7 @@ from evomerge.merging.blueprint import Blueprint, notes_on
 from evomerge.parents import Parents
 from evomerge.parents.statistics import Statistics, StatisticStore
 from evomerge.recipe import BASE, Recipe, uncovered
-from evomerge.run.measuring import wanted
+from evomerge.run.calibrating import wanted
 from evomerge.run.preflight import Run, inspect, prepare
 from evomerge.run.spec import NAME, RunSpec, load_run
 from evomerge.scorers.sources import Code
@@ -81,7 +81,7 @@ def _check_run(path: Path) -> list[str]:
     try:
         tasks, remote = read_tasks(spec.suite), remote_code(spec)
     except InputError as error:
-        raise ConfigError([*_told(error), *_other_problems(spec)]) from None
+        raise ConfigError([*_problems_of(error), *_other_problems(spec)]) from None
     if tasks.code or remote:
         return _check_unexecuted(spec, tasks, remote)
     job = prepare(replace(spec, trust_remote_code=False))  # there is none
@@ -101,7 +101,7 @@ def _check_run(path: Path) -> list[str]:
     ]
 
 
-def _told(error: InputError) -> list[str]:
+def _problems_of(error: InputError) -> list[str]:
     return error.problems if isinstance(error, ConfigError) else [str(error)]
 
 
@@ -110,7 +110,7 @@ def _other_problems(spec: RunSpec) -> list[str]:
     try:
         inspect(spec, [scorer.name for scorer in spec.suite.scorers], tokenizer=False)
     except InputError as error:
-        return _told(error)
+        return _problems_of(error)
     return []
 
 

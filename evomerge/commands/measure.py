@@ -7,9 +7,9 @@ from pathlib import Path
 
 from evomerge.calibration import Calibration, Texts
 from evomerge.checkpoint import ModelRef
+from evomerge.collecting import measure
 from evomerge.merging import open_model
 from evomerge.registry import STATISTICS
-from evomerge.run.measuring import measure
 
 
 def measure_model(

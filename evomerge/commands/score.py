@@ -12,8 +12,8 @@ import torch
 from evomerge import config
 from evomerge import recipe as recipes
 from evomerge.checkpoint import Checkpoint, ModelRef
-from evomerge.engines.precision import scoring_dtype
 from evomerge.errors import RunError
+from evomerge.inference.intervals import Interval
 from evomerge.judging.estimation import ANCHORED, Estimation
 from evomerge.judging.evidence import Bootstrap
 from evomerge.judging.final import count
@@ -21,7 +21,7 @@ from evomerge.merging import open_parents
 from evomerge.recipe import Body, Recipe
 from evomerge.record.events import items_digest
 from evomerge.record.looks import Book
-from evomerge.statistics.intervals import Interval
+from evomerge.run.precision import scoring_dtype
 from evomerge.suite.scorer import SIGNALS, Items, Results
 from evomerge.suite.spec import SuiteSpec, parse_suite
 from evomerge.suite.suite import Suite

@@ -19,7 +19,7 @@ from evomerge import seeds
 from evomerge.errors import InputError
 from evomerge.estimators import Known
 from evomerge.estimators.anchors import represent
-from evomerge.statistics.intervals import NORMAL
+from evomerge.inference.intervals import NORMAL
 
 ROUNDS = 20  # at most so many models, or groups of them, are left out in turn
 

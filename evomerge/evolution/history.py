@@ -243,13 +243,9 @@ class History:
             ValueError: it is not awaited.
             RunError: the base or a parent failed; no candidate can be judged without them.
         """
-        known = 0 <= evaluation.batch < len(self._batches)
-        progress = self._batches[evaluation.batch] if known else None
-        if progress is None or progress.awaited.pop(evaluation.candidate, None) is None:
-            raise ValueError(
-                f"an evaluation of candidate {evaluation.candidate} in batch {evaluation.batch}, which "
-                "is not awaited"
-            )
+        self.check_awaited(evaluation.batch, evaluation.candidate)
+        progress = self._batches[evaluation.batch]
+        del progress.awaited[evaluation.candidate]
         progress.evaluations[evaluation.candidate] = evaluation
         self.arrived += 1
         if progress.batch.phase.searched:
@@ -260,6 +256,18 @@ class History:
             return False
         self._complete(progress)
         return True
+
+    def check_awaited(self, batch: int, candidate: int) -> None:
+        """Refuse an evaluation that nobody waits for.
+
+        Raises:
+            ValueError: it is not awaited.
+        """
+        known = 0 <= batch < len(self._batches)
+        if not known or candidate not in self._batches[batch].awaited:
+            raise ValueError(
+                f"an evaluation of candidate {candidate} in batch {batch}, which is not awaited"
+            )
 
     def end(self) -> None:
         """Fold: the table on the report split was made.

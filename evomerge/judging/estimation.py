@@ -50,7 +50,7 @@ class Estimation:
             for o in suite.measured
             if archive and o.scorer not in suite.spec.anchors
         }
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def values(self, results: Results) -> tuple[dict[str, float], dict[str, float | None]]:
         """Values and standard errors of all objectives.
@@ -81,8 +81,8 @@ class Estimation:
         estimate = found if isinstance(found, str) else found.estimate(responses, objective.metric)
         if not isinstance(estimate, str):
             return estimate
-        if objective.name not in self._told:
-            self._told.add(objective.name)
+        if objective.name not in self._warned:
+            self._warned.add(objective.name)
             _log.warning(
                 "%s: search scores are plain values of the sampled items, with unknown error: %s",
                 objective.name,

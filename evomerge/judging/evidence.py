@@ -14,9 +14,9 @@ import numpy as np
 
 from evomerge import seeds
 from evomerge.evolution.history import History
+from evomerge.inference.comparison import Array, Sums, mcnemar, swap_labels
+from evomerge.inference.intervals import Interval, Resampled, Resamples, jointly
 from evomerge.judging.estimation import spread
-from evomerge.statistics.comparison import Array, Sums, mcnemar, swap_labels
-from evomerge.statistics.intervals import Interval, Resampled, Resamples, jointly
 from evomerge.suite.objectives import BASE, Objective, Values, entering, why_worst, with_derived
 from evomerge.suite.scorer import UNBOUNDED, Items, Results, column
 from evomerge.suite.suite import Suite
@@ -66,7 +66,7 @@ class Bootstrap:
         sources = [self.suite.source_of[name][item] for item in chosen]
         sums = self.suite.sums(name, metric, values)
         if sums is None:
-            return self.resamples.statistic(
+            return self.resamples.function(
                 lambda index: scorer.aggregate(metric, [values[i] for i in index]), sources
             )
         if _binary([values]) and not set(metric.split("*")) & set(UNBOUNDED):

@@ -1,7 +1,7 @@
 """How the final table is made: every model of the report batch, and how far the winner can be trusted.
 
 Every number has an interval, or is exact. The winner's differences to the others are paired, and
-carry the p value of a test (see ``statistics.comparison``). Three scores of the winner, on the search
+carry the p value of a test (see ``inference.comparison``). Three scores of the winner, on the search
 items that it was found by, the select items that it was chosen by, and the report items that had
 no say, show how much of the first was luck.
 """
@@ -13,10 +13,10 @@ import operator
 from collections.abc import Callable, Mapping
 
 from evomerge.evolution.history import MERGED, Candidate, History
+from evomerge.inference.intervals import Interval, Resampled, jointly
 from evomerge.judging.evidence import Bootstrap, ByObjective, compare
 from evomerge.judging.health import asymmetries, notes
 from evomerge.judging.table import Count, Effort, Gain, Row, Table, Trust
-from evomerge.statistics.intervals import Interval, Resampled, jointly
 from evomerge.suite.objectives import BASE, entering
 from evomerge.suite.scorer import Items, Results
 from evomerge.suite.splits import Split

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.statistics.comparison import mcnemar
+from evomerge.inference.comparison import mcnemar
 from evomerge.suite.objectives import BASE, Objective
 from evomerge.suite.scorer import Responses, Results, column
 from evomerge.suite.suite import Suite

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from evomerge.statistics.intervals import Interval
+from evomerge.inference.intervals import Interval
 
 VERSION = 1  # of the plain form
 

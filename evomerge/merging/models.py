@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from evomerge.cache import cache_folder, name_of
+from evomerge.cache import cache_folder, make_once, name_of
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.checkpoint.contents import digests
 from evomerge.errors import InputError
@@ -41,12 +41,7 @@ def open_model(ref: ModelRef, within: tuple[str, ...] = ()) -> Checkpoint:
     parents = Parents.open(recipe, opened)
     made_of = [recipe.digest, {name: digests(m) for name, m in parents.models.items()}]
     folder = cache_folder("merged") / name_of(made_of)
-    if not (folder / "config.json").is_file():
-        try:
-            write_merge(recipe, parents, folder)
-        except InputError:
-            if not (folder / "config.json").is_file():  # another process was faster
-                raise
+    make_once(folder / "config.json", lambda: write_merge(recipe, parents, folder))
     return Checkpoint(str(ref), folder)
 
 

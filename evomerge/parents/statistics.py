@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from evomerge import methods
-from evomerge.cache import cache_folder, name_of
+from evomerge.cache import cache_folder, make_once, name_of
 from evomerge.calibration import Calibration
 from evomerge.checkpoint import Checkpoint, beside
 from evomerge.checkpoint.contents import digests
 from evomerge.checkpoint.files import mapped_file
-from evomerge.errors import CheckpointError, InputError, NotMeasured
+from evomerge.errors import CheckpointError, NotMeasured
 from evomerge.parents.parents import Parents
 from evomerge.recipe import Group, Recipe
 from evomerge.registry import STATISTICS
@@ -74,12 +74,8 @@ class StatisticStore:
     def file(self, model: Checkpoint, statistic: str, digest: str) -> Path:
         """Where the statistic of ``model`` from texts of this digest lies, or would."""
         version = STATISTICS.get(statistic).version
-        made_of = [
-            digests(model),
-            statistic,
-            version,
-            digest,
-        ]  # also its tokenizer: it cuts the texts
+        # the model's digests are also those of its tokenizer, which cuts the texts
+        made_of = [digests(model), statistic, version, digest]
         return self.folder / name_of(made_of) / FILE
 
     def write(self, file: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -91,12 +87,11 @@ class StatisticStore:
         """
         from safetensors.torch import save_file
 
-        try:
+        def make() -> None:
             with beside(file.parent) as work:
                 save_file(dict(tensors), work / FILE)
-        except InputError:
-            if not file.is_file():  # another process was faster
-                raise
+
+        make_once(file, make)
 
 
 class Statistics:

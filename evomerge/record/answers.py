@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from evomerge.record.responses import Block, Store
 from evomerge.suite.scorer import Items, Results
 
-At = tuple[int, int]  # batch, candidate
+At = tuple[int, int]  # an evaluation: its batch and its candidate
 
 
 @dataclass
@@ -17,7 +17,7 @@ class _Model:
     """What a recipe, merged and scored in one dtype, was asked: evaluation by evaluation."""
 
     asked: dict[At, Items] = field(default_factory=dict)
-    places: list[Block] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
     error: str | None = None
 
 
@@ -28,13 +28,13 @@ class Answers:
         self._store = store
         self._models: dict[str, _Model] = {}
 
-    def add(self, key: str, at: At, items: Items, place: Block | None) -> None:
-        """Evaluation ``at`` asked ``items``; the answers lie at ``place``."""
+    def add(self, key: str, at: At, items: Items, block: Block | None) -> None:
+        """Evaluation ``at`` asked ``items``; the answers are ``block``."""
         model = self._models.setdefault(key, _Model())
         if items:
             model.asked[at] = items
-        if place:
-            model.places.append(place)
+        if block:
+            model.blocks.append(block)
 
     def fail(self, key: str, error: str) -> None:
         """The model cannot be scored, now or later."""
@@ -70,7 +70,9 @@ class Answers:
 
     def results(self, key: str, items: Items) -> Results:
         """The answers to ``items``, all of which were asked, in that order."""
-        return restrict(join([self._store.read(p) for p in self._models[key].places]), items)
+        return restrict(
+            join([self._store.read(block) for block in self._models[key].blocks]), items
+        )
 
     def _known(self, key: str) -> Mapping[str, set[str]]:
         found: dict[str, set[str]] = defaultdict(set)

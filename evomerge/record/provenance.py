@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from evomerge.evolution.history import MERGED, History, Phase
+from evomerge.inference.intervals import Interval
 from evomerge.judging.evidence import search_interval
 from evomerge.judging.table import Table
 from evomerge.recipe import Recipe
 from evomerge.record.events import Head
-from evomerge.statistics.intervals import Interval
 from evomerge.suite.objectives import Objective
 
 

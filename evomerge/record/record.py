@@ -10,13 +10,13 @@ from typing import Any
 
 from evomerge.errors import InputError
 from evomerge.evolution.history import History, Phase
+from evomerge.inference.intervals import Interval
 from evomerge.judging.evidence import search_interval
 from evomerge.judging.table import Table
 from evomerge.recipe import Body, Recipe
 from evomerge.record import events
 from evomerge.record.provenance import with_provenance
 from evomerge.record.responses import Store
-from evomerge.statistics.intervals import Interval
 from evomerge.suite.objectives import combine, yardsticks
 
 

@@ -76,18 +76,18 @@ class Store:
     Args:
         path: the file.
         inventory: scorer -> every item it may be asked, in a fixed order.
-        places: the blocks that the journal names, in its order: the rows of ``matrix``.
+        blocks: the blocks that the journal names, in its order: the rows of ``matrix``.
     """
 
     def __init__(
         self,
         path: Path,
         inventory: Mapping[str, Sequence[str]],
-        places: Sequence[Block],
+        blocks: Sequence[Block],
         handle: int,
     ) -> None:
         self.path = path
-        self.places: list[Block] = []
+        self.blocks: list[Block] = []
         self._inventory = inventory
         self._position = {
             scorer: {item: at for at, item in enumerate(items)}
@@ -97,16 +97,16 @@ class Store:
         self._layouts: dict[bytes, dict[str, _Part]] = {}  # many blocks have the same
         self._parsed: list[
             tuple[dict[str, _Part], int]
-        ] = []  # of each place: layout, start of columns
-        for place in places:
-            self._add(place, self._block(place))
+        ] = []  # of each block: layout, start of columns
+        for block in blocks:
+            self._add(block, self._data(block))
 
     @classmethod
     def open(
         cls,
         path: str | os.PathLike[str],
         inventory: Mapping[str, Sequence[str]],
-        places: Sequence[Block] = (),
+        blocks: Sequence[Block] = (),
         *,
         writable: bool = True,
     ) -> Store:
@@ -117,22 +117,22 @@ class Store:
         """
         path = Path(path)
         flags = os.O_RDWR if writable else os.O_RDONLY
-        if writable and not places:
+        if writable and not blocks:
             flags |= os.O_CREAT
         try:
             handle = os.open(path, flags, 0o644)
         except OSError as error:
             lost = isinstance(error, FileNotFoundError)
             advice = (
-                f"; the journal beside it names {len(places)} blocks in it: restore it from a copy"
+                f"; the journal beside it names {len(blocks)} blocks in it: restore it from a copy"
             )
             raise InputError(
                 f"{path}: cannot be opened: {error.strerror}{advice if lost else ''}"
             ) from None
         try:
-            store = cls(path, inventory, places, handle)
+            store = cls(path, inventory, blocks, handle)
             if writable:
-                durable.cut(handle, max((p.offset + p.size for p in places), default=0))
+                durable.cut(handle, max((p.offset + p.size for p in blocks), default=0))
         except BaseException:
             os.close(handle)
             raise
@@ -144,27 +144,27 @@ class Store:
         Raises:
             RunError: the disk is full or failing.
         """
-        block = self._encode(results)
+        data = self._encode(results)
         try:
-            offset = durable.append(self._handle, block)
+            offset = durable.append(self._handle, data)
         except OSError as error:
             raise RunError(
                 f"{self.path}: {durable.why(error)}. Whatever the journal names is intact: make "
                 "room and resume the run"
             ) from error
-        place = Block(offset, len(block), zlib.crc32(block))
-        self._add(place, block)
-        return place
+        block = Block(offset, len(data), zlib.crc32(data))
+        self._add(block, data)
+        return block
 
-    def read(self, place: Block) -> dict[str, Responses]:
+    def read(self, block: Block) -> dict[str, Responses]:
         """The results of one block, as they were appended."""
-        block = self._block(place)
-        layout, columns, _ = _HEAD.unpack_from(block)
+        data = self._data(block)
+        layout, columns, _ = _HEAD.unpack_from(data)
         start = _HEAD.size + layout
-        rest = json.loads(zlib.decompress(block[start + columns :]))
+        rest = json.loads(zlib.decompress(data[start + columns :]))
         return {
-            scorer: self._unpack(scorer, part, block[start : start + columns], *rest[scorer])
-            for scorer, part in _parse(block[_HEAD.size : start]).items()
+            scorer: self._unpack(scorer, part, data[start : start + columns], *rest[scorer])
+            for scorer, part in _parse(data[_HEAD.size : start]).items()
         }
 
     def matrix(self, scorer: str, metric: str) -> NDArray[np.float64]:
@@ -173,8 +173,8 @@ class Store:
         Raises:
             InputError: the metric's values are not numbers.
         """
-        found = np.full((len(self.places), len(self._inventory[scorer])), np.nan)
-        content = np.memmap(self.path, np.uint8, "r") if self.places else np.empty(0, np.uint8)
+        found = np.full((len(self.blocks), len(self._inventory[scorer])), np.nan)
+        content = np.memmap(self.path, np.uint8, "r") if self.blocks else np.empty(0, np.uint8)
         for row, (parts, start) in enumerate(self._parsed):
             part = parts.get(scorer)
             column = part.columns.get(metric) if part else None
@@ -201,25 +201,25 @@ class Store:
 
     # -- blocks -----------------------------------------------------------------------------------
 
-    def _block(self, place: Block) -> bytes:
-        block = os.pread(self._handle, place.size, place.offset)
-        if len(block) != place.size or zlib.crc32(block) != place.crc:
-            line = place.line
+    def _data(self, block: Block) -> bytes:
+        data = os.pread(self._handle, block.size, block.offset)
+        if len(data) != block.size or zlib.crc32(data) != block.crc:
+            line = block.line
             raise InputError(
-                f"{self.path}: damaged: the {place.size} bytes from {place.offset} are not what line {line} of "
+                f"{self.path}: damaged: the {block.size} bytes from {block.offset} are not what line {line} of "
                 f"the journal beside it says. Restore both files from a copy, or delete line {line} of the "
                 f"journal and all after it: the search then resumes from line {line - 1}"
             )
-        return block
+        return data
 
-    def _add(self, place: Block, block: bytes) -> None:
-        layout, _, _ = _HEAD.unpack_from(block)
+    def _add(self, block: Block, data: bytes) -> None:
+        layout, _, _ = _HEAD.unpack_from(data)
         start = _HEAD.size + layout
-        key = block[_HEAD.size : start]
+        key = data[_HEAD.size : start]
         if key not in self._layouts:
             self._layouts[key] = _parse(key)
-        self.places.append(place)
-        self._parsed.append((self._layouts[key], place.offset + start))
+        self.blocks.append(block)
+        self._parsed.append((self._layouts[key], block.offset + start))
 
     def _encode(self, results: Results) -> bytes:
         layout: list[Any] = []

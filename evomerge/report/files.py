@@ -45,9 +45,9 @@ def write(record: Record) -> Result:
         RunError: it cannot be written.
     """
     result = result_of(record)
-    told = "".join(f"* {markdown_text(remark)}.\n" for remark in result.remarks)
+    remarks = "".join(f"* {markdown_text(remark)}.\n" for remark in result.remarks)
     try:
-        config.write_text(record.folder / REPORT, table_markdown(result.table) + told)
+        config.write_text(record.folder / REPORT, table_markdown(result.table) + remarks)
         if result.winner is not None:
             config.write_text(record.folder / BEST, result.winner.to_yaml())
     except OSError as error:

@@ -14,6 +14,7 @@ from rich.segment import Segment
 from rich.table import Table
 
 from evomerge.evolution.history import History, Phase
+from evomerge.inference.intervals import Interval
 from evomerge.judging.table import Count, interval_from
 from evomerge.judging.table import Table as FinalTable
 from evomerge.methods import Method
@@ -21,7 +22,6 @@ from evomerge.params import show
 from evomerge.record.record import Record
 from evomerge.report.files import Result
 from evomerge.report.text import count_text, interval_text, table_notes, table_rows, table_title
-from evomerge.statistics.intervals import Interval
 from evomerge.visible import one_line, visible
 
 PHASES: Mapping[str, str] = {

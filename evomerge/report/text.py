@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from evomerge.inference.intervals import Interval
 from evomerge.judging.estimation import ANCHORED
 from evomerge.judging.table import Count, Effort, Row, Table, Trust
-from evomerge.statistics.intervals import Interval
 from evomerge.visible import one_line
 
 

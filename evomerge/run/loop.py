@@ -30,14 +30,14 @@ from evomerge.record.events import (
     seconds_worked,
 )
 from evomerge.record.journal import Journal
-from evomerge.record.responses import Store
+from evomerge.record.responses import Block, Store
+from evomerge.run.calibrating import collect
 from evomerge.run.ending import end
 from evomerge.run.identity import check_same, head_of
-from evomerge.run.measuring import collect
 from evomerge.run.preflight import Run, prepare
 from evomerge.run.scoring import Scoring
 from evomerge.run.spec import load_run
-from evomerge.suite.scorer import Results
+from evomerge.suite.scorer import Items, Results
 from evomerge.worker import Job, Outcome
 
 MakePool = Callable[[WorkerSpec], Pool]
@@ -124,7 +124,11 @@ def search(
 
 
 class _Loop:
-    """One process's work on a run."""
+    """One process's work on a run.
+
+    What happens is folded into the history and into the scoring, live as from the journal on resume:
+    a batch by ``_open``, what an evaluation answered by ``_answered``.
+    """
 
     def __init__(
         self, run: Run, journal: Journal, lines: Sequence[Line], store: Store, listener: Listener
@@ -133,7 +137,9 @@ class _Loop:
         self.search = run.search()
         self.history = self.search.history
         self.scoring = Scoring(run, self.search, store)
-        self._waiting: dict[str, list[At]] = {}  # model -> evaluations that await its answers
+        # Model (``Scoring.key``) -> evaluations that await its answers, the one that is being asked first.
+        # Candidates may merge to one model; it is asked once at a time, so that each asks only the rest.
+        self._waiting: dict[str, list[At]] = {}
         for number, line in enumerate(lines, start=1):
             self._fold(line, number)
         self._spent = seconds_worked(lines)
@@ -143,14 +149,25 @@ class _Loop:
 
     def _fold(self, line: Line, number: int) -> None:
         with reading(self.journal.path, number):
+            if isinstance(line, BatchLine):
+                self._open(line.batch_on(self.run.template))
+                return
+            if isinstance(line, EvaluationLine):
+                at = line.batch, line.candidate
+                self.history.check_awaited(*at)
+                self._answered(at, line.block_at(number), line.error)
             fold(self.history, line, self.run.template)
-        if isinstance(line, BatchLine):
-            self.scoring.open(self.history.batches[-1])
-        elif isinstance(line, EvaluationLine):
-            at = line.batch, line.candidate
-            self.scoring.add(at, line.block_at(number))
-            if line.error:
-                self.scoring.fail(at, line.error)
+
+    def _open(self, batch: Batch) -> Items:
+        """Fold a batch; its items."""
+        self.history.open(batch)
+        return self.scoring.open(batch)
+
+    def _answered(self, at: At, block: Block | None, error: str | None) -> None:
+        """Fold the answers of an evaluation, and whether it failed."""
+        self.scoring.add(at, block)
+        if error:
+            self.scoring.fail(at, error)
 
     def _write(self, line: Line) -> None:
         self.journal.append(line.plain)
@@ -195,8 +212,7 @@ class _Loop:
             batch = self.search.propose()
             if batch is None:
                 return
-            self._write(BatchLine.of(batch, self.scoring.open(batch)))
-            history.open(batch)
+            self._write(BatchLine.of(batch, self._open(batch)))
             self.listener.opened(batch)
             self._hand_out(batch, pool)
 
@@ -244,7 +260,7 @@ class _Loop:
         """Store the new ``results`` of an evaluation, work out its values, journal and fold it."""
         scoring, reused = self.scoring, self.scoring.reused(at)
         block = self.store.append(results) if results else None
-        scoring.add(at, block)
+        self._answered(at, block, error)
         values = errors = None
         if error is None:
             try:

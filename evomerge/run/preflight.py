@@ -12,7 +12,6 @@ import torch
 from evomerge import optimizers
 from evomerge.calibration import Calibration, Texts
 from evomerge.checkpoint import Checkpoint, read_json
-from evomerge.engines.precision import scoring_dtype
 from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputError
 from evomerge.evolution.core import Plan, Search
@@ -24,7 +23,8 @@ from evomerge.pool import WorkerSpec
 from evomerge.recipe import BASE, Body, Recipe
 from evomerge.record.events import JOURNAL, Head, read_lines
 from evomerge.registry import ENGINES
-from evomerge.run.measuring import read_texts
+from evomerge.run.calibrating import read_texts
+from evomerge.run.precision import scoring_dtype
 from evomerge.run.spec import RunSpec
 from evomerge.space import SearchSpace
 from evomerge.suite import splits

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from evomerge.evolution.core import Search
 from evomerge.evolution.history import Batch, Phase, Verdict
+from evomerge.inference.intervals import Interval
 from evomerge.judging.estimation import Estimation
 from evomerge.judging.evidence import search_interval
 from evomerge.judging.race import Race
@@ -13,7 +14,6 @@ from evomerge.judging.shortlist import judge
 from evomerge.record.answers import Answers, At
 from evomerge.record.responses import Block, Store
 from evomerge.run.preflight import Run
-from evomerge.statistics.intervals import Interval
 from evomerge.suite.probe import ProbeLimits, probe_limits
 from evomerge.suite.scorer import Items, Results
 from evomerge.suite.splits import Split
@@ -36,13 +36,13 @@ class Scoring:
         self._whole = Estimation(run.suite)
 
     def open(self, batch: Batch) -> Items:
-        """Fold: ``batch`` is the next one; its items."""
+        """Fold: ``batch`` is the next one, and the history has it; its items."""
         self._items.append(self._items_of(batch))
         return self._items[-1]
 
-    def add(self, at: At, place: Block | None) -> None:
-        """Fold: what evaluation ``at`` had to ask was asked, and the answers lie at ``place``."""
-        self._answers.add(self.key(at), at, self.questions(at), place)
+    def add(self, at: At, block: Block | None) -> None:
+        """Fold: what evaluation ``at`` had to ask was asked, and the answers are ``block``."""
+        self._answers.add(self.key(at), at, self.questions(at), block)
 
     def fail(self, at: At, error: str) -> None:
         """Fold: evaluation ``at`` failed, and its model with it."""
@@ -102,11 +102,13 @@ class Scoring:
     def values(self, at: At) -> tuple[dict[str, float], dict[str, float | None] | None]:
         """Values of a scored candidate, and their standard errors.
 
-        While the search goes on, values are those of the whole search split, estimated from all that
-        the model answered of it; later they are those of the batch's items, and errors are None.
+        Base, parents and known recipes answered the whole search split. A candidate of the search
+        answered a sample; its values are those of the whole split, estimated from all that it ever
+        answered of it and from what those before it did. On the shortlist and in the report values are
+        those of the batch's items, and errors are None: there resamples tell.
 
         Raises:
-            NonFinite: a value is not finite.
+            CandidateFailed: a value is not finite (``NonFinite``).
         """
         phase, key, split = self._phase(at), self.key(at), self._suite.splits[Split.SEARCH]
         if not phase.searched:

@@ -23,13 +23,10 @@ from evomerge.registry import PARTS
 from evomerge.space.fit import Fit
 from evomerge.space.parts import Part
 from evomerge.space.parts.methods import SWEEP, uniform
-from evomerge.space.spec import SpaceSpec, parse_space
+from evomerge.space.spec import METHODS, SpaceSpec, parse_space
 from evomerge.tensors import places
 
 __all__ = ["SWEEP", "SearchSpace", "SpaceSpec", "parse_space"]
-
-
-METHODS = "methods"  # the part that draws groups where no other does
 
 
 class SearchSpace:

@@ -16,6 +16,7 @@ from evomerge.registry import PARTS
 from evomerge.space.settings import parse_setting
 from evomerge.tensors import OTHER
 
+METHODS = "methods"  # the part that draws groups where no other does
 PARENTS = "parents"  # known recipes that are scored in any case
 DEPTH = 1000  # more blocks than any model has
 METHODLESS = ("task_arithmetic",)  # what a space merges by that names no method
@@ -110,9 +111,11 @@ def parse_space(
 
 def _with_start(spec: SpaceSpec, section: config.Section, sources: Sequence[str]) -> SpaceSpec:
     """The same with the known recipes that are scored first: those asked for, or the usual ones."""
-    owner = {name: part for part in _parts_of(spec) for name in part.starts()}
+    known = map(PARTS.get, dict.fromkeys((*PARTS.built_in, *spec.parts)))
+    owner = {name: part for part in known for name in part.starts()}
     if "start" not in section:
-        usual = dict.fromkeys(name for part in _parts_of(spec) for name in part.usual(spec))
+        own = map(PARTS.get, (METHODS, *spec.parts))
+        usual = dict.fromkeys(name for part in own for name in part.usual(spec))
         wrong = {name: owner[name].problem(name, spec, sources) for name in usual}
         left_out = {name: why for name, why in wrong.items() if why and name in spec.methods}
         for name in usual:
@@ -139,11 +142,6 @@ def _with_start(spec: SpaceSpec, section: config.Section, sources: Sequence[str]
             hint = f"leave it out, or name its models (`models: {{{name}: [...]}}`)"
             section.problem("start", f"{why}; {hint}" if name in methods.names() else why)
     return replace(spec, start=start)
-
-
-def _parts_of(spec: SpaceSpec) -> list[Any]:
-    """The parts that know recipes: the built-in ones, and those of this space."""
-    return [PARTS.get(name) for name in dict.fromkeys((*PARTS.built_in, *spec.parts))]
 
 
 def _count(name: str, team: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from evomerge.errors import ConfigError, InputError, did_you_mean
-from evomerge.statistics.comparison import Sums
+from evomerge.inference.comparison import Sums
 from evomerge.suite import schedule, splits
 from evomerge.suite.objectives import Objective, Score, combine, with_derived, yardsticks
 from evomerge.suite.scorer import Items, Results, Scorer, column

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from evomerge import estimators
 from evomerge.estimators import Fitted, Known, Sample
 from evomerge.estimators.anchors import choose, represent
-from evomerge.statistics.intervals import NORMAL
+from evomerge.inference.intervals import NORMAL
 from evomerge.suite.schedule import sample as draw_sample
 from evomerge.testing.irt_variants import VARIANTS
 

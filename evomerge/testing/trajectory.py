@@ -30,7 +30,7 @@ def trajectory(folder: Path) -> Trajectory:
     evaluations = [event for event in events if event["event"] == "evaluation"]
     others = [event for event in events if event["event"] != "evaluation"]
     with Record(folder).open_responses() as store:
-        blocks = iter(store.places)
+        blocks = iter(store.blocks)
         for event in evaluations:
             event["block"] = store.read(next(blocks)) if event["block"] else None
     evaluations.sort(key=lambda event: (event["batch"], event["candidate"]))

@@ -24,7 +24,7 @@ import families
 import tasks
 from merge import HERE, folder, output, row, table, verdict
 
-from evomerge.engines.precision import scoring_dtype
+from evomerge.run.precision import scoring_dtype
 
 SHAPE, TINY = "135M", "toy"
 PEER_BATCH_SIZE = 8  # of mergekit-evolve, with merges on disk: its fastest here

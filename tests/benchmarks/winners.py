@@ -28,7 +28,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1])]
 
-from evomerge.statistics.intervals import student  # noqa: E402
+from evomerge.inference.intervals import student  # noqa: E402
 
 DEMO = HERE.parents[1] / "runs" / "demo" / "run.yaml"
 

@@ -369,12 +369,12 @@ def journal_example() -> str:
     from evomerge.checkpoint import ModelRef
     from evomerge.evolution.core import Plan, Search
     from evomerge.evolution.history import Evaluation, History, Verdict
+    from evomerge.inference.intervals import Interval
     from evomerge.judging.table import Count, Effort, Row, Table, Trust
     from evomerge.optimizers import Problem, make
     from evomerge.record import events
     from evomerge.record.journal import FORMAT
     from evomerge.space import SearchSpace, SpaceSpec
-    from evomerge.statistics.intervals import Interval
     from evomerge.suite.objectives import Objective, combine, yardsticks
 
     wanted = (Objective("skill", "sums", "acc"),)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evomerge.inference.comparison import mcnemar
+from evomerge.inference.intervals import jointly
 from evomerge.judging.evidence import Bootstrap, PValue, compare
-from evomerge.statistics.comparison import mcnemar
-from evomerge.statistics.intervals import jointly
 from evomerge.suite.objectives import Objective
 from evomerge.suite.suite import Results, Suite
 

@@ -15,6 +15,7 @@ import pytest
 from evomerge import config
 from evomerge.commands.search import search
 from evomerge.evolution.history import History, Phase
+from evomerge.inference.intervals import Interval
 from evomerge.judging.final import final_table
 from evomerge.judging.table import Count, Gain, Row, Table
 from evomerge.record import events
@@ -25,7 +26,6 @@ from evomerge.report.text import table_markdown, table_notes, table_rows, table_
 from evomerge.run.preflight import prepare
 from evomerge.run.scoring import Scoring
 from evomerge.run.spec import load_run
-from evomerge.statistics.intervals import Interval
 from evomerge.suite.objectives import Floor
 from evomerge.suite.suite import Results, Suite
 

@@ -151,7 +151,7 @@ def test_numbers_are_narrow_and_the_checksum_is_crc_32(tmp_path: Path) -> None:
             store.append({"s": {**flags, "metrics": {"m": [value] * count}}}).size
             for value in (1.0, 300.0, 0.5, 0.1)
         ]
-        place = store.places[0]
+        place = store.blocks[0]
         assert zlib.crc32((tmp_path / "r").read_bytes()[: place.size]) == place.crc
     widths = [round((size - sizes[0]) / count) for size in sizes]
     assert widths == [0, 1, 3, 7]

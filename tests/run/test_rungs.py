@@ -10,9 +10,9 @@ import pytest
 
 from evomerge import config
 from evomerge.commands.search import search
-from evomerge.engines.precision import scoring_dtype
 from evomerge.record.events import EvaluationLine
 from evomerge.record.record import Record
+from evomerge.run.precision import scoring_dtype
 from evomerge.testing.trajectory import trajectory
 
 RunFolder = Callable[..., Path]
@@ -34,7 +34,7 @@ def test_a_collapsed_merge_costs_its_probe_and_nothing_more(
     probe = record.head.splits.items["probe"]
     assert failed.items == sum(map(len, probe.values())) > 0
     with record.open_responses() as store:
-        answers = store.read(store.places[4])
+        answers = store.read(store.blocks[4])
     assert {name: responses["items"] for name, responses in answers.items()} == probe
 
 

@@ -17,6 +17,7 @@ from evomerge import Recipe, config, merge, merge_into, methods
 from evomerge.calibration import Texts
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.cli import main
+from evomerge.collecting import measure
 from evomerge.commands.measure import measure_model
 from evomerge.commands.search import search
 from evomerge.errors import InputError, NotMeasured
@@ -27,7 +28,6 @@ from evomerge.parents.fisher import Fisher
 from evomerge.parents.statistics import Statistics
 from evomerge.record.events import JOURNAL
 from evomerge.run import loop
-from evomerge.run.measuring import measure
 from evomerge.testing.trajectory import trajectory
 
 TEXTS = ["the quick brown fox", "nama saya budi", "what is this?"]

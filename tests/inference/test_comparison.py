@@ -8,7 +8,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from evomerge.statistics.comparison import Array, Sums, mcnemar, swap_labels
+from evomerge.inference.comparison import Array, Sums, mcnemar, swap_labels
 
 
 def bits(values: Sequence[tuple[float, float]]) -> float:

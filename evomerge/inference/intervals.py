@@ -186,7 +186,7 @@ class Resamples:
         draws = np.where(np.isfinite(draws), draws, np.nan)
         return Resampled(float(value), draws, len(set(sources)))
 
-    def statistic(
+    def function(
         self, function: Callable[[NDArray[np.int64]], float], sources: Sequence[str]
     ) -> Resampled:
         """Any ``function`` of an array of item indices, repeats included; called once a draw."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from evomerge.statistics.intervals import Interval, Resampled, Resamples, jointly
+from evomerge.inference.intervals import Interval, Resampled, Resamples, jointly
 
 
 def ids(count: int, siblings: int = 1) -> list[str]:
@@ -118,7 +118,7 @@ def test_the_fast_paths_equal_the_general_one(values: list[float], siblings: int
         (resamples.mean(values, names), lambda items: float(numbers[items].mean())),
         (resamples.ratio(numbers, sizes, names), bits_per_byte),
     ):
-        general = resamples.statistic(slow, names)
+        general = resamples.function(slow, names)
         assert fast.value == pytest.approx(general.value)
         np.testing.assert_allclose(fast.draws, general.draws, atol=1e-9)
 
@@ -126,7 +126,7 @@ def test_the_fast_paths_equal_the_general_one(values: list[float], siblings: int
 def test_a_median_has_an_interval_too() -> None:
     values = np.random.default_rng(0).normal(size=200)
     resamples = Resamples.of(ids(200), 300, 0)
-    estimate = resamples.statistic(lambda items: float(np.median(values[items])), ids(200))
+    estimate = resamples.function(lambda items: float(np.median(values[items])), ids(200))
     interval = estimate.interval()
     assert interval.low < np.median(values) < interval.high
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * 1.253 / math.sqrt(200), rel=0.4)

@@ -1,0 +1,1 @@
+"""What numbers of a sample allow to say: intervals and tests."""
