@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("HF_DATASETS_CACHE", tempfile.mkdtemp(prefix="evomerge-tests-"))
+if "HF_DATASETS_CACHE" not in os.environ:
+    os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="evomerge-tests-")
+    atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -93,6 +97,13 @@ doc_to_choice: choices
 metric_list:
   - {{metric: acc, aggregation: mean, higher_is_better: true}}
 """
+
+
+@pytest.fixture(scope="module")
+def short_tmp() -> Iterator[Path]:
+    """A folder whose path leaves room for Ray's sockets; Ray's own files stay when it is killed."""
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -576,7 +576,12 @@ def test_a_run_that_lost_its_answers_or_a_key_of_its_journal_is_refused(
         refuse("search", folder, "--ray", "off", says=says)
     last = {(event.get("batch"), event["event"]): number for number, event in enumerate(events)}
     for line, keys, value, told in (
-        (0, ["objectives", 0], {"name": "sums"}, "missing required field `scorer` - at `$.objectives[0]`"),
+        (
+            0,
+            ["objectives", 0],
+            {"name": "sums"},
+            "missing required field `scorer` - at `$.objectives[0]`",
+        ),
         (0, ["splits", "items"], 7, "Expected `object`, got `int` - at `$.splits.items`"),
         (0, ["more"], 7, "the key 'more' in a 'run' event, which has none"),
         (0, ["event"], "walk", "no event is called 'walk'"),

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from evomerge import config, merge
+from evomerge import merge
 from evomerge.checkpoint import ModelRef
 from evomerge.cli import main
-from evomerge.commands.search import search
 from evomerge.errors import InputError
 from evomerge.interop import to_mergekit
 from evomerge.merging import open_model
 from evomerge.recipe import Body, Recipe, group
-from evomerge.record.record import Record
 
 
 @pytest.fixture(autouse=True)
@@ -120,56 +117,3 @@ def test_mergekit_is_told_as_several_merges(
     named = {source["model"] for part in last["slices"] for source in part["sources"]}
     assert "merge-both" in named and str(family["sea"]) in named
     assert last["tokenizer"] == {"source": "merge-both"}
-
-
-@pytest.mark.slow
-def test_a_run_with_a_recipe_as_parent_is_stopped_resumed_and_exported(
-    family: dict[str, Path],
-    inner: Path,
-    run_folder: Callable[..., Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    job = {
-        "models": {
-            "base": str(family["base"]),
-            "sources": {"both": str(inner), "sea": str(family["sea"])},
-            "tokenizer": "both",
-        },
-        "space": {"methods": ["task_arithmetic"], "start": ["uniform"]},
-        "optimizer": {"name": "random", "population": 3},
-        "budget": {"evaluations": 10},
-    }
-    whole, stopped = run_folder("whole", **job), run_folder("stopped", **job)
-    search(whole)
-    lines = (whole / "journal.jsonl").read_text().splitlines(keepends=True)
-
-    class Stop(Exception):
-        pass
-
-    from evomerge.pool.serial import SerialPool
-
-    class Dying(SerialPool):
-        left = 4
-
-        def next(self, timeout: float | None = None):  # type: ignore[no-untyped-def]
-            if Dying.left == 0:
-                raise Stop
-            Dying.left -= 1
-            return super().next(timeout)
-
-    with pytest.raises(Stop):
-        search(stopped, Dying)
-    assert 0 < len((stopped / "journal.jsonl").read_text().splitlines()) < len(lines)
-    result = search(stopped)
-    assert result.winner is not None
-    best = config.read(whole / "best.yaml").plain
-    again = config.read(stopped / "best.yaml").plain
-    assert again["groups"] == best["groups"] and again["models"] == best["models"]
-    assert best["models"]["both"] == str(inner)
-    assert Record(whole).head.models["both"].sha256 == Record(stopped).head.models["both"].sha256
-    merged = merge(Recipe.load(stopped / "best.yaml"), tmp_path / "merged")
-    assert weights(merged)
-    inner.write_text(inner.read_text().replace("chat: 0.7", "chat: 0.6"))
-    assert main(["resume", str(stopped), "--ray", "off"]) == 2
-    assert "both" in capsys.readouterr().err, "its weights changed since the search was started"

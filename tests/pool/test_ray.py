@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -127,13 +126,6 @@ with RayPool(probe(), 1) as pool:
         print("interrupted", flush=True)
 assert signal.getsignal(signal.SIGTERM) is handler
 """
-
-
-@pytest.fixture
-def short_tmp() -> Iterator[Path]:
-    """A folder for temporary files whose path leaves room for Ray's sockets."""
-    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
 
 
 @pytest.fixture

@@ -13,18 +13,22 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evomerge import merge
+from evomerge.cache import cache_folder
+from evomerge.checkpoint import ModelRef
+from evomerge.cli import main
 from evomerge.commands.search import search
 from evomerge.errors import InputError
+from evomerge.recipe import Body, Recipe, group
 from evomerge.record.events import JOURNAL, RESPONSES
 from evomerge.record.record import Record
 from evomerge.testing.trajectory import Trajectory, trajectory
@@ -80,7 +84,9 @@ for line in sys.stdin:
     if pid == 0:
         os.dup2(os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
         os.dup2(1, 2)
-        sys.exit(main(json.loads(line)))
+        arguments, environment = json.loads(line)
+        os.environ.update(environment)
+        sys.exit(main(arguments))
     print(pid, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
@@ -97,10 +103,10 @@ for line in sys.stdin:
             env=os.environ | {"PYTHONPATH": path, "TMPDIR": str(folder)},
         )
 
-    def start(self, *arguments: str) -> int:
+    def start(self, *arguments: str, environment: Mapping[str, str] | None = None) -> int:
         """The pid of a new driver."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps(arguments) + "\n")
+        self._process.stdin.write(json.dumps([arguments, dict(environment or {})]) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
 
@@ -113,13 +119,6 @@ for line in sys.stdin:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(PATIENCE)
-
-
-@pytest.fixture(scope="module")
-def short_tmp() -> Iterator[Path]:
-    """A folder whose path leaves room for Ray's sockets; Ray's own files stay when it is killed."""
-    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
 
 
 @pytest.fixture(scope="module")
@@ -138,16 +137,21 @@ def await_size(journal: Path, size: int) -> None:
 
 
 def kill_and_resume(
-    drivers: Drivers, folder: Path, sizes: Sequence[int], delays: Sequence[float], *place: str
+    drivers: Drivers,
+    folder: Path,
+    sizes: Sequence[int],
+    delays: Sequence[float],
+    *place: str,
+    environment: Mapping[str, str] | None = None,
 ) -> None:
     """Run the search in ``folder``, killed when its journal passes each size, after a delay."""
     for size, delay in zip(sizes, delays, strict=True):
-        pid = drivers.start("search", str(folder), "--quiet", *place)
+        pid = drivers.start("search", str(folder), "--quiet", *place, environment=environment)
         await_size(folder / JOURNAL, size)
         time.sleep(delay)
         os.kill(pid, signal.SIGKILL)
         assert drivers.status() == -signal.SIGKILL, drivers.output.read_text()
-    drivers.start("resume", str(folder), "--quiet", *place)
+    drivers.start("resume", str(folder), "--quiet", *place, environment=environment)
     assert drivers.status() == 0, drivers.output.read_text()
 
 
@@ -185,6 +189,106 @@ def test_a_driver_of_ray_workers_killed(
     sizes, delays = moments(KILLS_OF_RAY, undisturbed.journal, f"ray {workers}")
     kill_and_resume(drivers, folder, sizes, delays, *place)
     assert trajectory(folder) == undisturbed.trajectory
+
+
+def killed(
+    job: Mapping[str, Any],
+    key: str,
+    run_folder: RunFolder,
+    drivers: Drivers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[Path, Path]:
+    """The folders of a search of ``job``, and of one that is killed at once and once more.
+
+    Each has a cache of its own, so what is made before the search is made in both. (But for compiled
+    passes, which take long.)
+    """
+    passes = cache_folder("passes")
+    for name in ("cache of whole", "cache of killed"):
+        (tmp_path / name / "evomerge").mkdir(parents=True)
+        (tmp_path / name / "evomerge" / "passes").symlink_to(passes)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache of whole"))
+    whole, folder = run_folder("whole", **job), run_folder("killed", **job)
+    search(whole)
+    sizes, delays = moments(1, (whole / JOURNAL).read_bytes(), key)
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache of killed")}
+    sizes, delays = [1, *sizes], [0.0, *delays]
+    kill_and_resume(drivers, folder, sizes, delays, "--ray", "off", environment=environment)
+    assert trajectory(folder) == trajectory(whole)
+    assert (folder / RESPONSES).read_bytes() == (whole / RESPONSES).read_bytes()
+    assert (folder / "best.yaml").read_bytes() == (whole / "best.yaml").read_bytes()
+    return whole, folder
+
+
+def weights(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(folder.glob("*.safetensors")))
+
+
+@pytest.mark.slow
+def test_a_run_with_a_recipe_for_a_parent_killed(
+    family: dict[str, Path],
+    run_folder: RunFolder,
+    small: dict[str, Any],
+    drivers: Drivers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And exported: what it found merges to the bytes of two steps."""
+    inner = tmp_path / "inner.yaml"
+    refs = {name: ModelRef(str(family[name])) for name in ("chat", "sea")}
+    body = Body((group("ties", ("chat", "sea"), {"density": 0.5, "weight": 0.7}),))
+    Recipe(ModelRef(str(family["base"])), refs, body, tokenizer="chat").save(inner)
+    models = {
+        "base": str(family["base"]),
+        "sources": {"both": str(inner), "sea": str(family["sea"])},
+        "tokenizer": "both",
+    }
+    job = {**small, "models": models}
+    _, folder = killed(job, "recipe", run_folder, drivers, tmp_path, monkeypatch)
+    out = tmp_path / "out.yaml"
+    assert main(["export", str(folder), "-o", str(out)]) == 0
+    best = Recipe.load(out)
+    assert best.models["both"].portable == str(inner)
+    step = merge(Recipe.load(inner), tmp_path / "step")
+    twice = replace(best, models={**best.models, "both": ModelRef(str(step))})
+    assert weights(merge(best, tmp_path / "at once")) == weights(merge(twice, tmp_path / "twice"))
+    inner.write_text(inner.read_text().replace("chat: 0.7", "chat: 0.6"))
+    assert main(["resume", str(folder), "--ray", "off"]) == 2
+    assert "both" in capsys.readouterr().err, "its weights changed since the search was started"
+
+
+@pytest.mark.slow
+def test_a_run_that_takes_statistics_killed(
+    run_folder: RunFolder,
+    small: dict[str, Any],
+    drivers: Drivers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also while they are collected: what is in the cache is whole, and has the same bytes."""
+    data = tmp_path / "calibration.jsonl"
+    texts = ["the quick brown fox", "nama saya budi", "what is this?"] * 4
+    data.write_text("".join(json.dumps({"text": f"{n} {t}"}) + "\n" for n, t in enumerate(texts)))
+    job = {
+        **small,
+        "models": {
+            "base": "embedded:base",
+            "sources": {"chat": "embedded:chat", "sea": "embedded:sea"},
+            "tokenizer": "chat",
+        },
+        "space": {"methods": ["fisher", "linear"], "start": ["uniform", "fisher"]},
+        "optimizer": {"name": "random", "population": 3},
+        "calibration": {"file": str(data)},
+    }
+    killed(job, "fisher", run_folder, drivers, tmp_path, monkeypatch)
+    caches = [
+        tmp_path / name / "evomerge" / "statistics"
+        for name in ("cache of whole", "cache of killed")
+    ]
+    kept, again = ({f.name: weights(f) for f in cache.iterdir()} for cache in caches)
+    assert len(kept) == 2 and kept == again
 
 
 @pytest.mark.slow
