@@ -322,7 +322,7 @@ def _actor_class(ray: Any) -> Any:
     which would take two seconds more at the start.
     """
 
-    class Worker:
+    class Actor:
         def __init__(
             self, path: list[str], env: dict[str, str], target: str, argument: str
         ) -> None:
@@ -345,7 +345,7 @@ def _actor_class(ray: Any) -> Any:
         def reply(self, job: str) -> str:
             return str(self._resident.reply(job))
 
-    return ray.remote(Worker)
+    return ray.remote(Actor)
 
 
 def _check(workers: int | None, num_cpus: float, num_gpus: float | None) -> None:

@@ -1,1 +1,1 @@
-"""All that lies on disk about a run: its journal, its responses, what is read off them."""
+"""What lies on disk about searches: a run's journal and responses, what is read off them, and looks at report items."""
