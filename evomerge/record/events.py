@@ -137,6 +137,10 @@ class Head(Line):
     scorers: dict[str, ScorerLine]
     versions: dict[str, str]
 
+    def __post_init__(self) -> None:
+        if not any(objective.weight for objective in self.objectives):
+            raise ValueError("no objective has a weight")
+
     @property
     def inventory(self) -> dict[str, list[str]]:
         """Scorer -> every item of the run, split by split."""

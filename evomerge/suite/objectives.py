@@ -80,6 +80,10 @@ class Objective:
     of: tuple[str, ...] = ()
     how: str = ""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf or not (self.scale is None or 0 < self.scale < math.inf):
+            raise ValueError(f"objective {self.name!r:.60}: weight is 0 or more, scale above 0")
+
     @property
     def sign(self) -> float:
         return 1.0 if self.maximize else -1.0

@@ -246,7 +246,10 @@ data: {{file: calibration.jsonl, items: 20, digest: {"0f" * 32}}}
 @kind("recipe", *RECIPES)
 def recipe(path: Path) -> None:
     found = Recipe.load(path)
-    assert len(found.digest) == 64
+    try:
+        assert len(found.digest) == 64
+    except InputError as error:  # another recipe, which stands for a model, cannot be read
+        assert str(error).startswith("model "), error
     assert config.parse(found.to_yaml())
     assert found.portable().used is not None
 
