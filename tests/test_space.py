@@ -357,6 +357,11 @@ def test_a_known_recipe_that_is_impossible_is_said_and_not_dropped() -> None:
         "slerp": "slerp takes exactly 1 of the source models, found 2",
         "lm_cocktail": "with its defaults it is uniform",
     }
+    for other in (
+        {"parameters": {"normalize": False}},
+        {"models": {"linear": ["sea", "chat"]}},
+    ):
+        assert "linear" in fit({"methods": ["linear"], **other}).starts(), "it is no average"
     asked = fit({"methods": ["lm_cocktail"], "start": ["lm_cocktail"]})
     assert "lm_cocktail" in asked.starts() and not asked.spec.left_out
 

@@ -23,7 +23,7 @@ from evomerge.registry import PARTS
 from evomerge.space.fit import Fit
 from evomerge.space.parts import Part
 from evomerge.space.parts.methods import SWEEP, uniform
-from evomerge.space.spec import METHODS, SpaceSpec, parse_space
+from evomerge.space.spec import METHODS, SpaceSpec, owners, parse_space
 from evomerge.tensors import places
 
 __all__ = ["SWEEP", "SearchSpace", "SpaceSpec", "parse_space"]
@@ -118,14 +118,12 @@ class SearchSpace:
             ConfigError: one is impossible here: a method that cannot merge these models, a recipe file
                 that is wrong or about others.
         """
-        found = {"uniform": self.uniform()}
+        found, owner = {"uniform": self.uniform()}, owners(self.spec)
         for name in self.spec.start:
             if name.endswith((".yaml", ".yml")):
                 found[name] = replace(self._template, body=self._from_file(name))
             elif name not in ("parents", "uniform"):
-                parts = map(PARTS.get, dict.fromkeys((*PARTS.built_in, *self.spec.parts)))
-                owner = next(part for part in parts if name in part.starts())
-                known = owner.known(name, self._fit)
+                known = owner[name].known(name, self._fit)
                 found |= {label: self._recipe(self._fix(body)) for label, body in known.items()}
         return found
 

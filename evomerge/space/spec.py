@@ -111,17 +111,16 @@ def parse_space(
 
 def _with_start(spec: SpaceSpec, section: config.Section, sources: Sequence[str]) -> SpaceSpec:
     """The same with the known recipes that are scored first: those asked for, or the usual ones."""
-    known = map(PARTS.get, dict.fromkeys((*PARTS.built_in, *spec.parts)))
-    owner = {name: part for part in known for name in part.starts()}
+    owner = owners(spec)
     if "start" not in section:
         own = map(PARTS.get, (METHODS, *spec.parts))
         usual = dict.fromkeys(name for part in own for name in part.usual(spec))
-        wrong = {name: owner[name].problem(name, spec, sources) for name in usual}
-        left_out = {name: why for name, why in wrong.items() if why and name in spec.methods}
-        for name in usual:
-            if not wrong[name] and name in spec.methods and (same := methods.get(name).by_default):
-                wrong[name] = left_out[name] = f"with its defaults it is {same}"
+        wrong = {
+            name: owner[name].problem(name, spec, sources) or _twin(name, spec, sources)
+            for name in usual
+        }
         start = (PARENTS, *(name for name in usual if not wrong[name]))
+        left_out = {name: why for name, why in wrong.items() if why and name in spec.methods}
         return replace(spec, start=start, left_out=left_out)
     start = section.texts("start")
     for name in start:
@@ -142,6 +141,25 @@ def _with_start(spec: SpaceSpec, section: config.Section, sources: Sequence[str]
             hint = f"leave it out, or name its models (`models: {{{name}: [...]}}`)"
             section.problem("start", f"{why}; {hint}" if name in methods.names() else why)
     return replace(spec, start=start)
+
+
+def owners(spec: SpaceSpec) -> dict[str, Any]:
+    """Known recipe, as ``start`` may name it -> the part that has it: a built-in one, or one of this space."""
+    found: dict[str, Any] = {}
+    for part in map(PARTS.get, dict.fromkeys((*PARTS.built_in, *spec.parts))):
+        for name in part.starts():
+            found.setdefault(name, part)
+    return found
+
+
+def _twin(name: str, spec: SpaceSpec, sources: Sequence[str]) -> str | None:
+    """Which other known recipe this one is, in words, if it is a method at its defaults; None if none."""
+    if name not in spec.methods or spec.team(name, sources) != tuple(sources):
+        return None
+    method = methods.get(name)
+    if not method.by_default or any(p.name in spec.parameters for p in method.parameters):
+        return None
+    return f"with its defaults it is {method.by_default}"
 
 
 def _count(name: str, team: Sequence[str]) -> int:
