@@ -134,20 +134,23 @@ def _check_unexecuted(spec: RunSpec, tasks: Tasks, remote: Sequence[Code]) -> li
 
 
 def _models_and_space(job: Run) -> list[str]:
-    spec, space, base = job.spec, job.space, job.models[BASE]
+    spec, base = job.spec, job.models[BASE]
     parents = Parents(job.models, spec.tokenizer)
     return [
         f"models: {', '.join(f'{name} = {model.name}' for name, model in job.models.items())}",
         f"{base.architecture}, {base.layers} layers, {base.parameters:,} parameters; merged in {job.dtype}, scored in {job.scoring}",
         *notes_on(parents),
         *_statistics(job),
-        f"space: {', '.join(spec.space.methods)}; {len(space.dims)} genes",
-        *(
-            f"note: {n} is no known recipe to start with: {w}"
-            for n, w in spec.space.left_out.items()
-        ),
+        _space(job),
+        *(f"note: {name} is not scored first: {why}" for name, why in spec.space.left_out.items()),
         f"optimizer: {spec.optimizer}, population {job.optimizer().population}, lag {spec.lag}",
     ]
+
+
+def _space(job: Run) -> str:
+    spec, count = job.spec.space, len(job.space.dims)
+    named = ", ".join(dict.fromkeys((*spec.methods, *spec.parts)))
+    return f"space: {named}; {count} gene{'' if count == 1 else 's'}"
 
 
 def _statistics(job: Run) -> list[str]:
