@@ -35,7 +35,7 @@ gpu:  ## what a CUDA GPU makes of merging and scoring: one table, eight minutes 
 	@PYTHONPATH=. $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/benchmarks/gpu.py
 
 estimators: $(VENV)/.installed-test  ## how well samples tell the whole, on the frozen matrix
-	$(BIN)/python -m evomerge.testing.estimators tests/golden/matrix.npz
+	$(BIN)/python -m evomerge.testing.matrix tests/golden/matrix.npz
 
 winners: $(VENV)/.installed-test  ## twenty searches against the best of noisy scores (an hour)
 	$(BIN)/python tests/benchmarks/winners.py

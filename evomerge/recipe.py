@@ -348,14 +348,15 @@ def digest_of(file: str) -> str:
     """
     state = os.stat(file) if os.path.isfile(file) else None
     try:
-        return _digest_of(file, state and (state.st_mtime_ns, state.st_size))
+        loaded = _loaded(file, state and (state.st_mtime_ns, state.st_size))
+        return replace(loaded).digest  # worked out anew: what it names may have changed
     except RecursionError:
         raise InputError(f"{file}: recipes name each other in a circle") from None
 
 
 @lru_cache(maxsize=256)
-def _digest_of(file: str, state: tuple[int, int] | None) -> str:
-    return Recipe.load(file).digest
+def _loaded(file: str, state: tuple[int, int] | None) -> Recipe:
+    return Recipe.load(file)
 
 
 def _parse_group(

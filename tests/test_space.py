@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +11,19 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
+import evomerge.space as space_module
 from evomerge import config, methods, seeds
 from evomerge.calibration import Calibration
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.errors import ConfigError
 from evomerge.lines import PARAMETERS, Lines
-from evomerge.params import Choice, Domain, Genome, Integer, Real
+from evomerge.params import Choice, Dim, Domain, Genome, Integer, Real
 from evomerge.recipe import GROUP_ROLES, Body, Recipe, group, uncovered
+from evomerge.registry import PARTS
 from evomerge.space import SWEEP, SearchSpace, parse_space, simplex
+from evomerge.space import spec as spec_module
+from evomerge.space.fit import Fit
+from evomerge.space.parts import Part
 from evomerge.tensors import OTHER, Place
 
 SOURCES = ("chat", "sea")
@@ -379,6 +385,50 @@ def test_a_start_file_about_other_models_is_refused(tmp_path: Path) -> None:
 def test_depth_is_placed_once() -> None:
     with pytest.raises(ConfigError, match=r"either knots or groups\.layers"):
         fit({"knots": 3, "groups": {"layers": 2}})
+
+
+class Halves(Part):
+    """A part that draws all groups: one weight for each half of the depth."""
+
+    GROUPS = True
+
+    def __init__(self, settings: Any, fit: Fit) -> None:
+        self._half, self._sources = fit.layers // 2, fit.sources
+        self.dims = (Dim("low", "real"), Dim("high", "real"))
+
+    @staticmethod
+    def parse(node: Any, where: str, sources: Any, problems: Any) -> Any:
+        return node.plain
+
+    def draw(self, genes: Genome, body: Body) -> Body:
+        low, high = (round(gene, 4) for gene in genes)
+        weights = {"weight": low}, {"weight": high}
+        first = group("task_arithmetic", self._sources, weights[0], layers=(0, self._half - 1))
+        return replace(body, groups=(first, group("task_arithmetic", self._sources, weights[1])))
+
+    def read(self, recipe: Recipe) -> Any:
+        found = [recipe.group_of(place) for place in (Place(0, "mlp"), Place(None, "norm"))]
+        yield tuple(each.values["weight"]["chat"] for each in found if each)  # type: ignore[call-overload, index]
+
+
+def test_a_part_that_draws_all_groups_composes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With those that change groups, before them whatever its name; not with others of its kind."""
+    known = {**PARTS.built_in, "zhalves": "test_space:Halves"}
+    monkeypatch.setattr(space_module, "PARTS", replace(PARTS, built_in=known))
+    monkeypatch.setattr(spec_module, "PARTS", replace(PARTS, built_in=known))
+    monkeypatch.setitem(sys.modules, "test_space", sys.modules[__name__])
+    space = fit({"zhalves": True, "lines": True, "keep_from": "sea"})
+    assert [dim.name for dim in space.dims] == ["low", "high", "lines.alpha", "lines.beta"]
+    recipe = space.decode((0.25, 0.75, 0.5, 0.5))
+    assert all(each.lines for each in recipe.groups if each.method == "task_arithmetic")
+    assert space.encode(recipe) == space.canonical((0.25, 0.75, 0.5, 0.5))
+    for other, says in (
+        ({"layer_swap": True}, "draws all groups, as"),
+        ({"weights": "simplex"}, "weights: `zhalves` decides this itself"),
+        ({"methods": ["ties"]}, "methods: `zhalves` decides this itself"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            fit({"zhalves": True, **other})
 
 
 # -- which models take part ----------------------------------------------------------------------

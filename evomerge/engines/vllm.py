@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from transformers import GenerationConfig
 
 from evomerge import tensors
 from evomerge.checkpoint import COMPANIONS, Checkpoint
 from evomerge.engines import EngineOptions, Generated, Outline, Request, Scored, Tokens, Weights
-from evomerge.engines.huggingface.decoding import Ends
+from evomerge.engines.greedy import Ends, unusual
 from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import InputError
 
@@ -60,10 +61,16 @@ class VLLMEngine:
         self._donor, self._options = donor, options
         generation = donor.folder / "generation_config.json"
         settings = json.loads(generation.read_text()) if generation.is_file() else {}
+        if asked := unusual(GenerationConfig.from_dict(settings)):
+            raise InputError(
+                f"engine vllm: {generation}: {', '.join(asked)}: not honoured by this engine; take these out "
+                "of the file, or score with `engine: huggingface`"
+            )
         config = outline.config()
         self.tokenizer = load_tokenizer(donor, options.trust_remote_code)
         eos = settings.get("eos_token_id", config.get("eos_token_id", self.tokenizer.eos_token_id))
-        self._eos: list[int] = eos if isinstance(eos, list) else [eos]
+        listed = eos if isinstance(eos, list) else [eos]
+        self._eos: list[int] = [token for token in listed if token is not None]
         self._penalty: float = settings.get("repetition_penalty") or 1.0
         own = int(config.get("max_position_embeddings", _USUAL_LENGTH))
         self.max_length: int = options.max_length or own

@@ -14,7 +14,7 @@ forms:
     fitted = get("regression").fit(Known(responses, strata))
     fitted.estimate(Sample(items, responses)).interval()
 
-``python -m evomerge.testing.estimators MATRIX`` compares them.
+``python -m evomerge.testing.matrix MATRIX`` compares them.
 
 Papers: Särndal, Swensson & Wretman, "Model Assisted Survey Sampling", ch. 6 (difference estimator);
     Wager et al., "High-dimensional regression adjustments in randomized experiments", PNAS 2016

@@ -123,12 +123,13 @@ class Materializer:
 
     def _check_fit(self, parameters: Mapping[str, torch.Tensor]) -> None:
         """Refuse a model whose parameters are not the merged ones."""
-        problems = []
-        for name, expected in self.blueprint.shapes.items():
+        problems, shapes = [], self.blueprint.shapes
+        for name, expected in shapes.items():
             if name not in parameters:
                 problems.append(f"it has no {name}")
             elif tuple(parameters[name].shape) != expected:
                 problems.append(f"{name} is {tuple(parameters[name].shape)}, merged {expected}")
+        problems += [f"it has {n}, the merged one has not" for n in parameters if n not in shapes]
         if problems:
             shown = "\n  ".join(problems[:5])
             raise Incompatible(

@@ -1,7 +1,7 @@
 """Models by name, also those that are recipes: a recipe file is merged first, once, into a cache.
 
 The cache ($XDG_CACHE_HOME/evomerge/merged) is a folder a merge, named by what it is made of: the
-recipe and the content of its parents, tokenizers too. So a merge of merges has the bytes of two steps over the disk,
+recipe, the content of its parents, tokenizers too, and this version. So a merge of merges has the bytes of two steps over the disk,
 and a recipe or a parent that changed is merged anew.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from evomerge import __version__
 from evomerge.cache import cache_folder, make_once, name_of
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.checkpoint.contents import digests
@@ -39,7 +40,8 @@ def open_model(ref: ModelRef, within: tuple[str, ...] = ()) -> Checkpoint:
     recipe = Recipe.load(file)
     opened = partial(open_model, within=(*within, file))
     parents = Parents.open(recipe, opened)
-    made_of = [recipe.digest, {name: digests(m) for name, m in parents.models.items()}]
+    models = {name: digests(model) for name, model in parents.models.items()}
+    made_of = [__version__, recipe.digest, models]
     folder = cache_folder("merged") / name_of(made_of)
     make_once(folder / "config.json", lambda: write_merge(recipe, parents, folder))
     return Checkpoint(str(ref), folder)

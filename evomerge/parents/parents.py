@@ -50,18 +50,14 @@ class Parents:
     def open(
         cls, recipe: Recipe, opened: Callable[[ModelRef], Checkpoint] = Checkpoint.open
     ) -> Parents:
-        """Open what ``recipe`` reads, and the model whose tokenizer it takes, each by ``opened``.
+        """Every model of ``recipe``, each opened by ``opened``, whether a group reads it or not.
 
-        If their vocabularies differ, every model of the recipe is opened: all have a say in the
-        rows that one lacks, whichever of them a group reads.
+        All have a say in what the result looks like: its config is the first one's, its head is tied if
+        all are, rows that one lacks are taken from the others. So what a search scored, in which all are
+        open, is what a merge of the recipe is.
         """
         names = [name for name in (BASE, *recipe.models) if name != BASE or recipe.base]
-        needed = [name for name in names if name in (*recipe.used, recipe.tokenizer)]
-        parents = cls({n: opened(recipe.ref(n)) for n in needed}, recipe.tokenizer)
-        if len(needed) == len(names) or not any(parents._rows.values()):
-            return parents
-        models = {n: parents.models.get(n) or opened(recipe.ref(n)) for n in names}
-        return cls(models, recipe.tokenizer)
+        return cls({name: opened(recipe.ref(name)) for name in names}, recipe.tokenizer)
 
     @property
     def donor(self) -> Checkpoint:
@@ -103,7 +99,7 @@ class Parents:
         """What is known of the entries of a parameter, aligned as ``tensor(model, name)`` is.
 
         Args:
-            values: of the shape that the model stores the parameter in.
+            values: [rows, ...], a row for each that the model stores of the parameter.
 
         Returns:
             The same for the common vocabulary, 0 in the rows of tokens that the model lacks.

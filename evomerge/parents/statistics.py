@@ -176,7 +176,8 @@ class Statistics:
                 f"{path}: not what {statistic.name} of {model} is now: {error}; delete it and measure again"
             ) from None
         shape = self._parents.models[model].entry(stored).shape
-        return self._parents.aligned(model, name, value) if value.shape == shape else value
+        by_row = value.dim() > 0 and value.shape[0] == shape[0]
+        return self._parents.aligned(model, name, value) if by_row else value
 
     def _open(self, model: str, statistic: str, digest: str) -> Any:
         """The mapped file; None if there is none."""

@@ -56,7 +56,9 @@ def with_provenance(
     for row in table.rows if table else ():
         if row.candidate == candidate:
             provenance["report"] = {key: row.plain[key] for key in ("score", "objectives")}
-    return replace(found.recipe.portable(), provenance=_rounded(provenance))
+    recipe = found.recipe.portable()
+    provenance["digest"] = recipe.digest  # also of the recipes that it names
+    return replace(recipe, provenance=_rounded(provenance))
 
 
 def of_winner(table: Table) -> dict[str, Any]:

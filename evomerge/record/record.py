@@ -41,7 +41,8 @@ class Record:
         path = self.folder / events.JOURNAL
         if not path.is_file():
             raise InputError(
-                f"{path}: no such file: nothing was searched here yet (see `evomerge search`)"
+                f"{path}: no such file: nothing was searched here yet (see `evomerge search`), or this is not the "
+                "folder of a run"
             )
         self._read(path)
 

@@ -60,6 +60,12 @@ def check_same(head: Head, run: Run, path: Path) -> None:
         texts = run.spec.calibration.path if run.spec.calibration else "calibration"
         raise InputError(f"{texts}: these texts changed since the search was started. {advice}")
     for name, model in run.models.items():
+        ref = run.spec.model(name)
+        if ref.is_recipe and head.models[name].sha256 != model.fingerprint:
+            raise InputError(
+                f"{name}: {ref.portable}: this recipe, or what it names, changed since the search was started. "
+                f"{advice}"
+            )
         here = files_of(model, code=run.spec.trust_remote_code)
         found = digests(model, code=run.spec.trust_remote_code)
         if changed := _changed(head.models[name].files, found):

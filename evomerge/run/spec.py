@@ -146,7 +146,7 @@ def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
     dtype = section.choice("dtype", tuple(DTYPES), "") or None
     threads = section.integer("threads", 1, low=1, high=4096)
     trust = section.flag("trust_remote_code", False)
-    calibration = _parse_calibration(section, space.methods if space else ())
+    calibration = _parse_calibration(section, _merging(space) if space else ())
     section.finish()
     if problems.found or base is None or space is None or suite is None:
         return None
@@ -213,6 +213,12 @@ def _parse_models(
         )
     models.finish()
     return (ModelRef(base, origin) if base else None), sources, tokenizer
+
+
+def _merging(space: SpaceSpec) -> tuple[str, ...]:
+    """The methods that a search merges by: those of its space, and those it starts with."""
+    known = methods.names()
+    return tuple(dict.fromkeys((*space.methods, *(n for n in space.start if n in known))))
 
 
 def _parse_calibration(section: config.Section, names: tuple[str, ...]) -> CalibrationFile | None:

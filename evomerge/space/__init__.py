@@ -45,6 +45,7 @@ class SearchSpace:
         drawn = any(kind.GROUPS for kind in kinds.values())
         settings = dict(spec.parts) if drawn else {METHODS: None, **spec.parts}
         kinds = {name: PARTS.get(name) for name in settings}
+        settings = dict(sorted(settings.items(), key=lambda pair: not kinds[pair[0]].GROUPS))
         decided = frozenset(name for kind in kinds.values() for name in kind.PARAMETERS)
         fit = Fit(spec, self.sources, layers, tuple(places(layers)), decided)
         self._fixed = [kinds[name](settings[name], fit) for name in settings if kinds[name].FIXED]

@@ -16,6 +16,8 @@ from evomerge.registry import PARTS
 from evomerge.space.settings import parse_setting
 from evomerge.tensors import OTHER
 
+# keys of a space file that belong to the part ``methods``
+OF_METHODS = ("methods", "method_gene", "parameters", "models", "weights")
 METHODS = "methods"  # the part that draws groups where no other does
 PARENTS = "parents"  # known recipes that are scored in any case
 DEPTH = 1000  # more blocks than any model has
@@ -261,7 +263,10 @@ def _parse_parts(section: config.Section, sources: Sequence[str]) -> dict[str, A
         if settings is None:
             continue
         found[name] = settings
-        for key in part.EXCLUDES:
+        others = [other for other in found if other != name and PARTS.get(other).GROUPS]
+        if part.GROUPS and others:
+            section.problem(name, f"draws all groups, as `{others[0]}` does; remove one of the two")
+        for key in (*part.EXCLUDES, *(OF_METHODS if part.GROUPS else ())):
             if key in section:
                 section.problem(key, f"`{name}` decides this itself; remove one of the two")
     return found

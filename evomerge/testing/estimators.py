@@ -1,219 +1,137 @@
-"""Estimators compared on a matrix of responses.
+"""What every estimator must hold to, as tests: subclass and name it.
 
-    python -m evomerge.testing.estimators MATRIX [--draws 100] [--estimators mean,regression]
+class TestMine(EstimatorContract):
+    estimator = "mine"      # in any of its forms, as a fitness file names it; a plugin's entry point counts
 
-For several shares of the items and each estimator it prints, over the candidates (``all``), those that
-beat both parents (``better``) and those that beat the whole archive (``beyond``):
-
-* rank: Spearman's correlation of estimates with means over all items, candidates sharing a sample;
-* RMSE: of the estimates;
-* saves: how many times the items a plain random sample would need for that error;
-* cover, width: how often 95 % intervals hold the truth, and their mean width;
-* gaps: RMSE and cover of differences between two candidates that share a sample.
-
-A matrix is an .npz file: ``labels`` of the models (those of the archive begin with ``archive``, base and
-parents first), ``items``, their ``strata``, ``correct`` (packed bits ``[models, items]``) and
-``margins`` (nats, NaN where an item has none). ``tests/benchmarks/matrix.py`` makes one.
+The laws are tried in a world of two skills whose candidates beat every model of the archive, as those do
+that a search looks for. (``testing.matrix`` compares estimators on real answers.)
 """
 
 from __future__ import annotations
 
-import argparse
-import math
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import ClassVar
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
-from evomerge import estimators
+from evomerge import estimators, seeds
 from evomerge.estimators import Fitted, Known, Sample
-from evomerge.estimators.anchors import choose, represent
-from evomerge.inference.intervals import NORMAL
-from evomerge.suite.schedule import sample as draw_sample
-from evomerge.testing.irt_variants import VARIANTS
 
-SHARES = (0.01, 0.02, 0.05, 0.10)
-COLUMNS = (
-    *("items", "estimator", "candidates", "rank", "RMSE", "saves", "cover", "width"),
-    *("gaps: RMSE", "cover"),
-)
-PARENTS = slice(1, 3)  # rows of the archive
-SEEDS = 10  # of k-means
+SIZE, ASKED, DRAWS = 400, 40, 300  # items, of which so many are asked, so many times
 
 Array = NDArray[np.float64]
-Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Matrix:
-    """Responses of an archive and of the candidates that are to be estimated from it."""
+class World:
+    """An archive, and children that are better than all of it: responses ``[children, items]``."""
 
     known: Known
-    responses: Array  # [candidates, items]
+    responses: Array
     margins: Array
+
+    @classmethod
+    def make(cls) -> World:
+        """Two skills, four strata of different difficulty, margins of a few nats."""
+        rng = seeds.generator("world")
+        strata = np.repeat(np.arange(4), SIZE // 4)
+        skill = rng.uniform(0.2, 1.5, (SIZE, 2))
+        difficulty = rng.normal(0, 1, SIZE) + strata - 1.0
+        ability = np.vstack([rng.normal(0, 0.5, (12, 2)), rng.normal(1.2, 0.2, (6, 2))])
+        noise = rng.logistic(0, 0.5, (SIZE, 1)) + rng.logistic(0, 0.3, (SIZE, 18))
+        margins = (ability @ skill.T - difficulty) * 2 + noise.T
+        responses = (margins > 0).astype(float)
+        made = cls(Known(responses[:12], strata, margins[:12]), responses[12:], margins[12:])
+        assert made.truth.min() > made.known.responses.mean(1).max()  # extrapolation
+        return made
+
+    @property
+    def small(self) -> World:
+        """The same with an archive of four."""
+        return replace(self, known=self.known.without(np.arange(4, 12)))
 
     @property
     def truth(self) -> Array:
-        """Means over all items, ``[candidates]``."""
-        truth: Array = self.responses.mean(1)
-        return truth
+        """Means over all items, ``[children]``."""
+        found: Array = self.responses.mean(1)
+        return found
 
-    @property
-    def groups(self) -> dict[str, NDArray[np.bool_]]:
-        """Which candidates beat nothing in particular, both parents, the whole archive."""
-        levels = self.known.responses.mean(1)
-        return {
-            "all": np.ones(len(self.truth), bool),
-            "better": self.truth > levels[PARENTS].max(),
-            "beyond": self.truth > levels.max(),
-        }
-
-    @classmethod
-    def load(cls, path: Path) -> Matrix:
-        with np.load(path) as file:
-            correct = np.unpackbits(file["correct"], axis=1, count=len(file["items"]))
-            responses, margins = correct.astype(float), file["margins"].astype(float)
-            archive = np.char.startswith(file["labels"], "archive")
-            strata = np.unique(file["strata"], return_inverse=True)[1]
-        known = Known(responses[archive], strata, margins[archive])
-        return cls(known, responses[~archive], margins[~archive])
-
-    def sample(self, items: Indices) -> Sample:
-        """What all candidates answered to ``items``."""
+    def sample(self, items: NDArray[np.int64]) -> Sample:
+        """Every child's answers to ``items``."""
         return Sample(items, self.responses[:, items], self.margins[:, items])
 
+    def estimate(self, fitted: Fitted, draws: int) -> tuple[Array, Array]:
+        """Values and errors on as many samples, ``[draws, children]``."""
+        found = [fitted.estimate_many(self.sample(self.draw(n))) for n in range(draws)]
+        return np.array([f.values for f in found]), np.array([f.errors for f in found])
 
-@dataclass(frozen=True)
-class Trial:
-    """Estimates of one estimator on many samples.
+    def draw(self, *key: seeds.Part) -> NDArray[np.int64]:
+        """A tenth of each stratum."""
+        mixed = seeds.generator("draw", *key).permutation(SIZE)
+        of_stratum = [mixed[self.known.strata[mixed] == code] for code in range(4)]
+        return np.concatenate([items[: ASKED // 4] for items in of_stratum])
+
+
+_world = cache(World.make)
+
+
+class EstimatorContract:
+    """Laws of ``Estimator``.
 
     Attributes:
-        values, errors: ``[draws, candidates]``.
-        gaps, gap_errors: estimated differences between candidates and their standard errors.
-        true_gaps: the differences, ``[candidates]``.
+        estimator: its name.
+        biased: it trusts a model of the items, which candidates that beat the archive break: neither bias
+            nor intervals are tried, nor that little data is no certainty.
+        least: the least part of 95 % intervals that hold the truth.
     """
 
-    values: Array
-    errors: Array
-    gaps: Array
-    gap_errors: Array
-    true_gaps: Array
+    estimator: ClassVar[str]
+    biased: ClassVar[bool] = False
+    least: ClassVar[float] = 0.92
 
-    def summary(self, truth: Array, which: NDArray[np.bool_]) -> dict[str, float]:
-        """The figures for the candidates ``which``."""
-        values, errors, truth = self.values[:, which], self.errors[:, which], truth[which]
-        missed = np.abs(values - truth)
-        gap_missed = np.abs(self.gaps - self.true_gaps)[:, which]
-        return {
-            "rank": float(np.mean([spearman(row, truth) for row in values])),
-            "rmse": float(np.sqrt(np.mean(missed**2))),
-            "coverage": float(np.mean(missed <= NORMAL * errors + 1e-12)),
-            "width": float(2 * NORMAL * errors.mean()),
-            "gap rmse": float(np.sqrt(np.mean(gap_missed**2))),
-            "gap coverage": float(
-                np.mean(gap_missed <= NORMAL * self.gap_errors[:, which] + 1e-12)
-            ),
-        }
+    @pytest.fixture
+    def world(self) -> World:
+        return _world()
 
+    def fit(self, known: Known) -> Fitted:
+        """To an archive."""
+        return estimators.get(self.estimator).fit(known)
 
-def run(matrix: Matrix, fitted: Fitted, samples: Sequence[Indices]) -> Trial:
-    """Estimate all candidates from each of the ``samples``; gaps are to the candidate before."""
-    rows = []
-    for items in samples:
-        found = fitted.estimate_many(matrix.sample(items))
-        gaps = [found.difference(at, at - 1) for at in range(len(found.values))]
-        rows.append(
-            (found.values, found.errors, [gap.value for gap in gaps], [gap.error for gap in gaps])
-        )
-    values, errors, gap_values, gap_errors = (
-        np.array(column) for column in zip(*rows, strict=True)
-    )
-    return Trial(values, errors, gap_values, gap_errors, matrix.truth - np.roll(matrix.truth, 1))
+    def test_no_bias_and_honest_intervals(self, world: World) -> None:
+        if self.biased:
+            pytest.skip("it trusts its model")
+        values, errors = world.estimate(self.fit(world.known), DRAWS)
+        missed = values - world.truth
+        assert abs(missed.mean()) < 4 * missed.mean(1).std() / DRAWS**0.5
+        assert self.least < np.mean(np.abs(missed) < 1.96 * errors) < 0.98
 
+    def test_exact_when_every_item_is_asked(self, world: World) -> None:
+        items = seeds.generator("all").permutation(SIZE)
+        found = self.fit(world.small.known).estimate_many(world.sample(items))
+        assert found.values == pytest.approx(world.truth, abs=1e-12)
+        assert found.errors == pytest.approx(0, abs=1e-12)
 
-def samples(matrix: Matrix, count: int, draws: int, *, stratified: bool) -> list[Indices]:
-    """Random samples of ``count`` items."""
-    ids = [str(number) for number in range(len(matrix.known.strata))]
-    codes = matrix.known.strata if stratified else np.zeros_like(matrix.known.strata)
-    strata = {"": {id: f"{code:06}" for id, code in zip(ids, codes, strict=True)}}
-    drawn = (draw_sample({"": ids}, strata, count, "samples", draw)[""] for draw in range(draws))
-    return [np.array([int(id) for id in sample]) for sample in drawn]
+    def test_one_is_as_one_of_many(self, world: World) -> None:
+        fitted = self.fit(world.small.known)
+        sample = world.sample(world.draw("one"))
+        many = fitted.estimate_many(sample)
+        assert sample.margins is not None
+        one = fitted.estimate(Sample(sample.items, sample.responses[2], sample.margins[2]))
+        assert (one.value, one.error) == pytest.approx((many.values[2], many.errors[2]), abs=1e-9)
 
+    def test_the_same_sample_gives_the_same_estimate(self, world: World) -> None:
+        sample = world.sample(world.draw("again"))
+        first, second = (self.fit(world.small.known).estimate_many(sample) for _ in range(2))
+        assert np.array_equal(first.values, second.values)
+        assert np.array_equal(first.covariance, second.covariance)
 
-def anchor_sets(matrix: Matrix, count: int, draws: int) -> list[Indices]:
-    """Anchors of the archive, by different seeds of k-means."""
-    points = represent(matrix.known)
-    return [choose(points, count, draw) for draw in range(draws)]
-
-
-def needed(matrix: Matrix, rmse: float, which: NDArray[np.bool_]) -> float:
-    """The size of the plain random sample whose mean has this error."""
-    size, variance = matrix.responses.shape[1], matrix.responses[which].var(1).mean()
-    return float(1 / (rmse**2 * (size - 1) / size / variance + 1 / size))
-
-
-def spearman(a: Array, b: Array) -> float:
-    """Correlation of ranks; ties share theirs. 0 if either side is all ties."""
-    a, b = ranks(a) - ranks(a).mean(), ranks(b) - ranks(b).mean()
-    return float(a @ b) / max(math.sqrt((a @ a) * (b @ b)), 1e-9)
-
-
-def ranks(values: Array) -> Array:
-    ordered = np.sort(values)
-    low, high = np.searchsorted(ordered, values), np.searchsorted(ordered, values, "right")
-    mean: Array = (low + high - 1) / 2
-    return mean
-
-
-def table(matrix: Matrix, names: Sequence[str], draws: int) -> Iterator[str]:
-    """Markdown, row by row."""
-    size = len(matrix.known.strata)
-    sizes = ", ".join(f"{which.sum()} {group}" for group, which in matrix.groups.items())
-    models = len(matrix.known.responses)
-    yield f"candidates: {sizes}; {models} known models, {size} items, {draws} samples"
-    yield f"\n| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}"
-    fitted = {name: _estimator(name).fit(matrix.known) for name in names}
-    for share in SHARES:
-        count = round(share * size)
-        simple = samples(matrix, count, draws, stratified=False)
-        stratified = samples(matrix, count, draws, stratified=True)
-        anchors = anchor_sets(matrix, count, min(draws, SEEDS))
-        for name in names:
-            drawn = {"mean": simple, "anchors plain": anchors}.get(name, stratified)
-            outcome = run(matrix, fitted[name], drawn)
-            for group, which in matrix.groups.items():
-                found = outcome.summary(matrix.truth, which)
-                saves = needed(matrix, found["rmse"], which) / count
-                yield (
-                    f"| {count} ({share:.0%}) | {name} | {group} | {found['rank']:.3f} | "
-                    f"{found['rmse']:.4f} | {saves:.1f}x | {found['coverage']:.1%} | "
-                    f"{found['width']:.3f} | {found['gap rmse']:.4f} | {found['gap coverage']:.1%} |"
-                )
-
-
-def _estimator(name: str) -> estimators.Estimator:
-    """One of the package's, or of the variants that are here for comparison."""
-    variant = VARIANTS.get(name.partition(" ")[0])
-    return estimators.of(name, variant) if variant else estimators.get(name)
-
-
-def main() -> int:
-    assert __doc__
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("matrix", type=Path)
-    parser.add_argument("--draws", type=int, default=100, help="samples per share")
-    parser.add_argument("--estimators", help="comma-separated; 'NAME plain' for the plain form")
-    options = parser.parse_args()
-    names = options.estimators.split(",") if options.estimators else estimators.names()
-    for line in table(Matrix.load(options.matrix), names, options.draws):
-        print(line, flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    def test_next_to_nothing_is_known(self, world: World) -> None:
+        for models, asked in ((0, 1), (0, 5), (1, 2), (2, 1), (2, 5)):
+            fitted = self.fit(Known(world.known.responses[:models], world.known.strata))
+            for responses in (np.ones(asked), np.arange(asked) % 2.0):
+                found = fitted.estimate(Sample(np.arange(asked) * 7, responses))
+                assert np.isfinite([found.value, found.error]).all()
+                assert found.error > 0.05 or self.biased, "a few answers never tell a mean"

@@ -1,6 +1,6 @@
 """Variants of item response theory, to compare estimators with: on no matrix did one beat ``p_irt``.
 
-    python -m evomerge.testing.estimators MATRIX --estimators p_irt,gp_irt,mp_irt,gmp_irt
+    python -m evomerge.testing.matrix MATRIX --estimators p_irt,gp_irt,mp_irt,gmp_irt
 
 Papers: Polo et al., "tinyBenchmarks", https://arxiv.org/abs/2402.14992 (gp-IRT);
     Mencattini et al., "MERGE3", https://arxiv.org/abs/2502.10436 (mp-IRT, gmp-IRT).

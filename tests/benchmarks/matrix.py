@@ -4,7 +4,7 @@
 
 The recipes are what searches visit: base, parents and known recipes first (``archive``), random
 genomes of several search spaces (``random``), two searches by CMA-ES (``search``), and perturbations
-of what they recommend (``around``). ``evomerge.testing.estimators`` reads the file.
+of what they recommend (``around``). ``evomerge.testing.matrix`` reads the file.
 """
 
 from __future__ import annotations

@@ -2,80 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
 import pytest
 
 from evomerge import estimators, seeds
 from evomerge.errors import InputError
-from evomerge.estimators import Fitted, Known, Sample
+from evomerge.estimators import Known, Sample
 from evomerge.estimators.design import Design
 from evomerge.estimators.irt import fit_items
 from evomerge.estimators.logistic import sigmoid
-
-UNBIASED = [name for name in estimators.names() if " " not in name]
-SIZE, ASKED, DRAWS = 400, 40, 300
-
-
-@dataclass(frozen=True)
-class World:
-    """An archive, and children that are better than all of it."""
-
-    known: Known
-    responses: np.ndarray
-    margins: np.ndarray
-
-    @property
-    def truth(self) -> np.ndarray:
-        return self.responses.mean(1)
-
-    def sample(self, items: np.ndarray) -> Sample:
-        return Sample(items, self.responses[:, items], self.margins[:, items])
-
-    def estimate(self, fitted: Fitted, draws: int) -> tuple[np.ndarray, np.ndarray]:
-        """Values and errors on as many samples, ``[draws, children]``."""
-        found = [fitted.estimate_many(self.sample(self.draw(n))) for n in range(draws)]
-        return np.array([f.values for f in found]), np.array([f.errors for f in found])
-
-    def draw(self, *key: seeds.Part) -> np.ndarray:
-        """A tenth of each stratum."""
-        mixed = seeds.generator("draw", *key).permutation(SIZE)
-        return np.concatenate(
-            [mixed[self.known.strata[mixed] == code][: ASKED // 4] for code in range(4)]
-        )
+from evomerge.testing.estimators import ASKED, DRAWS, SIZE, EstimatorContract, World
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    """Two skills, four strata of different difficulty, margins of a few nats."""
-    rng = seeds.generator("world")
-    strata = np.repeat(np.arange(4), SIZE // 4)
-    skill = rng.uniform(0.2, 1.5, (SIZE, 2))
-    difficulty = rng.normal(0, 1, SIZE) + strata - 1.0
-    ability = np.vstack([rng.normal(0, 0.5, (12, 2)), rng.normal(1.2, 0.2, (6, 2))])
-    noise = rng.logistic(0, 0.5, (SIZE, 1)) + rng.logistic(0, 0.3, (SIZE, 18))
-    margins = (ability @ skill.T - difficulty) * 2 + noise.T
-    responses = (margins > 0).astype(float)
-    made = World(Known(responses[:12], strata, margins[:12]), responses[12:], margins[12:])
-    assert made.truth.min() > made.known.responses.mean(1).max()  # extrapolation
-    return made
+    return World.make()
 
 
-@pytest.fixture(scope="module")
-def small(world: World) -> World:
-    """The same with an archive of four."""
-    return replace(world, known=world.known.without(np.arange(4, 12)))
+@pytest.mark.parametrize("name", estimators.names())
+class TestEveryForm(EstimatorContract):
+    """Of those that come with evomerge."""
 
-
-@pytest.mark.parametrize("name", UNBIASED)
-def test_no_bias_and_honest_intervals(name: str, world: World) -> None:
-    values, errors = world.estimate(estimators.get(name).fit(world.known), DRAWS)
-    missed = values - world.truth
-    assert abs(missed.mean()) < 4 * missed.mean(1).std() / DRAWS**0.5
-    # nearest neighbours jump with the sample, which their residuals do not tell
-    lowest = 0.84 if name == "anchors" else 0.92
-    assert lowest < np.mean(np.abs(missed) < 1.96 * errors) < 0.98
+    @pytest.fixture(autouse=True)
+    def named(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(TestEveryForm, "estimator", name, raising=False)
+        monkeypatch.setattr(TestEveryForm, "biased", " " in name)
+        if name == "anchors":
+            # nearest neighbours jump with the sample, which their residuals do not tell
+            monkeypatch.setattr(TestEveryForm, "least", 0.84)
 
 
 def test_differences_of_children_that_share_a_sample(world: World) -> None:
@@ -111,24 +65,6 @@ def test_models_alone_are_biased_where_children_beat_the_archive(world: World) -
     assert abs(unbiased) < 0.015
 
 
-@pytest.mark.parametrize("name", estimators.names())
-def test_exact_when_every_item_is_asked(name: str, small: World) -> None:
-    items = seeds.generator("all").permutation(SIZE)
-    found = estimators.get(name).fit(small.known).estimate_many(small.sample(items))
-    assert found.values == pytest.approx(small.truth, abs=1e-12)
-    assert found.errors == pytest.approx(0, abs=1e-12)
-
-
-@pytest.mark.parametrize("name", estimators.names())
-def test_one_is_as_one_of_many(name: str, small: World) -> None:
-    fitted = estimators.get(name).fit(small.known)
-    sample = small.sample(small.draw("one"))
-    many = fitted.estimate_many(sample)
-    assert sample.margins is not None
-    one = fitted.estimate(Sample(sample.items, sample.responses[2], sample.margins[2]))
-    assert (one.value, one.error) == pytest.approx((many.values[2], many.errors[2]), abs=1e-9)
-
-
 @pytest.mark.parametrize("name", ["mean", "stratified", "control_variate", "regression"])
 def test_shift_and_scale(name: str, world: World) -> None:
     """Accuracy in per cent, or nats from another zero, is the same estimate."""
@@ -152,17 +88,6 @@ def test_margins_of_another_metric_are_not_used(world: World) -> None:
     margins = estimators.get("margins").fit(known).estimate_many(sample)
     regression = estimators.get("regression").fit(known).estimate_many(sample)
     assert margins.values == pytest.approx(regression.values)
-
-
-@pytest.mark.parametrize("name", estimators.names())
-def test_next_to_nothing_is_known(name: str, small: World) -> None:
-    for models, asked in ((0, 1), (0, 5), (1, 2), (2, 1), (2, 5)):
-        known = Known(small.known.responses[:models], small.known.strata)
-        fitted = estimators.get(name).fit(known)
-        for responses in (np.ones(asked), np.arange(asked) % 2.0):
-            found = fitted.estimate(Sample(np.arange(asked) * 7, responses))
-            assert np.isfinite([found.value, found.error]).all()
-            assert found.error > 0.05 or " " in name  # five answers never tell a mean
 
 
 def test_equal_answers_are_no_certainty() -> None:

@@ -1,4 +1,4 @@
-"""The estimators on real responses: what `python -m evomerge.testing.estimators` claims, in short."""
+"""The estimators on real responses: what `python -m evomerge.testing.matrix` claims, in short."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evomerge import estimators
-from evomerge.testing.estimators import Matrix, Trial, needed, run, samples, table
+from evomerge.testing.matrix import Matrix, Trial, needed, run, samples, table
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "matrix.npz"
 COUNT, DRAWS = 40, 60  # two per cent of the items

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge import merge, merge_into, merge_tensors, methods
 from evomerge.checkpoint import Checkpoint, ModelRef
-from evomerge.errors import Incompatible
+from evomerge.errors import Incompatible, InputError
 from evomerge.merging.blueprint import Blueprint
 from evomerge.parents import Parents
 from evomerge.recipe import Body, Group, Recipe, group
@@ -255,12 +256,24 @@ def test_every_difference_between_models_is_named(family: dict[str, Path], tmp_p
     assert "architectures differ: Qwen2ForCausalLM and LlamaForCausalLM" in str(caught.value)
 
 
-def test_models_that_no_group_reads_need_not_be_there(
+def test_models_that_no_group_reads_have_a_say_and_must_be_there(
     family: dict[str, Path], tmp_path: Path
 ) -> None:
     members = {**family, "base": tmp_path / "absent"}
     recipe = recipe_of(members, with_method("linear"), tokenizer="chat")
-    assert on_disk(recipe, tmp_path / "out")
+    with pytest.raises(InputError, match="absent: no such folder"):
+        on_disk(recipe, tmp_path / "out")
+    assert on_disk(replace(recipe, base=None), tmp_path / "out")
+
+
+def test_a_model_with_more_parameters_is_not_merged_into(
+    family: dict[str, Path], tmp_path: Path
+) -> None:
+    """A head that no merge writes would stay what it was."""
+    untied = tiny_family(tmp_path / "untied", ("base",), tie_word_embeddings=False)["base"]
+    model = AutoModelForCausalLM.from_pretrained(untied)
+    with pytest.raises(Incompatible, match=r"it has lm_head\.weight, the merged one has not"):
+        merge_into(recipe_of(family, with_method("linear")), model)
 
 
 def test_padding_of_a_vocabulary_may_be_used_by_one_model_only(

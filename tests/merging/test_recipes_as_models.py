@@ -117,3 +117,16 @@ def test_mergekit_is_told_as_several_merges(
     named = {source["model"] for part in last["slices"] for source in part["sources"]}
     assert "merge-both" in named and str(family["sea"]) in named
     assert last["tokenizer"] == {"source": "merge-both"}
+
+
+def test_a_digest_follows_what_is_named_however_deep(
+    family: dict[str, Path], inner: Path, tmp_path: Path
+) -> None:
+    """Also in one process, which has read all of them before."""
+    outer(family, "inner.yaml", tmp_path).save(tmp_path / "middle.yaml")
+    whole = outer(family, "middle.yaml", tmp_path)
+    before = whole.digest
+    inner.write_text(inner.read_text().replace("chat: 0.7", "chat: 0.6"))
+    assert outer(family, "middle.yaml", tmp_path).digest != before
+    inner.write_text(inner.read_text().replace("chat: 0.6", "chat: 0.7"))
+    assert outer(family, "middle.yaml", tmp_path).digest == before

@@ -20,6 +20,7 @@ from evomerge import merge, merge_into, merge_tensors
 from evomerge.checkpoint import ABSENT, Checkpoint, ModelRef, matching_rows
 from evomerge.engines.huggingface.building import build_model
 from evomerge.errors import Incompatible
+from evomerge.merging import Materializer
 from evomerge.merging.blueprint import Blueprint, notes_on
 from evomerge.parents import Parents, check_compatible
 from evomerge.recipe import Body, Recipe, group
@@ -291,7 +292,6 @@ def test_the_config_is_the_first_models_with_the_tokenizers_tokens(
 def test_all_models_of_a_recipe_have_a_say_in_rows_that_one_lacks(
     models: dict[str, Path], tmp_path: Path
 ) -> None:
-    """A worker has them all open, `evomerge merge` opens what is needed: the rows are the same."""
     tokens = tokens_of(models["base"])
     members = {
         "base": with_vocabulary(models["base"], tmp_path / "base", tokens),
@@ -306,14 +306,32 @@ def test_all_models_of_a_recipe_have_a_say_in_rows_that_one_lacks(
     everything = opened(members, "chat")
     for model in ("base", "chat"):
         assert torch.equal(parents.tensor(model, EMBED), everything.tensor(model, EMBED))
-    # where nothing needs to be filled, what no group reads stays closed
-    same = Recipe(base, refs, Body((group("task_arithmetic", ("chat",)),)), tokenizer="base")
-    assert "sea" in Parents.open(same).models  # chat is taller than the base
-    agreeing = {name: ModelRef(str(folder)) for name, folder in models.items()}
-    agreeing["sea"] = ModelRef(str(tmp_path / "absent"))
-    base = agreeing.pop("base")
-    narrow = Recipe(base, agreeing, Body((group("task_arithmetic", ("chat",)),)), tokenizer="chat")
-    assert set(Parents.open(narrow).models) == {"base", "chat"}
+
+
+def test_a_merge_is_what_a_search_scored_whichever_models_its_groups_read(
+    models: dict[str, Path], family: dict[str, Path], tmp_path: Path
+) -> None:
+    """No group reads the base here; that it does not tie its head, and its config, count all the same."""
+    config = json.loads((models["base"] / "config.json").read_text())
+    base = Path(shutil.copytree(models["base"], tmp_path / "base"))
+    (base / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.01}))
+    members = {"base": base, "chat": family["chat"], "sea": family["sea"]}
+    refs = {name: ModelRef(str(folder)) for name, folder in members.items()}
+    groups = (
+        group("linear", ("chat",), roles=("embed",)),
+        group("linear", ("sea",), roles=("head",)),
+        group("linear", ("chat", "sea")),
+    )
+    recipe = Recipe(refs.pop("base"), refs, Body(groups), dtype="float32", tokenizer="chat")
+    scored: dict[str, torch.Tensor] = {}
+    materializer = Materializer(opened(members, "chat"))
+    materializer.each(recipe, lambda name, tensor: scored.update({name: tensor.clone()}))
+    out = merge(recipe, tmp_path / "out")
+    merged = weights(out)
+    assert scored.keys() == merged.keys() and HEAD in merged
+    assert all(torch.equal(scored[name], merged[name]) for name in merged)
+    assert torch.equal(merged[HEAD], weights(members["sea"])[EMBED])
+    assert json.loads((out / "config.json").read_text())["rms_norm_eps"] == 0.01
 
 
 # -- refusals ------------------------------------------------------------------------------------

@@ -250,13 +250,16 @@ def test_a_run_with_a_recipe_for_a_parent_killed(
     out = tmp_path / "out.yaml"
     assert main(["export", str(folder), "-o", str(out)]) == 0
     best = Recipe.load(out)
+    assert best.provenance["digest"] == best.digest
     assert best.models["both"].portable == str(inner)
     step = merge(Recipe.load(inner), tmp_path / "step")
     twice = replace(best, models={**best.models, "both": ModelRef(str(step))})
     assert weights(merge(best, tmp_path / "at once")) == weights(merge(twice, tmp_path / "twice"))
     inner.write_text(inner.read_text().replace("chat: 0.7", "chat: 0.6"))
     assert main(["resume", str(folder), "--ray", "off"]) == 2
-    assert "both" in capsys.readouterr().err, "its weights changed since the search was started"
+    told = capsys.readouterr().err
+    assert f"both: {inner}: this recipe, or what it names, changed since the search" in told
+    assert Recipe.load(out).digest != best.digest
 
 
 @pytest.mark.slow

@@ -235,6 +235,18 @@ def test_a_space_that_requires_a_statistic_needs_texts(
     assert not (folder / JOURNAL).exists()
 
 
+def test_a_start_that_requires_a_statistic_needs_texts(
+    run_folder: Callable[..., Path], changes: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    del changes["calibration"]
+    changes["space"] = {"methods": ["linear"], "start": ["uniform", "fisher"]}
+    folder = run_folder(**changes)
+    for command in ("check", "search"):
+        assert main([command, str(folder)]) == 2
+        assert "calibration: missing; fisher requires the statistic" in capsys.readouterr().err
+    assert not (folder / JOURNAL).exists()
+
+
 def test_calibration_texts_are_no_items(
     run_folder: Callable[..., Path], changes: dict[str, Any], data: Path
 ) -> None:
@@ -346,6 +358,8 @@ def test_statistics_are_aligned_as_their_tensors_are(tmp_path: Path) -> None:
     parents._rows["a"] = moved
     assert parents.aligned("a", name, rows)[:3, 0].tolist() == [2, 0, 2]
     assert torch.equal(parents.aligned("a", "model.norm.weight", rows), rows)
+    flat = torch.arange(parents.height, dtype=torch.float32)
+    assert parents.aligned("a", name, flat)[:3].tolist() == [2, 0, 2], "a number for each row"
 
 
 def test_a_statistic_gives_what_it_declares(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:

@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from evomerge.engines.greedy import Ends
 from evomerge.engines.huggingface.key_values import KeyValues
 
 _LEAVING = 8  # rows that ended are dropped once they are this part of a batch
 
 Step = Callable[[Tensor, Tensor, Tensor, KeyValues], Tensor]
 """(token ids, positions, mask, cache) -> next-token logits, shape (rows, vocabulary)."""
-
-
-class Ends:
-    """When an answer has ended: at an end-of-sequence token, or at a stop sequence in its text.
-
-    A stop sequence is looked for where lm-eval looks: in the text of as many last tokens as it has
-    itself, and two more.
-    """
-
-    def __init__(self, tokenizer: Any, until: Sequence[str], tokens: Collection[int]) -> None:
-        self.tokens = frozenset(tokens)
-        self._tokenizer = tokenizer
-        self._stops: dict[int, list[str]] = {}
-        for stop in until:
-            length = len(tokenizer.encode(stop, add_special_tokens=False)) + 2
-            self._stops.setdefault(length, []).append(stop)
-
-    def ended(self, answers: Sequence[list[int]]) -> list[bool]:
-        """Whether each of ``answers``, which had not ended one token ago, has ended now."""
-        found = [answer[-1] in self.tokens for answer in answers]
-        for length, stops in self._stops.items():
-            texts = self._tokenizer.batch_decode([answer[-length:] for answer in answers])
-            for row, text in enumerate(texts):
-                found[row] = found[row] or any(stop in text for stop in stops)
-        return found
 
 
 def decode(

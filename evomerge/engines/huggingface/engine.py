@@ -23,9 +23,10 @@ from torch import Tensor
 
 from evomerge.checkpoint import Checkpoint
 from evomerge.engines import EngineOptions, Generated, Outline, Request, Scored, Tokens, Weights
+from evomerge.engines.greedy import Ends, unusual
 from evomerge.engines.huggingface.batches import CACHED, Packing, Pass, PassLimits, Read, lay_out
 from evomerge.engines.huggingface.building import build_model
-from evomerge.engines.huggingface.decoding import Ends, decode
+from evomerge.engines.huggingface.decoding import decode
 from evomerge.engines.huggingface.key_values import KeyValues, stacked
 from evomerge.engines.huggingface.packing import PackedWeights
 from evomerge.engines.tokenizer import load_tokenizer
@@ -40,14 +41,6 @@ _CHUNK = 2**22  # logits normalised at a time: 16 MB, which malloc hands out aga
 _PLANS = 32  # layouts remembered: callers ask the same of candidate after candidate
 
 _USUAL_LENGTH, _NO_LENGTH = 2048, 10**9  # of models and tokenizers that state none
-
-# What a generation config may say without changing what greedy decoding writes here.
-_HARMLESS = {
-    "bos_token_id", "eos_token_id", "pad_token_id", "repetition_penalty", "do_sample", "use_cache",
-    "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff",
-    "max_length", "output_attentions", "output_hidden_states", "output_scores", "output_logits",
-    "return_dict_in_generate", "transformers_version", "_from_model_config",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -187,7 +180,7 @@ class HuggingFaceEngine:
         kept = [tuple(prompt[-(self.max_length - limit) :]) for prompt in prompts]
         longest = max(map(len, kept), default=0)
         settings = self._model.generation_config
-        greedy = not options and set(settings.to_diff_dict()) <= _HARMLESS
+        greedy = not options and not unusual(settings)
         eos = settings.eos_token_id
         ends = Ends(self.tokenizer, until, eos if isinstance(eos, list) else [eos])
 

@@ -25,7 +25,8 @@ class Part(Protocol):
 
     Attributes:
         EXCLUDES: keys of a space file that it decides itself.
-        GROUPS: True if it draws all groups, in the place of ``methods``.
+        GROUPS: True if it draws all groups, in the place of ``methods``, before other parts draw. The keys
+            of a space file that are about methods are excluded then, too.
         PARAMETERS: parameters of methods, one value a model, that it draws in the place of ``methods``.
         FIXED: True if known recipes pass through ``draw``, too; such a part has no dims.
         dims: the axes.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
 from evomerge import config
 from evomerge.errors import did_you_mean, one_of
 from evomerge.params import Genome
-from evomerge.recipe import BASE, Body, Recipe, group
+from evomerge.recipe import BASE, Body, group
 from evomerge.space.fit import Fit
 from evomerge.space.parts import Part
 
@@ -42,9 +42,6 @@ class Keep(Part):
 
     def draw(self, genes: Genome, body: Body) -> Body:
         return replace(body, groups=(*self._groups, *body.groups))
-
-    def read(self, recipe: Recipe) -> Iterator[Genome]:
-        yield ()
 
 
 class KeepFrom(Keep):

@@ -124,9 +124,7 @@ class LayerSwap(Part):
         dims: the axes.
     """
 
-    EXCLUDES: ClassVar[Sequence[str]] = (
-        *("methods", "method_gene", "groups", "knots", "parameters", "models", "weights"),
-    )
+    EXCLUDES: ClassVar[Sequence[str]] = ("groups", "knots")
     GROUPS: ClassVar[bool] = True
 
     def __init__(self, settings: SwapSpec, fit: Fit) -> None:
