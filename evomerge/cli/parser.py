@@ -224,7 +224,7 @@ def make_parser() -> argparse.ArgumentParser:
         "check",
         models.check,
         "check a run.yaml, fitness file or recipe before anything is started",
-        "Opens the models, builds the tasks and reports every problem at once, then what it will cost.\n"
+        "Opens the models, reads the tasks and reports every problem at once, then what it will cost.\n"
         "Of a fitness file: tasks, metrics, near-duplicates, and what it will download. Nothing that the\n"
         "file or the folders it names hold is executed; what a search would execute is listed.",
     )

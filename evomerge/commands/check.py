@@ -182,11 +182,13 @@ def _objectives(spec: RunSpec) -> str:
 def _needs(job: Run) -> list[str]:
     shapes = Blueprint.of(Parents(job.models, job.spec.tokenizer)).shapes.values()
     resident = sum(tensor_bytes(shape, job.scoring) for shape in shapes)
+    merged = [name for name in job.models if job.spec.model(name).is_recipe]
     largest = max(tensor_bytes(shape, "float32") for shape in shapes)
     return [
         f"memory of a worker: {_gigabytes(resident + largest * (len(job.models) + 2))} and activations; "
         "the parents' files are mapped and shared",
         "disk: journal and responses only, some kilobytes a candidate",
+        *[f"disk: {name} is a recipe: its merge lies in the cache" for name in merged],
     ]
 
 

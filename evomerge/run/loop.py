@@ -258,7 +258,7 @@ class _Loop:
         seconds: Mapping[str, float] | None = None,
     ) -> None:
         """Store the new ``results`` of an evaluation, work out its values, journal and fold it."""
-        scoring, reused = self.scoring, self.scoring.reused(at)
+        scoring, reused = self.scoring, self.scoring.reused(at)  # before its own answers count, too
         block = self.store.append(results) if results else None
         self._answered(at, block, error)
         values = errors = None

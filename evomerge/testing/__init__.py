@@ -1,1 +1,1 @@
-"""Contracts that tests and plugins check themselves against."""
+"""What tests and plugins check themselves with: contracts, small models, originals and real answers to compare with."""

@@ -32,7 +32,7 @@ from evomerge.space.spec import DEPTH, SpaceSpec
 from evomerge.tensors import Place
 
 METHOD = "task_arithmetic"
-PARTS = ("outer", "inner")
+SIDES = ("outer", "inner")
 
 COUNTS = (
     Parameter("bottom", Shared(Integer(0, DEPTH, 5)), "lowest blocks, from the outer parent"),
@@ -168,7 +168,7 @@ class LayerSwap(Part):
                 return None
             node = config.Node({}, node.file, node.line)
         section = config.Section(node, problems, f"{where}.")
-        parents = {part: section.text(part) or None for part in PARTS}
+        parents = {part: section.text(part) or None for part in SIDES}
         for part, name in parents.items():
             if name is not None and name not in sources:
                 section.problem(
@@ -198,12 +198,12 @@ class LayerSwap(Part):
             each = config.Section(item, problems, f"{where}.strength.")
             strength = tuple(
                 number(each.get(name), f"strength.{name}", STRENGTH, STRENGTH.domain)
-                for name in PARTS
+                for name in SIDES
             )
             each.finish()
         else:
             strength = (number(item, "strength", STRENGTH, STRENGTH.domain),) * 2
-        outside = section.choice("outside", PARTS, "outer")
+        outside = section.choice("outside", SIDES, "outer")
         section.finish()
         return SwapSpec(parents["outer"], parents["inner"], counts, strength, outside)
 
