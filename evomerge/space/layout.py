@@ -1,4 +1,4 @@
-"""Where a space places values: sites over depth and roles, and the regions that read them."""
+"""Where a space places values: spots over depth and roles, and the regions that read them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Classes = Sequence[tuple[str, ...] | None]  # roles that share values; None is a
 
 @dataclass(frozen=True)
 class Region:
-    """Tensors decoded into one group: where it lies and which sites its values come from."""
+    """Tensors decoded into one group: where it lies and which spots its values come from."""
 
     layers: tuple[int, int] | None
     roles: tuple[str, ...] | None
-    blend: tuple[tuple[int, float], ...]  # (site, share), shares add up to 1
+    blend: tuple[tuple[int, float], ...]  # (spot, share), shares add up to 1
 
     def matches(self, place: Place) -> bool:
         return place.within(self.layers, self.roles)
@@ -33,41 +33,41 @@ class Zone:
     """Sites that choose their method together."""
 
     label: str
-    sites: tuple[int, ...]
+    spots: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Site labels; regions, in matching order; zones, which hold each site once."""
+    """Site labels; regions, in matching order; zones, which hold each spot once."""
 
-    sites: tuple[str, ...]
+    spots: tuple[str, ...]
     regions: tuple[Region, ...]
     zones: tuple[Zone, ...]
 
     def region_of(self, place: Place) -> Region:
         return next(region for region in self.regions if region.matches(place))
 
-    def zone_of(self, site: int) -> int:
-        """The number of the zone that holds ``site``."""
-        return next(n for n, zone in enumerate(self.zones) if site in zone.sites)
+    def zone_of(self, spot: int) -> int:
+        """The number of the zone that holds ``spot``."""
+        return next(n for n, zone in enumerate(self.zones) if spot in zone.spots)
 
     def reached(self, places: Iterable[Place]) -> Arrangement:
         """The part of this layout that some place reads."""
         found = {self.region_of(place) for place in places}
         regions = [region for region in self.regions if region in found]
-        sites = sorted({site for region in regions for site, _ in region.blend})
-        number = {site: n for n, site in enumerate(sites)}
+        spots = sorted({spot for region in regions for spot, _ in region.blend})
+        number = {spot: n for n, spot in enumerate(spots)}
         zones = [
-            Zone(zone.label, tuple(number[site] for site in zone.sites if site in number))
+            Zone(zone.label, tuple(number[spot] for spot in zone.spots if spot in number))
             for zone in self.zones
         ]
         return Arrangement(
-            tuple(self.sites[site] for site in sites),
+            tuple(self.spots[spot] for spot in spots),
             tuple(
-                replace(region, blend=tuple((number[site], share) for site, share in region.blend))
+                replace(region, blend=tuple((number[spot], share) for spot, share in region.blend))
                 for region in regions
             ),
-            tuple(zone for zone in zones if zone.sites),
+            tuple(zone for zone in zones if zone.spots),
         )
 
 
@@ -81,12 +81,12 @@ def arrange(spec: SpaceSpec, layers: int) -> Arrangement:
 
 def _lay_blocks(classes: Classes, count: int, layers: int) -> Arrangement:
     """``count`` blocks of layers (0: depth makes no difference) x roles, and a rest."""
-    sites: list[str] = []
+    spots: list[str] = []
     regions: list[Region] = []
 
     def add(label: str, layers: tuple[int, int] | None, roles: tuple[str, ...] | None) -> None:
-        regions.append(Region(layers, roles, ((len(sites), 1.0),)))
-        sites.append(label)
+        regions.append(Region(layers, roles, ((len(spots), 1.0),)))
+        spots.append(label)
 
     edges = [round(i * layers / count) for i in range(count + 1)] if count else []
     blocks: list[tuple[int, int] | None] = [(low, high - 1) for low, high in pairwise(edges)]
@@ -100,9 +100,9 @@ def _lay_blocks(classes: Classes, count: int, layers: int) -> Arrangement:
             assert roles is not None
             add(roles[0], None, roles)
     if blocks or not _cover_all(classes):
-        add("rest" if sites else "all", None, None)
-    zones = [Zone(label, (site,)) for site, label in enumerate(sites)]
-    return Arrangement(tuple(sites), tuple(regions), tuple(zones))
+        add("rest" if spots else "all", None, None)
+    zones = [Zone(label, (spot,)) for spot, label in enumerate(spots)]
+    return Arrangement(tuple(spots), tuple(regions), tuple(zones))
 
 
 def _lay_knots(classes: Classes, count: int, layers: int) -> Arrangement:
@@ -111,16 +111,16 @@ def _lay_knots(classes: Classes, count: int, layers: int) -> Arrangement:
     depths = [round(i * (layers - 1) / max(count - 1, 1)) for i in range(count)]
     if None not in classes and not _cover_all(classes):
         classes = [*classes, None]
-    sites: list[str] = []
+    spots: list[str] = []
     regions: list[Region] = []
     zones: list[Zone] = []  # knots cannot blend methods: one a class
     for roles in classes:
-        first = len(sites)
+        first = len(spots)
         if _outside(roles):
-            sites += roles or ()
+            spots += roles or ()
             regions.append(Region(None, roles, ((first, 1.0),)))
         else:
-            sites += [".".join([f"{depth}", *(roles or ())]) for depth in depths]
+            spots += [".".join([f"{depth}", *(roles or ())]) for depth in depths]
             for layer in range(layers):
                 regions.append(Region((layer, layer), roles, _between(depths, layer, first)))
             # outside the blocks: the embedding is the shallow end, final norm and head the deep
@@ -131,8 +131,8 @@ def _lay_knots(classes: Classes, count: int, layers: int) -> Arrangement:
                 regions.append(Region(None, None, ((first + count - 1, 1.0),)))
             elif deep := tuple(r for r in ("norm", "head") if r in inside):
                 regions.append(Region(None, deep, ((first + count - 1, 1.0),)))
-        zones.append(Zone(roles[0] if roles else "", tuple(range(first, len(sites)))))
-    return Arrangement(tuple(sites), tuple(regions), tuple(zones))
+        zones.append(Zone(roles[0] if roles else "", tuple(range(first, len(spots)))))
+    return Arrangement(tuple(spots), tuple(regions), tuple(zones))
 
 
 def _cover_all(classes: Classes) -> bool:

@@ -35,7 +35,7 @@ class _TeamGene:
 
 @dataclass(frozen=True)
 class _ValueGene:
-    site: int
+    spot: int
     parameter: str
     model: str | None
 
@@ -47,7 +47,7 @@ class Methods(Part):
     """One gene for each choice of a method, for each choice of models, for each searched parameter.
 
     Attributes:
-        dims: the axes: ``method@zone``, ``models@zone``, ``parameter.model@site``; what there is
+        dims: the axes: ``method@zone``, ``models@zone``, ``parameter.model@spot``; what there is
             one of only is not named.
     """
 
@@ -121,8 +121,8 @@ class Methods(Part):
                     yield _TeamGene(number, teams), Dim(name + suffix, "categorical", len(teams))
 
     def _value_genes(self) -> Iterator[tuple[_ValueGene, Dim]]:
-        for site, label in enumerate(self._layout.sites):
-            suffix = f"@{label}" if len(self._layout.sites) > 1 else ""
+        for spot, label in enumerate(self._layout.spots):
+            suffix = f"@{label}" if len(self._layout.spots) > 1 else ""
             for name in dict.fromkeys(p.name for m in self._methods for p in m.parameters):
                 for model in (*self._models, None):
                     domains = [
@@ -133,7 +133,7 @@ class Methods(Part):
                     ]
                     if domains:
                         full = f"{name}.{model}{suffix}" if model else f"{name}{suffix}"
-                        yield _ValueGene(site, name, model), _dim(full, domains[0])
+                        yield _ValueGene(spot, name, model), _dim(full, domains[0])
 
     def _domain(self, method: Method, name: str, model: str | None) -> Domain | None:
         """The domain of a searched parameter of ``method``, or None if it is absent or fixed."""
@@ -186,10 +186,10 @@ class Methods(Part):
             parameter = next(p for p in method.parameters if p.name == name)
             return self._setting(parameter, model)
         genes = {
-            site: genome[self._index[_ValueGene(site, name, model)]] for site, _ in region.blend
+            spot: genome[self._index[_ValueGene(spot, name, model)]] for spot, _ in region.blend
         }
         if isinstance(domain, Real):
-            return domain.decode(sum(share * genes[site] for site, share in region.blend))
+            return domain.decode(sum(share * genes[spot] for spot, share in region.blend))
         return domain.decode(genes[region.nearest])
 
     def canonical(self, genes: Genome, body: Body) -> Genome:
@@ -202,7 +202,7 @@ class Methods(Part):
                 if self._teams[self._method_at(genome, gene.zone).name] == gene.teams:
                     value = _centre(genome[index], len(gene.teams))
             else:
-                zone = self._layout.zone_of(gene.site)
+                zone = self._layout.zone_of(gene.spot)
                 method = self._method_at(genome, zone)
                 team = self._team_at(genome, zone, method)
                 domain = self._domain(method, gene.parameter, gene.model)
@@ -213,25 +213,25 @@ class Methods(Part):
 
     def read(self, recipe: Recipe) -> Iterator[Genome]:
         """The one genome that can be that of ``recipe``, or none."""
-        at_site: dict[int, Group] = {}
+        at_spot: dict[int, Group] = {}
         for place in self._places:
             region = self._layout.region_of(place)
             found = recipe.group_of(place)
             if len(region.blend) == 1 and found is not None:
-                at_site.setdefault(region.blend[0][0], found)
-        if len(at_site) < len(self._layout.sites) or any(
+                at_spot.setdefault(region.blend[0][0], found)
+        if len(at_spot) < len(self._layout.spots) or any(
             found.method not in self._teams or found.models not in self._teams[found.method]
-            for found in at_site.values()
+            for found in at_spot.values()
         ):
             return
         genes = [0.5] * len(self.dims)
         for gene, index in self._index.items():
-            site = (
-                gene.site
+            spot = (
+                gene.spot
                 if isinstance(gene, _ValueGene)
-                else self._layout.zones[gene.zone].sites[0]
+                else self._layout.zones[gene.zone].spots[0]
             )
-            found = at_site[site]
+            found = at_spot[spot]
             if isinstance(gene, _MethodGene):
                 number = self._spec.methods.index(found.method)
                 genes[index] = (number + 0.5) / len(self._methods)

@@ -19,7 +19,7 @@ SIMPLEX: Literal["simplex"] = "simplex"
 
 
 class Simplex(Part):
-    """``weights: simplex``; the genes ``weight.model@site``, of every model but a group's last.
+    """``weights: simplex``; the genes ``weight.model@spot``, of every model but a group's last.
 
     A gene is inactive where the group there has no weights, does not merge the model or takes it last.
     """
@@ -30,12 +30,12 @@ class Simplex(Part):
         self._layout = fit.layout
         teams = [team for name in fit.spec.methods if _weighs(name) for team in fit.teams(name)]
         models = [m for m in (*fit.sources, BASE) if any(m in team[:-1] for team in teams)]
-        sites = self._layout.sites
-        names = [(site, model) for site in range(len(sites)) for model in models]
+        spots = self._layout.spots
+        names = [(spot, model) for spot in range(len(spots)) for model in models]
         self._index = {name: index for index, name in enumerate(names)}
-        suffix = [f"@{label}" if len(sites) > 1 else "" for label in sites]
-        self.dims = tuple(Dim(f"weight.{model}{suffix[site]}", "real") for site, model in names)
-        # where the values of a site show as they are
+        suffix = [f"@{label}" if len(spots) > 1 else "" for label in spots]
+        self.dims = tuple(Dim(f"weight.{model}{suffix[spot]}", "real") for spot, model in names)
+        # where the values of a spot show as they are
         self._shown: dict[int, Place] = {}
         for place in fit.places:
             region = self._layout.region_of(place)
@@ -57,7 +57,7 @@ class Simplex(Part):
         groups = []
         for region, each in zip(self._layout.regions, body.groups, strict=True):
             if _weighs(each.method):
-                rows = [self._units(genes, site, each.models) for site, _ in region.blend]
+                rows = [self._units(genes, spot, each.models) for spot, _ in region.blend]
                 units = simplex.blend(rows, [share for _, share in region.blend])
                 each = with_weights(each, units)
             groups.append(each)
@@ -65,33 +65,33 @@ class Simplex(Part):
 
     def canonical(self, genes: Genome, body: Body) -> Genome:
         found = [0.5] * len(genes)
-        for site, place in self._shown.items():
+        for spot, place in self._shown.items():
             group = body.group_of(place)
             if group is not None and _weighs(group.method):
-                units = self._units(genes, site, group.models)
-                self._set(found, site, group.models, units)
+                units = self._units(genes, spot, group.models)
+                self._set(found, spot, group.models, units)
         return tuple(found)
 
     def read(self, recipe: Recipe) -> Iterator[Genome]:
         found = [0.5] * len(self.dims)
-        for site, place in self._shown.items():
+        for spot, place in self._shown.items():
             group = recipe.group_of(place)
             weights: Any = group and group.values.get("weight")
             if group is None or not isinstance(weights, dict):
                 continue
-            if any((site, model) not in self._index for model in group.models[:-1]):
+            if any((spot, model) not in self._index for model in group.models[:-1]):
                 return
             units = [round(weights[model] * simplex.UNITS) for model in group.models]
-            self._set(found, site, group.models, units)
+            self._set(found, spot, group.models, units)
         yield tuple(found)
 
-    def _units(self, genes: Genome, site: int, team: Team) -> tuple[int, ...]:
-        """The weights of ``team`` at ``site``."""
-        return simplex.decode([genes[self._index[site, model]] for model in team[:-1]])
+    def _units(self, genes: Genome, spot: int, team: Team) -> tuple[int, ...]:
+        """The weights of ``team`` at ``spot``."""
+        return simplex.decode([genes[self._index[spot, model]] for model in team[:-1]])
 
-    def _set(self, genes: list[float], site: int, team: Team, units: Sequence[int]) -> None:
+    def _set(self, genes: list[float], spot: int, team: Team, units: Sequence[int]) -> None:
         for model, gene in zip(team[:-1], simplex.encode(units), strict=True):
-            genes[self._index[site, model]] = gene
+            genes[self._index[spot, model]] = gene
 
 
 def _weighs(method: str) -> bool:
