@@ -434,7 +434,7 @@ def test_score_refuses_what_a_search_would(
     path = write(folder / "fitness.yaml", "objectives:\n  one: {tsak: sums}\n")
     refuse("score", family["base"], "--fitness", path, says=(f"{path}:2: objectives.one.tsak",))
     refuse("score", family["base"], "--fitness", folder / "none.yaml", says=("no such file",))
-    says = (f"{folder}: cannot be read: Is a directory\n",)
+    says = (f"{folder}: is a folder; expected a YAML file\n",)
     refuse("score", family["base"], "--fitness", folder, says=says)
     refuse("score", "x", "--fitness", path, "--again", says=("--again: is for --split report",))
     write(path, {"include": ["."], "objectives": {"one": {"task": "sums"}}})
