@@ -1,4 +1,4 @@
-"""Statistics of a model, collected into the cache."""
+"""``evomerge measure``: a statistic of a model into the cache, and the `data:` for recipes that take it."""
 
 from __future__ import annotations
 

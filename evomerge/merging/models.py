@@ -20,7 +20,7 @@ from evomerge.recipe import Recipe
 
 
 def open_model(ref: ModelRef, within: tuple[str, ...] = ()) -> Checkpoint:
-    """The model that ``ref`` names.
+    """The model that ``ref`` names; a recipe is merged into the cache first, unless its merge is there.
 
     Args:
         ref: a folder, hub id, embedded model, or recipe file.

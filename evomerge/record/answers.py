@@ -1,4 +1,4 @@
-"""Answers: what every model was asked, and where its answers lie. No item is asked of it twice."""
+"""The ledger of answers: which items each model was asked, and which blocks hold its answers. None is asked twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looks at report items, kept beside the fitness file in ``NAME.looks.jsonl``.
+"""Who has seen which report items before: a file beside the fitness file, ``NAME.looks.jsonl``.
 
 Report items tell the truth once: whoever changes a search after seeing them has searched on them.
 A look is a line with the date, what was scored, and a short hash of each item. It counts for every

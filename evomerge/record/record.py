@@ -1,4 +1,4 @@
-"""A run read from its journal alone: no models, tasks or libraries needed, also while it works."""
+"""The reader of a run, from its journal alone: no models, tasks or libraries needed, also while it works."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signs of a broken answer that need no reference: see ``evomerge.suite.scorer.SIGNALS``."""
+"""Signs of a broken text, worked out from one answer alone: cut short, repetitive, of another language."""
 
 from __future__ import annotations
 

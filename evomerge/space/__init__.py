@@ -47,11 +47,11 @@ class SearchSpace:
         kinds = {name: PARTS.get(name) for name in settings}
         settings = dict(sorted(settings.items(), key=lambda pair: not kinds[pair[0]].GROUPS))
         decided = frozenset(name for kind in kinds.values() for name in kind.PARAMETERS)
-        fit = Fit(spec, self.sources, layers, tuple(places(layers)), decided)
-        self._fixed = [kinds[name](settings[name], fit) for name in settings if kinds[name].FIXED]
-        taken = self._fix(Body())
-        free = tuple(place for place in fit.places if taken.group_of(place) is None)
-        self._fit = replace(fit, places=free)
+        whole = Fit(spec, self.sources, layers, tuple(places(layers)), decided)
+        self._fixed = [kinds[name](settings[name], whole) for name in settings if kinds[name].FIXED]
+        taken = self._with_fixed(Body())
+        free = tuple(place for place in whole.places if taken.group_of(place) is None)
+        self._fit = replace(whole, places=free)
         free_parts = (name for name in settings if not kinds[name].FIXED)
         self._parts: list[Part] = [kinds[name](settings[name], self._fit) for name in free_parts]
         ends = list(itertools.accumulate(len(part.dims) for part in self._parts))
@@ -62,7 +62,7 @@ class SearchSpace:
 
     def decode(self, genome: Genome) -> Recipe:
         """The recipe that ``genome`` stands for: that of its canonical genome."""
-        return self._recipe(self._fix(self._drawn(genome)[1]))
+        return self._recipe(self._with_fixed(self._drawn(genome)[1]))
 
     def canonical(self, genome: Genome) -> Genome:
         """The same recipe's one genome: inactive genes at 0.5, cells at their centres."""
@@ -100,7 +100,7 @@ class SearchSpace:
 
     def uniform(self) -> Recipe:
         """The plain average of the sources."""
-        return self._recipe(self._fix(uniform(self._fit)))
+        return self._recipe(self._with_fixed(uniform(self._fit)))
 
     def only(self, name: str) -> Recipe:
         """One model unchanged: a source, or the base."""
@@ -125,10 +125,12 @@ class SearchSpace:
                 found[name] = replace(self._template, body=self._from_file(name))
             elif name not in ("parents", "uniform"):
                 known = owner[name].known(name, self._fit)
-                found |= {label: self._recipe(self._fix(body)) for label, body in known.items()}
+                found |= {
+                    label: self._recipe(self._with_fixed(body)) for label, body in known.items()
+                }
         return found
 
-    def _fix(self, body: Body) -> Body:
+    def _with_fixed(self, body: Body) -> Body:
         """With what the space fixes, whatever else is merged."""
         for part in self._fixed:
             body = part.draw((), body)

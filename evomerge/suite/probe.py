@@ -1,4 +1,4 @@
-"""The probe rung: a few items that stop a collapsed merge before the others are paid for."""
+"""Has a merge collapsed? Judged by a few answers, the probe, before the other items are paid for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What evomerge tells of every answer beside a task's own metrics: see ``evomerge.suite.scorer.SIGNALS``."""
+"""Columns that an lm-eval task gets beside its own metrics, answer by answer: margins, nats, signs of trouble."""
 
 from __future__ import annotations
 

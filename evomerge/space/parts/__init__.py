@@ -28,7 +28,8 @@ class Part(Protocol):
         GROUPS: True if it draws all groups, in the place of ``methods``, before other parts draw. The keys
             of a space file that are about methods are excluded then, too.
         PARAMETERS: parameters of methods, one value a model, that it draws in the place of ``methods``.
-        FIXED: True if known recipes pass through ``draw``, too; such a part has no dims.
+        FIXED: True if known recipes pass through ``draw``, too; such a part has no dims, draws last, and is
+            asked for neither ``canonical`` nor ``read``.
         dims: the axes.
     """
 
@@ -44,7 +45,7 @@ class Part(Protocol):
     def parse(
         node: config.Node, where: str, sources: Sequence[str], problems: config.Problems
     ) -> Any:
-        """The settings under the part's key; problems are noted, None is returned for no such part."""
+        """The settings under the part's key; None for no such part, and where problems were noted."""
         ...
 
     # -- known recipes ---------------------------------------------------------------------------
