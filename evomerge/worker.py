@@ -189,7 +189,7 @@ class Worker:
                     error = find_collapse(probe, job.limits)
             if error is None:
                 results = evaluate(self._scorers, job.items)
-        except CandidateFailed as failure:
+        except CandidateFailed as failure:  # also ``NonFinite``, of a scorer
             error = str(failure)
         seconds = {"merge": merged - started, "score": time.perf_counter() - merged}
         return Outcome(results, probe, error, seconds)

@@ -183,7 +183,7 @@ class Search:
         ]
 
     def _tell(self, count: int) -> None:
-        """Tell the optimizer batches up to ``count``, once each, in order."""
+        """Tell the optimizer the first ``count`` batches, once each, in order."""
         for batch in self.history.batches[self._told : count]:
             told = [
                 self._what_came_of(batch, candidate, candidate.genome)
@@ -207,7 +207,7 @@ class Search:
             genome,
             score.value,
             tuple(o.sign * evaluation.values[o.name] / gains[o.name] for o in self._objectives),
-            tuple(None if error is None else error / abs(gains[o.name]) for o, error in found),
+            tuple(None if error is None else error / gains[o.name] for o, error in found),
             score.violation,
         )
 

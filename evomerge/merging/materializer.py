@@ -238,7 +238,7 @@ class Merge:
 
     @property
     def outline(self) -> Blueprint:
-        """What the merged model looks like."""
+        """What the merged model looks like: of one materializer all merges look alike."""
         return self.materializer.blueprint
 
     def into(self, model: Any) -> None:

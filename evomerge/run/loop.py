@@ -237,6 +237,7 @@ class _Loop:
             items, probe, error = scoring.missing(at), scoring.probe(at), scoring.error(at)
             if items and error is None:
                 recipe = self.history.candidates[at[1]].recipe.portable().plain
+                # base and parents, batch 0, set the limits themselves
                 limits = scoring.limits if probe and at[0] else None
                 pool.submit(Job(key, recipe, items, probe, limits, scoring.dtype(at)).plain)
                 return
