@@ -236,7 +236,7 @@ class Recipe:
         content = self.plain
         refs = {**({BASE: self.base} if self.base else {}), **self.models}
         if named := {name: ref.portable for name, ref in refs.items() if ref.is_recipe}:
-            content["recipes"] = {name: _digest_named(name, file) for name, file in named.items()}
+            content["recipes"] = {name: digest_of(file) for name, file in named.items()}
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -331,13 +331,6 @@ class Recipe:
             if provenance and isinstance(provenance.value, dict)
             else {},
         )
-
-
-def _digest_named(name: str, file: str) -> str:
-    try:
-        return digest_of(file)
-    except InputError as error:
-        raise InputError(f"model {name!r}: {error}") from None
 
 
 def digest_of(file: str) -> str:

@@ -20,16 +20,15 @@ from evomerge.checkpoint.reading import Checkpoint
 from evomerge.checkpoint.reference import EMBEDDED, ModelRef, locate
 from evomerge.checkpoint.vocabulary import ABSENT, matching_rows, same_tokenizer, vocabulary
 from evomerge.checkpoint.writing import (
-    COMPANIONS,
     WeightFiles,
     beside,
+    copy_companions,
     shards,
     write_weights,
 )
 
 __all__ = [
     "ABSENT",
-    "COMPANIONS",
     "DTYPES",
     "EMBEDDED",
     "INDEX",
@@ -40,6 +39,7 @@ __all__ = [
     "ModelRef",
     "WeightFiles",
     "beside",
+    "copy_companions",
     "locate",
     "matching_rows",
     "read_header",

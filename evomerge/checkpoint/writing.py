@@ -36,6 +36,13 @@ COMPANIONS = (  # what beside the weights makes a folder a usable model
 )
 
 
+def copy_companions(source: Path, target: Path) -> None:
+    """The companions that lie in ``source`` into ``target``."""
+    for companion in COMPANIONS:
+        if (source / companion).is_file():
+            shutil.copyfile(source / companion, target / companion)
+
+
 def shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
     """Cut names (in order) into runs of at most ``limit`` bytes, at least one name each."""
     cut: list[list[str]] = [[]]

@@ -85,19 +85,20 @@ def _check_run(path: Path) -> list[str]:
     if tasks.code or remote:
         return _check_unexecuted(spec, tasks, remote)
     job = prepare(replace(spec, trust_remote_code=False))  # there is none
+    parents = Parents(job.models, spec.tokenizer)
     suite = job.suite
     why = why_no_sum(suite.objectives, suite.spec.combination)
     full = sum(map(len, suite.splits[Split.SEARCH].values()))
     first, last = suite.cost(0.0), suite.cost(1.0)
     return [
         f"{spec.folder}: ok",
-        *_models_and_space(job),
+        *_models_and_space(job, parents),
         f"budget: {_budget(spec)}; base, parents and known recipes are {_known(job)} evaluations of {full} items",
         f"a candidate: {first} items in the first generation, {last} in the last, the probe included",
         *describe_items(suite),
         _objectives(spec),
         *([f"the shortlist answers the whole select split, without a race: {why}"] if why else []),
-        *_needs(job),
+        *_needs(job, parents),
     ]
 
 
@@ -117,25 +118,25 @@ def _other_problems(spec: RunSpec) -> list[str]:
 def _check_unexecuted(spec: RunSpec, tasks: Tasks, remote: Sequence[Code]) -> list[str]:
     """All that can be known of a run that executes code, without executing it."""
     job = inspect(spec, tasks.code, tokenizer=not remote)
+    parents = Parents(job.models, spec.tokenizer)
     unchecked = [
         *([f"items, splits and prompts of {', '.join(tasks.code)}"] if tasks.code else []),
         *([f"the tokenizer of {spec.tokenizer}"] if remote else []),
     ]
     return [
         f"{spec.folder}: ok, as far as can be told without executing what it names",
-        *_models_and_space(job),
+        *_models_and_space(job, parents),
         f"budget: {_budget(spec)}; base, parents and known recipes are {_known(job)} evaluations",
         _objectives(spec),
         *tasks.lines,
         *lines_of(remote),
         f"not checked, since only executing tells: {'; '.join(unchecked)}",
-        *_needs(job),
+        *_needs(job, parents),
     ]
 
 
-def _models_and_space(job: Run) -> list[str]:
+def _models_and_space(job: Run, parents: Parents) -> list[str]:
     spec, base = job.spec, job.models[BASE]
-    parents = Parents(job.models, spec.tokenizer)
     return [
         f"models: {', '.join(f'{name} = {model.name}' for name, model in job.models.items())}",
         f"{base.architecture}, {base.layers} layers, {base.parameters:,} parameters; merged in {job.dtype}, scored in {job.scoring}",
@@ -179,8 +180,8 @@ def _objectives(spec: RunSpec) -> str:
     return f"objectives: {', '.join(named)}"
 
 
-def _needs(job: Run) -> list[str]:
-    shapes = Blueprint.of(Parents(job.models, job.spec.tokenizer)).shapes.values()
+def _needs(job: Run, parents: Parents) -> list[str]:
+    shapes = Blueprint.of(parents).shapes.values()
     resident = sum(tensor_bytes(shape, job.scoring) for shape in shapes)
     merged = [name for name in job.models if job.spec.model(name).is_recipe]
     largest = max(tensor_bytes(shape, "float32") for shape in shapes)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import sys
 import tempfile
 import threading
@@ -25,7 +24,7 @@ import torch
 from transformers import GenerationConfig
 
 from evomerge import tensors
-from evomerge.checkpoint import COMPANIONS, Checkpoint
+from evomerge.checkpoint import Checkpoint, copy_companions
 from evomerge.engines import EngineOptions, Generated, Outline, Request, Scored, Tokens, Weights
 from evomerge.engines.greedy import Ends, unusual
 from evomerge.engines.tokenizer import load_tokenizer
@@ -104,9 +103,7 @@ class VLLMEngine:
             length, int(config.get("max_position_embeddings", 0))
         )
         with tempfile.TemporaryDirectory() as folder:
-            for companion in COMPANIONS:
-                if (self._donor.folder / companion).is_file():
-                    shutil.copyfile(self._donor.folder / companion, Path(folder, companion))
+            copy_companions(self._donor.folder, Path(folder))
             Path(folder, "config.json").write_text(json.dumps(config | {"dtype": options.dtype}))
             try:
                 with _unseen("llvmlite.binding.ffi"):

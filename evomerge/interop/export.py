@@ -21,7 +21,7 @@ from evomerge.errors import InputError
 from evomerge.interop.catalogue import PEERS, Peer
 from evomerge.interop.layout import Runs, by_layer, runs_of
 from evomerge.merging import open_parents
-from evomerge.merging.blueprint import Blueprint, notes_on
+from evomerge.merging.blueprint import Blueprint
 from evomerge.params import Value
 from evomerge.parents import Parents
 from evomerge.recipe import BASE, Group, Recipe, uncovered
@@ -183,7 +183,7 @@ def _tokenizer(
     if len(vocabulary(donor)) == parents.height:
         return {"tokenizer": {"source": names[parents.tokenizer]}}, ""
     # told to take a tokenizer, mergekit cuts padded vocabularies to its size
-    if notes_on(parents):
+    if parents.notes():
         raise InputError(
             f"the models' vocabularies differ, and {donor.name} has rows without a token, which mergekit "
             f"cuts; {MATERIALIZE}"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evomerge.checkpoint import COMPANIONS, WeightFiles, beside, tensor_bytes
+from evomerge.checkpoint import WeightFiles, beside, copy_companions, tensor_bytes
 from evomerge.errors import CandidateFailed, InputError
 from evomerge.merging.blueprint import Blueprint
 from evomerge.merging.materializer import Materializer, cores
@@ -50,7 +49,6 @@ def write_merge(
         raise InputError(f"{out}: is a model of the recipe ({own[0].name}); choose another folder")
     blueprint = Blueprint.of(parents)
     sizes = {name: tensor_bytes(shape, recipe.dtype) for name, shape in blueprint.shapes.items()}
-    donor = parents.donor
     with beside(out, force=force) as work:
         with WeightFiles(work, sizes, shard_bytes=shard_bytes) as files:
 
@@ -68,8 +66,6 @@ def write_merge(
                 raise
         config = {**blueprint.config(), "dtype": recipe.dtype}
         (work / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        for companion in COMPANIONS:
-            if (donor.folder / companion).is_file():
-                shutil.copyfile(donor.folder / companion, work / companion)
+        copy_companions(parents.donor.folder, work)
         (work / "evomerge.yaml").write_text(recipe.portable().to_yaml(), encoding="utf-8")
     return out

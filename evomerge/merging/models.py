@@ -1,8 +1,8 @@
 """Models by name, also those that are recipes: a recipe file is merged first, once, into a cache.
 
 The cache ($XDG_CACHE_HOME/evomerge/merged) is a folder a merge, named by what it is made of: the
-recipe, the content of its parents, tokenizers too, and this version. So a merge of merges has the bytes of two steps over the disk,
-and a recipe or a parent that changed is merged anew.
+recipe, the content of its parents, tokenizers too, and this version. So a merge of merges has the bytes
+of two steps over the disk, and a recipe or a parent that changed is merged anew.
 """
 
 from __future__ import annotations

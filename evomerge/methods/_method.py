@@ -120,6 +120,10 @@ class Method:
         )
         return f"{count} + base" if self.base == "required" else count
 
+    def team_size(self, count: int) -> int:
+        """How many of ``count`` models it merges at a time."""
+        return count if self.max_models is None else min(self.max_models, count)
+
     def arity_problem(self, count: int, has_base: bool) -> str | None:
         """What is wrong with merging ``count`` models, with or without a base; None if nothing."""
         low, high = self.min_models, self.max_models

@@ -69,7 +69,8 @@ class Told:
     Attributes:
         genome: as it was asked, or of a known recipe.
         score: combined, maximised; None: it failed, ranks last and is never an elite.
-        values: of the objectives, maximised, in yardstick units (``suite.objectives.yardsticks``): ``[objectives]``, empty if it failed.
+        values: of the objectives, maximised, in yardstick units (``suite.objectives.yardsticks``):
+            ``[objectives]``, empty if it failed.
         errors: standard errors of the values; 0 is exact, None is unknown.
         violation: by how much floors are missed, relative to them; 0 is feasible.
         measures: ``[measures]``.

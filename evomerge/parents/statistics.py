@@ -150,16 +150,17 @@ class Statistics:
             if each not in self._known:
                 self._known[each] = STATISTICS.get(each)()
             statistic = self._known[each]
-            stored = {m: self._parents.stored_name(m, origin[m]) for m in group.models}
-            if any(self._shape(statistic, model, name) is None for model, name in stored.items()):
+            if not all(self._has(statistic, model, origin[model]) for model in group.models):
                 found[each] = None
             elif data is not None:
                 values = {m: self._tensor(m, statistic, origin[m], data) for m in group.models}
                 found[each] = {m: value for m, value in values.items() if value is not None}
         return found
 
-    def _shape(self, statistic: Statistic, model: str, stored: str) -> tuple[int, ...] | None:
-        return statistic.shape(stored, self._parents.models[model].entry(stored).shape)
+    def _has(self, statistic: Statistic, model: str, name: str) -> bool:
+        stored = self._parents.stored_name(model, name)
+        shape = self._parents.models[model].entry(stored).shape
+        return statistic.shape(stored, shape) is not None
 
     def _tensor(
         self, model: str, statistic: Statistic, name: str, data: Calibration

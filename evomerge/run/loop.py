@@ -30,7 +30,7 @@ from evomerge.record.events import (
     seconds_worked,
 )
 from evomerge.record.journal import Journal
-from evomerge.record.responses import Block, Store
+from evomerge.record.responses import Store
 from evomerge.run.calibrating import collect
 from evomerge.run.ending import end
 from evomerge.run.identity import check_same, head_of
@@ -126,8 +126,8 @@ def search(
 class _Loop:
     """One process's work on a run.
 
-    What happens is folded into the history and into the scoring, live as from the journal on resume:
-    a batch by ``_open``, what an evaluation answered by ``_answered``.
+    What happens is folded into the history and into the scoring, in one order, live as from the journal:
+    a batch first into the history; answers first into the scoring, which works out their values.
     """
 
     def __init__(
@@ -155,19 +155,15 @@ class _Loop:
             if isinstance(line, EvaluationLine):
                 at = line.batch, line.candidate
                 self.history.check_awaited(*at)
-                self._answered(at, line.block_at(number), line.error)
+                self.scoring.add(at, line.block_at(number))
+                if line.error:
+                    self.scoring.fail(at, line.error)
             fold(self.history, line, self.run.template)
 
     def _open(self, batch: Batch) -> Items:
         """Fold a batch; its items."""
         self.history.open(batch)
         return self.scoring.open(batch)
-
-    def _answered(self, at: At, block: Block | None, error: str | None) -> None:
-        """Fold the answers of an evaluation, and whether it failed."""
-        self.scoring.add(at, block)
-        if error:
-            self.scoring.fail(at, error)
 
     def _write(self, line: Line) -> None:
         self.journal.append(line.plain)
@@ -261,7 +257,7 @@ class _Loop:
         """Store the new ``results`` of an evaluation, work out its values, journal and fold it."""
         scoring, reused = self.scoring, self.scoring.reused(at)  # before its own answers count, too
         block = self.store.append(results) if results else None
-        self._answered(at, block, error)
+        scoring.add(at, block)
         values = errors = None
         if error is None:
             try:

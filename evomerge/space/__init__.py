@@ -41,19 +41,20 @@ class SearchSpace:
         self.spec, self.layers = spec, layers
         self._template = template
         self.sources = tuple(template.models)
-        kinds = {name: PARTS.get(name) for name in spec.parts}
-        drawn = any(kind.GROUPS for kind in kinds.values())
-        settings = dict(spec.parts) if drawn else {METHODS: None, **spec.parts}
-        kinds = {name: PARTS.get(name) for name in settings}
-        settings = dict(sorted(settings.items(), key=lambda pair: not kinds[pair[0]].GROUPS))
-        decided = frozenset(name for kind in kinds.values() for name in kind.PARAMETERS)
-        whole = Fit(spec, self.sources, layers, tuple(places(layers)), decided)
-        self._fixed = [kinds[name](settings[name], whole) for name in settings if kinds[name].FIXED]
+        pairs = [(PARTS.get(name), settings) for name, settings in spec.parts.items()]
+        if not any(kind.GROUPS for kind, _ in pairs):
+            pairs.insert(0, (PARTS.get(METHODS), None))
+        pairs.sort(key=lambda pair: not pair[0].GROUPS)  # what draws the groups comes first
+        decided = frozenset(name for kind, _ in pairs for name in kind.PARAMETERS)
+        self._places = tuple(places(layers))
+        whole = Fit(spec, self.sources, layers, self._places, decided)
+        self._fixed = [kind(settings, whole) for kind, settings in pairs if kind.FIXED]
         taken = self._with_fixed(Body())
-        free = tuple(place for place in whole.places if taken.group_of(place) is None)
+        free = tuple(place for place in self._places if taken.group_of(place) is None)
         self._fit = replace(whole, places=free)
-        free_parts = (name for name in settings if not kinds[name].FIXED)
-        self._parts: list[Part] = [kinds[name](settings[name], self._fit) for name in free_parts]
+        self._parts: list[Part] = [
+            kind(settings, self._fit) for kind, settings in pairs if not kind.FIXED
+        ]
         ends = list(itertools.accumulate(len(part.dims) for part in self._parts))
         self._genes = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
         self.dims = tuple(dim for part in self._parts for dim in part.dims)
@@ -62,34 +63,40 @@ class SearchSpace:
 
     def decode(self, genome: Genome) -> Recipe:
         """The recipe that ``genome`` stands for: that of its canonical genome."""
-        return self._recipe(self._with_fixed(self._drawn(genome)[1]))
+        return self._drawn(genome)[1]
 
     def canonical(self, genome: Genome) -> Genome:
         """The same recipe's one genome: inactive genes at 0.5, cells at their centres."""
-        return self._drawn(genome)[0]
+        return self._canonical(genome)[0]
 
-    def _drawn(self, genome: Genome) -> tuple[Genome, Body]:
-        """The canonical genome, and what the parts draw by it, one after the other."""
-        found: list[float] = []
+    def _drawn(self, genome: Genome) -> tuple[Genome, Recipe]:
+        """The canonical genome and its recipe."""
+        found, body = self._canonical(genome)
+        body = self._parts[-1].draw(found[self._genes[-1]], body)
+        return found, self._recipe(self._with_fixed(body))
+
+    def _canonical(self, genome: Genome) -> tuple[Genome, Body]:
+        """The canonical genome, and what all parts but the last draw by it, one after the other."""
+        found: Genome = ()
         body = Body()
-        for part, genes in zip(self._parts, self._genes, strict=True):
-            own = part.canonical(genome[genes], body)
-            body = part.draw(own, body)
-            found += own
-        return tuple(found), body
+        for number, (part, genes) in enumerate(zip(self._parts, self._genes, strict=True)):
+            if number:
+                body = self._parts[number - 1].draw(found[self._genes[number - 1]], body)
+            found += part.canonical(genome[genes], body)
+        return found, body
 
     def encode(self, recipe: Recipe) -> Genome | None:
         """The genome of ``recipe``, or None if this space does not hold it."""
         merged = self._merged(recipe)
         for proposal in itertools.product(*(part.read(recipe) for part in self._parts)):
-            genome = self.canonical(tuple(itertools.chain(*proposal)))
-            if merged == self._merged(self.decode(genome)):
+            genome, ours = self._drawn(tuple(itertools.chain(*proposal)))
+            if merged == self._merged(ours):
                 return genome
         return None
 
     def _merged(self, recipe: Recipe) -> Body:
         """A body with a group for each place: equal where recipes merge the same."""
-        groups = (recipe.group_of(place) for place in places(self.layers))
+        groups = (recipe.group_of(place) for place in self._places)
         plain = (
             group and replace(group, layers=None, roles=None, lines=group.lines or NEUTRAL)
             for group in groups

@@ -39,6 +39,5 @@ class Fit:
 
     def teams(self, method: str) -> tuple[Team, ...]:
         """The sets of models that ``method`` may merge, each in the order of the space."""
-        models, most = self.spec.team(method, self.sources), methods.get(method).max_models
-        size = len(models) if most is None else min(most, len(models))
-        return tuple(itertools.combinations(models, size))
+        models = self.spec.team(method, self.sources)
+        return tuple(itertools.combinations(models, methods.get(method).team_size(len(models))))

@@ -59,5 +59,9 @@ def blend(rows: Sequence[Sequence[int]], parts: Sequence[float]) -> tuple[int, .
 
 def even(team: Sequence[str]) -> dict[str, float]:
     """Equal weights, as they stand on the simplex."""
-    units = decode([0.5] * (len(team) - 1))
+    return weights(team, decode([0.5] * (len(team) - 1)))
+
+
+def weights(team: Sequence[str], units: Sequence[int]) -> dict[str, float]:
+    """The weights of ``team``, as a recipe holds them."""
     return {model: u / UNITS for model, u in zip(team, units, strict=True)}

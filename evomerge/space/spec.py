@@ -83,7 +83,9 @@ def parse_space(
             section.problem(
                 "methods", f"no method {name!r}{did_you_mean(name, known)}; see `evomerge methods`"
             )
-        elif problem := methods.get(name).arity_problem(_count(name, team), True):
+            continue
+        method = methods.get(name)  # of more models than it takes a gene chooses
+        if problem := method.arity_problem(method.team_size(len(team)), True):
             section.problem("methods", problem)
     if not names:
         section.problem("methods", "expected at least one method")
@@ -162,12 +164,6 @@ def _twin(name: str, spec: SpaceSpec, sources: Sequence[str]) -> str | None:
     if not method.by_default or any(p.name in spec.parameters for p in method.parameters):
         return None
     return f"with its defaults it is {method.by_default}"
-
-
-def _count(name: str, team: Sequence[str]) -> int:
-    """How many of ``team`` the method merges: a gene chooses where it takes fewer."""
-    most = methods.get(name).max_models
-    return len(team) if most is None else min(most, len(team))
 
 
 def _parse_models(

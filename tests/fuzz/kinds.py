@@ -249,7 +249,8 @@ def recipe(path: Path) -> None:
     try:
         assert len(found.digest) == 64
     except InputError as error:  # another recipe, which stands for a model, cannot be read
-        assert str(error).startswith("model "), error
+        refs = (*found.models.values(), *([found.base] if found.base else []))
+        assert any(ref.is_recipe and ref.portable in str(error) for ref in refs), error
     assert config.parse(found.to_yaml())
     assert found.portable().used is not None
 

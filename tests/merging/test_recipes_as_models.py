@@ -99,6 +99,8 @@ def test_circles_and_missing_files_are_refused(
         outer(family, f"{other}.yaml", tmp_path).save(tmp_path / f"{name}.yaml")
     with pytest.raises(InputError, match=r"in a circle: .*a\.yaml -> .*b\.yaml -> .*a\.yaml"):
         open_model(ModelRef("a.yaml", str(tmp_path)))
+    with pytest.raises(InputError, match=r"^[^:]*\.yaml: recipes name each other in a circle$"):
+        _ = Recipe.load(tmp_path / "a.yaml").digest
     assert main(["merge", str(tmp_path / "a.yaml"), "-o", str(tmp_path / "out")]) == 2
     assert "in a circle" in capsys.readouterr().err
     outer(family, "absent.yaml", tmp_path).save(tmp_path / "c.yaml")

@@ -265,7 +265,7 @@ def test_a_run_with_a_recipe_for_a_parent_killed(
 @pytest.mark.slow
 def test_a_run_that_takes_statistics_killed(
     run_folder: RunFolder,
-    small: dict[str, Any],
+    by_fisher: dict[str, Any],
     drivers: Drivers,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -274,17 +274,7 @@ def test_a_run_that_takes_statistics_killed(
     data = tmp_path / "calibration.jsonl"
     texts = ["the quick brown fox", "nama saya budi", "what is this?"] * 4
     data.write_text("".join(json.dumps({"text": f"{n} {t}"}) + "\n" for n, t in enumerate(texts)))
-    job = {
-        **small,
-        "models": {
-            "base": "embedded:base",
-            "sources": {"chat": "embedded:chat", "sea": "embedded:sea"},
-            "tokenizer": "chat",
-        },
-        "space": {"methods": ["fisher", "linear"], "start": ["uniform", "fisher"]},
-        "optimizer": {"name": "random", "population": 3},
-        "calibration": {"file": str(data)},
-    }
+    job = {**by_fisher, "calibration": {"file": str(data)}}
     killed(job, "fisher", run_folder, drivers, tmp_path, monkeypatch)
     caches = [
         tmp_path / name / "evomerge" / "statistics"

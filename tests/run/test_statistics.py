@@ -47,20 +47,9 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def changes(small: dict[str, Any], data: Path) -> dict[str, Any]:
-    """A search over the embedded family, by a method that requires a statistic and one that does not."""
-    return {
-        **small,
-        "models": {
-            "base": "embedded:base",
-            "sources": {"chat": "embedded:chat", "sea": "embedded:sea"},
-            "tokenizer": "chat",
-        },
-        "space": {"methods": ["fisher", "linear"], "start": ["uniform", "fisher"]},
-        "optimizer": {"name": "random", "population": 3},
-        "calibration": {"file": str(data), "items": 2},
-        "lag": 1,
-    }
+def changes(by_fisher: dict[str, Any], data: Path) -> dict[str, Any]:
+    """A job with calibration texts."""
+    return {**by_fisher, "calibration": {"file": str(data), "items": 2}, "lag": 1}
 
 
 def recipe_file(tmp_path: Path, **more: Any) -> Path:

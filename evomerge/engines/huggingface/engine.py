@@ -101,21 +101,20 @@ class HuggingFaceEngine:
         self._build: Callable[[Outline], Any] | None = None
         self._config: Mapping[str, Any] = {}
         default = _BATCH_TOKENS.get(self._device.type, _BATCH_TOKENS_ELSEWHERE)
-        self._batch_tokens = batch_tokens or default
         self._planned = lru_cache(_PLANS)(self._plan)
         self.max_length = max_length or _own_length(model.config, tokenizer)
         self.tokens = 0
-        self._run(model)
+        self._run(model, batch_tokens or default)
 
-    def _run(self, model: Any) -> None:
-        """Ask ``model`` from now on."""
+    def _run(self, model: Any, batch_tokens: int) -> None:
+        """Ask ``model`` from now on, in batches of so many tokens."""
         self._model = model
         # What transformers calls it depends on its version and on the model.
         named = inspect.signature(model.forward).parameters
         self._cache = "cache" if "cache" in named else "past_key_values"
         self._packed = PackedWeights(model, self._memory)
         vocabulary = model.get_output_embeddings().weight.shape[0]
-        self._limits = PassLimits(self._batch_tokens, vocabulary, _reach(model.config))
+        self._limits = PassLimits(batch_tokens, vocabulary, _reach(model.config))
         self._planned.cache_clear()
         if not self._masks_correctly():
             self._limits = replace(self._limits, reach=0)
@@ -144,7 +143,7 @@ class HuggingFaceEngine:
         config = weights.outline.config()
         if self._build is not None and config != self._config:
             self.close()  # never two in memory
-            self._run(self._build(weights.outline))
+            self._run(self._build(weights.outline), self._limits.tokens)
             self._config = config
         weights.into(self._model)
 
@@ -384,8 +383,7 @@ class HuggingFaceEngine:
             except RuntimeError as error:
                 if not _is_out_of_memory(error) or self._limits.tokens < 2 * _LEAST_TOKENS:
                     raise
-            self._batch_tokens = self._limits.tokens // 2
-            self._limits = replace(self._limits, tokens=self._batch_tokens)
+            self._limits = replace(self._limits, tokens=self._limits.tokens // 2)
             self._planned.cache_clear()
         if self._limits.tokens < before:
             warnings.warn(

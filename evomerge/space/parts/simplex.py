@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from evomerge import config, methods
 from evomerge.errors import did_you_mean
 from evomerge.params import Dim, Genome
-from evomerge.recipe import BASE, Body, Group, Recipe
+from evomerge.recipe import BASE, Body, Recipe
 from evomerge.space import simplex
 from evomerge.space.fit import Fit, Team
 from evomerge.space.parts import Part
 from evomerge.tensors import Place
 
-SIMPLEX: Literal["simplex"] = "simplex"
+SIMPLEX = "simplex"
 
 
 class Simplex(Part):
@@ -59,7 +59,8 @@ class Simplex(Part):
             if _weighs(each.method):
                 rows = [self._units(genes, spot, each.models) for spot, _ in region.blend]
                 units = simplex.blend(rows, [share for _, share in region.blend])
-                each = with_weights(each, units)
+                weights = simplex.weights(each.models, units)
+                each = replace(each, values={**each.values, "weight": weights})
             groups.append(each)
         return replace(body, groups=tuple(groups))
 
@@ -97,9 +98,3 @@ class Simplex(Part):
 def _weighs(method: str) -> bool:
     """True if the method has a weight a model."""
     return any(p.name == "weight" and p.per_model for p in methods.get(method).parameters)
-
-
-def with_weights(group: Group, units: Sequence[int]) -> Group:
-    """``group`` with these weights."""
-    weights = {m: u / simplex.UNITS for m, u in zip(group.models, units, strict=True)}
-    return replace(group, values={**group.values, "weight": weights})
