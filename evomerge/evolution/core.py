@@ -10,19 +10,20 @@ decide what is left of the budgets.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from evomerge.errors import RunError
 from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.best import best
 from evomerge.evolution.archive.front import knees, spread
-from evomerge.evolution.history import Batch, Candidate, History, Phase
+from evomerge.evolution.history import SLOPE_COST, Batch, Candidate, History, Phase
 from evomerge.optimizers import Optimizer, Told
+from evomerge.params import Genome
 from evomerge.recipe import Recipe
 from evomerge.space import SearchSpace
-from evomerge.suite.objectives import Objective, counting
+from evomerge.suite.objectives import Objective, counting, derived
 
 SHORTLIST = 6  # best candidates by search score that are re-scored on the select split
 
@@ -104,11 +105,7 @@ class Search:
         self._told = 0  # batches told to the optimizer
 
     def propose(self) -> Batch | None:
-        """The next batch; None while results are awaited, and when the search is done.
-
-        Raises:
-            RunError: the optimizer asks for slopes.
-        """
+        """The next batch; None while results are awaited, and when the search is done."""
         history = self.history
         number = len(history.batches)
         if number == 0:
@@ -129,15 +126,11 @@ class Search:
             return self._select_batch() if history.complete() else None
         self._tell(seen)
         asked = self.optimizer.ask(count, number)
-        if any(ask.slope for ask in asked):
-            raise RunError(
-                f"optimizer {self.optimizer.name} asks for slopes; no engine gives any yet"
-            )
         first = len(history.candidates)
         origin = self.optimizer.name
         candidates = [
             # as drawn, not canonical: CMA-ES learns from its own points, not from rounded ones
-            Candidate(first + i, origin, self.space.decode(ask.genome), ask.genome)
+            Candidate(first + i, origin, self.space.decode(ask.genome), ask.genome, ask.slope)
             for i, ask in enumerate(asked)
         ]
         return self._batch(Phase.SEARCH, candidates, progress, seen)
@@ -151,7 +144,11 @@ class Search:
         plan, history = self.plan, self.history
         spent, known = history.cost(seen), history.cost(2)
         rate = spent.tokens / max(1, spent.items)
-        ahead = sum(len(b.candidates) * plan.cost(b.progress) for b in history.batches[seen:])
+        ahead = sum(
+            plan.cost(b.progress) * (1 + c.slope * SLOPE_COST)
+            for b in history.batches[seen:]
+            for c in b.candidates
+        )
         budgets = [
             _Budget(plan.evaluations, history.searched, known.evaluations, lambda progress: 1),
             _Budget(plan.items, spent.items + ahead, known.items, plan.cost),
@@ -203,12 +200,21 @@ class Search:
         errors = evaluation.errors or {}
         gains = self.history.gains
         found = [(o, errors.get(o.name)) for o in self._objectives]
+        slopes = evaluation.slopes or {}
+        shares = self.history.shares(batch.number, evaluation.values) if slopes else {}
         return Told(
             genome,
             score.value,
             tuple(o.sign * evaluation.values[o.name] / gains[o.name] for o in self._objectives),
             tuple(None if error is None else error / gains[o.name] for o, error in found),
             score.violation,
+            slope=_blended(slopes, shares) if slopes else None,
+            slopes=tuple(
+                _blended(slopes, derived(o, evaluation.values, o.sign / gains[o.name]))
+                for o in self._objectives
+            )
+            if slopes
+            else (),
         )
 
     def _select_batch(self) -> Batch:
@@ -271,3 +277,12 @@ class Search:
         members = {c.id for c in history.batches[0].candidates}
         members |= {*history.baselines, *history.chosen}
         return self._batch(Phase.REPORT, [history.candidates[i] for i in sorted(members)])
+
+
+def _blended(slopes: Mapping[str, Genome], shares: Mapping[str, float]) -> Genome:
+    """The sum of ``slopes``, each with its share; 0 for what has none."""
+    size = len(next(iter(slopes.values())))
+    return tuple(
+        math.fsum(shares.get(name, 0.0) * slope[at] for name, slope in slopes.items())
+        for at in range(size)
+    )

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from evomerge.errors import ConfigError, InputError, did_you_mean
-from evomerge.params import Dim, Genome, Parameter, Value
+from evomerge.params import Dim, Genome, Level, Parameter, Value
 from evomerge.registry import OPTIMIZERS
 
 
@@ -47,11 +47,15 @@ class Problem:
         dims: the axes of the genomes, at least one.
         objectives: names of those that count, in the order of ``Told.values``.
         measures: in the order of ``Told.measures``.
+        smooth: for each axis, whether slopes exist along it; empty where there are none at all.
+        levels: of detail, coarse to fine; the last has every axis by itself. Empty is that one alone.
     """
 
     dims: tuple[Dim, ...]
     objectives: tuple[str, ...] = ()
     measures: tuple[Measure, ...] = ()
+    smooth: tuple[bool, ...] = ()
+    levels: tuple[Level, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,9 @@ class Told:
         errors: standard errors of the values; 0 is exact, None is unknown.
         violation: by how much floors are missed, relative to them; 0 is feasible.
         measures: ``[measures]``.
-        slope: the derivative of a bounded loss by every gene, ``[dims]``, where it was asked for.
+        slope: the derivative of the score, each objective by a bounded stand-in, by every gene, ``[dims]``,
+            where it was asked for.
+        slopes: those of the values, ``[objectives][dims]``.
     """
 
     genome: Genome
@@ -84,11 +90,13 @@ class Told:
     violation: float = 0.0
     measures: tuple[float, ...] = ()
     slope: tuple[float, ...] | None = None
+    slopes: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         known = [self.score, *self.errors, self.violation]
         numbers = [number for number in known if number is not None]
         numbers += [*self.values, *self.measures, *(self.slope or ())]
+        numbers += [number for slope in self.slopes for number in slope]
         if not all(map(math.isfinite, numbers)):
             raise ValueError(f"{self} is not finite; a failed candidate has the score None")
 

@@ -166,6 +166,7 @@ class CandidateLine:
     origin: str
     genome: tuple[float, ...] | None
     body: dict[str, Any]
+    slope: bool = False
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,9 @@ class BatchLine(Line):
             progress=batch.progress,
             seen=batch.seen,
             candidates=tuple(
-                CandidateLine(c.id, c.origin, c.genome, c.recipe.body.plain(tuple(c.recipe.models)))
+                CandidateLine(
+                    c.id, c.origin, c.genome, c.recipe.body.plain(tuple(c.recipe.models)), c.slope
+                )
                 for c in batch.candidates
             ),
         )
@@ -207,7 +210,8 @@ class BatchLine(Line):
     def batch_on(self, template: Recipe) -> Batch:
         """The batch; candidates are rebuilt on the run's ``template``."""
         candidates = tuple(
-            Candidate(c.id, c.origin, template.with_body(c.body), c.genome) for c in self.candidates
+            Candidate(c.id, c.origin, template.with_body(c.body), c.genome, c.slope)
+            for c in self.candidates
         )
         return Batch(self.batch, self.phase, candidates, self.progress, self.seen)
 
@@ -227,6 +231,7 @@ class EvaluationLine(Line):
     block: tuple[int, int, int] | None
     reused: tuple[tuple[int, int], ...]
     seconds: dict[str, float]
+    slopes: dict[str, tuple[float, ...]] | None = None
 
     @classmethod
     def of(
@@ -255,6 +260,7 @@ class EvaluationLine(Line):
             self.errors,
             items=self.items,
             tokens=self.tokens,
+            slopes=self.slopes,
         )
 
     def block_at(self, line: int = 0) -> Block | None:

@@ -65,7 +65,8 @@ class Run:
 
     @cached_property
     def space(self) -> SearchSpace:
-        return SearchSpace(self.spec.space, self.template, self.models[BASE].layers)
+        names = {name for model in self.models.values() for name in model.names}
+        return SearchSpace(self.spec.space, self.template, self.models[BASE].layers, names)
 
     def search(self) -> Search:
         """A search that has seen nothing yet."""
@@ -78,9 +79,18 @@ class Run:
             spec.tokens,
             self.suite.cost,
         )
-        history = History(self.suite.combine, self.suite.yardsticks)
+        history = History(self.suite.combine, self.suite.yardsticks, self.suite.shares)
         objectives, front = self.suite.objectives, self.suite.spec.front
         return Search(self.space, optimizer, plan, history, objectives=objectives, front=front)
+
+    @cached_property
+    def teaching(self) -> dict[str, str]:
+        """Objective -> scorer whose items teach it; empty where no slope can be taken at all."""
+        engine = ENGINES.get(self.suite.spec.engine)
+        if not hasattr(engine, "traced") or not any(self.space.smooth):
+            return {}
+        scorer = {objective.name: objective.scorer for objective in self.suite.measured}
+        return {name: scorer[name] for name, why in self.suite.teaching().items() if not why}
 
     def optimizer(self) -> Optimizer:
         """Fresh.
@@ -91,7 +101,12 @@ class Run:
         try:
             return optimizers.make(
                 self.spec.optimizer,
-                Problem(self.space.dims, tuple(o.name for o in counting(self.suite.objectives))),
+                Problem(
+                    self.space.dims,
+                    tuple(o.name for o in counting(self.suite.objectives)),
+                    smooth=self.space.smooth if self.teaching else (),
+                    levels=self.space.levels,
+                ),
                 seed=self.spec.seed,
                 population=self.spec.population,
                 options=self.spec.options,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
+from evomerge.errors import CandidateFailed
 from evomerge.evolution.core import Search
 from evomerge.evolution.history import Batch, Phase, Verdict
 from evomerge.inference.intervals import Interval
@@ -11,6 +15,7 @@ from evomerge.judging.estimation import Estimation
 from evomerge.judging.evidence import search_interval
 from evomerge.judging.race import Race
 from evomerge.judging.shortlist import judge
+from evomerge.params import Genome
 from evomerge.record.answers import Answers, At
 from evomerge.record.responses import Block, Store
 from evomerge.run.preflight import Run
@@ -83,6 +88,38 @@ class Scoring:
         return {
             name: [*probe.get(name, ()), *missing.get(name, ())] for name in {**probe, **missing}
         }
+
+    def slope(self, at: At) -> Items:
+        """Items by which the slope of a candidate is wanted: those of its batch whose scorers teach."""
+        wanted = set(self._run.teaching.values())
+        if not self._history.candidates[at[1]].slope:
+            return {}
+        return {name: ids for name, ids in self.items(at).items() if name in wanted and ids}
+
+    def slopes(self, at: At, found: Mapping[str, Any]) -> dict[str, Genome]:
+        """The slope of every objective that is taught, by the genes, in the objective's own direction.
+
+        Args:
+            at: the evaluation.
+            found: scorer -> its slope by the recipe's coefficients, as a worker gives it.
+
+        Raises:
+            CandidateFailed: one is not finite.
+        """
+        genome = self._history.candidates[at[1]].genome
+        assert genome is not None
+        pulled = {
+            name: self._run.space.pull(genome, each["tensors"]) for name, each in found.items()
+        }
+        sign = {objective.name: objective.sign for objective in self._suite.measured}
+        slopes = {
+            objective: tuple(sign[objective] * value for value in pulled[scorer])
+            for objective, scorer in self._run.teaching.items()
+            if scorer in pulled
+        }
+        if not all(math.isfinite(value) for slope in slopes.values() for value in slope):
+            raise CandidateFailed("its slope is not finite")
+        return slopes
 
     def reused(self, at: At) -> list[At]:
         """Earlier evaluations whose answers count for this one."""

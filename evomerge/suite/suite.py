@@ -10,8 +10,16 @@ from typing import Any
 from evomerge.errors import ConfigError, InputError, did_you_mean
 from evomerge.inference.comparison import Sums
 from evomerge.suite import schedule, splits
-from evomerge.suite.objectives import Objective, Score, combine, with_derived, yardsticks
-from evomerge.suite.scorer import Items, Results, Scorer, column
+from evomerge.suite.objectives import (
+    Objective,
+    Score,
+    combine,
+    entering,
+    shares,
+    with_derived,
+    yardsticks,
+)
+from evomerge.suite.scorer import Items, Results, Scorer, Taught, column
 from evomerge.suite.spec import SuiteSpec
 from evomerge.suite.splits import Split
 
@@ -74,6 +82,27 @@ class Suite:
     def measured(self) -> list[Objective]:
         """The objectives that have a scorer: all but those made of others."""
         return [objective for objective in self.objectives if not objective.of]
+
+    def teaching(self) -> dict[str, str]:
+        """Measured objectives that enter the score, and why nothing teaches them; empty where something does.
+
+        An objective is taught where the items of its scorer have right answers, and a better metric means
+        that these lead.
+        """
+        found = {}
+        for objective in entering(self.objectives):
+            scorer = self.scorers[objective.scorer]
+            if not isinstance(scorer, Taught):
+                found[objective.name] = "its scorer shows no right answers"
+            elif scorer.teaches:
+                found[objective.name] = scorer.teaches
+            elif objective.metric.split("*")[0] not in scorer.taught:
+                found[objective.name] = (
+                    f"{objective.metric} is not what its right answers are about"
+                )
+            else:
+                found[objective.name] = ""
+        return found
 
     @cached_property
     def splits(self) -> dict[str, Items]:
@@ -176,6 +205,15 @@ class Suite:
     ) -> Score:
         """See ``objectives.combine``."""
         return combine(self.objectives, self.spec.combination, values, references, gains)
+
+    def shares(
+        self,
+        values: Mapping[str, float],
+        references: Mapping[str, Mapping[str, float]],
+        gains: Mapping[str, float],
+    ) -> dict[str, float]:
+        """See ``objectives.shares``."""
+        return shares(self.objectives, self.spec.combination, values, references, gains)
 
 
 def _objective(plain: Mapping[str, Any], metric: str, maximize: bool) -> Objective:
