@@ -25,6 +25,7 @@ from evomerge.recipe import Recipe
 from evomerge.space import SearchSpace
 from evomerge.suite.objectives import Objective, counting, derived
 
+Lead = Callable[[tuple[int, int]], tuple[float, float] | None]
 SHORTLIST = 6  # best candidates by search score that are re-scored on the select split
 
 
@@ -86,6 +87,7 @@ class Search:
         front: how many members of the front join the shortlist, to be confirmed; 0 wants no front: its
             knees join, to be chosen from like any other.
         starts: known recipes by label; default: the space's.
+        lead: (batch, candidate) -> by how much it leads the first of its batch there, with the error.
     """
 
     def __init__(
@@ -98,10 +100,12 @@ class Search:
         objectives: Sequence[Objective] = (),
         front: int = 0,
         starts: Mapping[str, Recipe] | None = None,
+        lead: Lead = lambda at: None,
     ) -> None:
         self.space, self.optimizer, self.plan, self.history = space, optimizer, plan, history
         self._objectives, self._front = counting(objectives), front
         self._starts = space.starts() if starts is None else starts
+        self._lead = lead
         self._told = 0  # batches told to the optimizer
 
     def propose(self) -> Batch | None:
@@ -127,13 +131,20 @@ class Search:
         self._tell(seen)
         asked = self.optimizer.ask(count, number)
         first = len(history.candidates)
-        origin = self.optimizer.name
+        name = self.optimizer.name
         candidates = [
             # as drawn, not canonical: CMA-ES learns from its own points, not from rounded ones
-            Candidate(first + i, origin, self.space.decode(ask.genome), ask.genome, ask.slope)
+            Candidate(
+                first + i,
+                ask.origin or name,
+                self.space.decode(ask.genome),
+                ask.genome,
+                ask.slope,
+            )
             for i, ask in enumerate(asked)
         ]
-        return self._batch(Phase.SEARCH, candidates, progress, seen)
+        fresh = any(ask.fresh for ask in asked)
+        return Batch(number, Phase.SEARCH, tuple(candidates), progress, seen, fresh)
 
     def _outlook(self, seen: int) -> tuple[int, float]:
         """How many candidates come next, and which part of the search is over before them.
@@ -167,10 +178,8 @@ class Search:
             count = 0  # nothing new was asked, as nothing is left to ask: no budget would run out
         return count, progress
 
-    def _batch(
-        self, phase: Phase, candidates: Iterable[Candidate], progress: float = 0.0, seen: int = 0
-    ) -> Batch:
-        return Batch(len(self.history.batches), phase, tuple(candidates), progress, seen)
+    def _batch(self, phase: Phase, candidates: Iterable[Candidate]) -> Batch:
+        return Batch(len(self.history.batches), phase, tuple(candidates))
 
     def _named(self, recipes: Mapping[str, Recipe]) -> list[Candidate]:
         first = len(self.history.candidates)
@@ -215,6 +224,7 @@ class Search:
             )
             if slopes
             else (),
+            lead=self._lead((batch.number, candidate.id)) if batch.fresh else None,
         )
 
     def _select_batch(self) -> Batch:

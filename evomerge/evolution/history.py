@@ -80,6 +80,7 @@ class Batch:
         progress: the part of the search, 0 to 1, that was over when a search batch was asked.
         seen: how many batches the optimizer had been told when it was asked for this one; 0 if it
             was not.
+        fresh: whether its candidates are compared on search items by which no slope is taken.
     """
 
     number: int
@@ -87,6 +88,12 @@ class Batch:
     candidates: tuple[Candidate, ...]
     progress: float = 0.0
     seen: int = 0
+    fresh: bool = False
+
+    @property
+    def slopes(self) -> bool:
+        """Whether slopes are wanted of its candidates."""
+        return any(candidate.slope for candidate in self.candidates)
 
 
 @dataclass(frozen=True)

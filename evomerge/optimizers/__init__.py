@@ -60,10 +60,19 @@ class Problem:
 
 @dataclass(frozen=True)
 class Ask:
-    """A genome that is to be evaluated, and whether its slope is wanted besides its score."""
+    """A genome that is to be evaluated. The asks of a batch agree in what they want.
+
+    Attributes:
+        genome: canonical.
+        slope: its slope is wanted besides its score.
+        fresh: it is to be compared with the first of its batch, on search items by which no slope was taken.
+        origin: where it comes from, in words; the optimizer's name where it says nothing.
+    """
 
     genome: Genome
     slope: bool = False
+    fresh: bool = False
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,8 @@ class Told:
         slope: the derivative of the score, each objective by a bounded stand-in, by every gene, ``[dims]``,
             where it was asked for.
         slopes: those of the values, ``[objectives][dims]``.
+        lead: by how much its score leads that of the first of its batch on the same fresh items, and the
+            standard error of that; None where that was not asked for, or is not known.
     """
 
     genome: Genome
@@ -91,6 +102,7 @@ class Told:
     measures: tuple[float, ...] = ()
     slope: tuple[float, ...] | None = None
     slopes: tuple[tuple[float, ...], ...] = ()
+    lead: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         known = [self.score, *self.errors, self.violation]
@@ -133,6 +145,7 @@ class Optimizer(ABC):
 
     name: ClassVar[str]
     OPTIONS: ClassVar[tuple[Parameter, ...]] = ()
+    FEWER: ClassVar[bool] = False  # whether an ask may return fewer genomes than were asked for
 
     def __init__(
         self,
@@ -167,7 +180,12 @@ class Optimizer(ABC):
 
     @abstractmethod
     def ask(self, count: int, batch: int) -> list[Ask]:
-        """``count`` canonical genomes for batch number ``batch``; pure."""
+        """``count`` canonical genomes for batch number ``batch``; pure. Fewer, where ``FEWER`` says so."""
+
+    @property
+    def decisions(self) -> Sequence[str]:
+        """What was decided so far and why, in words, in order; later tells only add to it."""
+        return ()
 
     @abstractmethod
     def recommend(self, count: int) -> list[Genome]:

@@ -151,6 +151,15 @@ class CMA(Optimizer):
     def ask(self, count: int, batch: int) -> list[Ask]:
         return [Ask(genome) for genome in self._now.draw(count, self.seed, "ask", batch)[0]]
 
+    def again(self, count: int, batch: int, seen: int) -> list[Genome]:
+        """What ``ask`` returned for ``batch`` when ``seen`` batches had been told."""
+        return self._states[self._newest(seen)].draw(count, self.seed, "ask", batch)[0]
+
+    @property
+    def mean(self) -> Genome:
+        """Of the distribution."""
+        return self._now.mean()
+
     def recommend(self, count: int) -> list[Genome]:
         return [self._now.mean()][:count] if self._succeeded else []
 

@@ -9,6 +9,7 @@ batch      ``BatchLine``: candidates (id, origin, genome, body) and how many ite
            written before the first of them is handed out
 evaluation ``EvaluationLine``: objective values of one candidate with standard errors, or why it
            failed; where its responses lie, and which earlier ones (batch, candidate) were used again
+decision   ``DecisionLine``: what the optimizer decided, and why, in words
 closed     the search phase was ended early (out of hours)
 round      ``RoundLine``, a round of the shortlist: who was beaten, by whom, with what evidence; whose
            scores are invalid and why; why there was no race; who is on the front
@@ -188,6 +189,7 @@ class BatchLine(Line):
     progress: float
     seen: int
     candidates: tuple[CandidateLine, ...]
+    fresh: bool = False
 
     @classmethod
     def of(cls, batch: Batch, items: Items) -> BatchLine:
@@ -199,6 +201,7 @@ class BatchLine(Line):
             items=AskedLine(items_digest(items), counts),
             progress=batch.progress,
             seen=batch.seen,
+            fresh=batch.fresh,
             candidates=tuple(
                 CandidateLine(
                     c.id, c.origin, c.genome, c.recipe.body.plain(tuple(c.recipe.models)), c.slope
@@ -213,7 +216,7 @@ class BatchLine(Line):
             Candidate(c.id, c.origin, template.with_body(c.body), c.genome, c.slope)
             for c in self.candidates
         )
-        return Batch(self.batch, self.phase, candidates, self.progress, self.seen)
+        return Batch(self.batch, self.phase, candidates, self.progress, self.seen, self.fresh)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +269,15 @@ class EvaluationLine(Line):
     def block_at(self, line: int = 0) -> Block | None:
         """Where its responses lie; ``line`` is its own in the journal."""
         return Block(*self.block, line) if self.block else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecisionLine(Line):
+    """The optimizer decided something before it asked for ``batch``: for the reader, not for a resume."""
+
+    event = "decision"
+    batch: int
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,7 +343,16 @@ class EndLine(Line):
 
 KINDS: Mapping[str, type[Line]] = {
     kind.event: kind
-    for kind in (Head, SessionLine, BatchLine, EvaluationLine, ClosedLine, RoundLine, EndLine)
+    for kind in (
+        Head,
+        SessionLine,
+        BatchLine,
+        EvaluationLine,
+        DecisionLine,
+        ClosedLine,
+        RoundLine,
+        EndLine,
+    )
 }
 
 

@@ -19,6 +19,7 @@ from evomerge.record.events import (
     RESPONSES,
     BatchLine,
     ClosedLine,
+    DecisionLine,
     EvaluationLine,
     Head,
     Line,
@@ -55,6 +56,9 @@ class Listener:
 
     def opened(self, batch: Batch) -> None:
         """A batch was handed out."""
+
+    def decided(self, text: str) -> None:
+        """The optimizer decided something."""
 
     def observed(self, evaluation: Evaluation, completed: bool) -> None:
         """An evaluation arrived; ``completed``: it was the last of its batch."""
@@ -135,12 +139,13 @@ class _Loop:
         self, run: Run, journal: Journal, lines: Sequence[Line], store: Store, listener: Listener
     ) -> None:
         self.run, self.journal, self.store, self.listener = run, journal, store, listener
-        self.search = run.search()
+        self.search = run.search(lead=lambda at: self.scoring.lead(at))
         self.history = self.search.history
         self.scoring = Scoring(run, self.search, store)
         # Model (``Scoring.key``) -> evaluations that await its answers, the one that is being asked first.
         # Candidates may merge to one model; it is asked once at a time, so that each asks only the rest.
         self._waiting: dict[str, list[At]] = {}
+        self._decisions = sum(isinstance(line, DecisionLine) for line in lines)
         for number, line in enumerate(lines, start=1):
             self._fold(line, number)
         self._spent = seconds_worked(lines)
@@ -207,11 +212,20 @@ class _Loop:
                 self._write(RoundLine.of(verdict))
                 history.judge(verdict)
             batch = self.search.propose()
+            self._tell_decisions()
             if batch is None:
                 return
             self._write(BatchLine.of(batch, self._open(batch)))
             self.listener.opened(batch)
             self._hand_out(batch, pool)
+
+    def _tell_decisions(self) -> None:
+        """Write down what the optimizer decided since."""
+        for text in self.search.optimizer.decisions[self._decisions :]:
+            batch = len(self.history.batches)
+            self._write(DecisionLine(time=time.time(), batch=batch, text=text))
+            self.listener.decided(text)
+            self._decisions += 1
 
     def _elapsed(self) -> float:
         """Seconds spent on this run, over all sessions."""

@@ -14,7 +14,7 @@ from evomerge.calibration import Calibration, Texts
 from evomerge.checkpoint import Checkpoint, read_json
 from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputError
-from evomerge.evolution.core import Plan, Search
+from evomerge.evolution.core import Lead, Plan, Search
 from evomerge.evolution.history import History
 from evomerge.merging import open_model
 from evomerge.optimizers import Optimizer, Problem
@@ -68,8 +68,8 @@ class Run:
         names = {name for model in self.models.values() for name in model.names}
         return SearchSpace(self.spec.space, self.template, self.models[BASE].layers, names)
 
-    def search(self) -> Search:
-        """A search that has seen nothing yet."""
+    def search(self, lead: Lead = lambda at: None) -> Search:
+        """A search that has seen nothing yet; ``lead`` compares candidates, see ``Search``."""
         spec, optimizer = self.spec, self.optimizer()
         plan = Plan(
             spec.evaluations,
@@ -81,7 +81,9 @@ class Run:
         )
         history = History(self.suite.combine, self.suite.yardsticks, self.suite.shares)
         objectives, front = self.suite.objectives, self.suite.spec.front
-        return Search(self.space, optimizer, plan, history, objectives=objectives, front=front)
+        return Search(
+            self.space, optimizer, plan, history, objectives=objectives, front=front, lead=lead
+        )
 
     @cached_property
     def teaching(self) -> dict[str, str]:

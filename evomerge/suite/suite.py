@@ -23,6 +23,8 @@ from evomerge.suite.scorer import Items, Results, Scorer, Taught, column
 from evomerge.suite.spec import SuiteSpec
 from evomerge.suite.splits import Split
 
+FRESH = 1 / 3  # of the search split's sources, for comparisons of what slopes found
+
 
 class Suite:
     """A suite with its scorers built: the inventory of items, and the arithmetic of scores.
@@ -147,13 +149,38 @@ class Suite:
             for name, scorer in self.scorers.items()
         }
 
-    def sample(self, seed: int, batch: int, progress: float) -> Items:
+    @cached_property
+    def fresh(self) -> Items:
+        """Search items by which no slope is taken: those of a third of the sources."""
+        split = self.splits[Split.SEARCH]
+        return schedule.part(split, self.source_of, self.stratum_of, FRESH)
+
+    @cached_property
+    def _teaching(self) -> Items:
+        """The other search items."""
+        return {
+            name: [item for item in ids if item not in set(self.fresh[name])]
+            for name, ids in self.splits[Split.SEARCH].items()
+        }
+
+    def sample(self, seed: int, batch: int, progress: float, *, teaching: bool = False) -> Items:
         """The items of one generation: a keyed draw from the search split, shared by its candidates.
 
         It grows with ``progress``, the part of the search that is over. Anchors are asked in full.
+        ``teaching``: of those by which slopes are taken.
         """
         split, count = self.splits[Split.SEARCH], schedule.size(*self.spec.candidate, progress)
+        if teaching:
+            return schedule.sample(self._teaching, self.stratum_of, count, seed, "slope", batch)
         drawn = schedule.sample(split, self.stratum_of, count, seed, "items", batch)
+        return {name: split[name] if name in self.spec.anchors else drawn[name] for name in split}
+
+    def known(self, seed: int) -> Items:
+        """The items of known recipes: the search split, or a draw from it."""
+        split, count = self.splits[Split.SEARCH], self.spec.start
+        if count is None:
+            return split
+        drawn = schedule.sample(split, self.stratum_of, count, seed, "start")
         return {name: split[name] if name in self.spec.anchors else drawn[name] for name in split}
 
     def cost(self, progress: float) -> int:
