@@ -26,7 +26,7 @@ from evomerge.space import SearchSpace
 from evomerge.suite.objectives import Objective, counting, derived
 
 Lead = Callable[[tuple[int, int]], tuple[float, float] | None]
-SHORTLIST = 6  # best candidates by search score that are re-scored on the select split
+RECOMMENDED = 3  # most that an optimizer puts on the shortlist, where no front is wanted
 
 
 @dataclass(frozen=True)
@@ -239,9 +239,9 @@ class Search:
             for e in best(merges, len(merges))[::-1]
         }
         elites = list(distinct.values())
-        chosen += [history.candidates[e.candidate] for e in best(elites, SHORTLIST)]
+        chosen += [history.candidates[e.candidate] for e in best(elites, self.optimizer.OBSERVED)]
         chosen += [history.candidates[e.candidate] for e in self._of_front(elites)]
-        for genome in self.optimizer.recommend(max(1, self._front)):
+        for genome in self.optimizer.recommend(max(RECOMMENDED, self._front)):
             chosen.append(self._recommended(self.space.canonical(genome), chosen))
         unique = {c.recipe.digest: c for c in reversed(chosen)}
         return self._batch(Phase.SELECT, sorted(unique.values(), key=lambda c: c.id))

@@ -146,6 +146,8 @@ class Optimizer(ABC):
     name: ClassVar[str]
     OPTIONS: ClassVar[tuple[Parameter, ...]] = ()
     FEWER: ClassVar[bool] = False  # whether an ask may return fewer genomes than were asked for
+    # how many of the best by search score join what it recommends on the shortlist
+    OBSERVED: ClassVar[int] = 6
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from evomerge.optimizers import Problem, Told, canonical
+from evomerge.optimizers import Ask, Problem, Told, canonical
 from evomerge.optimizers.cma import CMA
 from evomerge.params import Dim, Genome
 
@@ -66,13 +66,14 @@ class Reduced:
                     found[axis] = self._centre[axis] + self._reach * (genome[at] - 0.5)
         return canonical(self._dims, found)
 
-    def ask(self, count: int, batch: int) -> list[Genome]:
-        """Whole genomes; pure."""
-        return [self.whole(ask.genome) for ask in self.inner.ask(count, batch)]
+    def ask(self, count: int, batch: int) -> list[Ask]:
+        """As ``Optimizer.ask``, of whole genomes; pure."""
+        return [replace(ask, genome=self.whole(ask.genome)) for ask in self.inner.ask(count, batch)]
 
     def tell(self, batch: int, seen: int, told: Sequence[Told]) -> None:
         """Of a batch that was asked here; what was not is left out."""
         drawn = self.inner.again(max(len(told), self.inner.population), batch, seen)
+        drawn += self.inner.compared()
         reduced = {self.whole(genome): genome for genome in reversed(drawn)}
         known = [
             replace(each, genome=reduced[each.genome], slope=None, slopes=())
@@ -82,6 +83,6 @@ class Reduced:
         if known:
             self.inner.tell(batch, seen, known)
 
-    def mean(self) -> Genome:
-        """The mean of the distribution, as a whole genome."""
-        return self.whole(self.inner.mean)
+    def recommend(self) -> list[Genome]:
+        """What it believes in, as whole genomes, best first."""
+        return [self.whole(genome) for genome in self.inner.recommend(2)]

@@ -6,8 +6,7 @@
   quarter of the steps, on the finest for all of them (``Problem.levels``). What each finds is compared with
   what it started from on search items by which no slope was taken, and kept only if it leads there.
 * **Evolution** begins at what was kept, with a step of a few percent of each range, along classes of axes, and
-  over choices of methods and all else that has no slope. Every few generations its mean is compared with where
-  it began: a mean that lags behind is given up for a smaller step around the best.
+  over choices of methods and all else that has no slope. Its mean is guarded, as ``cma`` does it.
 * **Without slopes** evolution itself goes coarse to fine: few values first, then all, then choices of methods;
   each level is kept as far as it leads.
 
@@ -17,7 +16,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
 from evomerge.optimizers import Ask, Optimizer, Problem, Told, canonical
@@ -47,6 +46,7 @@ class Auto(Optimizer):
 
     name: ClassVar[str] = "auto"
     FEWER: ClassVar[bool] = True
+    OBSERVED: ClassVar[int] = 1
     OPTIONS: ClassVar[tuple[Parameter, ...]] = (
         RATE,
         STEPS,
@@ -63,7 +63,7 @@ class Auto(Optimizer):
         Parameter(
             "patience",
             Shared(Integer(1, 1000, default=6)),
-            "generations after which the mean of the evolution is compared with where it began",
+            "generations of a level of the evolution, where it goes coarse to fine",
         ),
     )
 
@@ -79,8 +79,7 @@ class Auto(Optimizer):
         self._said: list[str] = []
         self._descent: Descent | None = None
         self._evolution: Reduced | None = None
-        self._generations = 0
-        self._sigma = cast(float, self.options["sigma"])
+        self._generations = self._heard = 0
         self._trial: Genome | None = None  # is being compared with what was kept
 
     @classmethod
@@ -108,12 +107,15 @@ class Auto(Optimizer):
             point = self._descent.point if self._descent else self._kept
             return [Ask(canonical(self.dims, point), slope=True, origin=origin)]
         evolution = self._evolution or self._evolving(stage)
-        return [Ask(genome, origin=origin) for genome in evolution.ask(count, batch)]
+        return [
+            replace(ask, origin=origin if not ask.origin else f"{origin}: {ask.origin}")
+            for ask in evolution.ask(count, batch)
+        ]
 
     def recommend(self, count: int) -> list[Genome]:
         if self._best is None:
             return []
-        found = [*([self._evolution.mean()] if self._evolution else []), *self._found[::-1]]
+        found = [*(self._evolution.recommend() if self._evolution else []), *self._found[::-1]]
         return list(dict.fromkeys([*found, self._kept]))[:count]
 
     # -- telling --------------------------------------------------------------------------------
@@ -122,12 +124,13 @@ class Auto(Optimizer):
         if not seen:
             self._begin(told)
             return
-        if any(each.lead is not None for each in told) or self._is_trial(told):
-            self._judge(batch, told)
+        if self._trial is not None:
+            self._judge(told)
             return
         stage = self._stages[self._stage]
         if stage.kind == "descend":
-            self._descend(stage, told)
+            if not any(each.lead for each in told):  # of a comparison that was asked twice
+                self._descend(stage, told)
         elif not any(each.slope for each in told):  # a slope may come late
             self._evolve(stage, batch, seen, told)
 
@@ -157,21 +160,23 @@ class Auto(Optimizer):
         if self._evolution is None:
             self._evolution = self._evolving(stage)
         self._evolution.tell(batch, seen, told)
+        self._said += self._evolution.inner.decisions[self._heard :]
+        self._heard = len(self._evolution.inner.decisions)
         self._generations += 1
-        if self._generations % stage.steps == 0:
-            self._try(self._evolution.mean())
+        if self._generations == stage.steps and not stage.last:
+            self._try(self._evolution.recommend()[0])
 
     def _evolving(self, stage: _Stage) -> Reduced:
         real = [not dim.size for dim in self.dims]
         held = [not (is_real or stage.choices) for is_real in real]
-        wide = not any(self.problem.smooth)
+        wide, sigma = not any(self.problem.smooth), cast(float, self.options["sigma"])
         return Reduced(
             self.dims,
             stage.level.classes,
             held,
             self._kept,
             reach=1.0 if wide else REACH,
-            sigma=2 * self._sigma if wide else self._sigma,
+            sigma=2 * sigma if wide else sigma,
             seed=self.seed + self._stage,
             population=self.population,
         )
@@ -182,15 +187,12 @@ class Auto(Optimizer):
         else:
             self._trial = genome
 
-    def _is_trial(self, told: Sequence[Told]) -> bool:
-        return self._trial is not None and any(each.genome == self._trial for each in told)
-
-    def _judge(self, batch: int, told: Sequence[Told]) -> None:
-        """A comparison arrived; one that was asked twice counts once."""
+    def _judge(self, told: Sequence[Told]) -> None:
+        """The comparison arrived."""
         ours = next((each for each in told if each.genome == self._trial), None)
-        if self._trial is None or ours is None:
-            return
-        trial, self._trial = self._trial, None
+        if ours is None or (ours.lead is None and ours.score is not None and ours.slope):
+            return  # of a batch that was asked before the comparison
+        trial, self._trial = ours.genome, None
         stage = self._stages[self._stage]
         label = f"{stage.kind} {stage.level.name}"
         if ours.lead is None:
@@ -202,20 +204,16 @@ class Auto(Optimizer):
             self._kept = trial
             self._found.append(trial)
             self._next(f"{label}: kept, {said}")
-        elif stage.last and lead < -error:
-            self._evolution, self._sigma = None, self._sigma / 2
-            self._next(f"{label}: given up, {said}; again around what was kept, by half the step")
-        elif stage.last:
-            self._next(f"{label}: goes on, {said}")
         else:
             self._found.insert(0, trial)
             self._next(f"{label}: not kept, {said}")
 
     def _next(self, said: str) -> None:
+        """On to the next stage; the last one never ends."""
         self._said.append(said)
-        if not self._stages[self._stage].last:
-            self._stage += 1
-            self._descent, self._evolution, self._generations = None, None, 0
+        self._stage += 1
+        self._descent, self._evolution = None, None
+        self._generations = self._heard = 0
 
 
 def _plan(problem: Problem, steps: int, patience: int) -> list[_Stage]:

@@ -34,6 +34,7 @@ class Slope(Optimizer):
     name: ClassVar[str] = "slope"
     OPTIONS: ClassVar[tuple[Parameter, ...]] = (RATE, STEPS)
     FEWER: ClassVar[bool] = True
+    OBSERVED: ClassVar[int] = 1
 
     def __init__(
         self, problem: Problem, *, seed: int, population: int | None = None, **options: Value
