@@ -67,7 +67,8 @@ def merge_method(
         by_default: the known recipe that the method is at its defaults, where it is one: scoring it,
             too, would be a waste.
         smooth: real parameters by which the result has a derivative (at fixed masks, where entries are
-            trimmed or dropped), so that slopes can be taken by them.
+            trimmed or dropped), so that slopes can be taken by them. Not weights that elect a sign, which
+            jumps.
 
     Raises:
         TypeError: the signature does not follow these rules.

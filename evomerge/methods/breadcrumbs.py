@@ -76,7 +76,7 @@ def breadcrumbs(
     return blend(survivors, weight, scale=lambda_, elect=False, normalize=normalize)
 
 
-@merge_method(base="required", paper=PAPER, smooth=("weight", "lambda"))
+@merge_method(base="required", paper=PAPER, smooth=("lambda",))
 def breadcrumbs_ties(
     operands: Operands,
     weight: Annotated[Float[Tensor, " models"], WEIGHT],

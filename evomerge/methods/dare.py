@@ -65,7 +65,7 @@ def dare_linear(
     return blend(survivors, weight, scale=lambda_, elect=False, normalize=normalize)
 
 
-@merge_method(base="required", paper=PAPER, smooth=("weight", "lambda"))
+@merge_method(base="required", paper=PAPER, smooth=("lambda",))
 def dare_ties(
     operands: Operands,
     weight: Annotated[Float[Tensor, " models"], WEIGHT],

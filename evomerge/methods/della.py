@@ -34,7 +34,7 @@ BY = Shared(Choice(("row", "tensor", "magnitude"), "row"), searched=False)
 RESCALE = rescale_flag(True, "probability")
 
 
-@merge_method(base="required", paper=PAPER, smooth=("weight", "lambda"))
+@merge_method(base="required", paper=PAPER, smooth=("lambda",))
 def della(
     operands: Operands,
     weight: Annotated[Float[Tensor, " models"], WEIGHT],

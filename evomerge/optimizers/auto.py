@@ -3,7 +3,8 @@
     known recipes -> descents, level by level -> CMA-ES with a small step, by the exact metrics
 
 * **Descents** start from the best recipe known, on coarse levels of detail (a value a group of tensors) for a
-  quarter of the steps, on the finest for all of them (``Problem.levels``). What each finds is compared with
+  quarter of the steps, on the finest for all of them (``Problem.levels``; a level is left out that is hardly
+  coarser than the next). What each finds is compared with
   what it started from on search items by which no slope was taken, and kept only if it leads there.
 * **Evolution** begins at what was kept, with a step of a few percent of each range, along classes of axes, and
   over choices of methods and all else that has no slope. Its mean is guarded, as ``cma`` does it.
@@ -221,10 +222,21 @@ def _plan(problem: Problem, steps: int, patience: int) -> list[_Stage]:
     levels = problem.levels or (Level("all", tuple(range(len(problem.dims)))),)
     finest = levels[-1]
     if any(problem.smooth):
-        coarse = levels[1:-1]  # one value for the whole model says too little
+        coarse = _worthwhile(levels[1:])  # one value for the whole model says too little
         stages = [_Stage("descend", level, max(1, steps // COARSE)) for level in coarse]
         stages.append(_Stage("descend", finest, steps))
         level = coarse[0] if coarse else finest
         return [*stages, _Stage("evolve", level, patience, last=True)]
-    few = [_Stage("evolve", level, patience, choices=False) for level in levels[:-1]]
+    few = [_Stage("evolve", level, patience, choices=False) for level in _worthwhile(levels)]
     return [*few, _Stage("evolve", finest, patience, last=True)]
+
+
+def _worthwhile(levels: Sequence[Level]) -> list[Level]:
+    """Those coarser than the finest that have at most a third of the classes of the next one taken."""
+    taken: list[Level] = []
+    size = len(set(levels[-1].classes)) if levels else 0
+    for level in levels[-2::-1]:
+        if 3 * (count := len(set(level.classes))) <= size:
+            taken.insert(0, level)
+            size = count
+    return taken

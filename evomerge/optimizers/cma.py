@@ -150,9 +150,11 @@ class CMA(Optimizer):
     def tell(self, batch: int, seen: int, told: Sequence[Told]) -> None:
         if not told:
             return
-        if any(each.lead is not None for each in told):
-            self._judge(batch, seen, told)
+        if self._guarding and [each.genome for each in told] == self.compared():
+            self._judge(batch, seen, told[-1])
             return
+        if any(each.lead is not None for each in told):
+            return  # of a comparison that was asked twice
         best = told[rank(told)[0]]
         self._succeeded |= best.score is not None
         points = self._drawn(batch, seen, [each.genome for each in told])
@@ -173,30 +175,35 @@ class CMA(Optimizer):
         self._states = {n: state for n, state in self._states.items() if n >= self._newest(seen)}
         self._states[batch + 1] = now
 
-    def _judge(self, batch: int, seen: int, told: Sequence[Told]) -> None:
-        """The mean, last, was compared with the recipe that it is to better."""
-        compared = told[-1]
-        if self._anchor is None or compared.lead is None or told[0].genome != self._anchor:
-            return  # asked twice, and answered before
-        lead, error = compared.lead
-        said = f"cma: the mean leads what it began with by {lead:+.3f} ± {error:.3f} on fresh items"
+    def _judge(self, batch: int, seen: int, mean: Told) -> None:
+        """The mean was compared with the recipe that it is to better."""
+        assert self._anchor is not None
         self._unguarded = 0
+        if mean.lead is None:
+            self._said.append("cma: the mean could not be compared with what it began with")
+            return
+        lead, error = mean.lead
+        said = f"cma: the mean leads what it began with by {lead:+.3f} ± {error:.3f} on fresh items"
         if lead < -error:
             self._sigma /= 2
             self._waiting = []
             self._remember(batch, seen, self._around(self._anchor))
-            self._said.append(f"{said}: begun anew around that, by half the step")
-        else:
-            if lead > error:
-                self._anchor = compared.genome
-            self._said.append(said)
+            said += ": begun anew around that, by half the step"
+        elif lead > error:
+            self._anchor = mean.genome
+        self._said.append(said)
+
+    @property
+    def _guarding(self) -> bool:
+        """Whether it is time to compare the mean."""
+        guard = cast(int, self.options["guard"])
+        return bool(guard) and self._unguarded >= guard and self._anchor not in (None, self.mean)
 
     def ask(self, count: int, batch: int) -> list[Ask]:
-        guard, mean = cast(int, self.options["guard"]), self.mean
-        if guard and self._unguarded >= guard and self._anchor not in (None, mean) and count > 1:
-            assert self._anchor is not None
+        if self._guarding and count > 1:
+            first, mean = self.compared()
             return [
-                Ask(self._anchor, fresh=True, origin="cma, what the mean is to better"),
+                Ask(first, fresh=True, origin="cma, what the mean is to better"),
                 Ask(mean, fresh=True, origin="cma, mean"),
             ]
         return [Ask(genome) for genome in self._now.draw(count, self.seed, "ask", batch)[0]]
