@@ -156,7 +156,7 @@ class Search:
         spent, known = history.cost(seen), history.cost(2)
         rate = spent.tokens / max(1, spent.items)
         ahead = sum(
-            plan.cost(b.progress) * (1 + c.slope * SLOPE_COST)
+            SLOPE_COST * plan.cost(0.0) if c.slope else plan.cost(b.progress)
             for b in history.batches[seen:]
             for c in b.candidates
         )

@@ -91,11 +91,12 @@ class Scoring:
         }
 
     def slope(self, at: At) -> Items:
-        """Items by which the slope of a candidate is wanted: those of its batch whose scorers teach."""
+        """Items by which the slope of a candidate is wanted: a minibatch of those whose scorers teach."""
         wanted = set(self._run.teaching.values())
         if self._phase(at) != Phase.SEARCH or not self._history.candidates[at[1]].slope:
             return {}
-        return {name: ids for name, ids in self.items(at).items() if name in wanted and ids}
+        drawn = self._suite.minibatch(self._run.spec.seed, at[0])
+        return {name: ids for name, ids in drawn.items() if name in wanted and ids}
 
     def slopes(self, at: At, found: Mapping[str, Any]) -> dict[str, Genome]:
         """The slope of every objective that is taught, by the genes, in the objective's own direction.
@@ -217,9 +218,10 @@ class Scoring:
         if batch.phase == Phase.SEARCH and batch.fresh:
             return self._suite.fresh
         if batch.phase == Phase.SEARCH:
-            return self._suite.sample(
-                self._run.spec.seed, batch.number, batch.progress, teaching=batch.slopes
-            )
+            seed = self._run.spec.seed
+            if batch.slopes:
+                return self._suite.glance(seed, batch.number)
+            return self._suite.sample(seed, batch.number, batch.progress)
         if batch.phase == Phase.START:
             return self._suite.known(self._run.spec.seed)
         if batch.phase == Phase.SELECT and isinstance(self._race, Race):

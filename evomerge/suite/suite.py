@@ -23,6 +23,7 @@ from evomerge.suite.scorer import Items, Results, Scorer, Taught, column
 from evomerge.suite.spec import SuiteSpec
 from evomerge.suite.splits import Split
 
+GLANCE = 3  # a candidate whose slope is wanted is scored on one of so many of its items
 FRESH = 1 / 3  # of the search split's sources, for comparisons of what slopes found
 
 
@@ -163,17 +164,24 @@ class Suite:
             for name, ids in self.splits[Split.SEARCH].items()
         }
 
-    def sample(self, seed: int, batch: int, progress: float, *, teaching: bool = False) -> Items:
+    def sample(self, seed: int, batch: int, progress: float) -> Items:
         """The items of one generation: a keyed draw from the search split, shared by its candidates.
 
         It grows with ``progress``, the part of the search that is over. Anchors are asked in full.
-        ``teaching``: of those by which slopes are taken.
         """
         split, count = self.splits[Split.SEARCH], schedule.size(*self.spec.candidate, progress)
-        if teaching:
-            return schedule.sample(self._teaching, self.stratum_of, count, seed, "slope", batch)
         drawn = schedule.sample(split, self.stratum_of, count, seed, "items", batch)
         return {name: split[name] if name in self.spec.anchors else drawn[name] for name in split}
+
+    def minibatch(self, seed: int, batch: int) -> Items:
+        """The items of one slope: a keyed draw of as many as a candidate of the first generation gets."""
+        count = self.spec.candidate[0]
+        return schedule.sample(self._teaching, self.stratum_of, count, seed, "slope", batch)
+
+    def glance(self, seed: int, batch: int) -> Items:
+        """Those of a slope's items that its candidate is scored on: its score decides nothing."""
+        drawn, count = self.minibatch(seed, batch), max(1, self.spec.candidate[0] // GLANCE)
+        return schedule.sample(drawn, self.stratum_of, count, seed, "glance", batch)
 
     def known(self, seed: int) -> Items:
         """The items of known recipes: the search split, or a draw from it."""

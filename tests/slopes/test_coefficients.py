@@ -22,7 +22,7 @@ from evomerge.recipe import Body, Group, Recipe, group
 from evomerge.scorers.lessons import Choice, Lesson, Text, Written
 from evomerge.slopes.backward import batches, descend
 from evomerge.slopes.coefficients import Slope, slope
-from evomerge.slopes.merits import merit
+from evomerge.slopes.merits import TAU, merit
 from evomerge.testing.models import tiny_family
 
 SOURCES = ("chat", "sea")
@@ -69,10 +69,16 @@ class Subject:
         options = EngineOptions(batch_tokens=64)
         self.engine = HuggingFaceEngine.open(self.materializer.blueprint, parents.donor, options)
 
-    def slope(self, lessons: Sequence[Lesson], recipe: Recipe | None = None) -> Slope:
-        merge = Merge(self.materializer, recipe or self.recipe)
+    def slope(self, lessons: Sequence[Lesson]) -> Slope:
+        merge = Merge(self.materializer, self.recipe)
         self.engine.load(merge)
         return slope(self.engine, merge, lessons)
+
+    def merit(self, lessons: Sequence[Lesson], groups: Sequence[Group]) -> float:
+        """Of the same recipe with other groups."""
+        recipe = replace(self.recipe, body=Body(tuple(groups)))
+        self.engine.load(Merge(self.materializer, recipe))
+        return descend(self.engine, lessons, TAU, lambda name, gradient: None)
 
 
 def moved(group: Group, by: Mapping[str, Any], step: float) -> Group:
@@ -106,8 +112,7 @@ def check(subject: Subject, lessons: Sequence[Lesson], step: float = 2e-3) -> No
     ends = []
     for sign in (step, -step):
         groups = [moved(g, by, sign) for g, by in zip(recipe.groups, directions, strict=True)]
-        body = replace(recipe.body, groups=tuple(groups))
-        ends.append(subject.slope(lessons, replace(recipe, body=body)).merit)
+        ends.append(subject.merit(lessons, groups))
     expected = (ends[0] - ends[1]) / (2 * step)
     product = 0.0
     for site in blueprint.sites:
@@ -150,8 +155,7 @@ def test_a_line_over_depth_scales_them(tiny: Callable[..., Subject]) -> None:
     found = subject.slope(LESSONS["choices"])
     step, ends = 1e-3, []
     for alpha in (0.5 + step, 0.5 - step):
-        body = Body((replace(plain, lines=Lines(alpha, 0.25)),))
-        ends.append(subject.slope(LESSONS["choices"], replace(subject.recipe, body=body)).merit)
+        ends.append(subject.merit(LESSONS["choices"], [replace(plain, lines=Lines(alpha, 0.25))]))
     whole = sum(by["lines"][ALL] for by in found.tensors.values())
     assert whole == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=0.02)
     check(subject, LESSONS["choices"])
