@@ -76,6 +76,9 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
     ]
 
 
+TYPICAL_BATCH = 1024  # tokens of a forward and backward pass on a CPU
+
+
 def _check_run(path: Path) -> list[str]:
     spec = load_run(path)
     try:
@@ -97,6 +100,7 @@ def _check_run(path: Path) -> list[str]:
         f"a candidate: {first} items in the first generation, {last} in the last, the probe included",
         *describe_items(suite),
         _objectives(spec),
+        *_slopes(job, parents),
         *([f"the shortlist answers the whole select split, without a race: {why}"] if why else []),
         *_needs(job, parents),
     ]
@@ -120,7 +124,7 @@ def _check_unexecuted(spec: RunSpec, tasks: Tasks, remote: Sequence[Code]) -> li
     job = inspect(spec, tasks.code, tokenizer=not remote)
     parents = Parents(job.models, spec.tokenizer)
     unchecked = [
-        *([f"items, splits and prompts of {', '.join(tasks.code)}"] if tasks.code else []),
+        *([f"items, splits, prompts and slopes of {', '.join(tasks.code)}"] if tasks.code else []),
         *([f"the tokenizer of {spec.tokenizer}"] if remote else []),
     ]
     return [
@@ -190,6 +194,25 @@ def _needs(job: Run, parents: Parents) -> list[str]:
         "the parents' files are mapped and shared",
         "disk: journal and responses only, some kilobytes a candidate",
         *[f"disk: {name} is a recipe: its merge lies in the cache" for name in merged],
+    ]
+
+
+def _slopes(job: Run, parents: Parents) -> list[str]:
+    """What slopes can be taken of, and what that takes; why there are none."""
+    if why := job.without_slopes:
+        return [f"slopes: none; {why}"]
+    smooth, taught = sum(job.space.smooth), job.suite.teaching()
+    shapes, config = Blueprint.of(parents).shapes.values(), parents.first.config
+    size = TYPICAL_BATCH * tensor_bytes((1,), job.scoring)
+    width, inner = (int(config.get(key, 0)) for key in ("hidden_size", "intermediate_size"))
+    vocabulary = int(config.get("vocab_size", 0))
+    kept = size * (parents.first.layers * (10 * width + 4 * inner) + 4 * vocabulary)
+    largest = max(tensor_bytes(shape, "float32") for shape in shapes)
+    return [
+        f"slopes: of {', '.join(name for name, why in taught.items() if not why)} by {smooth} of "
+        f"{len(job.space.dims)} genes; about {_gigabytes(kept + 3 * largest)} more a worker, for the "
+        f"activations of {TYPICAL_BATCH:,} tokens and one tensor's gradient",
+        *(f"note: no slope of {name}: {why}" for name, why in taught.items() if why),
     ]
 
 

@@ -239,7 +239,7 @@ class Search:
             for e in best(merges, len(merges))[::-1]
         }
         elites = list(distinct.values())
-        chosen += [history.candidates[e.candidate] for e in best(elites, self.optimizer.OBSERVED)]
+        chosen += [history.candidates[e.candidate] for e in best(elites, self.optimizer.observed)]
         chosen += [history.candidates[e.candidate] for e in self._of_front(elites)]
         for genome in self.optimizer.recommend(max(RECOMMENDED, self._front)):
             chosen.append(self._recommended(self.space.canonical(genome), chosen))

@@ -146,8 +146,8 @@ class Optimizer(ABC):
     name: ClassVar[str]
     OPTIONS: ClassVar[tuple[Parameter, ...]] = ()
     FEWER: ClassVar[bool] = False  # whether an ask may return fewer genomes than were asked for
-    # how many of the best by search score join what it recommends on the shortlist
-    OBSERVED: ClassVar[int] = 6
+    SLOPES: ClassVar[bool] = False  # whether it can do nothing without slopes
+    observed: int = 6  # so many of the best by search score join what it recommends on the shortlist
 
     def __init__(
         self,

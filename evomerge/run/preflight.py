@@ -85,11 +85,23 @@ class Run:
             self.space, optimizer, plan, history, objectives=objectives, front=front, lead=lead
         )
 
+    @property
+    def without_slopes(self) -> str:
+        """Why no slope can be taken at all; empty if some can."""
+        name = self.suite.spec.engine
+        if not hasattr(ENGINES.get(name), "traced"):
+            return f"engine {name!r} gives no derivatives: it has no torch module"
+        if not any(self.space.smooth):
+            return "no gene is a real parameter by which every method that has it is smooth"
+        taught = self.suite.teaching()
+        if all(taught.values()):
+            return "; ".join(f"{name}: {why}" for name, why in taught.items())
+        return ""
+
     @cached_property
     def teaching(self) -> dict[str, str]:
         """Objective -> scorer whose items teach it; empty where no slope can be taken at all."""
-        engine = ENGINES.get(self.suite.spec.engine)
-        if not hasattr(engine, "traced") or not any(self.space.smooth):
+        if self.without_slopes:
             return {}
         scorer = {objective.name: objective.scorer for objective in self.suite.measured}
         return {name: scorer[name] for name, why in self.suite.teaching().items() if not why}
@@ -231,6 +243,7 @@ def prepare(
     head = started[0] if started else None
     run = Run(spec, models, suite, head.scoring if isinstance(head, Head) else scoring, texts)
     _check_space(run)
+    _check_slopes(run)
     _check_budget(run)
     return run
 
@@ -266,6 +279,17 @@ def _scoring(spec: RunSpec, models: Mapping[str, Checkpoint], device: str | None
     """The dtype that candidates are scored in."""
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return scoring_dtype(spec.suite.dtype, spec.dtype or models[BASE].dtype, where)
+
+
+def _check_slopes(run: Run) -> None:
+    """Refuse an optimizer that can do nothing without slopes where there are none."""
+    name = run.spec.optimizer
+    if optimizers.get(name).SLOPES and (why := run.without_slopes):
+        place = run.spec.lines.get("optimizer", run.spec.folder)
+        raise InputError(
+            f"{place}: {name} descends by slopes, and there are none: {why}. Choose another optimizer: auto "
+            "takes slopes where there are some"
+        )
 
 
 def _check_space(run: Run) -> None:
