@@ -147,7 +147,9 @@ class Optimizer(ABC):
     OPTIONS: ClassVar[tuple[Parameter, ...]] = ()
     FEWER: ClassVar[bool] = False  # whether an ask may return fewer genomes than were asked for
     SLOPES: ClassVar[bool] = False  # whether it can do nothing without slopes
-    observed: int = 6  # so many of the best by search score join what it recommends on the shortlist
+    observed: int = (
+        6  # so many of the best by search score join what it recommends on the shortlist
+    )
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ from evomerge.optimizers.cma import CMA
 from evomerge.optimizers.slope import RATE, STEPS
 from evomerge.params import Genome, Integer, Level, Parameter, Real, Shared, Value
 
+COARSER = 8  # a level has so many times fewer values than the next, or it is left out
 COARSE = 4  # a coarse level gets one of so many planned steps
 REACH = 0.5  # how wide evolution looks around what descents found, as a part of each range
 
@@ -235,11 +236,11 @@ def _plan(problem: Problem, steps: int, patience: int) -> list[_Stage]:
 
 
 def _worthwhile(levels: Sequence[Level]) -> list[Level]:
-    """Those coarser than the finest that have at most a third of the classes of the next one taken."""
+    """Those that are much coarser than the next one taken; few values are quickly found anyway."""
     taken: list[Level] = []
     size = len(set(levels[-1].classes)) if levels else 0
     for level in levels[-2::-1]:
-        if 3 * (count := len(set(level.classes))) <= size:
+        if COARSER * (count := len(set(level.classes))) <= size:
             taken.insert(0, level)
             size = count
     return taken
