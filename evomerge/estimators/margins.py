@@ -37,14 +37,17 @@ class Margins:
             self._margins = Regression(Known(bend(margins), strata))
 
     def predict(self, sample: Sample) -> Float[np.ndarray, "candidates items"]:
-        guess = self._responses.predict(sample)
         if sample.margins is None:
-            return guess
+            return self._responses.predict(sample)
         there = self._has[sample.items] & np.isfinite(sample.margins).all(0)
         with_margin = sample.take(there)
         assert with_margin.margins is not None
         if len(with_margin.items) < FEW:
-            return guess
+            return self._responses.predict(sample)
+        if self._has.all():  # nothing is left to the responses
+            guess = np.empty((len(sample.responses), len(self._has)))
+        else:
+            guess = self._responses.predict(sample)
         items = np.cumsum(self._has)[with_margin.items] - 1  # among those with a margin
         bent = bend(with_margin.margins)
         z = self._margins.predict(Sample(items, bent))

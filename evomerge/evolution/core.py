@@ -238,11 +238,14 @@ class Search:
     def _recommended(self, genome: tuple[float, ...], others: Sequence[Candidate]) -> Candidate:
         """The candidate of a canonical genome: a known one if it was drawn before, or if its recipe is
         among ``others``."""
-        drawn = [c for c in self.history.candidates.values() if c.genome is not None]
-        for known in drawn:
-            if self.space.canonical(known.genome or ()) == genome:
-                return known
+        given = {c.id for batch in self.history.batches[:2] for c in batch.candidates}
         recipe = self.space.decode(genome)
+        for known in self.history.candidates.values():
+            # a drawn one's recipe is that of its genome; a known recipe's may be written otherwise
+            if known.genome is None or (known.recipe.digest != recipe.digest and known.id not in given):
+                continue
+            if self.space.canonical(known.genome) == genome:
+                return known
         for other in others:
             if other.recipe.digest == recipe.digest:
                 return other
