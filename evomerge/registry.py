@@ -74,6 +74,8 @@ OPTIMIZERS = Registry(
     "optimizer",
     "evomerge.optimizers",
     {
+        "auto": "evomerge.optimizers.auto:Auto",
+        "slope": "evomerge.optimizers.slope:Slope",
         "cma": "evomerge.optimizers.cma:CMA",
         "random": "evomerge.optimizers.random:Random",
         "optuna": "evomerge.optimizers.optuna:TPE",
