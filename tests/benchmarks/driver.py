@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import heapq
+import itertools
 import math
 import os
 import sys
@@ -27,7 +28,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1])]
@@ -36,7 +37,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np  # noqa: E402
 
 from evomerge import config, seeds  # noqa: E402
-from evomerge.pool import PlainJob, PlainOutcome, Pool, PlainWorker, WorkerSpec  # noqa: E402
+from evomerge.pool import PlainJob, PlainOutcome, PlainWorker, Pool, WorkerSpec  # noqa: E402
 from evomerge.record.events import JOURNAL, RESPONSES  # noqa: E402
 from evomerge.run import loop  # noqa: E402
 from evomerge.run.loop import Listener  # noqa: E402
@@ -53,7 +54,9 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, nargs="+", default=[2000, 10_000, 100_000])
     parser.add_argument("--population", type=int, default=24)
     parser.add_argument("--optimizer", default="cma")
-    parser.add_argument("--display", action="store_true", help="with the live display, to /dev/null")
+    parser.add_argument(
+        "--display", action="store_true", help="with the live display, to /dev/null"
+    )
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--sigma", type=float, default=1.0)
     options = parser.parse_args()
@@ -86,10 +89,13 @@ class MadeUp(Pool):
         seconds: job -> simulated seconds it takes.
     """
 
-    _kept: dict[str, dict[str, Any]] = {}  # answers of a real model to an item
+    _kept: ClassVar[dict[str, dict[str, Any]]] = {}  # answers of a real model to an item
 
     def __init__(
-        self, spec: WorkerSpec, slots: int = 1, seconds: Callable[[PlainJob], float] = lambda job: 0.0
+        self,
+        spec: WorkerSpec,
+        slots: int = 1,
+        seconds: Callable[[PlainJob], float] = lambda job: 0.0,
     ) -> None:
         self._spec, self._slots, self._seconds = spec, slots, seconds
         self._worker: PlainWorker | None = None
@@ -219,17 +225,21 @@ def cost(evaluations: int, population: int, optimizer: str, shown: bool) -> None
         clock = Clock(_display() if shown else None)
         with clock.display if shown else tempfile.TemporaryFile():  # type: ignore[attr-defined]
             loop.search(folder, clock.make, listener=clock)
-        print(f"\n{evaluations:,} evaluations, population {population}, {optimizer}, display {'on' if shown else 'off'}\n")
+        print(
+            f"\n{evaluations:,} evaluations, population {population}, {optimizer}, display {'on' if shown else 'off'}\n"
+        )
         print("| evaluations | ms an evaluation | resident MB |")
         print("| ---: | ---: | ---: |")
         step = max(1, len(clock.rows) // 12)
         rows = [*clock.rows[:-1:step], clock.rows[-1]]
-        for (before, start, _), (after, end, memory) in zip(rows, rows[1:], strict=False):
+        for (before, start, _), (after, end, memory) in itertools.pairwise(rows):
             each = 1000 * (end - start) / (after - before)
             print(f"| {after:,} | {each:.2f} | {memory / MEGABYTE:.0f} |")
         sizes = {name: (folder / name).stat().st_size / MEGABYTE for name in (JOURNAL, RESPONSES)}
         grown = (clock.rows[-1][2] - clock.rows[0][2]) / MEGABYTE
-        print(f"\nmemory grew by {grown:.0f} MB; on the disk: journal {sizes[JOURNAL]:.0f} MB, answers {sizes[RESPONSES]:.0f} MB")
+        print(
+            f"\nmemory grew by {grown:.0f} MB; on the disk: journal {sizes[JOURNAL]:.0f} MB, answers {sizes[RESPONSES]:.0f} MB"
+        )
         lines = (folder / JOURNAL).read_bytes().splitlines(keepends=True)
         (folder / JOURNAL).write_bytes(b"".join(lines[:-1]))  # the end, that is worked out again
         began = time.perf_counter()
@@ -265,7 +275,10 @@ def busy(slots: int, sigma: float) -> None:
             if population * lag > 12 * slots:
                 continue
             share = part_worked(slots, sigma, population, lag)
-            print(f"| {population} | {lag} | {population * lag / slots:.2f} | {share:.1%} |", flush=True)
+            print(
+                f"| {population} | {lag} | {population * lag / slots:.2f} | {share:.1%} |",
+                flush=True,
+            )
 
 
 def part_worked(slots: int, sigma: float, population: int, lag: int) -> float:
