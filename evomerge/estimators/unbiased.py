@@ -48,7 +48,7 @@ class Unbiased:
     def estimate_many(self, sample: Sample) -> JointEstimate:
         design = self._design(np.asarray(sample.items, np.int64).tobytes())
         asked = design.group[sample.items]
-        predicted, held = self._cross_fit(sample, design, asked)
+        predicted, held = self._cross_fit(sample, design)
         residuals = sample.responses - held
         correction = np.array(
             [residuals[:, asked == group].mean(1) for group in range(len(design.size))]
@@ -85,17 +85,15 @@ class Unbiased:
         return covariance, alike * least[:, None]
 
     def _cross_fit(
-        self, sample: Sample, design: Design, asked: np.ndarray
+        self, sample: Sample, design: Design
     ) -> tuple[Float[np.ndarray, "candidates items"], Float[np.ndarray, "candidates sampled"]]:
         """Predictions for all items (mean over folds), and for sampled ones without their fold."""
         predicted = np.zeros((len(sample.responses), len(design.group)))
         held = np.zeros_like(sample.responses)
-        for fold in np.unique(design.fold):
-            out = design.fold == fold
-            guess = self._predictor.predict(sample.take(~out))
+        for kept, out, share in design.folds:
+            guess = self._predictor.predict(sample.take(kept))
             held[:, out] = guess[:, sample.items[out]]
-            share = np.bincount(asked[out], minlength=len(design.size)) / design.taken
-            predicted += share[design.group] * guess
+            predicted += share * guess
         return predicted, held
 
     def _least_variance(

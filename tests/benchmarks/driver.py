@@ -3,8 +3,8 @@
     python tests/benchmarks/driver.py cost [--evaluations 2000 10000 100000] [--display]
     python tests/benchmarks/driver.py busy [--slots 64] [--sigma 1.0]
 
-Both run real searches of the demo's job (CMA-ES, 14 genes, journal and store on the disk) whose workers
-are made up: base and parents are really scored, once; whatever else is asked answers each item as one of
+Both run real searches on the demo's models and tasks (14 genes, four objectives that are estimated, journal
+and store on the disk) whose workers are made up: base and parents are really scored, once; whatever else is asked answers each item as one of
 them did, drawn anew for each model.
 
 * ``cost``: workers answer at once. Prints, by thousands of evaluations, milliseconds of CPU of the driver
@@ -44,6 +44,12 @@ from evomerge.run.loop import Listener  # noqa: E402
 
 DEMO = HERE.parents[1] / "runs" / "demo" / "run.yaml"
 MEGABYTE = 2**20
+SPACE = {
+    "methods": ["task_arithmetic"],
+    "groups": {"layers": 2, "roles": ["attn", "mlp", "norm"]},
+    "parameters": {"weight": {"range": [0, 1.5]}},
+    "start": ["parents", "uniform", "task_arithmetic", "ties", "widen"],
+}
 
 
 def main() -> None:
@@ -70,8 +76,8 @@ def main() -> None:
 def run_folder(parent: Path, changes: Mapping[str, Any]) -> Path:
     """A folder with the demo's job, changed."""
     plain = config.read(DEMO).plain
-    for key in ("space", "fitness"):
-        plain[key] = str((DEMO.parent / plain[key]).resolve())
+    plain["fitness"] = str((DEMO.parent / plain["fitness"]).resolve())
+    plain["space"] = SPACE
     folder = Path(tempfile.mkdtemp(dir=parent))
     config.write_text(folder / "run.yaml", config.dump({**plain, **changes}))
     return folder
