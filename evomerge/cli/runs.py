@@ -20,9 +20,9 @@ def demo(arguments: argparse.Namespace) -> None:
 
 
 def resume(arguments: argparse.Namespace) -> None:
-    from evomerge.record.record import Record
+    from evomerge.record.record import head_of
 
-    Record(arguments.run_dir)  # refuses if there is nothing
+    head_of(arguments.run_dir)  # refuses if there is nothing
     search(arguments)
 
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.best import best
 from evomerge.evolution.archive.front import knees, spread
-from evomerge.evolution.history import SLOPE_COST, Batch, Candidate, History, Phase
+from evomerge.evolution.candidate import Candidate
+from evomerge.evolution.history import SLOPE_COST, Batch, History, Phase
 from evomerge.optimizers import Optimizer, Told
 from evomerge.params import Genome
 from evomerge.recipe import Recipe
@@ -235,15 +236,14 @@ class Search:
         chosen += [history.candidates[i] for i in history.baselines]
         merges = history.merges()
         distinct = {
-            history.candidates[e.candidate].recipe.digest: e
-            for e in best(merges, len(merges))[::-1]
+            history.candidates[e.candidate].digest: e for e in best(merges, len(merges))[::-1]
         }
         elites = list(distinct.values())
         chosen += [history.candidates[e.candidate] for e in best(elites, self.optimizer.observed)]
         chosen += [history.candidates[e.candidate] for e in self._of_front(elites)]
         for genome in self.optimizer.recommend(max(RECOMMENDED, self._front)):
             chosen.append(self._recommended(self.space.canonical(genome), chosen))
-        unique = {c.recipe.digest: c for c in reversed(chosen)}
+        unique = {c.digest: c for c in reversed(chosen)}
         return self._batch(Phase.SELECT, sorted(unique.values(), key=lambda c: c.id))
 
     def _of_front(self, elites: Sequence[Elite]) -> list[Elite]:
@@ -254,13 +254,16 @@ class Search:
     def _recommended(self, genome: tuple[float, ...], others: Sequence[Candidate]) -> Candidate:
         """The candidate of a canonical genome: a known one if it was drawn before, or if its recipe is
         among ``others``."""
-        drawn = [c for c in self.history.candidates.values() if c.genome is not None]
-        for known in drawn:
-            if self.space.canonical(known.genome or ()) == genome:
-                return known
+        given = {c.id for batch in self.history.batches[:2] for c in batch.candidates}
         recipe = self.space.decode(genome)
+        for known in self.history.candidates.values():
+            # a drawn one's recipe is that of its genome; a known recipe's may be written otherwise
+            if known.genome is None or (known.digest != recipe.digest and known.id not in given):
+                continue
+            if self.space.canonical(known.genome) == genome:
+                return known
         for other in others:
-            if other.recipe.digest == recipe.digest:
+            if other.digest == recipe.digest:
                 return other
         number = len(self.history.candidates)
         number += len({candidate.id for candidate in others if candidate.id >= number})

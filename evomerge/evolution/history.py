@@ -11,14 +11,15 @@ search asks at each step takes a time that does not grow with the history.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from evomerge.errors import RunError
 from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.best import Best, best
+from evomerge.evolution.candidate import Candidate
 from evomerge.params import Genome
-from evomerge.recipe import Recipe
+from evomerge.recipe import Body, Recipe
 from evomerge.suite.objectives import Score, Values
 from evomerge.suite.splits import Split
 
@@ -56,20 +57,6 @@ MERGED = (Phase.START, Phase.SEARCH)  # phases whose candidates are merges that 
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A numbered recipe, with its genome if the search space holds it, and where it came from.
-
-    ``slope``: its slope is wanted, too.
-    """
-
-    id: int
-    origin: str
-    recipe: Recipe
-    genome: Genome | None = None
-    slope: bool = False
-
-
-@dataclass(frozen=True)
 class Batch:
     """Candidates asked together, to be scored on the same items.
 
@@ -96,7 +83,7 @@ class Batch:
         return any(candidate.slope for candidate in self.candidates)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """A candidate's outcome in one batch: objective values, or why it failed.
 
@@ -211,6 +198,7 @@ class History:
         self._open: set[int] = set()  # numbers of batches with evaluations that are awaited
         self._costs = [Cost()]  # of the first n batches, as far as they are complete in a row
         self._best = Best()
+        self._template: Recipe | None = None  # of recipes, without a body
         self.candidates: dict[int, Candidate] = {}
         self.batches: list[Batch] = []
         self.gains: Mapping[str, float] = {}
@@ -310,9 +298,16 @@ class History:
             progress.scores[candidate.id] = score
             if score is not None and values is not None and batch.phase in MERGED:
                 self._best.add(Elite(candidate.id, batch.number, score, values))
+            candidate.pack(self._frame_of(candidate))
         self._open.discard(batch.number)
         while len(self._costs) <= len(self._batches) and self.complete(len(self._costs)):
             self._costs.append(self._costs[-1] + self._batches[len(self._costs) - 1].cost)
+
+    def _frame_of(self, candidate: Candidate) -> Recipe:
+        """What the recipes of a search have in common."""
+        if self._template is None:
+            self._template = replace(candidate.recipe, body=Body(), provenance={})
+        return self._template
 
     def _check_complete(self, count: int) -> None:
         for number in sorted(self._open):

@@ -12,7 +12,8 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 
-from evomerge.evolution.history import MERGED, Candidate, History
+from evomerge.evolution.candidate import Candidate
+from evomerge.evolution.history import MERGED, History
 from evomerge.inference.intervals import Interval, Resampled, jointly
 from evomerge.judging.evidence import Bootstrap, ByObjective, compare
 from evomerge.judging.health import asymmetries, notes

@@ -23,9 +23,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -33,9 +33,9 @@ import msgspec
 
 from evomerge import seeds
 from evomerge.errors import InputError, RunError
+from evomerge.evolution.candidate import Candidate
 from evomerge.evolution.history import (
     Batch,
-    Candidate,
     Dropped,
     Evaluation,
     History,
@@ -210,10 +210,21 @@ class BatchLine(Line):
             ),
         )
 
-    def batch_on(self, template: Recipe) -> Batch:
-        """The batch; candidates are rebuilt on the run's ``template``."""
+    def batch_on(self, template: Recipe, path: Path, number: int) -> Batch:
+        """The batch; candidates are rebuilt on the run's ``template``.
+
+        A body is read when its recipe is asked for; one that makes no sense is told with its place, line
+        ``number`` of the journal at ``path``.
+        """
+
+        def make(body: Mapping[str, Any]) -> Recipe:
+            with reading(path, number):
+                return template.with_body(body)
+
         candidates = tuple(
-            Candidate(c.id, c.origin, template.with_body(c.body), c.genome, c.slope)
+            Candidate.written(
+                c.id, c.origin, c.body, template, make, genome=c.genome, slope=c.slope
+            )
             for c in self.candidates
         )
         return Batch(self.batch, self.phase, candidates, self.progress, self.seen, self.fresh)
@@ -356,22 +367,21 @@ KINDS: Mapping[str, type[Line]] = {
 }
 
 
-def read_lines(path: Path) -> list[Line]:
-    """The events of a run's journal, also while a search writes it.
+def read_lines(path: Path) -> Iterator[Line]:
+    """The events of a run's journal, one after the other, also while a search writes it.
 
     Raises:
         InputError: it is absent or of another format, or an event is not what is written.
     """
-    return lines_of(path, journal.read(path))
+    return lines_of(path, journal.each(path))
 
 
-def lines_of(path: Path, events: Sequence[Mapping[str, Any]]) -> list[Line]:
-    """The events of the journal at ``path``, which begins with a ``Head``.
+def lines_of(path: Path, events: Iterable[Mapping[str, Any]]) -> Iterator[Line]:
+    """The events of the journal at ``path``, which begins with a ``Head``, one after the other.
 
     Raises:
         InputError: one is not what is written.
     """
-    lines: list[Line] = []
     names: list[str] = []
     for number, event in enumerate(events, start=1):
         with reading(path, number):
@@ -386,8 +396,64 @@ def lines_of(path: Path, events: Sequence[Mapping[str, Any]]) -> list[Line]:
                 for found in (line.values, line.errors):
                     if found is not None and list(found) != names:
                         raise ValueError(f"{list(found)!r:.60} are not the objectives of this run")
-            lines.append(line)
-    return lines
+        yield line
+
+
+def head_at(path: Path) -> Head | None:
+    """The first event of the journal at ``path``; None where there is none yet.
+
+    Raises:
+        InputError: it is absent or of another format, or its first line is damaged.
+    """
+    line = next(read_lines(path), None)
+    assert line is None or isinstance(line, Head)
+    return line
+
+
+@dataclass
+class Survey:
+    """What is known of a journal beside what a history folds; a fold over its lines.
+
+    Attributes:
+        head: the first line.
+        blocks: of the response store, in order.
+        end: the last ``EndLine``.
+        seconds: over all sessions: from each start to the last event before the next.
+        decisions: how many were told.
+        count: of lines.
+    """
+
+    head: Head | None = None
+    blocks: list[Block] = field(default_factory=list)
+    end: EndLine | None = None
+    seconds: float = 0.0
+    decisions: int = 0
+    count: int = 0
+    _last: float | None = None  # time of the line before, in this session
+
+    def add(self, line: Line) -> None:
+        """The next line."""
+        self.count += 1
+        if isinstance(line, Head):
+            self.head = line
+        elif isinstance(line, SessionLine):
+            self._last = line.time
+        elif isinstance(line, EndLine):
+            self.end = line
+        elif isinstance(line, DecisionLine):
+            self.decisions += 1
+        elif isinstance(line, EvaluationLine) and (block := line.block_at(self.count)):
+            self.blocks.append(block)
+        if self._last is not None:
+            self.seconds += line.time - self._last
+            self._last = line.time
+
+    @classmethod
+    def of(cls, lines: Iterable[Line]) -> Survey:
+        made = cls()
+        for line in lines:
+            made.add(line)
+        return made
 
 
 def line_of(event: Mapping[str, Any]) -> Line:
@@ -420,15 +486,20 @@ def reading(path: Path, line: int) -> Iterator[None]:
         raise journal.damaged(path, line, f"{type(error).__name__}: {error}") from error
 
 
-def fold(history: History, line: Line, template: Recipe) -> None:
+def fold(history: History, line: Line, template: Recipe, path: Path, number: int) -> None:
     """Fold what an event tells into ``history``; candidates are rebuilt on the run's ``template``.
+
+    Args:
+        history: is added to.
+        line: the event, that has ``number`` in the journal at ``path``.
+        template: a recipe without its body.
 
     Raises:
         ValueError: it does not follow from what was folded before. What is no event at all raises
             whatever comes of it: see ``reading``.
     """
     if isinstance(line, BatchLine):
-        history.open(line.batch_on(template))
+        history.open(line.batch_on(template, path, number))
     elif isinstance(line, EvaluationLine):
         history.observe(line.evaluation)
     elif isinstance(line, RoundLine):
@@ -450,28 +521,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def blocks(lines: Sequence[Line]) -> list[Block]:
-    """The blocks of the response store that a journal names, in order."""
-    found = (
-        line.block_at(number)
-        for number, line in enumerate(lines, start=1)
-        if isinstance(line, EvaluationLine)
-    )
-    return [block for block in found if block]
-
-
 def items_digest(items: Items) -> str:
     """16 hex digits that name a set of items."""
     flat = [text for name in sorted(items) for text in (name, *items[name], "")]
     return f"{seeds.key('items', *flat):032x}"[:16]
-
-
-def seconds_worked(lines: Sequence[Line]) -> float:
-    """Seconds over all sessions: from each start to the last event before the next."""
-    total, start, last = 0.0, None, 0.0
-    for line in lines:
-        if isinstance(line, SessionLine):
-            total += 0.0 if start is None else last - start
-            start = line.time
-        last = line.time
-    return total if start is None else total + last - start

@@ -21,7 +21,7 @@ from evomerge.optimizers import Optimizer, Problem
 from evomerge.parents import check_compatible
 from evomerge.pool import WorkerSpec
 from evomerge.recipe import BASE, Body, Recipe
-from evomerge.record.events import JOURNAL, Head, read_lines
+from evomerge.record.events import JOURNAL, head_at
 from evomerge.registry import ENGINES
 from evomerge.run.calibrating import read_texts
 from evomerge.run.precision import scoring_dtype
@@ -230,7 +230,7 @@ def prepare(
         InputError: with every problem found, one a line.
     """
     path = spec.folder / JOURNAL
-    started = read_lines(path)[:1] if path.is_file() else []
+    head = head_at(path) if path.is_file() else None
     attempt = _Attempts()
     models = _open_models(spec, attempt, say, tokenizer=True)
     say("building the evaluation tasks")
@@ -240,8 +240,7 @@ def prepare(
     texts = attempt(lambda: read_texts(spec, None if attempt.problems else suite))
     attempt.check()
     scoring = _scoring(spec, models, device)
-    head = started[0] if started else None
-    run = Run(spec, models, suite, head.scoring if isinstance(head, Head) else scoring, texts)
+    run = Run(spec, models, suite, head.scoring if head else scoring, texts)
     _check_space(run)
     _check_slopes(run)
     _check_budget(run)

@@ -58,8 +58,7 @@ class Scoring:
 
     def key(self, at: At) -> str:
         """Names a model: a recipe, and the dtype that it is scored in."""
-        recipe = self._history.candidates[at[1]].recipe
-        return f"{recipe.digest[:16]} {self.dtype(at)}"
+        return f"{self._history.candidates[at[1]].digest[:16]} {self.dtype(at)}"
 
     def dtype(self, at: At) -> str:
         """Of scoring: the report shows models as they are exported."""

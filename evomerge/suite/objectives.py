@@ -96,7 +96,7 @@ class Objective:
         return min(found) if self.maximize else max(found)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Score:
     """A combined score. ``violation`` sums the relative amounts by which floors are missed."""
 

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from evomerge.checkpoint import ModelRef
-from evomerge.evolution.history import Batch, Candidate, Evaluation, History, Phase, Verdict
+from evomerge.evolution.candidate import Candidate
+from evomerge.evolution.history import Batch, Evaluation, History, Phase, Verdict
 from evomerge.judging.race import Race
 from evomerge.judging.shortlist import judge
 from evomerge.recipe import Body, Recipe, group

@@ -83,7 +83,7 @@ def fold(folder: Path) -> Finished:
     with Store.open(
         folder / events.RESPONSES,
         record.head.inventory,
-        events.blocks(record.lines),
+        events.Survey.of(record.lines).blocks,
         writable=False,
     ) as store:
         scoring = Scoring(run, search, store)
