@@ -125,6 +125,7 @@ class Optimizer(ABC):
 
     name: ClassVar[str]
     OPTIONS: ClassVar[tuple[Parameter, ...]] = ()
+    FEWER: ClassVar[bool] = False  # an ask may give fewer genomes than wanted, one at least
 
     def __init__(
         self,
@@ -159,7 +160,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def ask(self, count: int, batch: int) -> list[Ask]:
-        """``count`` canonical genomes for batch number ``batch``; pure."""
+        """``count`` canonical genomes for batch number ``batch`` (see ``FEWER``); pure."""
 
     @abstractmethod
     def recommend(self, count: int) -> list[Genome]:
