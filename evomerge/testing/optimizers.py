@@ -257,9 +257,7 @@ class OptimizerContract:
         optimizer = self.make(DISCRETE)
         for batch in range(1, 7):  # every option but the first fails
             genomes = self.genomes(optimizer, optimizer.population, batch)
-            optimizer.tell(
-                batch, batch, [told(g) if g[0] < 1 / 3 else failed(g) for g in genomes]
-            )
+            optimizer.tell(batch, batch, [told(g) if g[0] < 1 / 3 else failed(g) for g in genomes])
         (found,) = optimizer.recommend(1)
         assert found[0] < 1 / 3
 
@@ -287,7 +285,9 @@ class OptimizerContract:
             curious.tell(*tell)
             curious.recommend(1)
         newest = tells[-1][0]
-        for batch in range(newest + 1, newest + 4):  # a budget that was extended goes on as if whole
+        for batch in range(
+            newest + 1, newest + 4
+        ):  # a budget that was extended goes on as if whole
             assert curious.ask(5, batch) == optimizer.ask(5, batch)
             for each in (curious, optimizer):
                 asked = self.genomes(each, each.population, batch)
