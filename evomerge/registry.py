@@ -76,6 +76,7 @@ OPTIMIZERS = Registry(
     {
         "cma": "evomerge.optimizers.cma:CMA",
         "random": "evomerge.optimizers.random:Random",
+        "de": "evomerge.optimizers.de:DE",
         "sobol": "evomerge.optimizers.sobol:Sobol",
         "optuna": "evomerge.optimizers.optuna:TPE",
     },
