@@ -243,7 +243,7 @@ class OptimizerContract:
             optimizer.tell(batch, batch, [failed(genome) for genome in genomes])
         assert optimizer.recommend(3) == []
         genomes = self.genomes(optimizer, optimizer.population, 6)
-        optimizer.tell(6, 6, [told(genomes[0]), *map(failed, genomes[1:])])
+        optimizer.tell(6, 6, [told(g) if g == genomes[0] else failed(g) for g in genomes])
         (found,) = optimizer.recommend(1)
         assert found == canonical(dims, found)
         for batch in (7, 8):
