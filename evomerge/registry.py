@@ -78,6 +78,10 @@ OPTIMIZERS = Registry(
         "slope": "evomerge.optimizers.slope:Slope",
         "cma": "evomerge.optimizers.cma:CMA",
         "random": "evomerge.optimizers.random:Random",
+        "de": "evomerge.optimizers.de:DE",
+        "nsga2": "evomerge.optimizers.nsga2:NSGA2",
+        "nsga3": "evomerge.optimizers.nsga3:NSGA3",
+        "sobol": "evomerge.optimizers.sobol:Sobol",
         "optuna": "evomerge.optimizers.optuna:TPE",
     },
 )
