@@ -75,6 +75,8 @@ OPTIMIZERS = Registry(
     "evomerge.optimizers",
     {
         "cma": "evomerge.optimizers.cma:CMA",
+        "cycleqd": "evomerge.optimizers.cycleqd:CycleQD",
+        "map_elites": "evomerge.optimizers.map_elites:MapElites",
         "random": "evomerge.optimizers.random:Random",
         "optuna": "evomerge.optimizers.optuna:TPE",
     },
