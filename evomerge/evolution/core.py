@@ -24,6 +24,7 @@ from evomerge.recipe import Recipe
 from evomerge.space import SearchSpace
 from evomerge.suite.objectives import Objective, counting
 
+Credit = Callable[[tuple[int, int]], Mapping[str, Mapping[str, float]]]
 SHORTLIST = 6  # best candidates by search score that are re-scored on the select split
 
 
@@ -85,6 +86,10 @@ class Search:
         front: how many members of the front join the shortlist, to be confirmed; 0 wants no front: its
             knees join, to be chosen from like any other.
         starts: known recipes by label; default: the space's.
+
+    Attributes:
+        credit: (batch, candidate) -> what its answers are worth, for optimizers that are told of single
+            items (``Told.answers``); there is none unless it is set.
     """
 
     def __init__(
@@ -101,6 +106,7 @@ class Search:
         self.space, self.optimizer, self.plan, self.history = space, optimizer, plan, history
         self._objectives, self._front = counting(objectives), front
         self._starts = space.starts() if starts is None else starts
+        self.credit: Credit = lambda at: {}
         self._told = 0  # batches told to the optimizer
 
     def propose(self) -> Batch | None:
@@ -209,6 +215,8 @@ class Search:
             tuple(o.sign * evaluation.values[o.name] / gains[o.name] for o in self._objectives),
             tuple(None if error is None else error / gains[o.name] for o, error in found),
             score.violation,
+            tuple(evaluation.values[m.name] for m in self.optimizer.problem.measures),
+            answers=self.credit((batch.number, candidate.id)) if self.optimizer.ANSWERS else {},
         )
 
     def _select_batch(self) -> Batch:

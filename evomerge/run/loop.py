@@ -137,6 +137,7 @@ class _Loop:
         self.search = run.search()
         self.history = self.search.history
         self.scoring = Scoring(run, self.search, store)
+        self.search.credit = self.scoring.credit
         # Model (``Scoring.key``) -> evaluations that await its answers, the one that is being asked first.
         # Candidates may merge to one model; it is asked once at a time, so that each asks only the rest.
         self._waiting: dict[str, list[At]] = {}

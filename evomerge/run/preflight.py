@@ -17,7 +17,7 @@ from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputErr
 from evomerge.evolution.core import Plan, Search
 from evomerge.evolution.history import History
 from evomerge.merging import open_model
-from evomerge.optimizers import Optimizer, Problem
+from evomerge.optimizers import Measure, Optimizer, Problem
 from evomerge.parents import check_compatible
 from evomerge.pool import WorkerSpec
 from evomerge.recipe import BASE, Body, Recipe
@@ -91,7 +91,7 @@ class Run:
         try:
             return optimizers.make(
                 self.spec.optimizer,
-                Problem(self.space.dims, tuple(o.name for o in counting(self.suite.objectives))),
+                self._problem,
                 seed=self.spec.seed,
                 population=self.spec.population,
                 options=self.spec.options,
@@ -99,6 +99,16 @@ class Run:
         except InputError as error:
             place = self.spec.lines.get("optimizer", self.spec.folder)
             raise InputError(f"{place}: {error}") from None
+
+    @cached_property
+    def _problem(self) -> Problem:
+        """What the optimizer is to do, and may know beforehand."""
+        measures = self.suite.spec.measures.items()
+        return Problem(
+            self.space.dims,
+            tuple(o.name for o in counting(self.suite.objectives)),
+            tuple(Measure(name, *axis) for name, axis in measures),
+        )
 
     @property
     def splits_digest(self) -> str:
