@@ -76,6 +76,7 @@ OPTIMIZERS = Registry(
     {
         "cma": "evomerge.optimizers.cma:CMA",
         "cycleqd": "evomerge.optimizers.cycleqd:CycleQD",
+        "m2n2": "evomerge.optimizers.m2n2:M2N2",
         "map_elites": "evomerge.optimizers.map_elites:MapElites",
         "random": "evomerge.optimizers.random:Random",
         "optuna": "evomerge.optimizers.optuna:TPE",

@@ -62,14 +62,16 @@ def score(genome: Genome) -> float:
 def told(genome: Genome) -> Told:
     """The sphere, and two objectives that trade off: spheres at 0.2 and at 0.4.
 
-    A third objective has answers to three items of five, others for other genomes.
+    An item is answered where a gene is near enough to 0.3; each genome was not asked two of them.
     """
     values = tuple(-sum((gene - top) ** 2 for gene in genome) for top in (0.2, 0.4))
     worths = {
-        str(item): max(0.0, 1 - sum(abs(gene - item / 4) for gene in genome)) for item in range(5)
+        f"{axis} {near}": float(abs(gene - 0.3) < near)
+        for axis, gene in enumerate(genome)
+        for near in (0.05, 0.1, 0.2, 0.4)
     }
-    for missing in (0, 1):
-        del worths[str((int(genome[0] * 100) + missing) % 5)]
+    for near in (0.1, 0.2) if int(genome[0] * 100) % 2 else (0.05, 0.4):
+        del worths[f"0 {near}"]
     return Told(genome, score(genome), values, (0.01, None), answers={"a": worths})
 
 
