@@ -76,6 +76,9 @@ OPTIMIZERS = Registry(
     {
         "cma": "evomerge.optimizers.cma:CMA",
         "cycleqd": "evomerge.optimizers.cycleqd:CycleQD",
+        "greedy_soup": "evomerge.optimizers.greedy_soup:GreedySoup",
+        "kinship": "evomerge.optimizers.kinship:Kinship",
+        "model_glue": "evomerge.optimizers.model_glue:ModelGlue",
         "m2n2": "evomerge.optimizers.m2n2:M2N2",
         "map_elites": "evomerge.optimizers.map_elites:MapElites",
         "random": "evomerge.optimizers.random:Random",

@@ -127,7 +127,8 @@ class CycleQD(Optimizer):
         missed = np.array([told.violation > 0 for told in elites])
         if not missed.all():
             chances[missed] = 0.0
-        return chances / chances.sum()
+        chances /= chances.sum()
+        return chances
 
     def _child(
         self, elites: Sequence[Told], chances: NDArray[np.float64], batch: int, number: int

@@ -18,7 +18,8 @@ from evomerge.evolution.core import Plan, Search
 from evomerge.evolution.history import History
 from evomerge.merging import open_model
 from evomerge.optimizers import Measure, Optimizer, Problem
-from evomerge.parents import check_compatible
+from evomerge.parents import Parents, check_compatible
+from evomerge.parents.kinship import inner_products
 from evomerge.pool import WorkerSpec
 from evomerge.recipe import BASE, Body, Recipe
 from evomerge.record.events import JOURNAL, Head, read_lines
@@ -104,10 +105,17 @@ class Run:
     def _problem(self) -> Problem:
         """What the optimizer is to do, and may know beforehand."""
         measures = self.suite.spec.measures.items()
+        sources, kinship = self.space.sources, {}
+        if optimizers.get(self.spec.optimizer).KINSHIP:
+            parents = Parents(self.models, self.spec.tokenizer)
+            kinship = inner_products(parents, sources)
         return Problem(
             self.space.dims,
             tuple(o.name for o in counting(self.suite.objectives)),
             tuple(Measure(name, *axis) for name, axis in measures),
+            sources,
+            self.space.blend,
+            kinship,
         )
 
     @property
