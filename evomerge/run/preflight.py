@@ -233,6 +233,7 @@ def prepare(
     run = Run(spec, models, suite, head.scoring if isinstance(head, Head) else scoring, texts)
     _check_space(run)
     _check_budget(run)
+    run.optimizer()  # it may want of the space what that has not
     return run
 
 
