@@ -65,8 +65,8 @@ class Kinship(BlendPlan):
         best = order[0]
         pairs = list(itertools.combinations(order[: int(str(self.options["top"]))], 2))
         known = {self.genome(model) for model in self._models}
-        strangers = sorted(order[1:], key=lambda model: kinship(self.problem, best, model))
-        for stranger in strangers:
+        akin = kinship(self.problem, best, order[1:])
+        for _, stranger in sorted(zip(akin, order[1:], strict=True), key=lambda pair: pair[0]):
             if self.genome(between(best, stranger, 0.5)) not in known:
                 pairs.append((best, stranger))
                 break
@@ -77,4 +77,4 @@ class Kinship(BlendPlan):
     def _worthwhile(self, one: Blend, other: Blend) -> bool:
         if max(one) == max(other) == 1:
             return True
-        return kinship(self.problem, one, other) <= float(str(self.options["saturation"]))
+        return kinship(self.problem, one, [other])[0] <= float(str(self.options["saturation"]))

@@ -14,8 +14,8 @@ Deviations: genomes are crossed, not weights: interpolation is linear, and the s
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -26,7 +26,7 @@ from evomerge.optimizers import Ask, Optimizer, Problem, Told, canonical
 from evomerge.optimizers.kernel.variation import blended, stepped
 from evomerge.params import Genome, Integer, Parameter, Real, Shared, Value
 
-TINY = 1e-9  # of an item that nobody answers
+Floats = NDArray[np.float64]
 
 
 class M2N2(Optimizer):
@@ -81,25 +81,25 @@ class M2N2(Optimizer):
     def tell(self, batch: int, seen: int, told: Sequence[Told]) -> None:
         known = [self._best] if self._best else []
         self._best = min([*known, *told], key=lambda each: each.merit, default=None)
-        added = [each for each in told if each.score is not None]
-        again = {each.genome for each in added}  # the newest answers of a genome are the most
-        everyone = [each for each in self._archive if each.genome not in again]
-        first = len(everyone)
-        everyone += {each.genome: each for each in added}.values()
-        worths, parts = _items(everyone)
-        kept = list(range(first))
-        for number in range(first, len(everyone)):
+        added = {each.genome: each for each in told if each.score is not None}
+        # the newest answers of a genome are the most
+        everyone = [each for each in self._archive if each.genome not in added]
+        kept = list(range(len(everyone)))
+        everyone += added.values()
+        matrix = _Matrix.of(everyone)
+        for number in range(len(kept), len(everyone)):
             kept.append(number)
             if len(kept) > self._size:
-                shares = self._shares(worths[kept], parts)
+                shares = matrix.only(kept).shares(self._alpha)
                 missed = [everyone[at].violation for at in kept]
-                order = sorted(range(len(kept)), key=lambda n: (-missed[n], shares[n]))
-                del kept[order[0]]
+                del kept[min(range(len(kept)), key=lambda n: (-missed[n], shares[n]))]
         self._archive = [everyone[number] for number in kept]
 
     def ask(self, count: int, batch: int) -> list[Ask]:
-        worths, parts = _items(self._archive)
-        return [Ask(self._child(worths, parts, batch, number)) for number in range(count)]
+        matrix = _Matrix.of(self._archive)
+        shares, attraction = matrix.shares(self._alpha), matrix.attraction(self._alpha)
+        asked = (self._child(shares, attraction, batch, number) for number in range(count))
+        return [Ask(genome) for genome in asked]
 
     def recommend(self, count: int) -> list[Genome]:
         if self._best is None or self._best.score is None:
@@ -107,94 +107,105 @@ class M2N2(Optimizer):
         rest = sorted(self._archive, key=lambda each: each.merit)
         return list(dict.fromkeys(each.genome for each in (self._best, *rest)))[:count]
 
-    def _weights(
-        self, worths: NDArray[np.float64], parts: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """``[items]``: part / z^alpha. An item that some did not answer has the mean of those who did."""
-        means = _mean(worths, axis=0)
-        weights: NDArray[np.float64] = parts / np.maximum(len(worths) * means, TINY) ** self._alpha
-        return np.where(means > 0, weights, 0.0)  # what nobody answers sets nobody apart
-
-    def _shares(
-        self, worths: NDArray[np.float64], parts: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """``[candidates]``: fitness."""
-        return _mean(worths * self._weights(worths, parts), axis=1)
-
-    def _attraction(
-        self, worths: NDArray[np.float64], parts: NDArray[np.float64], first: int
-    ) -> NDArray[np.float64]:
-        """``[candidates]``: to the candidate ``first``."""
-        gains = np.maximum(0.0, worths - worths[first])
-        return _mean(gains * self._weights(worths, parts), axis=1)
-
-    def _child(
-        self,
-        worths: NDArray[np.float64],
-        parts: NDArray[np.float64],
-        batch: int,
-        number: int,
-    ) -> Genome:
+    def _child(self, shares: Floats, attraction: Floats, batch: int, number: int) -> Genome:
         draw, size = seeds.generator(self.seed, "ask", batch, number), len(self.dims)
         if not self._archive:
             return canonical(self.dims, draw.random(size).tolist())
-        able, shares = self._able(), self._shares(worths, parts)
+        able = self._able()
         first = _drawn([able * shares, able], draw)
-        gains = self._attraction(worths, parts, first)
-        second = _drawn([able * gains, able * shares, able], draw)
+        second = _drawn([able * attraction[first], able * shares, able], draw)
         split, weight = int(draw.integers(size + 1)), draw.random()
         weights = np.where(np.arange(size) < split, 1 - weight, weight)  # of the second parent
         one, other = (self._archive[at].genome for at in (first, second))
         genes = blended(self.dims, one, other, weights, draw)
         return canonical(self.dims, stepped(self.dims, genes, self._sigma, draw).tolist())
 
-    def _able(self) -> NDArray[np.float64]:
+    def _able(self) -> Floats:
         """``[candidates]``: 0 for those that miss a floor while others hold it, else 1."""
         holds = np.array([told.violation <= 0 for told in self._archive], np.float64)
         return holds if holds.any() else np.ones_like(holds)
 
 
-def _items(told: Sequence[Told]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """``[candidates, items]``: worths, NaN where there is no answer; ``[items]``: parts that sum to 1."""
-    rows = [_answers(each) for each in told]
-    if not any(rows):
-        return _values(told)
-    names = dict.fromkeys((name, item) for row in rows for name in row for item in row[name])
-    column = {name: number for number, name in enumerate(names)}
-    worths = np.full((len(told), len(column)), np.nan)
-    for number, row in enumerate(rows):
-        for name, items in row.items():
-            for item, worth in items.items():
-                worths[number, column[name, item]] = worth
-    counts = dict.fromkeys((name for name, _ in column), 0)
-    for name, _ in column:
-        counts[name] += 1
-    return worths, np.array([1 / counts[name] / len(counts) for name, _ in column])
+@dataclass(frozen=True)
+class _Matrix:
+    """Candidates by items.
+
+    Attributes:
+        worths: ``[candidates, items]``; 0 where there is no answer.
+        answered: ``[candidates, items]``: 1 where there is one.
+        parts: ``[items]``: what an item counts; they sum to 1.
+    """
+
+    worths: Floats
+    answered: Floats
+    parts: Floats
+
+    @classmethod
+    def of(cls, told: Sequence[Told]) -> _Matrix:
+        """Of what was told; without answers each objective, or the score alone, is an item."""
+        columns: dict[str, dict[str, int]] = {}
+        size = 0
+        for each in told:
+            for name, items in each.answers.items():
+                column = columns.setdefault(name, {})
+                for item in items:
+                    if item not in column:
+                        column[item] = size
+                        size += 1
+        if not size:
+            return cls._of_values(told)
+        worths, answered = np.zeros((len(told), size)), np.zeros((len(told), size))
+        for row, each in enumerate(told):
+            for name, items in each.answers.items():
+                at = [columns[name][item] for item in items]
+                worths[row, at], answered[row, at] = list(items.values()), 1.0
+        parts = np.zeros(size)
+        for column in columns.values():
+            parts[list(column.values())] = 1 / max(1, len(column)) / len(columns)
+        return cls(worths, answered, parts)
+
+    @classmethod
+    def _of_values(cls, told: Sequence[Told]) -> _Matrix:
+        if not told:
+            return cls(np.zeros((0, 1)), np.zeros((0, 1)), np.ones(1))
+        values = np.array([each.values or (each.score or 0.0,) for each in told], np.float64)
+        low, high = values.min(0), values.max(0)
+        worths = (values - low) / np.where(high > low, high - low, 1.0)
+        return cls(worths, np.ones_like(worths), np.full(worths.shape[1], 1 / worths.shape[1]))
+
+    def only(self, rows: Sequence[int]) -> _Matrix:
+        """Some of the candidates."""
+        return replace(self, worths=self.worths[rows], answered=self.answered[rows])
+
+    def weights(self, alpha: float) -> Floats:
+        """``[items]``: part / z^alpha; who did not answer an item counts as the mean of those who did."""
+        means = self.worths.sum(0) / np.maximum(self.answered.sum(0), 1)
+        competition = np.where(means > 0, len(self.worths) * means, 1.0) ** alpha
+        # what nobody answers sets nobody apart
+        found: Floats = np.where(means > 0, self.parts / competition, 0.0)
+        return found
+
+    def shares(self, alpha: float) -> Floats:
+        """``[candidates]``: fitness, the mean over the items answered."""
+        return _ratio(self.worths @ self.weights(alpha), self.answered @ self.parts)
+
+    def attraction(self, alpha: float) -> Floats:
+        """``[first, second]``: of the second to the first, the mean over the items that both answered."""
+        weights, rows = self.weights(alpha), []
+        for worths, answered in zip(self.worths, self.answered, strict=True):
+            both = answered * self.answered
+            gains = np.maximum(0.0, self.worths - worths) * both
+            rows.append(_ratio(gains @ weights, both @ self.parts))
+        return np.array(rows).reshape(len(rows), len(rows))
 
 
-def _answers(told: Told) -> Mapping[str, Mapping[str, float]]:
-    return {name: items for name, items in told.answers.items() if items}
+def _ratio(over: Floats, under: Floats) -> Floats:
+    """0 where nothing is below."""
+    found: Floats = np.where(under > 0, over / np.where(under > 0, under, 1.0), 0.0)
+    return found
 
 
-def _values(told: Sequence[Told]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The same with an item for each objective, or for the score alone."""
-    if not told:
-        return np.zeros((0, 0)), np.zeros(0)
-    values = np.array([each.values or (each.score or 0.0,) for each in told], np.float64)
-    low, high = values.min(0), values.max(0)
-    worths = (values - low) / np.where(high > low, high - low, 1.0)
-    return worths, np.full(worths.shape[1], 1 / worths.shape[1])
-
-
-def _mean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    """Without NaN; 0 where there is nothing else."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        found: NDArray[np.float64] = np.nanmean(values, axis=axis)
-    return np.nan_to_num(found)
-
-
-def _drawn(rows: Sequence[NDArray[np.float64]], draw: np.random.Generator) -> int:
+def _drawn(rows: Sequence[Floats], draw: np.random.Generator) -> int:
     """A number by the chances, up to a factor, of the first row that gives anyone a chance."""
     chances = next(row for row in rows if row.any())
     ends = np.cumsum(chances)

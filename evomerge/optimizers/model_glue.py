@@ -60,15 +60,12 @@ class ModelGlue(BlendPlan):
 
     def _clusters(self) -> list[list[Blend]]:
         """Sources that are linked by likeness, in the order of the sources."""
-        clusters: list[list[Blend]] = []
+        clusters, alike = list[list[Blend]](), float(str(self.options["alike"]))
         for source in self.sources:
             near = [
                 cluster
                 for cluster in clusters
-                if any(
-                    kinship(self.problem, source, each) >= float(str(self.options["alike"]))
-                    for each in cluster
-                )
+                if max(kinship(self.problem, source, cluster)) >= alike
             ]
             joined = [each for cluster in near for each in cluster]
             clusters = [cluster for cluster in clusters if cluster not in near]

@@ -17,8 +17,8 @@ class TestKinship(OptimizerContract):
     def test_kinship_of_averages_follows_from_that_of_sources(self) -> None:
         pool = Pool(5, 0)
         one, other = even(5, [0, 1, 2]), between(even(5, [2]), even(5, [4]), 0.3)
-        assert kinship(pool.problem, one, other) == pytest.approx(pool.cosine(one, other))
-        assert kinship(pool.problem, one, one) == pytest.approx(1)
+        expected = [pool.cosine(one, other), 1.0]
+        assert kinship(pool.problem, one, [other, one]) == pytest.approx(expected)
 
     @pytest.mark.parametrize("size", [2, 3, 7, 16])
     def test_a_generation_is_the_best_in_pairs_and_the_best_with_a_stranger(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evomerge.optimizers import Problem, Told, make
-from evomerge.optimizers.m2n2 import M2N2, _items
+from evomerge.optimizers.m2n2 import M2N2, _Matrix
 from evomerge.params import Dim, Genome
 from evomerge.testing.optimizers import OptimizerContract
 
@@ -33,17 +33,16 @@ class TestM2N2(OptimizerContract):
     optimizer = "m2n2"
 
     def test_fitness_shares_an_item_among_those_who_answer_it(self) -> None:
-        optimizer = made()
         told = [
             answered(at(0.1), [1, 1, 0]),
             answered(at(0.2), [1, 1, 0]),
             answered(at(0.3), [1, 0, 1]),
         ]
-        worths, parts = _items(told)
+        matrix = _Matrix.of(told)
         expected = np.array([1 / 3 + 1 / 2, 1 / 3 + 1 / 2, 1 / 3 + 1])
-        assert optimizer._shares(worths, parts) * 9 == pytest.approx(expected)
-        alone = made(alpha=0)._shares(worths, parts)
-        assert alone == pytest.approx([2 / 9] * 3), "without competition all score the same"
+        assert matrix.shares(1) * 3 == pytest.approx(expected)
+        alone = matrix.shares(0)
+        assert alone == pytest.approx([2 / 3] * 3), "without competition all score the same"
 
     def test_who_alone_answers_something_stays(self) -> None:
         strong = [answered(at(n / 10), [1, 1, 1, 0]) for n in range(5)]
@@ -55,31 +54,30 @@ class TestM2N2(OptimizerContract):
             assert (odd in optimizer._archive) == stays
 
     def test_who_answers_what_the_other_does_not_attracts(self) -> None:
-        optimizer = made()
         told = [
             answered(at(0.1), [1, 1, 0, 0]),
             answered(at(0.2), [1, 1, 1, 0]),  # adds one
             answered(at(0.3), [0, 0, 1, 1]),  # adds two, one of them rare
             answered(at(0.4), [1, 0, 0, 0]),  # adds nothing
         ]
-        worths, parts = _items(told)
-        attraction = optimizer._attraction(worths, parts, 0)
+        matrix = _Matrix.of(told)
+        attraction = matrix.attraction(1)[0]
         assert attraction[0] == attraction[3] == 0
         assert attraction[2] / attraction[1] == pytest.approx((1 / 2 + 1) / (1 / 2))
 
     def test_items_that_only_some_answered_are_fair(self) -> None:
         """Two that answer all they are asked are worth the same, whatever they were asked."""
         told = [answered(at(0.1), [1, 1, None, None]), answered(at(0.2), [None, None, 1, 1])]
-        worths, parts = _items(told)
-        shares = made()._shares(worths, parts)
+        matrix = _Matrix.of(told)
+        shares = matrix.shares(1)
         assert shares[0] == shares[1] > 0
-        assert list(made()._attraction(worths, parts, 0)) == [0, 0]
+        assert list(matrix.attraction(1)[0]) == [0, 0]
 
     def test_objectives_count_alike(self) -> None:
         few = {"th": {str(n): 1.0 for n in range(90)}, "en": {"a": 0.0}}
         one = {"th": {str(n): 0.0 for n in range(90)}, "en": {"a": 1.0}}
-        worths, parts = _items([Told(at(0.1), 0.0, answers=few), Told(at(0.2), 0.0, answers=one)])
-        shares = made(alpha=0)._shares(worths, parts)
+        matrix = _Matrix.of([Told(at(0.1), 0.0, answers=few), Told(at(0.2), 0.0, answers=one)])
+        shares = matrix.shares(0)
         assert shares[0] == pytest.approx(shares[1])
 
     def test_a_child_is_split_between_its_parents(self) -> None:

@@ -7,9 +7,10 @@ in the batch that first held the blend, for which the rival is asked again.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
 
 from evomerge.errors import InputError
 from evomerge.optimizers import Ask, Optimizer, Problem, Told, canonical
@@ -157,15 +158,12 @@ class BlendPlan(Optimizer):
         return list(dict.fromkeys(genomes))
 
 
-def kinship(problem: Problem, one: Blend, other: Blend) -> float:
-    """The cosine of two blends' task vectors; 0 with one that changes nothing."""
-    norm = math.sqrt(max(0.0, _product(problem, one, one) * _product(problem, other, other)))
-    return _product(problem, one, other) / norm if norm > 0 else 0.0
-
-
-def _product(problem: Problem, one: Blend, other: Blend) -> float:
-    """The inner product of two blends' task vectors."""
+def kinship(problem: Problem, one: Blend, others: Sequence[Blend]) -> list[float]:
+    """The cosine of a blend's task vector with each of the others'; 0 with one that changes nothing."""
     names = problem.sources
-    ours = [(name, weight) for name, weight in zip(names, one, strict=True) if weight]
-    theirs = [(name, weight) for name, weight in zip(names, other, strict=True) if weight]
-    return sum(x * y * problem.kinship[m, n] for m, x in ours for n, y in theirs)
+    products = np.array([[problem.kinship[m, n] for n in names] for m in names])
+    ours, theirs = np.array(one), np.array(others).reshape(-1, len(names))
+    along = theirs @ products
+    norms = np.sqrt(np.maximum(0.0, (ours @ products @ ours) * (along * theirs).sum(1)))
+    cosines = np.where(norms > 0, along @ ours / np.where(norms > 0, norms, 1.0), 0.0)
+    return [round(float(cosine), DIGITS) for cosine in cosines]
