@@ -25,6 +25,7 @@ from evomerge.params import Parameter, Real, Shared
 from evomerge.tensors import Place
 
 HEADS = ("deep", "shallow")
+LINES = "lines"  # the factor over depth, among the coefficients of a recipe
 
 PARAMETERS = (
     Parameter(

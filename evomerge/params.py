@@ -16,6 +16,7 @@ rounded to ``DIGITS`` decimals (log scale: significant digits), so a recipe prin
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -77,6 +78,12 @@ class Real:
                 math.log(self.high) - math.log(self.low)
             )
         return float((value - self.low) / (self.high - self.low))
+
+    def rate(self, gene: float) -> float:
+        """The derivative of the value by the gene."""
+        if self.scale == "log":
+            return self.decode(gene) * (math.log(self.high) - math.log(self.low))
+        return self.high - self.low
 
     def narrowed(self, low: float, high: float) -> Real:
         """The same parameter searched in a smaller range."""
@@ -222,6 +229,24 @@ class Dim:
 
 
 Genome = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level of detail of a space: axes of one class move together.
+
+    Attributes:
+        name: what has values of its own.
+        classes: the number of the class of each axis.
+    """
+
+    name: str
+    classes: tuple[int, ...]
+
+
+ALL = ""  # stands for the model of a parameter that all share
+# tensor -> parameter (or ``lines``: the factor of the merged delta) -> model, or ``ALL`` -> derivative
+Derivatives = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
 def show(value: object) -> str:

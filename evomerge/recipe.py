@@ -17,15 +17,16 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from evomerge import config, lines, methods, tensors
+from evomerge import config, lines, methods
 from evomerge.calibration import Calibration
 from evomerge.checkpoint import DTYPES, ModelRef
 from evomerge.errors import InputError, did_you_mean, one_of
 from evomerge.lines import Lines, line_factor
 from evomerge.params import Parameter, Value
+from evomerge.tensors import FINE, ROLES, Place, place_of
 
 BASE = "base"  # the name under which the base model may be used as a source
-GROUP_ROLES = (*tensors.ROLES, "other")
+GROUP_ROLES = (*ROLES, "other", *FINE)
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ class Group:
         method: name of the merge method.
         values: every parameter of the method; per-model ones as model -> value.
         layers: first and last block, both included; None matches every tensor.
-        roles: roles matched (``other`` = norm, embed, head); None matches every role.
+        roles: roles matched (``other`` = norm, embed, head), finer ones (``q``) among them; None matches
+            every role.
+        tensors: names of tensors that are matched; None matches any.
         models: the sources that take part, in order.
         lines: scales by depth what the method changes in the base; None leaves it as it is.
     """
@@ -47,18 +50,24 @@ class Group:
     layers: tuple[int, int] | None = None
     roles: tuple[str, ...] | None = None
     lines: Lines | None = None
+    tensors: tuple[str, ...] | None = None
 
     @property
     def needs_base(self) -> bool:
         """True if merging reads the base, where there is one, though it is not one of ``models``."""
         return self.lines is not None or methods.get(self.method).base != "none"
 
-    def scale(self, place: tensors.Place) -> float:
+    def scale(self, place: Place) -> float:
         """Factor of the merged delta at ``place``."""
         return 1.0 if self.lines is None else line_factor(self.lines, place)
 
-    def matches(self, place: tensors.Place) -> bool:
-        return place.within(self.layers, self.roles)
+    def matches(self, place: Place) -> bool:
+        return place.within(self.layers, self.roles, self.tensors)
+
+    @property
+    def is_fine(self) -> bool:
+        """True if it tells tensors of one layer and role apart."""
+        return self.tensors is not None or bool(set(self.roles or ()) & set(FINE))
 
 
 def group(
@@ -69,6 +78,7 @@ def group(
     layers: tuple[int, int] | None = None,
     roles: Sequence[str] | None = None,
     lines: Lines | None = None,
+    named: Sequence[str] | None = None,
 ) -> Group:
     """A group with every parameter of ``method`` filled in from ``values`` or its default."""
     given = dict(values or {})
@@ -83,7 +93,13 @@ def group(
         full[parameter.name] = value
     assert not given, f"{method} has no parameter {sorted(given)}"
     return Group(
-        method, full, tuple(models), layers, None if roles is None else tuple(roles), lines
+        method,
+        full,
+        tuple(models),
+        layers,
+        None if roles is None else tuple(roles),
+        lines,
+        None if named is None else tuple(named),
     )
 
 
@@ -98,6 +114,8 @@ def _plain_group(group: Group, sources: tuple[str, ...]) -> dict[str, Any]:
         shown["layers"] = list(group.layers)
     if group.roles is not None:
         shown["roles"] = list(group.roles)
+    if group.tensors is not None:
+        shown["tensors"] = list(group.tensors)
     shown["method"] = group.method
     if group.models != sources:
         shown["models"] = list(group.models)
@@ -126,9 +144,34 @@ class Body:
     groups: tuple[Group, ...] = ()
     data: Calibration | None = None
 
-    def group_of(self, place: tensors.Place) -> Group | None:
+    def group_of(self, place: Place) -> Group | None:
         """The first group that matches, or None."""
-        return next((group for group in self.groups if group.matches(place)), None)
+        named = self._named.get(place.tensor, len(self.groups))
+        for number, group in self._unnamed:
+            if number > named:
+                break
+            if group.matches(place):
+                return group
+        return self.groups[named] if named < len(self.groups) else None
+
+    @cached_property
+    def _named(self) -> Mapping[str, int]:
+        """Tensor -> the first group that names it and matches it."""
+        found: dict[str, int] = {}
+        for number, group in enumerate(self.groups):
+            for name in group.tensors or ():
+                if group.layers is None and group.roles is None:
+                    found.setdefault(name, number)
+        return found
+
+    @cached_property
+    def _unnamed(self) -> list[tuple[int, Group]]:
+        """The groups that are not found by name alone, and their numbers."""
+        return [
+            (number, group)
+            for number, group in enumerate(self.groups)
+            if group.tensors is None or group.layers is not None or group.roles is not None
+        ]
 
     def informed(self, data: Calibration | None) -> Body:
         """The same groups, with ``data`` if one of them takes a statistic."""
@@ -208,7 +251,7 @@ class Recipe:
         problems.check()
         return replace(self, body=body)
 
-    def group_of(self, place: tensors.Place) -> Group | None:
+    def group_of(self, place: Place) -> Group | None:
         """See ``Body.group_of``."""
         return self.body.group_of(place)
 
@@ -375,6 +418,7 @@ def _parse_group(
             section.problem(
                 "roles", f"no role {role!r}{did_you_mean(role, GROUP_ROLES)}; {one_of(GROUP_ROLES)}"
             )
+    named = section.texts("tensors") if "tensors" in section else None
     models = section.texts("models", sources)
     if len(set(models)) < len(models):
         twice = next(model for model in models if models.count(model) > 1)
@@ -402,7 +446,7 @@ def _parse_group(
     section.finish()
     if len(problems.found) > before:
         return None
-    return group(name, models, values, layers=layers, roles=roles, lines=line)
+    return group(name, models, values, layers=layers, roles=roles, lines=line, named=named)
 
 
 def _lines(section: config.Section) -> Lines | None:
@@ -471,4 +515,4 @@ def _value(section: config.Section, parameter: Parameter, models: Sequence[str])
 
 def uncovered(recipe: Recipe, names: Iterable[str]) -> list[str]:
     """Tensors that no group of ``recipe`` matches."""
-    return [name for name in names if recipe.group_of(tensors.place_of(name)) is None]
+    return [name for name in names if recipe.group_of(place_of(name)) is None]

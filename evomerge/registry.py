@@ -74,6 +74,8 @@ OPTIMIZERS = Registry(
     "optimizer",
     "evomerge.optimizers",
     {
+        "auto": "evomerge.optimizers.auto:Auto",
+        "slope": "evomerge.optimizers.slope:Slope",
         "cma": "evomerge.optimizers.cma:CMA",
         "cycleqd": "evomerge.optimizers.cycleqd:CycleQD",
         "greedy_soup": "evomerge.optimizers.greedy_soup:GreedySoup",

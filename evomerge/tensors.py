@@ -25,13 +25,16 @@ ARCHITECTURES = {
 
 ROLES = ("attn", "mlp", "norm", "embed", "head")
 OTHER = ("norm", "embed", "head")  # what the role "other" of a group stands for
+PROJECTIONS = {"attn": ("q", "k", "v", "o"), "mlp": ("gate", "up", "down")}  # finer roles
+FINE = tuple(name for names in PROJECTIONS.values() for name in names)
 
 _EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_OUTSIDE = {_EMBED: "embed", _HEAD: "head", "model.norm.weight": "norm"}
 _LAYER = re.compile(r"^model\.layers\.(\d+)\.(.+)$")
 _IN_LAYER = (
     (re.compile(r"^(?:[a-z_]*layernorm|self_attn\.[qk]_norm)\.weight$"), "norm"),
-    (re.compile(r"^self_attn\.[qkvo]_proj\.(?:weight|bias)$"), "attn"),
-    (re.compile(r"^mlp\.(?:gate|up|down)_proj\.(?:weight|bias)$"), "mlp"),
+    (re.compile(r"^self_attn\.([qkvo])_proj\.(?:weight|bias)$"), "attn"),
+    (re.compile(r"^mlp\.(gate|up|down)_proj\.(?:weight|bias)$"), "mlp"),
 )
 # computed from the config, stored by some old checkpoints
 _IGNORED = re.compile(r"^model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$")
@@ -44,23 +47,42 @@ class Place:
     Attributes:
         layer: number of its block, from 0; None outside the blocks.
         role: one of ``ROLES``, or ``other`` for a tensor of no model.
-        layers: blocks of the model, of which a kernel or a line over depth may want to know; it makes
-            no difference to whether two places are the same.
+        layers: blocks of the model, of which a kernel or a line over depth may want to know.
+        projection: the finer role, one of ``FINE``; empty where there is none, or it is not known.
+        tensor: the name of the one tensor that is meant; empty for all that sit there.
+
+    The last three make no difference to whether two places are the same.
     """
 
     layer: int | None
     role: str
     layers: int = field(default=1, compare=False)
+    projection: str = field(default="", compare=False)
+    tensor: str = field(default="", compare=False)
 
-    def within(self, layers: tuple[int, int] | None, roles: Sequence[str] | None) -> bool:
-        """True if it is in one of these layers (both ends included) and roles; None is all of them."""
+    def within(
+        self,
+        layers: tuple[int, int] | None,
+        roles: Sequence[str] | None,
+        names: Sequence[str] | None = None,
+    ) -> bool:
+        """True if it is in one of these layers (both ends included) and roles, and so called; None is all."""
         if layers is not None and (self.layer is None or not layers[0] <= self.layer <= layers[1]):
             return False
-        return roles is None or self.role in roles or ("other" in roles and self.role in OTHER)
+        if names is not None and self.tensor not in names:
+            return False
+        return (
+            roles is None
+            or self.role in roles
+            or ("other" in roles and self.role in OTHER)
+            or (self.projection in roles and bool(self.projection))
+        )
 
 
-def places(layers: int) -> list[Place]:
-    """Every place of a model of ``layers`` blocks, in depth order."""
+def places(layers: int, names: Iterable[str] = ()) -> list[Place]:
+    """Every place of a model of ``layers`` blocks, in depth order; with ``names`` those of its tensors."""
+    if names := ordered(names):
+        return [place_of(name, layers) for name in names]
     inside = [(layer, role) for layer in range(layers) for role in ("attn", "mlp", "norm")]
     return [Place(*at, layers) for at in [(None, "embed"), *inside, (None, "norm"), (None, "head")]]
 
@@ -72,17 +94,14 @@ def place_of(name: str, layers: int = 1) -> Place:
     Raises:
         Incompatible: the name belongs to no known scheme.
     """
-    if name == _EMBED:
-        return Place(None, "embed", layers)
-    if name == _HEAD:
-        return Place(None, "head", layers)
-    if name == "model.norm.weight":
-        return Place(None, "norm", layers)
+    if name in _OUTSIDE:
+        return Place(None, _OUTSIDE[name], layers, tensor=name)
     match = _LAYER.match(name)
     if match:
         for pattern, role in _IN_LAYER:
-            if pattern.match(match[2]):
-                return Place(int(match[1]), role, layers)
+            if found := pattern.match(match[2]):
+                projection = found[1] if role in PROJECTIONS else ""
+                return Place(int(match[1]), role, layers, projection, name)
     raise Incompatible(
         f"tensor {name!r} is not part of the naming scheme shared by "
         f"{', '.join(sorted(set(ARCHITECTURES.values())))}; evomerge cannot tell its layer and role"
@@ -93,6 +112,11 @@ def at_layer(name: str, layer: int) -> str:
     """The name of the tensor that is in block ``layer`` what ``name`` is in its own."""
     match = _LAYER.match(name)
     return f"model.layers.{layer}.{match[2]}" if match else name
+
+
+def brief(name: str) -> str:
+    """The name of a tensor as genes are called after it: ``3.self_attn.q_proj``."""
+    return name.removeprefix("model.").removeprefix("layers.").removesuffix(".weight")
 
 
 def ignored(name: str, *, tied: bool) -> bool:

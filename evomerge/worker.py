@@ -17,13 +17,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from evomerge.checkpoint import ModelRef
-from evomerge.engines import Engine, EngineOptions
+from evomerge.engines import Differentiable, Engine, EngineOptions
 from evomerge.errors import CandidateFailed, CheckpointError, InputError, NotMeasured
 from evomerge.merging import Materializer, Merge, open_model, shared_memory
 from evomerge.parents import Parents
 from evomerge.recipe import Recipe
 from evomerge.registry import ENGINES
 from evomerge.scorers import build_scorers, evaluate
+from evomerge.scorers.lessons import Teaching
+from evomerge.slopes.coefficients import plain, slope
+from evomerge.slopes.merits import TAU
 from evomerge.suite.probe import ProbeLimits, find_collapse
 from evomerge.suite.scorer import Items, Results
 from evomerge.suite.spec import SuiteSpec
@@ -103,6 +106,8 @@ class Job:
             paid for.
         limits: what a merge may do to the probe; None asks on whatever it does.
         dtype: of scoring; None is that of the setup.
+        slope: scorer -> items by which the derivative by every coefficient is wanted, too.
+        tau: of the merits that it is the derivative of, in nats (``slopes.merits``).
     """
 
     key: str
@@ -111,6 +116,8 @@ class Job:
     probe: Items = field(default_factory=dict)
     limits: ProbeLimits | None = None
     dtype: str | None = None
+    slope: Items = field(default_factory=dict)
+    tau: float = TAU
 
     @property
     def plain(self) -> Plain:
@@ -130,13 +137,16 @@ class Outcome:
         probe: the same of the probe, kept of a model that collapsed, too; None if there was none, or the
             merge failed.
         error: why it failed, or None.
-        seconds: spent on ``merge`` and ``score``.
+        seconds: spent on ``merge``, ``score`` and ``slope``.
+        slope: scorer -> ``slopes.coefficients.Slope`` as plain data; None if none was wanted, or the
+            candidate failed before.
     """
 
     results: Results | None
     probe: Results | None
     error: str | None
     seconds: Mapping[str, float]
+    slope: Plain | None = None
 
     @property
     def plain(self) -> Plain:
@@ -145,6 +155,7 @@ class Outcome:
             "probe": self.probe,
             "error": self.error,
             "seconds": dict(self.seconds),
+            "slope": self.slope,
         }
 
     @classmethod
@@ -179,9 +190,11 @@ class Worker:
         if job.dtype is not None and job.dtype != self._dtype:
             self._open(job.dtype)
         started = time.perf_counter()
-        probe, results, error, merged = None, None, None, started
+        probe, results, slope, error, merged = None, None, None, None, started
+        asked = 0.0
         try:
-            self._load(Recipe.from_plain(job.recipe))
+            merge = Merge(self._materializer, Recipe.from_plain(job.recipe))
+            self._load(merge)
             merged = time.perf_counter()
             if job.probe:
                 probe = evaluate(self._scorers, job.probe)
@@ -189,10 +202,26 @@ class Worker:
                     error = find_collapse(probe, job.limits)
             if error is None:
                 results = evaluate(self._scorers, job.items)
+                asked = time.perf_counter()
+                if job.slope:
+                    slope = self._slope(merge, job)
         except CandidateFailed as failure:  # also ``NonFinite``, of a scorer
             error = str(failure)
-        seconds = {"merge": merged - started, "score": time.perf_counter() - merged}
-        return Outcome(results, probe, error, seconds)
+        ended = time.perf_counter()
+        scored = asked or ended
+        seconds = {"merge": merged - started, "score": scored - merged, "slope": ended - scored}
+        return Outcome(results, probe, error, seconds, slope)
+
+    def _slope(self, merge: Merge, job: Job) -> Plain:
+        """The derivatives that are wanted, of what the engine runs."""
+        assert isinstance(self._engine, Differentiable)
+        found = {}
+        for name, ids in job.slope.items():
+            scorer = self._scorers[name]
+            assert isinstance(scorer, Teaching)
+            lessons = [lesson for lesson in scorer.lessons(ids) if lesson is not None]
+            found[name] = slope(self._engine, merge, lessons, job.tau)
+        return plain(found)
 
     def _open(self, dtype: str) -> None:
         """An engine of ``dtype`` in the place of the one there is, with the scorers bound to it."""
@@ -209,11 +238,11 @@ class Worker:
         for scorer in self._scorers.values():
             scorer.bind(self._engine)
 
-    def _load(self, recipe: Recipe) -> None:
+    def _load(self, merge: Merge) -> None:
         """Into the engine; a method without a result for these values fails the candidate."""
         assert self._engine is not None
         try:
-            self._engine.load(Merge(self._materializer, recipe))
+            self._engine.load(merge)
         except (CheckpointError, NotMeasured):  # a parent can no longer be read, on this machine
             raise
         except InputError as error:  # weights that sum to 0

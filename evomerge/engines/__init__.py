@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 from evomerge.checkpoint import Checkpoint
 
@@ -190,5 +190,27 @@ class Engine(Protocol):
 
         Raises:
             FloatingPointError: a next-token distribution is NaN.
+        """
+        ...
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """An engine whose answers have derivatives by the model's parameters."""
+
+    @property
+    def room(self) -> int:
+        """Tokens that it runs at a time."""
+        ...
+
+    def module(self) -> Any:
+        """The torch module whose parameters those are."""
+        ...
+
+    def traced(self, requests: Sequence[Request]) -> list[torch.Tensor]:
+        """The logits that continuations are scored by, ``[tokens, vocabulary]`` each, float32.
+
+        Those of one call stay in memory until they are let go of. An input longer than ``max_length``
+        loses tokens from the left.
         """
         ...

@@ -10,22 +10,24 @@ decide what is left of the budgets.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from evomerge.errors import RunError
 from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.best import best
 from evomerge.evolution.archive.front import knees, spread
-from evomerge.evolution.history import Batch, Candidate, History, Phase
+from evomerge.evolution.history import SLOPE_COST, Batch, Candidate, History, Phase
 from evomerge.optimizers import Optimizer, Told
+from evomerge.params import Genome
 from evomerge.recipe import Recipe
 from evomerge.space import SearchSpace
-from evomerge.suite.objectives import Objective, counting
+from evomerge.suite.objectives import Objective, counting, derived
 
 Credit = Callable[[tuple[int, int]], Mapping[str, Mapping[str, float]]]
-SHORTLIST = 6  # best candidates by search score that are re-scored on the select split
+Lead = Callable[[tuple[int, int]], tuple[float, float] | None]
+RECOMMENDED = 3  # most that an optimizer puts on the shortlist, where no front is wanted
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,9 @@ class Search:
         front: how many members of the front join the shortlist, to be confirmed; 0 wants no front: its
             knees join, to be chosen from like any other.
         starts: known recipes by label; default: the space's.
-
-    Attributes:
+        lead: (batch, candidate) -> by how much it leads the first of its batch there, with the error.
         credit: (batch, candidate) -> what its answers are worth, for optimizers that are told of single
-            items (``Told.answers``); there is none unless it is set.
+            items (``Told.answers``).
     """
 
     def __init__(
@@ -102,19 +103,17 @@ class Search:
         objectives: Sequence[Objective] = (),
         front: int = 0,
         starts: Mapping[str, Recipe] | None = None,
+        lead: Lead = lambda at: None,
+        credit: Credit = lambda at: {},
     ) -> None:
         self.space, self.optimizer, self.plan, self.history = space, optimizer, plan, history
         self._objectives, self._front = counting(objectives), front
         self._starts = space.starts() if starts is None else starts
-        self.credit: Credit = lambda at: {}
+        self._lead, self._credit = lead, credit
         self._told = 0  # batches told to the optimizer
 
     def propose(self) -> Batch | None:
-        """The next batch; None while results are awaited, and when the search is done.
-
-        Raises:
-            RunError: the optimizer asks for slopes.
-        """
+        """The next batch; None while results are awaited, and when the search is done."""
         history = self.history
         number = len(history.batches)
         if number == 0:
@@ -135,18 +134,21 @@ class Search:
             return self._select_batch() if history.complete() else None
         self._tell(seen)
         asked = self.optimizer.ask(count, number)
-        if any(ask.slope for ask in asked):
-            raise RunError(
-                f"optimizer {self.optimizer.name} asks for slopes; no engine gives any yet"
-            )
         first = len(history.candidates)
-        origin = self.optimizer.name
+        name = self.optimizer.name
         candidates = [
             # as drawn, not canonical: CMA-ES learns from its own points, not from rounded ones
-            Candidate(first + i, origin, self.space.decode(ask.genome), ask.genome)
+            Candidate(
+                first + i,
+                ask.origin or name,
+                self.space.decode(ask.genome),
+                ask.genome,
+                ask.slope,
+            )
             for i, ask in enumerate(asked)
         ]
-        return self._batch(Phase.SEARCH, candidates, progress, seen)
+        fresh = any(ask.fresh for ask in asked)
+        return Batch(number, Phase.SEARCH, tuple(candidates), progress, seen, fresh)
 
     def _outlook(self, seen: int) -> tuple[int, float]:
         """How many candidates come next, and which part of the search is over before them.
@@ -157,7 +159,11 @@ class Search:
         plan, history = self.plan, self.history
         spent, known = history.cost(seen), history.cost(2)
         rate = spent.tokens / max(1, spent.items)
-        ahead = sum(len(b.candidates) * plan.cost(b.progress) for b in history.batches[seen:])
+        ahead = sum(
+            SLOPE_COST * plan.cost(0.0) if c.slope else plan.cost(b.progress)
+            for b in history.batches[seen:]
+            for c in b.candidates
+        )
         budgets = [
             _Budget(plan.evaluations, history.searched, known.evaluations, lambda progress: 1),
             _Budget(plan.items, spent.items + ahead, known.items, plan.cost),
@@ -176,10 +182,8 @@ class Search:
             count = 0  # nothing new was asked, as nothing is left to ask: no budget would run out
         return count, progress
 
-    def _batch(
-        self, phase: Phase, candidates: Iterable[Candidate], progress: float = 0.0, seen: int = 0
-    ) -> Batch:
-        return Batch(len(self.history.batches), phase, tuple(candidates), progress, seen)
+    def _batch(self, phase: Phase, candidates: Iterable[Candidate]) -> Batch:
+        return Batch(len(self.history.batches), phase, tuple(candidates))
 
     def _named(self, recipes: Mapping[str, Recipe]) -> list[Candidate]:
         first = len(self.history.candidates)
@@ -209,6 +213,8 @@ class Search:
         errors = evaluation.errors or {}
         gains = self.history.gains
         found = [(o, errors.get(o.name)) for o in self._objectives]
+        slopes = evaluation.slopes or {}
+        shares = self.history.shares(batch.number, evaluation.values) if slopes else {}
         return Told(
             genome,
             score.value,
@@ -216,7 +222,15 @@ class Search:
             tuple(None if error is None else error / gains[o.name] for o, error in found),
             score.violation,
             tuple(evaluation.values[m.name] for m in self.optimizer.problem.measures),
-            answers=self.credit((batch.number, candidate.id)) if self.optimizer.ANSWERS else {},
+            answers=self._credit((batch.number, candidate.id)) if self.optimizer.ANSWERS else {},
+            slope=_blended(slopes, shares) if slopes else None,
+            slopes=tuple(
+                _blended(slopes, derived(o, evaluation.values, o.sign / gains[o.name]))
+                for o in self._objectives
+            )
+            if slopes
+            else (),
+            lead=self._lead((batch.number, candidate.id)) if batch.fresh else None,
         )
 
     def _select_batch(self) -> Batch:
@@ -231,9 +245,9 @@ class Search:
             for e in best(merges, len(merges))[::-1]
         }
         elites = list(distinct.values())
-        chosen += [history.candidates[e.candidate] for e in best(elites, SHORTLIST)]
+        chosen += [history.candidates[e.candidate] for e in best(elites, self.optimizer.OBSERVED)]
         chosen += [history.candidates[e.candidate] for e in self._of_front(elites)]
-        for genome in self.optimizer.recommend(max(1, self._front)):
+        for genome in self.optimizer.recommend(max(RECOMMENDED, self._front)):
             chosen.append(self._recommended(self.space.canonical(genome), chosen))
         unique = {c.recipe.digest: c for c in reversed(chosen)}
         return self._batch(Phase.SELECT, sorted(unique.values(), key=lambda c: c.id))
@@ -279,3 +293,12 @@ class Search:
         members = {c.id for c in history.batches[0].candidates}
         members |= {*history.baselines, *history.chosen}
         return self._batch(Phase.REPORT, [history.candidates[i] for i in sorted(members)])
+
+
+def _blended(slopes: Mapping[str, Genome], shares: Mapping[str, float]) -> Genome:
+    """The sum of ``slopes``, each with its share; 0 for what has none."""
+    size = len(next(iter(slopes.values())))
+    return tuple(
+        math.fsum(shares.get(name, 0.0) * slope[at] for name, slope in slopes.items())
+        for at in range(size)
+    )

@@ -23,6 +23,7 @@ from evomerge.suite.objectives import Score, Values
 from evomerge.suite.splits import Split
 
 Combine = Callable[[Values, Mapping[str, Values], Mapping[str, float]], Score]
+Shares = Callable[[Values, Mapping[str, Values], Mapping[str, float]], Mapping[str, float]]
 Yardsticks = Callable[[Mapping[str, Values]], Mapping[str, float]]
 
 
@@ -50,17 +51,22 @@ class Phase(StrEnum):
         return Split.SEARCH if self.searched else Split(self.value)
 
 
+SLOPE_COST = 3  # item-forwards that a forward and a backward pass of an item take
 MERGED = (Phase.START, Phase.SEARCH)  # phases whose candidates are merges that were tried
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A numbered recipe, with its genome if the search space holds it, and where it came from."""
+    """A numbered recipe, with its genome if the search space holds it, and where it came from.
+
+    ``slope``: its slope is wanted, too.
+    """
 
     id: int
     origin: str
     recipe: Recipe
     genome: Genome | None = None
+    slope: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class Batch:
         progress: the part of the search, 0 to 1, that was over when a search batch was asked.
         seen: how many batches the optimizer had been told when it was asked for this one; 0 if it
             was not.
+        fresh: whether its candidates are compared on search items by which no slope is taken.
     """
 
     number: int
@@ -81,6 +88,12 @@ class Batch:
     candidates: tuple[Candidate, ...]
     progress: float = 0.0
     seen: int = 0
+    fresh: bool = False
+
+    @property
+    def slopes(self) -> bool:
+        """Whether slopes are wanted of its candidates."""
+        return any(candidate.slope for candidate in self.candidates)
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,9 @@ class Evaluation:
     """A candidate's outcome in one batch: objective values, or why it failed.
 
     ``errors`` are standard errors of the values: 0 is exact on the batch's split, None is unknown.
-    ``items`` and ``tokens`` went through the model for it; what was answered before cost nothing.
+    ``items`` and ``tokens`` went through the model for it; what was answered before cost nothing. An item of
+    a slope counts as ``SLOPE_COST``. ``slopes`` has, by measured objective, the derivative of a bounded
+    stand-in for its value, in its own direction, by every gene, where it was wanted.
     """
 
     batch: int
@@ -98,6 +113,7 @@ class Evaluation:
     errors: Mapping[str, float | None] | None = None
     items: int = 0
     tokens: int = 0
+    slopes: Mapping[str, Genome] | None = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +190,7 @@ class History:
     Args:
         combine: objective values, references, yardsticks -> score.
         yardsticks: reference values on the search split -> yardsticks.
+        shares: objective values, references, yardsticks -> derivatives of the score.
 
     Attributes:
         candidates: by id.
@@ -186,8 +203,10 @@ class History:
         spent: what arrived before the shortlist has used.
     """
 
-    def __init__(self, combine: Combine, yardsticks: Yardsticks) -> None:
-        self._combine, self._yardsticks = combine, yardsticks
+    def __init__(
+        self, combine: Combine, yardsticks: Yardsticks, shares: Shares = lambda *_: {}
+    ) -> None:
+        self._combine, self._yardsticks, self._shares = combine, yardsticks, shares
         self._batches: list[_Progress] = []
         self._open: set[int] = set()  # numbers of batches with evaluations that are awaited
         self._costs = [Cost()]  # of the first n batches, as far as they are complete in a row
@@ -326,6 +345,10 @@ class History:
     def score(self, batch: int, values: Values) -> Score:
         """What ``values`` are worth in a complete batch."""
         return self._combine(values, self.references(batch), self.gains)
+
+    def shares(self, batch: int, values: Values) -> Mapping[str, float]:
+        """The derivative of the score by each measured objective, at ``values`` in a complete batch."""
+        return self._shares(values, self.references(batch), self.gains)
 
     # -- reading --------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge import methods
 from evomerge.errors import CandidateFailed, Incompatible
+from evomerge.lines import LINES
 from evomerge.merging.blueprint import Blueprint, Site
 from evomerge.parents import Parents
 from evomerge.parents.statistics import Statistics
@@ -121,6 +122,29 @@ class Materializer:
 
         self._each(merge, self._tasks(recipe))
 
+    def tangents(
+        self, recipe: Recipe
+    ) -> Callable[[str], Iterator[tuple[str, str | None, torch.Tensor]]]:
+        """By the name of a tensor: its derivatives by the recipe's coefficients.
+
+        They are ``Method.tangents``, and where a line over depth scales what changes in the base, the
+        derivative by that factor, called ``lines``.
+        """
+        tasks = {task.site.name: task for task in self._tasks(recipe)}
+
+        def of(name: str) -> Iterator[tuple[str, str | None, torch.Tensor]]:
+            task = tasks[name]
+            method = methods.get(task.group.method)
+            if not method.smooth and task.group.lines is None:
+                return
+            given = replace(self._inputs(recipe, task.group, task.site), totals=task.totals)
+            yield from method.tangents(given, scale=task.group.scale(task.site.place))
+            if task.group.lines is not None and given.base is not None:
+                whole, _ = method.run(given)
+                yield LINES, None, whole - given.base.float()
+
+        return of
+
     def _check_fit(self, parameters: Mapping[str, torch.Tensor]) -> None:
         """Refuse a model whose parameters are not the merged ones."""
         problems, shapes = [], self.blueprint.shapes
@@ -142,14 +166,15 @@ class Materializer:
         """One task a tensor, the biggest first, so that no thread is left with one at the end."""
         self._statistics.require(recipe)
         groups: dict[int, list[Site]] = {}
+        number = {id(group): index for index, group in enumerate(recipe.groups)}
         for site in self.blueprint.sites:
             group = recipe.group_of(site.place)
             if group is None:
                 raise Incompatible(
                     f"no group of the recipe matches {site.name!r} (layer {site.place.layer}, role "
-                    f"{site.place.role}); end the list of groups with one that has neither layers nor roles"
+                    f"{site.place.role}); end the list of groups with one that has neither layers nor roles nor tensors"
                 )
-            groups.setdefault(recipe.groups.index(group), []).append(site)
+            groups.setdefault(number[id(group)], []).append(site)
         tasks = []
         for index, members in groups.items():
             group = recipe.groups[index]
@@ -248,6 +273,10 @@ class Merge:
     def each(self, take: Callable[[str, torch.Tensor], None]) -> None:
         """See ``Materializer.each``."""
         self.materializer.each(self.recipe, take)
+
+    def tangents(self) -> Callable[[str], Iterator[tuple[str, str | None, torch.Tensor]]]:
+        """See ``Materializer.tangents``."""
+        return self.materializer.tangents(self.recipe)
 
 
 class _Room(threading.local):

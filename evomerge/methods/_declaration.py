@@ -27,6 +27,7 @@ def merge_method(
     exempt: Mapping[str, str] | None = None,
     statistics: Mapping[str, Need] | None = None,
     by_default: str = "",
+    smooth: Collection[str] = (),
 ) -> Callable[[Kernel], Kernel]:
     """Register a kernel as a merge method; the function itself stays as it is.
 
@@ -65,6 +66,9 @@ def merge_method(
             Without one that is required the kernel never runs; an optional one may be None.
         by_default: the known recipe that the method is at its defaults, where it is one: scoring it,
             too, would be a waste.
+        smooth: real parameters by which the result has a derivative (at fixed masks, where entries are
+            trimmed or dropped), so that slopes can be taken by them. Not weights that elect a sign, which
+            jumps.
 
     Raises:
         TypeError: the signature does not follow these rules.
@@ -77,6 +81,9 @@ def merge_method(
         inputs, parameters = _read_signature(method, kernel, _read_args(doc), {*(statistics or ())})
         _check_inputs(method, base, inputs)
         _check_statistics(method, statistics or {}, inputs)
+        real = {parameter.name for parameter in parameters if parameter.domain.kind == "real"}
+        if wrong := sorted({*smooth} - real):
+            raise TypeError(f"method {method!r}: {wrong[0]!r} in smooth is no real parameter of it")
         _registry.add(
             Method(
                 name=method,
@@ -93,6 +100,7 @@ def merge_method(
                 exempt=dict(exempt or {}),
                 statistics=dict(statistics or {}),
                 by_default=by_default,
+                smooth=tuple(smooth),
             )
         )
         return kernel

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import keyword
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -48,6 +48,8 @@ optional: Need = "optional"
 Stats = Mapping[str, Mapping[str, Tensor] | None]
 
 
+STEP = 2.0**-6  # of a parameter, for derivatives: large beside rounding, small beside its range
+
 _NOWHERE = Place(None, "other")
 
 
@@ -86,7 +88,7 @@ class Method:
     """A kernel with everything declared about it; made by ``merge_method``.
 
     ``inputs`` are the argument names of the kernel that are not parameters, ``statistics`` (name -> need)
-    among them. ``surveys`` are summed over all tensors before the kernel sees any; ``exempt`` names
+    among them. The result has a derivative by each of the parameters ``smooth``. ``surveys`` are summed over all tensors before the kernel sees any; ``exempt`` names
     the laws that the method does not obey, with the reason; ``by_default`` names the known recipe that
     the method is at its defaults, if it is another one's.
     """
@@ -105,6 +107,7 @@ class Method:
     exempt: Mapping[str, str] = field(default_factory=dict)
     statistics: Mapping[str, Need] = field(default_factory=dict)
     by_default: str = ""
+    smooth: tuple[str, ...] = ()
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -224,6 +227,30 @@ class Method:
             return merged, bool(merged.isfinite().all())
         out.copy_(merged.view(out.shape))
         return out, bool(out.isfinite().all())
+
+    def tangents(
+        self, inputs: Inputs, *, scale: float = 1.0
+    ) -> Iterator[tuple[str, str | None, Tensor]]:
+        """The derivative of the merge of one tensor by each smooth parameter, of each model.
+
+        By central differences of the kernel itself: exact, but for rounding, where the result is linear
+        in the parameter, as it is in most weights; elsewhere to second order in ``STEP``.
+
+        Yields:
+            parameter, model (None where all share it), and the derivative [*shape] in float32.
+        """
+        for name in self.smooth:
+            value = inputs.values[name]
+            models = inputs.models if isinstance(value, Mapping) else (None,)
+            for model in models if value is not None else ():
+                high, low = (
+                    self.run(
+                        replace(inputs, values=_moved(inputs.values, name, model, step)),
+                        scale=scale,
+                    )
+                    for step in (STEP, -STEP)
+                )
+                yield name, model, (high[0] - low[0]) / (2 * STEP)
 
     @torch.no_grad()
     def plain(self, inputs: Inputs) -> Tensor | None:
@@ -345,6 +372,12 @@ class _Given:
             for model in models
         }
         return _stack([drawn[model] for model in models], self.device)
+
+
+def _moved(values: Arguments, name: str, model: str | None, step: float) -> Arguments:
+    """``values`` with a number in them moved by ``step``."""
+    value: Any = values[name]
+    return {**values, name: {**value, model: value[model] + step} if model else value + step}
 
 
 def _with_broken(merged: Tensor, sources: Collection[Tensor]) -> Tensor:

@@ -34,7 +34,7 @@ SCOPE = Shared(Choice(("tensor", "row"), "tensor"), searched=False)
 RESCALE = rescale_flag(False)
 
 
-@merge_method(base="required", paper=PAPER)
+@merge_method(base="required", paper=PAPER, smooth=("weight", "lambda"))
 def breadcrumbs(
     operands: Operands,
     weight: Annotated[Float[Tensor, " models"], WEIGHT],
@@ -76,7 +76,7 @@ def breadcrumbs(
     return blend(survivors, weight, scale=lambda_, elect=False, normalize=normalize)
 
 
-@merge_method(base="required", paper=PAPER)
+@merge_method(base="required", paper=PAPER, smooth=("lambda",))
 def breadcrumbs_ties(
     operands: Operands,
     weight: Annotated[Float[Tensor, " models"], WEIGHT],

@@ -29,7 +29,7 @@ DENSITY = PerModel(Real(0.05, 1, default=0.5, valid=(0, 1)))
 RESCALE = rescale_flag(True, "density")
 
 
-@merge_method(base="required", paper=PAPER)
+@merge_method(base="required", paper=PAPER, smooth=("weight", "lambda"))
 def dare_linear(
     operands: Operands,
     weight: Annotated[Float[Tensor, " models"], WEIGHT],
@@ -65,7 +65,7 @@ def dare_linear(
     return blend(survivors, weight, scale=lambda_, elect=False, normalize=normalize)
 
 
-@merge_method(base="required", paper=PAPER)
+@merge_method(base="required", paper=PAPER, smooth=("lambda",))
 def dare_ties(
     operands: Operands,
     weight: Annotated[Float[Tensor, " models"], WEIGHT],

@@ -34,7 +34,7 @@ BY = Shared(Choice(("row", "tensor", "magnitude"), "row"), searched=False)
 RESCALE = rescale_flag(True, "probability")
 
 
-@merge_method(base="required", paper=PAPER)
+@merge_method(base="required", paper=PAPER, smooth=("lambda",))
 def della(
     operands: Operands,
     weight: Annotated[Float[Tensor, " models"], WEIGHT],
@@ -77,7 +77,7 @@ def della(
     return blend(survivors, weight, scale=lambda_, elect=True, normalize=normalize)
 
 
-@merge_method(base="required", paper=PAPER)
+@merge_method(base="required", paper=PAPER, smooth=("weight", "lambda"))
 def della_linear(
     operands: Operands,
     weight: Annotated[Float[Tensor, " models"], WEIGHT],

@@ -15,7 +15,9 @@ from evomerge.methods.kernel.weights import fractions, weighted
 from evomerge.params import Flag, PerModel, Real, Shared
 
 
-@merge_method(base="none", paper="https://arxiv.org/abs/2203.05482", by_default="uniform")
+@merge_method(
+    base="none", paper="https://arxiv.org/abs/2203.05482", by_default="uniform", smooth=("weight",)
+)
 def linear(
     operands: Operands,
     weight: Annotated[Float[Tensor, " models"], PerModel(Real(0, 2, default=1))],

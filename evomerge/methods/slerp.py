@@ -22,6 +22,7 @@ COLLINEAR = 0.9995  # |cosine| above which the arc is taken for a line
     base="required",
     paper="https://doi.org/10.1145/325334.325242",
     max_models=1,
+    smooth=("t",),
 )
 def slerp(
     operands: Operands,

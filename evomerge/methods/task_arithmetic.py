@@ -14,7 +14,9 @@ from evomerge.methods.kernel.weights import fractions, weight_total, weighted
 from evomerge.params import Flag, PerModel, Real, Shared
 
 
-@merge_method(base="required", paper="https://arxiv.org/abs/2212.04089")
+@merge_method(
+    base="required", paper="https://arxiv.org/abs/2212.04089", smooth=("weight", "lambda")
+)
 def task_arithmetic(
     operands: Operands,
     weight: Annotated[Float[Tensor, " models"], PerModel(Real(0, 2, default=1))],

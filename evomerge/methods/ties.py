@@ -45,6 +45,7 @@ def ranks(histograms: Tensor, density: Tensor) -> list[int]:
     base="required",
     paper="https://arxiv.org/abs/2306.01708",
     surveys=(upper, lower),
+    smooth=("lambda",),
 )
 def ties(
     operands: Operands,

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from evomerge.errors import ConfigError, InputError, did_you_mean
-from evomerge.params import Dim, Genome, Parameter, Value
+from evomerge.params import Dim, Genome, Level, Parameter, Value
 from evomerge.registry import OPTIMIZERS
 
 
@@ -52,6 +52,8 @@ class Problem:
             none. None in its place where nothing is known of sources.
         kinship: inner product of the task vectors of each pair of sources, of each with itself, too, where
             the optimizer's class wants it (``KINSHIP``); in units of their entries, up to one factor.
+        smooth: for each axis, whether slopes exist along it; empty where there are none at all.
+        levels: of detail, coarse to fine; the last has every axis by itself. Empty is that one alone.
     """
 
     dims: tuple[Dim, ...]
@@ -62,14 +64,25 @@ class Problem:
         default=None, compare=False
     )
     kinship: Mapping[tuple[str, str], float] = field(default_factory=dict, compare=False)
+    smooth: tuple[bool, ...] = ()
+    levels: tuple[Level, ...] = ()
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A genome that is to be evaluated, and whether its slope is wanted besides its score."""
+    """A genome that is to be evaluated. The asks of a batch agree in what they want.
+
+    Attributes:
+        genome: canonical.
+        slope: its slope is wanted besides its score.
+        fresh: it is to be compared with the first of its batch, on search items by which no slope was taken.
+        origin: where it comes from, in words; the optimizer's name where it says nothing.
+    """
 
     genome: Genome
     slope: bool = False
+    fresh: bool = False
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,7 +100,11 @@ class Told:
         answers: objective -> search item -> what the answer is worth, from 0 to 1, of all that the candidate
             had answered when its batch was complete; empty unless the optimizer's class wants it
             (``ANSWERS``).
-        slope: the derivative of a bounded loss by every gene, ``[dims]``, where it was asked for.
+        slope: the derivative of the score, each objective by a bounded stand-in, by every gene, ``[dims]``,
+            where it was asked for.
+        slopes: those of the values, ``[objectives][dims]``.
+        lead: by how much its score leads that of the first of its batch on the same fresh items, and the
+            standard error of that; None where that was not asked for, or is not known.
     """
 
     genome: Genome
@@ -98,11 +115,14 @@ class Told:
     measures: tuple[float, ...] = ()
     answers: Mapping[str, Mapping[str, float]] = field(default_factory=dict, hash=False)
     slope: tuple[float, ...] | None = None
+    slopes: tuple[tuple[float, ...], ...] = ()
+    lead: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         known = [self.score, *self.errors, self.violation]
         numbers = [number for number in known if number is not None]
         numbers += [*self.values, *self.measures, *(self.slope or ())]
+        numbers += [number for slope in self.slopes for number in slope]
         if not all(map(math.isfinite, numbers)):
             raise ValueError(f"{self} is not finite; a failed candidate has the score None")
 
@@ -141,6 +161,9 @@ class Optimizer(ABC):
     OPTIONS: ClassVar[tuple[Parameter, ...]] = ()
     ANSWERS: ClassVar[bool] = False  # True: it wants ``Told.answers``
     KINSHIP: ClassVar[bool] = False  # True: it wants ``Problem.kinship``
+    FEWER: ClassVar[bool] = False  # whether an ask may return fewer genomes than were asked for
+    # how many of the best by search score join what it recommends on the shortlist
+    OBSERVED: ClassVar[int] = 6
 
     def __init__(
         self,
@@ -175,7 +198,12 @@ class Optimizer(ABC):
 
     @abstractmethod
     def ask(self, count: int, batch: int) -> list[Ask]:
-        """``count`` canonical genomes for batch number ``batch``; pure."""
+        """``count`` canonical genomes for batch number ``batch``; pure. Fewer, where ``FEWER`` says so."""
+
+    @property
+    def decisions(self) -> Sequence[str]:
+        """What was decided so far and why, in words, in order; later tells only add to it."""
+        return ()
 
     @abstractmethod
     def recommend(self, count: int) -> list[Genome]:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from evomerge import seeds
 from evomerge.optimizers import Ask, Optimizer, Problem, Told, canonical, cell, centre, rank
-from evomerge.params import Dim, Genome, Parameter, Real, Shared, Value
+from evomerge.params import Dim, Genome, Integer, Parameter, Real, Shared, Value
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)  # it would like matplotlib
@@ -34,6 +34,7 @@ with warnings.catch_warnings():
 # A recipe has four decimals; a narrower distribution would propose the same recipe again.
 SMALLEST_STD = 1e-4
 LARGEST_STD = 1 / 3
+UNKNOWN_STD = 0.25  # over the whole space, where nothing says where to begin
 SMALLEST_INTEGER_STD = 0.2  # in cells: from a centre, 1 % of the draws leave the cell
 # Step on a categorical distribution. With the default populations some 5 to 8 elites count, so
 # chance alone fixes an option only after mu_eff / rate^2, about 70 batches; selection needs 1/rate.
@@ -100,17 +101,26 @@ class CMA(Optimizer):
       A genome that was not drawn is told as itself; pycma shortens its step to a plausible length.
     * pycma sees ranks, never scores: no NaN, infinity or scale can reach it, and equal scores are
       ordered alike on every machine.
-    * Known recipes told first set the mean to the best of them.
+    * Known recipes told first set the mean to the best of them. From time to time the mean is compared with
+      it on the same fresh items: if it lags behind by more than the error of that, the distribution begins
+      anew around the recipe with half of the step; if it leads, it is what the next is compared with.
     * Fewer points than a population wait for the next tell; points that all score the same, or all
       fail, say nothing and are dropped.
     """
 
     name: ClassVar[str] = "cma"
+    FEWER: ClassVar[bool] = True
     OPTIONS: ClassVar[tuple[Parameter, ...]] = (
         Parameter(
             "sigma0",
-            Shared(Real(0.05, 0.5, default=0.25, valid=(0.001, 1))),
-            "standard deviation of the first batch, as a part of each range",
+            Shared(Real(0.05, 0.5, default=0.1, valid=(0.001, 1))),
+            "standard deviation of the first batch around the best known recipe, as a part of each range; "
+            f"at least {UNKNOWN_STD:g} where none is known",
+        ),
+        Parameter(
+            "guard",
+            Shared(Integer(0, 1000, default=5)),
+            "batches after which the mean is compared with the best known recipe; 0: never",
         ),
     )
 
@@ -118,11 +128,19 @@ class CMA(Optimizer):
         self, problem: Problem, *, seed: int, population: int | None = None, **options: Value
     ) -> None:
         super().__init__(problem, seed=seed, population=population, **options)
-        # by how many batches had been told; asks that are still to be told need the older ones
-        self._states = {0: self._around(None)}
         self._waiting: list[tuple[Told, NDArray[np.float64] | None]] = []
         self._began = False
         self._succeeded = False
+        self._anchor: Genome | None = None  # what the mean is compared with
+        self._sigma = cast(float, self.options["sigma0"])
+        self._unguarded = 0  # batches since it was
+        # by how many batches had been told; asks that are still to be told need the older ones
+        self._states = {0: self._around(None)}
+        self._said: list[str] = []
+
+    @property
+    def decisions(self) -> Sequence[str]:
+        return self._said
 
     @classmethod
     def default_population(cls, dimensions: int) -> int:
@@ -132,27 +150,80 @@ class CMA(Optimizer):
     def tell(self, batch: int, seen: int, told: Sequence[Told]) -> None:
         if not told:
             return
+        if self._guarding and [each.genome for each in told] == self.compared():
+            self._judge(batch, seen, told[-1])
+            return
+        if any(each.lead is not None for each in told):
+            return  # of a comparison that was asked twice
         best = told[rank(told)[0]]
         self._succeeded |= best.score is not None
         points = self._drawn(batch, seen, [each.genome for each in told])
         now = copy.deepcopy(self._now)
         if not self._began and all(point is None for point in points):
             if best.score is not None:
-                now = self._around(best.genome)
+                now, self._anchor = self._around(best.genome), canonical(self.dims, best.genome)
         else:
+            self._unguarded += 1
             self._waiting += zip(told, points, strict=True)
             if len(self._waiting) >= self.population:
                 self._update(now, batch)
                 self._waiting = []
         self._began = True
+        self._remember(batch, seen, now)
+
+    def _remember(self, batch: int, seen: int, now: _Distribution) -> None:
         self._states = {n: state for n, state in self._states.items() if n >= self._newest(seen)}
         self._states[batch + 1] = now
 
+    def _judge(self, batch: int, seen: int, mean: Told) -> None:
+        """The mean was compared with the recipe that it is to better."""
+        assert self._anchor is not None
+        self._unguarded = 0
+        if mean.lead is None:
+            self._said.append("cma: the mean could not be compared with what it began with")
+            return
+        lead, error = mean.lead
+        said = f"cma: the mean leads what it began with by {lead:+.3f} ± {error:.3f} on fresh items"
+        if lead < -error:
+            self._sigma /= 2
+            self._waiting = []
+            self._remember(batch, seen, self._around(self._anchor))
+            said += ": begun anew around that, by half the step"
+        elif lead > error:
+            self._anchor = mean.genome
+        self._said.append(said)
+
+    @property
+    def _guarding(self) -> bool:
+        """Whether it is time to compare the mean."""
+        guard = cast(int, self.options["guard"])
+        return bool(guard) and self._unguarded >= guard and self._anchor not in (None, self.mean)
+
     def ask(self, count: int, batch: int) -> list[Ask]:
+        if self._guarding and count > 1:
+            first, mean = self.compared()
+            return [
+                Ask(first, fresh=True, origin="cma, what the mean is to better"),
+                Ask(mean, fresh=True, origin="cma, mean"),
+            ]
         return [Ask(genome) for genome in self._now.draw(count, self.seed, "ask", batch)[0]]
 
+    def again(self, count: int, batch: int, seen: int) -> list[Genome]:
+        """What ``ask`` returned for ``batch`` when ``seen`` batches had been told."""
+        return self._states[self._newest(seen)].draw(count, self.seed, "ask", batch)[0]
+
+    def compared(self) -> list[Genome]:
+        """The two that a comparison is between, now."""
+        return [*([self._anchor] if self._anchor else []), self.mean]
+
+    @property
+    def mean(self) -> Genome:
+        """Of the distribution."""
+        return self._now.mean()
+
     def recommend(self, count: int) -> list[Genome]:
-        return [self._now.mean()][:count] if self._succeeded else []
+        """The mean; then what it was last compared with, if that is another."""
+        return list(dict.fromkeys(self.compared()[::-1]))[:count] if self._succeeded else []
 
     @property
     def _now(self) -> _Distribution:
@@ -188,7 +259,7 @@ class CMA(Optimizer):
         fillers = max(0, 2 - len(normal))
         strategy = cma.CMAEvolutionStrategy(
             _from_bounds([middle[axis] for axis in normal] + [0.5] * fillers),
-            cast(float, self.options["sigma0"]),
+            max(self._sigma, UNKNOWN_STD) if genome is None else self._sigma,
             {
                 "popsize": self.population,
                 "minstd": smallest + [SMALLEST_STD] * fillers,

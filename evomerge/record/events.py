@@ -9,6 +9,7 @@ batch      ``BatchLine``: candidates (id, origin, genome, body) and how many ite
            written before the first of them is handed out
 evaluation ``EvaluationLine``: objective values of one candidate with standard errors, or why it
            failed; where its responses lie, and which earlier ones (batch, candidate) were used again
+decision   ``DecisionLine``: what the optimizer decided, and why, in words
 closed     the search phase was ended early (out of hours)
 round      ``RoundLine``, a round of the shortlist: who was beaten, by whom, with what evidence; whose
            scores are invalid and why; why there was no race; who is on the front
@@ -166,6 +167,7 @@ class CandidateLine:
     origin: str
     genome: tuple[float, ...] | None
     body: dict[str, Any]
+    slope: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,7 @@ class BatchLine(Line):
     progress: float
     seen: int
     candidates: tuple[CandidateLine, ...]
+    fresh: bool = False
 
     @classmethod
     def of(cls, batch: Batch, items: Items) -> BatchLine:
@@ -198,8 +201,11 @@ class BatchLine(Line):
             items=AskedLine(items_digest(items), counts),
             progress=batch.progress,
             seen=batch.seen,
+            fresh=batch.fresh,
             candidates=tuple(
-                CandidateLine(c.id, c.origin, c.genome, c.recipe.body.plain(tuple(c.recipe.models)))
+                CandidateLine(
+                    c.id, c.origin, c.genome, c.recipe.body.plain(tuple(c.recipe.models)), c.slope
+                )
                 for c in batch.candidates
             ),
         )
@@ -207,9 +213,10 @@ class BatchLine(Line):
     def batch_on(self, template: Recipe) -> Batch:
         """The batch; candidates are rebuilt on the run's ``template``."""
         candidates = tuple(
-            Candidate(c.id, c.origin, template.with_body(c.body), c.genome) for c in self.candidates
+            Candidate(c.id, c.origin, template.with_body(c.body), c.genome, c.slope)
+            for c in self.candidates
         )
-        return Batch(self.batch, self.phase, candidates, self.progress, self.seen)
+        return Batch(self.batch, self.phase, candidates, self.progress, self.seen, self.fresh)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +234,7 @@ class EvaluationLine(Line):
     block: tuple[int, int, int] | None
     reused: tuple[tuple[int, int], ...]
     seconds: dict[str, float]
+    slopes: dict[str, tuple[float, ...]] | None = None
 
     @classmethod
     def of(
@@ -255,11 +263,21 @@ class EvaluationLine(Line):
             self.errors,
             items=self.items,
             tokens=self.tokens,
+            slopes=self.slopes,
         )
 
     def block_at(self, line: int = 0) -> Block | None:
         """Where its responses lie; ``line`` is its own in the journal."""
         return Block(*self.block, line) if self.block else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecisionLine(Line):
+    """The optimizer decided something before it asked for ``batch``: for the reader, not for a resume."""
+
+    event = "decision"
+    batch: int
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,7 +343,16 @@ class EndLine(Line):
 
 KINDS: Mapping[str, type[Line]] = {
     kind.event: kind
-    for kind in (Head, SessionLine, BatchLine, EvaluationLine, ClosedLine, RoundLine, EndLine)
+    for kind in (
+        Head,
+        SessionLine,
+        BatchLine,
+        EvaluationLine,
+        DecisionLine,
+        ClosedLine,
+        RoundLine,
+        EndLine,
+    )
 }
 
 

@@ -98,6 +98,9 @@ class Display(Listener):
             )
         self.waiting()
 
+    def decided(self, text: str) -> None:
+        self._line(text)
+
     def observed(self, evaluation: Evaluation, completed: bool) -> None:
         self._arrived += 1
         if evaluation.error:

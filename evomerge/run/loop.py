@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from evomerge.errors import CandidateFailed, InputError, RunError
 from evomerge.evolution.core import Search
-from evomerge.evolution.history import Batch, Evaluation
+from evomerge.evolution.history import SLOPE_COST, Batch, Evaluation
 from evomerge.judging.final import IntervalOf
 from evomerge.pool import Pool, WorkerSpec
 from evomerge.pool.serial import SerialPool
@@ -18,6 +19,7 @@ from evomerge.record.events import (
     RESPONSES,
     BatchLine,
     ClosedLine,
+    DecisionLine,
     EvaluationLine,
     Head,
     Line,
@@ -54,6 +56,9 @@ class Listener:
 
     def opened(self, batch: Batch) -> None:
         """A batch was handed out."""
+
+    def decided(self, text: str) -> None:
+        """The optimizer decided something."""
 
     def observed(self, evaluation: Evaluation, completed: bool) -> None:
         """An evaluation arrived; ``completed``: it was the last of its batch."""
@@ -134,13 +139,15 @@ class _Loop:
         self, run: Run, journal: Journal, lines: Sequence[Line], store: Store, listener: Listener
     ) -> None:
         self.run, self.journal, self.store, self.listener = run, journal, store, listener
-        self.search = run.search()
+        self.search = run.search(
+            lead=lambda at: self.scoring.lead(at), credit=lambda at: self.scoring.credit(at)
+        )
         self.history = self.search.history
         self.scoring = Scoring(run, self.search, store)
-        self.search.credit = self.scoring.credit
         # Model (``Scoring.key``) -> evaluations that await its answers, the one that is being asked first.
         # Candidates may merge to one model; it is asked once at a time, so that each asks only the rest.
         self._waiting: dict[str, list[At]] = {}
+        self._decisions = sum(isinstance(line, DecisionLine) for line in lines)
         for number, line in enumerate(lines, start=1):
             self._fold(line, number)
         self._spent = seconds_worked(lines)
@@ -207,11 +214,20 @@ class _Loop:
                 self._write(RoundLine.of(verdict))
                 history.judge(verdict)
             batch = self.search.propose()
+            self._tell_decisions()
             if batch is None:
                 return
             self._write(BatchLine.of(batch, self._open(batch)))
             self.listener.opened(batch)
             self._hand_out(batch, pool)
+
+    def _tell_decisions(self) -> None:
+        """Write down what the optimizer decided since."""
+        for text in self.search.optimizer.decisions[self._decisions :]:
+            batch = len(self.history.batches)
+            self._write(DecisionLine(time=time.time(), batch=batch, text=text))
+            self.listener.decided(text)
+            self._decisions += 1
 
     def _elapsed(self) -> float:
         """Seconds spent on this run, over all sessions."""
@@ -232,11 +248,13 @@ class _Loop:
         while queue:
             at, scoring = queue[0], self.scoring
             items, probe, error = scoring.missing(at), scoring.probe(at), scoring.error(at)
-            if items and error is None:
+            slope = scoring.slope(at)
+            if (items or slope) and error is None:
                 recipe = self.history.candidates[at[1]].recipe.portable().plain
                 # base and parents, batch 0, set the limits themselves
                 limits = scoring.limits if probe and at[0] else None
-                pool.submit(Job(key, recipe, items, probe, limits, scoring.dtype(at)).plain)
+                job = Job(key, recipe, items, probe, limits, scoring.dtype(at), slope)
+                pool.submit(job.plain)
                 return
             queue.pop(0)
             self._conclude(at, error)
@@ -245,7 +263,7 @@ class _Loop:
     def _record(self, key: str, outcome: Outcome, pool: Pool) -> None:
         at = self._waiting[key].pop(0)
         results = join([part for part in (outcome.probe, outcome.results) if part])
-        self._conclude(at, outcome.error, results, outcome.seconds)
+        self._conclude(at, outcome.error, results, outcome.seconds, outcome.slope)
         self._ask(key, pool)
 
     def _conclude(
@@ -254,16 +272,19 @@ class _Loop:
         error: str | None,
         results: Results | None = None,
         seconds: Mapping[str, float] | None = None,
+        slope: Mapping[str, Any] | None = None,
     ) -> None:
         """Store the new ``results`` of an evaluation, work out its values, journal and fold it."""
         scoring, reused = self.scoring, self.scoring.reused(at)  # before its own answers count, too
         block = self.store.append(results) if results else None
         scoring.add(at, block)
-        values = errors = None
+        values = errors = slopes = None
         if error is None:
             try:
                 values, errors = scoring.values(at)
-            except CandidateFailed as failure:  # finite answers, but a metric of them is not
+                slopes = scoring.slopes(at, slope) if slope else None
+            except CandidateFailed as failure:  # finite answers, but a metric or a slope is not
+                values = errors = None
                 error = str(failure)
         if error is not None:
             if any(at[1] == reference.id for reference in self.history.batches[0].candidates):
@@ -274,7 +295,10 @@ class _Loop:
             scoring.fail(at, error)
         counts = [(len(r["items"]), r["tokens"]) for r in (results or {}).values()]
         items, tokens = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
-        evaluation = Evaluation(*at, values, error, errors, items=items, tokens=tokens)
+        items += SLOPE_COST * sum(each["items"] for each in (slope or {}).values())
+        evaluation = Evaluation(
+            *at, values, error, errors, items=items, tokens=tokens, slopes=slopes
+        )
         self._write(
             EvaluationLine.of(evaluation, block=block, reused=reused, seconds=seconds or {})
         )

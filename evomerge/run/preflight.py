@@ -14,7 +14,7 @@ from evomerge.calibration import Calibration, Texts
 from evomerge.checkpoint import Checkpoint, read_json
 from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputError
-from evomerge.evolution.core import Plan, Search
+from evomerge.evolution.core import Credit, Lead, Plan, Search
 from evomerge.evolution.history import History
 from evomerge.merging import open_model
 from evomerge.optimizers import Measure, Optimizer, Problem
@@ -66,10 +66,11 @@ class Run:
 
     @cached_property
     def space(self) -> SearchSpace:
-        return SearchSpace(self.spec.space, self.template, self.models[BASE].layers)
+        names = {name for model in self.models.values() for name in model.names}
+        return SearchSpace(self.spec.space, self.template, self.models[BASE].layers, names)
 
-    def search(self) -> Search:
-        """A search that has seen nothing yet."""
+    def search(self, lead: Lead = lambda at: None, credit: Credit = lambda at: {}) -> Search:
+        """A search that has seen nothing yet; what ``lead`` and ``credit`` tell of candidates: ``Search``."""
         spec, optimizer = self.spec, self.optimizer()
         plan = Plan(
             spec.evaluations,
@@ -79,9 +80,27 @@ class Run:
             spec.tokens,
             self.suite.cost,
         )
-        history = History(self.suite.combine, self.suite.yardsticks)
+        history = History(self.suite.combine, self.suite.yardsticks, self.suite.shares)
         objectives, front = self.suite.objectives, self.suite.spec.front
-        return Search(self.space, optimizer, plan, history, objectives=objectives, front=front)
+        return Search(
+            self.space,
+            optimizer,
+            plan,
+            history,
+            objectives=objectives,
+            front=front,
+            lead=lead,
+            credit=credit,
+        )
+
+    @cached_property
+    def teaching(self) -> dict[str, str]:
+        """Objective -> scorer whose items teach it; empty where no slope can be taken at all."""
+        engine = ENGINES.get(self.suite.spec.engine)
+        if not hasattr(engine, "traced") or not any(self.space.smooth):
+            return {}
+        scorer = {objective.name: objective.scorer for objective in self.suite.measured}
+        return {name: scorer[name] for name, why in self.suite.teaching().items() if not why}
 
     def optimizer(self) -> Optimizer:
         """Fresh.
@@ -116,6 +135,8 @@ class Run:
             sources,
             self.space.blend,
             kinship,
+            smooth=self.space.smooth if self.teaching else (),
+            levels=self.space.levels,
         )
 
     @property

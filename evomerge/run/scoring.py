@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
+from evomerge.errors import CandidateFailed
 from evomerge.evolution.core import Search
 from evomerge.evolution.history import Batch, Phase, Verdict
 from evomerge.inference.intervals import Interval
 from evomerge.judging.credit import Credit
 from evomerge.judging.estimation import Estimation
 from evomerge.judging.evidence import search_interval
+from evomerge.judging.lead import lead
 from evomerge.judging.race import Race
 from evomerge.judging.shortlist import judge
+from evomerge.params import Genome
 from evomerge.record.answers import Answers, At
 from evomerge.record.responses import Block, Store
 from evomerge.run.preflight import Run
@@ -86,6 +91,39 @@ class Scoring:
             name: [*probe.get(name, ()), *missing.get(name, ())] for name in {**probe, **missing}
         }
 
+    def slope(self, at: At) -> Items:
+        """Items by which the slope of a candidate is wanted: a minibatch of those whose scorers teach."""
+        wanted = set(self._run.teaching.values())
+        if self._phase(at) != Phase.SEARCH or not self._history.candidates[at[1]].slope:
+            return {}
+        drawn = self._suite.minibatch(self._run.spec.seed, at[0])
+        return {name: ids for name, ids in drawn.items() if name in wanted and ids}
+
+    def slopes(self, at: At, found: Mapping[str, Any]) -> dict[str, Genome]:
+        """The slope of every objective that is taught, by the genes, in the objective's own direction.
+
+        Args:
+            at: the evaluation.
+            found: scorer -> its slope by the recipe's coefficients, as a worker gives it.
+
+        Raises:
+            CandidateFailed: one is not finite.
+        """
+        genome = self._history.candidates[at[1]].genome
+        assert genome is not None
+        pulled = {
+            name: self._run.space.pull(genome, each["tensors"]) for name, each in found.items()
+        }
+        sign = {objective.name: objective.sign for objective in self._suite.measured}
+        slopes = {
+            objective: tuple(sign[objective] * value for value in pulled[scorer])
+            for objective, scorer in self._run.teaching.items()
+            if scorer in pulled
+        }
+        if not all(math.isfinite(value) for slope in slopes.values() for value in slope):
+            raise CandidateFailed("its slope is not finite")
+        return slopes
+
     def reused(self, at: At) -> list[At]:
         """Earlier evaluations whose answers count for this one."""
         return self._answers.sources(self.key(at), self.items(at))
@@ -115,7 +153,10 @@ class Scoring:
         phase, key, split = self._phase(at), self.key(at), self._suite.splits[Split.SEARCH]
         if not phase.searched:
             return self._suite.values(self.results(at)), None
-        estimation = self._estimation if phase == Phase.SEARCH else self._whole
+        sampled = phase == Phase.SEARCH or (
+            phase == Phase.START and self._suite.spec.start is not None
+        )
+        estimation = self._estimation if sampled else self._whole
         return estimation.values(self._answers.results(key, self._answers.known(key, split)))
 
     def credit(self, at: At) -> Mapping[str, Mapping[str, float]]:
@@ -127,6 +168,16 @@ class Scoring:
         known = self._answers.known(key, self._suite.splits[Split.SEARCH], until=at[0])
         asked = {name: ids for name, ids in known.items() if ids}
         return self._credit.of(self._answers.results(key, asked))
+
+    def lead(self, at: At) -> tuple[float, float] | None:
+        """By how much a candidate leads the first of its batch on the batch's items; its error."""
+        first = self._history.batches[at[0]].candidates[0].id
+        evaluations = self._history.evaluations(at[0])
+        values = evaluations[first].values
+        if values is None or evaluations[at[1]].values is None:
+            return None
+        ours, theirs = self.results(at), self.results((at[0], first))
+        return lead(self._suite, self._history.shares(at[0], values), ours, theirs)
 
     def interval(self, batch: int, candidate: int) -> Interval:
         """The score of a candidate of a search batch, and how far off it may be."""
@@ -160,8 +211,11 @@ class Scoring:
 
     @cached_property
     def _estimation(self) -> Estimation:
+        """From what base, parents and known recipes answered, as far as that is the whole search split."""
         split = self._suite.splits[Split.SEARCH]
-        archive = [self._answers.results(key, split) for key in self._models(0, 1)]
+        # where known recipes answer a sample, base and parents alone are known whole
+        batches = (0, 1) if self._suite.spec.start is None else (0,)
+        archive = [self._answers.results(key, split) for key in self._models(*batches)]
         return Estimation(self._suite, archive)
 
     def _models(self, *batches: int) -> list[str]:
@@ -177,8 +231,15 @@ class Scoring:
 
     def _items_of(self, batch: Batch) -> Items:
         """A split, a sample of the search split, or a round of the select split."""
+        if batch.phase == Phase.SEARCH and batch.fresh:
+            return self._suite.fresh
         if batch.phase == Phase.SEARCH:
-            return self._suite.sample(self._run.spec.seed, batch.number, batch.progress)
+            seed = self._run.spec.seed
+            if batch.slopes:
+                return self._suite.glance(seed, batch.number)
+            return self._suite.sample(seed, batch.number, batch.progress)
+        if batch.phase == Phase.START:
+            return self._suite.known(self._run.spec.seed)
         if batch.phase == Phase.SELECT and isinstance(self._race, Race):
             earlier = sum(b.phase == Phase.SELECT for b in self._history.batches[: batch.number])
             return self._suite.rounds()[earlier]

@@ -19,6 +19,7 @@ from typing import Any
 from evomerge.engines import Engine, Request
 from evomerge.errors import InputError
 from evomerge.passages import read_passages
+from evomerge.scorers.lessons import Lesson, Text
 from evomerge.suite.scorer import SIGNALS, Item, NonFinite, Responses, unknown_metric
 
 _METRIC = "bits_per_byte"
@@ -97,6 +98,21 @@ class BitsPerByte:
             "metrics": {_METRIC: values, _SIGNAL: rates},
             "tokens": engine.tokens - before,
         }
+
+    @property
+    def teaches(self) -> str:
+        """Its items teach: bits per byte are their own bounded loss."""
+        return ""
+
+    @property
+    def taught(self) -> Sequence[str]:
+        """Bits per byte."""
+        return (_METRIC,)
+
+    def lessons(self, ids: Sequence[str]) -> list[Lesson | None]:
+        """Every passage, in windows."""
+        rows = [self._row(id) for id in ids]
+        return [Text(tuple(self._cut(row)), len(self._passages[row].encode())) for row in rows]
 
     def aggregate(self, metric: str, values: Sequence[Any]) -> float:
         """Bits of all passages over bytes of all passages; of ``target_nats``, the mean. None is skipped."""

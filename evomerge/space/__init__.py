@@ -12,13 +12,14 @@ are inactive and canonicalised, so equal recipes have equal genomes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from evomerge.errors import ConfigError
 from evomerge.lines import NEUTRAL
-from evomerge.params import Genome
+from evomerge.params import Derivatives, Genome, Level
 from evomerge.recipe import BASE, Body, Recipe, group
 from evomerge.registry import PARTS
 from evomerge.space import simplex
@@ -26,7 +27,7 @@ from evomerge.space.fit import Fit
 from evomerge.space.parts import Part
 from evomerge.space.parts.methods import SWEEP, everywhere, uniform
 from evomerge.space.spec import METHODS, SpaceSpec, owners, parse_space
-from evomerge.tensors import places
+from evomerge.tensors import place_of, places
 
 __all__ = ["SWEEP", "SearchSpace", "SpaceSpec", "parse_space"]
 
@@ -36,12 +37,20 @@ AVERAGES = ("linear", "task_arithmetic")  # methods whose merge is a weighted av
 class SearchSpace:
     """A space fitted to a base, named sources and a depth.
 
+    Args:
+        spec: the configuration.
+        template: a recipe without groups.
+        layers: blocks of the merged model.
+        names: of its tensors; a space that tells those of one layer and role apart cannot do without.
+
     Attributes:
         dims: the axes, as optimizers see them.
         spec: the configuration it was made from.
     """
 
-    def __init__(self, spec: SpaceSpec, template: Recipe, layers: int) -> None:
+    def __init__(
+        self, spec: SpaceSpec, template: Recipe, layers: int, names: Iterable[str] = ()
+    ) -> None:
         self.spec, self.layers = spec, layers
         self._template = template
         self.sources = tuple(template.models)
@@ -50,7 +59,9 @@ class SearchSpace:
             pairs.insert(0, (PARTS.get(METHODS), None))
         pairs.sort(key=lambda pair: not pair[0].GROUPS)  # what draws the groups comes first
         decided = frozenset(name for kind, _ in pairs for name in kind.PARAMETERS)
-        self._places = tuple(places(layers))
+        if spec.is_fine and not names:
+            raise ValueError("a space of single tensors or projections is fitted to their names")
+        self._places = tuple(places(layers, names if spec.is_fine else ()))
         whole = Fit(spec, self.sources, layers, self._places, decided)
         self._fixed = [kind(settings, whole) for kind, settings in pairs if kind.FIXED]
         taken = self._with_fixed(Body())
@@ -73,6 +84,42 @@ class SearchSpace:
         """The same recipe's one genome: inactive genes at 0.5, cells at their centres."""
         return self._canonical(genome)[0]
 
+    def pull(self, genome: Genome, found: Derivatives) -> Genome:
+        """The derivative by every gene, from those of the recipe of ``genome`` by its coefficients.
+
+        Tensors that the space keeps from one model do not depend on any gene.
+        """
+        genes, body = self._canonical(genome)
+        body = self._parts[-1].draw(genes[self._genes[-1]], body)
+        kept = self._with_fixed(Body())
+        free = {name: by for name, by in found.items() if kept.group_of(place_of(name)) is None}
+        return tuple(
+            float(value)
+            for part, span in zip(self._parts, self._genes, strict=True)
+            for value in part.pull(genes[span], body, free)
+        )
+
+    @property
+    def smooth(self) -> tuple[bool, ...]:
+        """For each axis, whether recipes have slopes along it."""
+        return tuple(bool(each) for part in self._parts for each in part.smooth)
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """Levels of detail, coarse to fine; the last has every axis by itself."""
+        own = [dict(part.levels) for part in self._parts]
+        names = dict.fromkeys(name for levels in own for name in levels)
+        found = []
+        for name in names:
+            classes: dict[Any, int] = {}
+            numbers = []
+            for at, (part, levels) in enumerate(zip(self._parts, own, strict=True)):
+                keys = levels.get(name, range(len(part.dims)))
+                numbers += [classes.setdefault((at, key), len(classes)) for key in keys]
+            found.append(Level(name, tuple(numbers)))
+        finest = "tensor" if self.spec.tensors else "all"
+        return (*found, Level(finest, tuple(range(len(self.dims)))))
+
     def _drawn(self, genome: Genome) -> tuple[Genome, Recipe]:
         """The canonical genome and its recipe."""
         found, body = self._canonical(genome)
@@ -91,6 +138,8 @@ class SearchSpace:
 
     def encode(self, recipe: Recipe) -> Genome | None:
         """The genome of ``recipe``, or None if this space does not hold it."""
+        if not self.spec.is_fine and any(group.is_fine for group in recipe.groups):
+            return None
         merged = self._merged(recipe)
         for proposal in itertools.product(*(part.read(recipe) for part in self._parts)):
             genome, ours = self._drawn(tuple(itertools.chain(*proposal)))
@@ -102,7 +151,8 @@ class SearchSpace:
         """A body with a group for each place: equal where recipes merge the same."""
         groups = (recipe.group_of(place) for place in self._places)
         plain = (
-            group and replace(group, layers=None, roles=None, lines=group.lines or NEUTRAL)
+            group
+            and replace(group, layers=None, roles=None, tensors=None, lines=group.lines or NEUTRAL)
             for group in groups
         )
         return replace(recipe.body, groups=tuple(group for group in plain if group))

@@ -35,7 +35,7 @@ class Fit:
     @cached_property
     def layout(self) -> Arrangement:
         """Where values are placed over depth and roles."""
-        return arrange(self.spec, self.layers).reached(self.places)
+        return arrange(self.spec, self.layers, self.places).reached(self.places)
 
     def teams(self, method: str) -> tuple[Team, ...]:
         """The sets of models that ``method`` may merge, each in the order of the space."""

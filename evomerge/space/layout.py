@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 from evomerge.space.spec import SpaceSpec, expanded
-from evomerge.tensors import ROLES, Place
+from evomerge.tensors import ROLES, Place, brief
 
 Classes = Sequence[tuple[str, ...] | None]  # roles that share values; None is all roles
 
@@ -19,9 +20,10 @@ class Region:
     layers: tuple[int, int] | None
     roles: tuple[str, ...] | None
     blend: tuple[tuple[int, float], ...]  # (spot, share), shares add up to 1
+    tensors: tuple[str, ...] | None = None
 
     def matches(self, place: Place) -> bool:
-        return place.within(self.layers, self.roles)
+        return place.within(self.layers, self.roles, self.tensors)
 
     @property
     def nearest(self) -> int:
@@ -45,11 +47,22 @@ class Arrangement:
     zones: tuple[Zone, ...]
 
     def region_of(self, place: Place) -> Region:
+        if (named := self._named.get(place.tensor)) is not None:
+            return named
         return next(region for region in self.regions if region.matches(place))
+
+    @cached_property
+    def _named(self) -> Mapping[str, Region]:
+        """Tensor -> its region, where regions go by names alone."""
+        return {name: region for region in self.regions for name in region.tensors or ()}
 
     def zone_of(self, spot: int) -> int:
         """The number of the zone that holds ``spot``."""
-        return next(n for n, zone in enumerate(self.zones) if spot in zone.spots)
+        return self._zones[spot]
+
+    @cached_property
+    def _zones(self) -> Mapping[int, int]:
+        return {spot: number for number, zone in enumerate(self.zones) for spot in zone.spots}
 
     def reached(self, places: Iterable[Place]) -> Arrangement:
         """The part of this layout that some place reads."""
@@ -71,8 +84,15 @@ class Arrangement:
         )
 
 
-def arrange(spec: SpaceSpec, layers: int) -> Arrangement:
-    """Blocks or knots over ``layers`` layers x roles; together the regions match every tensor."""
+def arrange(spec: SpaceSpec, layers: int, places: Sequence[Place]) -> Arrangement:
+    """Blocks or knots over ``layers`` layers x roles, or single tensors; the regions match all ``places``."""
+    if spec.tensors:
+        names = [place.tensor for place in places]
+        return Arrangement(
+            tuple(map(brief, names)),
+            tuple(Region(None, None, ((n, 1.0),), (name,)) for n, name in enumerate(names)),
+            tuple(Zone(brief(name), (n,)) for n, name in enumerate(names)),
+        )
     classes: Classes = [(role,) for role in spec.roles] or [None]
     if spec.knots:
         return _lay_knots(classes, min(spec.knots, layers), layers)

@@ -30,6 +30,27 @@ def decode(genes: Sequence[float]) -> tuple[int, ...]:
     return (*units, left)
 
 
+def shares(genes: Sequence[float]) -> tuple[float, ...]:
+    """The weights before they are rounded."""
+    left, found = 1.0, []
+    for number, gene in enumerate(genes):
+        after = len(genes) - number
+        found.append(left * gene / (gene + (1 - gene) * after))
+        left -= found[-1]
+    return (*found, left)
+
+
+def rates(genes: Sequence[float]) -> list[list[float]]:
+    """The derivative of each weight by each gene, ``[genes][weights]``, by central differences."""
+    found = []
+    for number, gene in enumerate(genes):
+        low, high = max(gene - 1e-4, 0.0), min(gene + 1e-4, 1.0)
+        ends = ([*genes[:number], end, *genes[number + 1 :]] for end in (high, low))
+        above, below = (shares(each) for each in ends)
+        found.append([(a - b) / (high - low) for a, b in zip(above, below, strict=True)])
+    return found
+
+
 def encode(units: Sequence[int]) -> tuple[float, ...]:
     """The canonical genes of weights in units; 0.5 where nothing is left to share."""
     left, genes = sum(units), []

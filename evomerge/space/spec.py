@@ -14,10 +14,11 @@ from evomerge.params import Parameter
 from evomerge.recipe import BASE, GROUP_ROLES
 from evomerge.registry import PARTS
 from evomerge.space.settings import parse_setting
-from evomerge.tensors import OTHER
+from evomerge.tensors import FINE, OTHER, PROJECTIONS
 
 # keys of a space file that belong to the part ``methods``
 OF_METHODS = ("methods", "method_gene", "parameters", "models", "weights")
+TENSOR = "tensor"  # what ``groups`` says for a group a tensor
 METHODS = "methods"  # the part that draws groups where no other does
 PARENTS = "parents"  # known recipes that are scored in any case
 DEPTH = 1000  # more blocks than any model has
@@ -34,6 +35,7 @@ class SpaceSpec:
         blocks: number of layer blocks, or None.
         roles: role classes of the groups, in order; empty: all roles together.
         knots: number of depths, or None.
+        tensors: True if every tensor has values of its own.
         parameters: name -> fixed value, domain, or {model: value or domain}.
         start: known recipes scored first.
         models: method -> the models it may merge; all sources where nothing is said.
@@ -52,6 +54,12 @@ class SpaceSpec:
     models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     parts: Mapping[str, Any] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    tensors: bool = False
+
+    @property
+    def is_fine(self) -> bool:
+        """True if it tells tensors of one layer and role apart."""
+        return self.tensors or bool(set(self.roles) & set(FINE))
 
     def team(self, method: str, sources: Sequence[str]) -> tuple[str, ...]:
         """The models that ``method`` may merge."""
@@ -90,8 +98,12 @@ def parse_space(
     if not names:
         section.problem("methods", "expected at least one method")
     gene = section.choice("method_gene", ("global", "group"), "global")
-    blocks, roles = _parse_groups(section)
+    blocks, roles, tensors = _parse_groups(section)
     knots = section.integer("knots", 2, low=2, high=DEPTH) if "knots" in section else None
+    if knots and tensors:
+        section.problem(
+            "knots", "give either knots or groups: tensor; both place values over depth"
+        )
     if knots and blocks:
         section.problem("knots", "give either knots or groups.layers: both place values over depth")
     declared = [p for name in names if name in known for p in methods.get(name).parameters]
@@ -107,6 +119,7 @@ def parse_space(
         origin=str(node.folder),
         models=teams,
         parts=parts,
+        tensors=tensors,
     )
     spec = _with_start(spec, section, sources)
     section.finish()
@@ -194,11 +207,19 @@ def _parse_models(
     return found
 
 
-def _parse_groups(section: config.Section) -> tuple[int | None, tuple[str, ...]]:
-    """Number of blocks, roles."""
+def _parse_groups(section: config.Section) -> tuple[int | None, tuple[str, ...], bool]:
+    """Number of blocks, roles, whether each tensor is a group."""
+    node = section.get("groups")
+    if node is not None and isinstance(node.value, str):
+        if node.value != TENSOR:
+            hint = did_you_mean(node.value, (TENSOR,))
+            section.problem(
+                "groups", f"expected {TENSOR}, or layers and roles, found {node.value!r}{hint}"
+            )
+        return None, (), node.value == TENSOR
     groups = section.section("groups")
     if groups is None:
-        return None, ()
+        return None, (), False
     blocks = groups.integer("layers", 1, low=1, high=DEPTH) if "layers" in groups else None
     roles = groups.texts("roles")
     for role in roles:
@@ -210,8 +231,11 @@ def _parse_groups(section: config.Section) -> tuple[int | None, tuple[str, ...]]
             groups.problem(
                 "roles", f"{each!r} stands twice ('other' is {', '.join(OTHER)}); name it once"
             )
+    for role, parts in PROJECTIONS.items():
+        if role in roles and (twice := set(parts) & set(roles)):
+            groups.problem("roles", f"{min(twice)!r} is part of {role!r}; name one of the two")
     groups.finish()
-    return blocks, roles
+    return blocks, roles, False
 
 
 def _parse_parameters(
@@ -269,5 +293,6 @@ def _parse_parts(section: config.Section, sources: Sequence[str]) -> dict[str, A
 
 
 def expanded(roles: Sequence[str]) -> set[str]:
-    """Roles with ``other`` spelled out."""
-    return {role for name in roles for role in (OTHER if name == "other" else (name,))}
+    """Roles with ``other`` spelled out, and those of which all projections are there."""
+    found = {role for name in roles for role in (OTHER if name == "other" else (name,))}
+    return found | {role for role, parts in PROJECTIONS.items() if found.issuperset(parts)}

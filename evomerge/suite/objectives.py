@@ -135,6 +135,16 @@ def entering(objectives: Sequence[Objective]) -> list[Objective]:
     return [objective for objective in objectives if not objective.of and objective.name in parts]
 
 
+def derived(objective: Objective, values: Values, share: float = 1.0) -> dict[str, float]:
+    """The derivative of ``share`` times an objective by the measured ones that it is made of."""
+    if not objective.of:
+        return {objective.name: share}
+    if objective.how == "mean":
+        return dict.fromkeys(objective.of, share / len(objective.of))
+    worst = (min if objective.maximize else max)(objective.of, key=lambda name: values[name])
+    return {worst: share}
+
+
 def why_no_sum(objectives: Sequence[Objective], how: str) -> str | None:
     """Why a combined score is no weighted sum of measured objectives; None if it is one."""
     if floors := [objective.name for objective in objectives if objective.floor]:
@@ -171,6 +181,28 @@ def yardsticks(
         gain = high - low
         default = gain if gain > SMALL_GAIN * size else YARDSTICK * size
         found[objective.name] = objective.scale or default
+    return found
+
+
+def shares(
+    objectives: Sequence[Objective],
+    how: str,
+    values: Values,
+    references: Mapping[str, Values],
+    gains: Values,
+) -> dict[str, float]:
+    """The derivative of the combined score by the value of each measured objective; see ``combine``.
+
+    Of a worst, by that which is the worst now.
+    """
+    plain = combine(objectives, how, with_derived(objectives, values), references, gains).value
+    found = {}
+    for objective in objectives:
+        if not objective.of:
+            step = 1e-6 * gains[objective.name]
+            moved = {**values, objective.name: values[objective.name] + step}
+            score = combine(objectives, how, with_derived(objectives, moved), references, gains)
+            found[objective.name] = (score.value - plain) / step
     return found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 from evomerge.errors import CandidateFailed, InputError, did_you_mean
 
@@ -123,6 +123,21 @@ class Scorer(Protocol):
         Raises:
             NonFinite: the number is NaN or infinite, or no item has a value.
         """
+        ...
+
+
+@runtime_checkable
+class Taught(Protocol):
+    """A scorer that says what its items teach, if anything."""
+
+    @property
+    def teaches(self) -> str:
+        """Why its items teach nothing; empty if they do."""
+        ...
+
+    @property
+    def taught(self) -> Sequence[str]:
+        """The metrics that are better where right answers lead; of others its items say nothing."""
         ...
 
 

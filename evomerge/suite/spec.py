@@ -59,6 +59,7 @@ class SuiteSpec:
         shares: of the sources, per split.
         partition: another number cuts the sources into other splits.
         candidate: items per scorer that a candidate of the first, and of the last, generation gets.
+        start: items per scorer that a known recipe gets; None is the whole search split.
         estimator: of a candidate's values on the whole search split, from its sample.
         anchors: scorer -> item -> weight: a reduced search split, fixed instead of sampled.
         front: how many members a front may have, to be confirmed on the select split; 0: no front.
@@ -81,6 +82,7 @@ class SuiteSpec:
     shares: Mapping[str, float] = field(default_factory=lambda: dict(splits.SHARES))
     partition: int = 0
     candidate: tuple[int, int] = CANDIDATE
+    start: int | None = None
     estimator: str = estimators.DEFAULT
     anchors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     measures: Mapping[str, tuple[float, float, int]] = field(default_factory=dict)
@@ -148,13 +150,14 @@ def parse_suite(
     batch_tokens = section.integer("batch_tokens", 0, low=1) or None
     max_length = section.integer("max_length", 0, low=1) or None
     limits, shares, candidate = dict(LIMITS), dict(splits.SHARES), CANDIDATE
-    partition = 0
+    partition, start = 0, None
     if items := section.section("items"):
         limits = {
             split: items.integer(split, size, low=0 if split == "probe" else 1)
             for split, size in LIMITS.items()
         }
         candidate, partition = _parse_candidate(items), items.integer("partition", 0, low=0)
+        start = items.integer("start", 1, low=1) if "start" in items else None
         if part := items.section("shares"):
             shares = {
                 split: part.number(split, share, low=0.0) or 0.0 for split, share in shares.items()
@@ -208,6 +211,7 @@ def parse_suite(
         shares=shares,
         partition=partition,
         candidate=candidate,
+        start=start,
         estimator=estimator,
         anchors=anchors,
         measures=measures,

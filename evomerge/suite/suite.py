@@ -10,10 +10,21 @@ from typing import Any
 from evomerge.errors import ConfigError, InputError, did_you_mean
 from evomerge.inference.comparison import Sums
 from evomerge.suite import schedule, splits
-from evomerge.suite.objectives import Objective, Score, combine, with_derived, yardsticks
-from evomerge.suite.scorer import Items, Results, Scorer, column
+from evomerge.suite.objectives import (
+    Objective,
+    Score,
+    combine,
+    entering,
+    shares,
+    with_derived,
+    yardsticks,
+)
+from evomerge.suite.scorer import Items, Results, Scorer, Taught, column
 from evomerge.suite.spec import SuiteSpec
 from evomerge.suite.splits import Split
+
+GLANCE = 3  # a candidate whose slope is wanted is scored on one of so many of its items
+FRESH = 1 / 3  # of the search split's sources, for comparisons of what slopes found
 
 
 class Suite:
@@ -75,6 +86,27 @@ class Suite:
         """The objectives that have a scorer: all but those made of others."""
         return [objective for objective in self.objectives if not objective.of]
 
+    def teaching(self) -> dict[str, str]:
+        """Measured objectives that enter the score, and why nothing teaches them; empty where something does.
+
+        An objective is taught where the items of its scorer have right answers, and a better metric means
+        that these lead.
+        """
+        found = {}
+        for objective in entering(self.objectives):
+            scorer = self.scorers[objective.scorer]
+            if not isinstance(scorer, Taught):
+                found[objective.name] = "its scorer shows no right answers"
+            elif scorer.teaches:
+                found[objective.name] = scorer.teaches
+            elif objective.metric.split("*")[0] not in scorer.taught:
+                found[objective.name] = (
+                    f"{objective.metric} is not what its right answers are about"
+                )
+            else:
+                found[objective.name] = ""
+        return found
+
     @cached_property
     def splits(self) -> dict[str, Items]:
         """The items of each split, disjoint by source; of the search split the anchors, if there are."""
@@ -118,6 +150,20 @@ class Suite:
             for name, scorer in self.scorers.items()
         }
 
+    @cached_property
+    def fresh(self) -> Items:
+        """Search items by which no slope is taken: those of a third of the sources."""
+        split = self.splits[Split.SEARCH]
+        return schedule.part(split, self.source_of, self.stratum_of, FRESH)
+
+    @cached_property
+    def _teaching(self) -> Items:
+        """The other search items."""
+        return {
+            name: [item for item in ids if item not in set(self.fresh[name])]
+            for name, ids in self.splits[Split.SEARCH].items()
+        }
+
     def sample(self, seed: int, batch: int, progress: float) -> Items:
         """The items of one generation: a keyed draw from the search split, shared by its candidates.
 
@@ -125,6 +171,24 @@ class Suite:
         """
         split, count = self.splits[Split.SEARCH], schedule.size(*self.spec.candidate, progress)
         drawn = schedule.sample(split, self.stratum_of, count, seed, "items", batch)
+        return {name: split[name] if name in self.spec.anchors else drawn[name] for name in split}
+
+    def minibatch(self, seed: int, batch: int) -> Items:
+        """The items of one slope: a keyed draw of as many as a candidate of the first generation gets."""
+        count = self.spec.candidate[0]
+        return schedule.sample(self._teaching, self.stratum_of, count, seed, "slope", batch)
+
+    def glance(self, seed: int, batch: int) -> Items:
+        """Those of a slope's items that its candidate is scored on: its score decides nothing."""
+        drawn, count = self.minibatch(seed, batch), max(1, self.spec.candidate[0] // GLANCE)
+        return schedule.sample(drawn, self.stratum_of, count, seed, "glance", batch)
+
+    def known(self, seed: int) -> Items:
+        """The items of known recipes: the search split, or a draw from it."""
+        split, count = self.splits[Split.SEARCH], self.spec.start
+        if count is None:
+            return split
+        drawn = schedule.sample(split, self.stratum_of, count, seed, "start")
         return {name: split[name] if name in self.spec.anchors else drawn[name] for name in split}
 
     def cost(self, progress: float) -> int:
@@ -176,6 +240,15 @@ class Suite:
     ) -> Score:
         """See ``objectives.combine``."""
         return combine(self.objectives, self.spec.combination, values, references, gains)
+
+    def shares(
+        self,
+        values: Mapping[str, float],
+        references: Mapping[str, Mapping[str, float]],
+        gains: Mapping[str, float],
+    ) -> dict[str, float]:
+        """See ``objectives.shares``."""
+        return shares(self.objectives, self.spec.combination, values, references, gains)
 
 
 def _objective(plain: Mapping[str, Any], metric: str, maximize: bool) -> Objective:

@@ -94,6 +94,7 @@ def make(
     population: int = 5,
     lag: int = 1,
     measures: Sequence[Measure] = (),
+    credit: Callable[[tuple[int, int]], dict[str, dict[str, float]]] = lambda at: {},
     **limits: Any,
 ) -> Search:
     kind = optimizers.get(optimizer) if isinstance(optimizer, str) else optimizer
@@ -103,6 +104,7 @@ def make(
         Plan(evaluations, population, lag, **limits),
         empty(),
         objectives=OBJECTIVES,
+        credit=credit,
     )
 
 
@@ -358,8 +360,12 @@ def test_measures_and_answers_are_told_where_they_are_wanted() -> None:
         ANSWERS: ClassVar[bool] = True
 
     for kind in (Spy, Keen):
-        search = make(kind, evaluations=30, measures=[Measure("skill", 0, 1, 4)])
-        search.credit = lambda at: {"skill": {"item": at[1] / 100}}
+        search = make(
+            kind,
+            evaluations=30,
+            measures=[Measure("skill", 0, 1, 4)],
+            credit=lambda at: {"skill": {"item": at[1] / 100}},
+        )
         drive(search)
         spy = search.optimizer
         assert isinstance(spy, Spy)

@@ -60,15 +60,20 @@ class Packing:
         return len(self.header) + sum(len(row) for batch in self.batches for row in batch.rows)
 
 
-def lay_out(sequences: Sequence[Tokens], firsts: Sequence[int], limits: PassLimits) -> Packing:
+def lay_out(
+    sequences: Sequence[Tokens], firsts: Sequence[int], limits: PassLimits, *, headed: bool = True
+) -> Packing:
     """A layout for ``sequences``: a function of their set alone, longest rows first.
 
     Args:
+        sequences: tokens.
         firsts: the position in each sequence from which on its logits are wanted.
+        limits: of a batch.
+        headed: whether what all begin with may be taken out, for a cache.
     """
     branching = max(map(len, sequences)) <= limits.reach
     header = 0
-    if branching:
+    if branching and headed:
         first, last = min(sequences, key=tuple), max(sequences, key=tuple)
         header = min(shared_prefix(first, last), *firsts)
     rows = plant(sequences, header=header, branching=branching)

@@ -201,6 +201,26 @@ class HuggingFaceEngine:
                 left = [number for number in left if number not in written]
         return [self._generated(*written[number], ends) for number in range(len(kept))]
 
+    @property
+    def room(self) -> int:
+        """See ``Differentiable.room``."""
+        return self._limits.tokens
+
+    def traced(self, requests: Sequence[Request]) -> list[Tensor]:
+        """See ``Differentiable.traced``: trees without a cache, which would be written in place."""
+        limits = replace(self._limits, tokens=_NO_LENGTH)
+        plan = self._plan(tuple(requests), limits, header=False)
+        found: dict[int, Tensor] = {}
+        with torch.enable_grad():
+            for inputs, targets in plan.passes:
+                logits = self._forward(inputs, None).float()
+                first = 0
+                for number, count in targets.counts:
+                    found[number] = logits[targets.at[first : first + count]]
+                    first += count
+        self.tokens += plan.layout.tokens
+        return [found[number] for number in range(len(requests))]
+
     @torch.no_grad()
     def _score(self, requests: tuple[Request, ...]) -> list[Scored]:
         if not requests:
@@ -220,11 +240,15 @@ class HuggingFaceEngine:
         self.tokens += plan.layout.tokens
         return [answers[number] for number in range(len(requests))]
 
-    def _plan(self, requests: tuple[Request, ...]) -> _Plan:
+    def _plan(
+        self, requests: tuple[Request, ...], limits: PassLimits | None = None, header: bool = True
+    ) -> _Plan:
         """How to answer ``requests``: worked out for the first candidate that is asked them."""
         whole = [(r.context + r.continuation)[-self.max_length - 1 :] for r in requests]
         firsts = [len(w) - 1 - len(r.continuation) for w, r in zip(whole, requests, strict=True)]
-        layout = lay_out([tokens[:-1] for tokens in whole], firsts, self._limits)
+        layout = lay_out(
+            [tokens[:-1] for tokens in whole], firsts, limits or self._limits, headed=header
+        )
         passes = [
             (self._inputs(batch, len(layout.header)), self._targets(batch.reads, requests))
             for batch in layout.batches

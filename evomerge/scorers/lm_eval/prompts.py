@@ -14,6 +14,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from evomerge.engines import Engine, Generated, Request
 from evomerge.errors import InputError
+from evomerge.scorers.lessons import Written
 from evomerge.scorers.lm_eval.isolation import quiet
 from evomerge.scorers.lm_eval.tokenizing import TokenizerLM
 
@@ -142,6 +143,25 @@ class Prompts:
         if not prompt:
             raise InputError(f"{where}: its prompt is empty; expected a text to continue")
         return Asked(instance, prompt=prompt, settings=self._settings(options))
+
+    def answer(self, asked: Asked, target: str) -> Written | None:
+        """A written answer as the prompt's continuation, with any of the ends that stop it; None if too long.
+
+        After a chat template's turn no blank comes first, which a template leaves to the model.
+        """
+        assert asked.settings is not None
+        context, _ = asked.instance.args
+        if self._chat or context[-1:].isspace():
+            target = target.lstrip()
+        _, tokens = self._lm._encode_pair(context, target)
+        room = min(asked.settings.limit, self._length - 1)
+        if not 0 < len(tokens) < room:
+            return None
+        ends = {self._lm.eot_token_id}
+        for end in asked.settings.until:
+            ends.update(self._lm.tok_encode(end, add_special_tokens=False)[:1])
+        request = Request(tuple(asked.prompt), (*tokens, self._lm.eot_token_id))
+        return Written(request, frozenset(ends))
 
     def _pair(self, where: str, context: str, continuation: str) -> Request:
         """As ``TemplateLM.loglikelihood`` makes it."""

@@ -52,14 +52,17 @@ class Signals:
         return {name: found[name] for name in self.names if name in found}
 
     def _of_scores(self, asked: Sequence[Asked], right: set[int]) -> ItemSignals:
-        if self._twice:
-            asked = asked[: len(asked) // 2]
+        asked = self.once(asked)
         best = max((asked[n] for n in right), key=lambda each: each.nats, default=None)
         wrong = max((each.nats for n, each in enumerate(asked) if n not in right), default=None)
         return {
             "margin": None if best is None or wrong is None else best.nats - wrong,
             "target_nats": -best.nats / best.targets if best and best.targets else None,
         }
+
+    def once(self, asked: Sequence[Asked]) -> Sequence[Asked]:
+        """Without those that are asked again without their context."""
+        return asked[: len(asked) // 2] if self._twice else asked
 
     def _of_texts(self, asked: Asked) -> ItemSignals:
         """On average over the repeats of a request."""

@@ -24,12 +24,14 @@ from lm_eval.models.utils import postprocess_generated_text
 
 from evomerge.engines import Engine
 from evomerge.errors import InputError
+from evomerge.scorers.lessons import Choice, Lesson
 from evomerge.scorers.lm_eval.documents import find_sources, find_strata, name_documents, text_of
 from evomerge.scorers.lm_eval.isolation import pinned, quiet
 from evomerge.scorers.lm_eval.loading import load, set_cap, set_fewshot
 from evomerge.scorers.lm_eval.prompts import Asked, Prompts
 from evomerge.scorers.lm_eval.reading import fingerprints
 from evomerge.scorers.lm_eval.signals import Signals, plain
+from evomerge.scorers.lm_eval.targets import why_nothing, written_target
 from evomerge.scorers.lm_eval.templates import rendered
 from evomerge.suite.language import check_language
 from evomerge.suite.scorer import SIGNALS, Item, NonFinite, Responses, unknown_metric
@@ -204,6 +206,34 @@ class LmEvalTask:
             },
             "tokens": self._engine.tokens - before,
         }
+
+    @property
+    def teaches(self) -> str:
+        """Why its items teach nothing; empty if they do."""
+        return why_nothing(self._task, self._signals)
+
+    @property
+    def taught(self) -> Sequence[str]:
+        """Metrics that are better where the right answer leads: all of its own that go up, and the margin."""
+        own = [name for name, better in self._own.items() if better]
+        return [*own, *(name for name in ("margin",) if name in self.metrics)]
+
+    def lessons(self, ids: Sequence[str]) -> list[Lesson | None]:
+        """Choices with their right answers; of written answers the target, as the task words it."""
+        assert self._engine is not None and self._prompts is not None
+        with quiet(), pinned(self._engine.device):
+            return [self._lesson(self._row(id)) for id in ids]
+
+    def _lesson(self, row: int) -> Lesson | None:
+        asked = self._prepared(row)
+        if asked[0].settings is None:
+            requests = tuple(each.requests[0] for each in self._signals.once(asked))
+            right = frozenset(self._right[row])
+            return Choice(requests, right) if 0 < len(right) < len(requests) else None
+        assert self._prompts is not None
+        with self._rendered():
+            target = written_target(self._task, deepcopy(self._docs[row]))
+        return self._prompts.answer(asked[0], target) if target else None
 
     def aggregate(self, metric: str, values: Sequence[Any]) -> float:
         """lm-eval's aggregation of ``metric``, the mean of a signal or product; None is skipped."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from evomerge import config
-from evomerge.params import Dim, Genome
+from evomerge.params import Derivatives, Dim, Genome
 from evomerge.recipe import Body, Recipe
 from evomerge.space.fit import Fit
 from evomerge.space.spec import SpaceSpec
@@ -31,6 +31,9 @@ class Part(Protocol):
         FIXED: True if known recipes pass through ``draw``, too; such a part has no dims, draws last, and is
             asked for neither ``canonical`` nor ``read``.
         dims: the axes.
+        smooth: for each axis, whether recipes have slopes along it.
+        levels: of detail, coarse to fine: a name, and for each axis the class of axes that it moves with. The
+            last has each axis by itself; that one need not be named.
     """
 
     EXCLUDES: ClassVar[Sequence[str]] = ()
@@ -38,6 +41,14 @@ class Part(Protocol):
     PARAMETERS: ClassVar[Sequence[str]] = ()
     FIXED: ClassVar[bool] = False
     dims: tuple[Dim, ...] = ()
+
+    @property
+    def smooth(self) -> Sequence[bool]:
+        return [False] * len(self.dims)
+
+    @property
+    def levels(self) -> Sequence[tuple[str, Sequence[int]]]:
+        return ()
 
     def __init__(self, settings: Any, fit: Fit) -> None: ...
 
@@ -79,6 +90,13 @@ class Part(Protocol):
     def canonical(self, genes: Genome, body: Body) -> Genome:
         """The one part of a genome that draws the same in ``body``."""
         return genes
+
+    def pull(self, genes: Genome, body: Body, found: Derivatives) -> Sequence[float]:
+        """The derivative by every gene, from those by what ``body``, drawn by ``genes``, says of tensors.
+
+        0 along axes that are not smooth.
+        """
+        return [0.0] * len(self.dims)
 
     def read(self, recipe: Recipe) -> Iterator[Genome]:
         """Parts of genomes among which that of ``recipe`` is, if the space holds it."""

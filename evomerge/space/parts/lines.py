@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evomerge import config
-from evomerge.lines import HEADS, NEUTRAL, PARAMETERS, Lines
-from evomerge.params import Dim, Domain, Genome
+from evomerge.lines import HEADS, LINES, NEUTRAL, PARAMETERS, Lines, line_factor
+from evomerge.params import ALL, Derivatives, Dim, Domain, Genome, Real
 from evomerge.recipe import Body, Recipe, group
 from evomerge.space import simplex
 from evomerge.space.fit import Fit
 from evomerge.space.parts import Part
 from evomerge.space.settings import encode, is_domain, parse_setting
+from evomerge.tensors import place_of
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class LineSpec:
     head: str = HEADS[0]
 
     @property
-    def _settings(self) -> dict[str, float | Domain]:
+    def domains(self) -> dict[str, float | Domain]:
+        """Of alpha and beta: a fixed value, or what is searched."""
         return {"alpha": self.alpha, "beta": self.beta}
 
     @property
@@ -36,7 +38,7 @@ class LineSpec:
         """``lines.alpha`` and ``lines.beta``, those that are searched."""
         return tuple(
             Dim(f"lines.{name}", domain.kind, getattr(domain, "size", 0))
-            for name, domain in self._settings.items()
+            for name, domain in self.domains.items()
             if is_domain(domain)
         )
 
@@ -44,7 +46,7 @@ class LineSpec:
         remaining = iter(genes)
         alpha, beta = (
             setting.decode(next(remaining)) if is_domain(setting) else setting
-            for setting in self._settings.values()
+            for setting in self.domains.values()
         )
         found = Lines(float(alpha), float(beta), self.head)  # type: ignore[arg-type]
         return None if (found.alpha, found.beta) == (NEUTRAL.alpha, NEUTRAL.beta) else found
@@ -53,7 +55,7 @@ class LineSpec:
         """Genes of ``lines``, as near as this space comes."""
         lines = lines or NEUTRAL
         genes = []
-        for name, setting in self._settings.items():
+        for name, setting in self.domains.items():
             if is_domain(setting):
                 gene = encode(setting, getattr(lines, name))
                 genes.append(0.5 if gene is None else gene)
@@ -67,7 +69,7 @@ class LinesPart(Part):
     """The genes ``lines.alpha`` and ``lines.beta``, those that are searched."""
 
     def __init__(self, settings: LineSpec, fit: Fit) -> None:
-        self._spec, self._first = settings, fit.places[0]
+        self._spec, self._first, self._layers = settings, fit.places[0], fit.layers
         self.dims = settings.dims
 
     @staticmethod
@@ -113,6 +115,28 @@ class LinesPart(Part):
 
     def canonical(self, genes: Genome, body: Body) -> Genome:
         return self._spec.canonical(genes)
+
+    @property
+    def smooth(self) -> Sequence[bool]:
+        return [True] * len(self.dims)
+
+    def pull(self, genes: Genome, body: Body, found: Derivatives) -> Sequence[float]:
+        spec = self._spec
+        by = dict.fromkeys(("alpha", "beta"), 0.0)
+        for name, by_parameter in found.items():
+            value = by_parameter.get(LINES, {}).get(ALL, 0.0)
+            place = place_of(name, self._layers)
+            for parameter, unit in (
+                ("alpha", Lines(1, 0, spec.head)),
+                ("beta", Lines(0, 1, spec.head)),
+            ):
+                by[parameter] += line_factor(unit, place) * value
+        searched = [name for name, domain in spec.domains.items() if is_domain(domain)]
+        rates = (
+            domain.rate(gene) if isinstance(domain := spec.domains[name], Real) else 0.0
+            for name, gene in zip(searched, genes, strict=True)
+        )
+        return [rate * by[name] for name, rate in zip(searched, rates, strict=True)]
 
     def read(self, recipe: Recipe) -> Iterator[Genome]:
         first = recipe.group_of(self._first)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from evomerge import config, methods
 from evomerge.methods import Method
-from evomerge.params import Dim, Domain, Genome, Kind, Parameter, Real
+from evomerge.params import Derivatives, Dim, Domain, Genome, Kind, Parameter, Real
 from evomerge.recipe import BASE, Body, Group, Recipe, group
 from evomerge.space import simplex
 from evomerge.space.fit import Fit, Team
@@ -16,6 +16,7 @@ from evomerge.space.layout import Region
 from evomerge.space.parts import Part
 from evomerge.space.settings import encode, is_domain
 from evomerge.space.spec import SpaceSpec
+from evomerge.tensors import Place, place_of
 
 SWEEP = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)  # equal weights of the task-arithmetic baseline
 
@@ -56,7 +57,7 @@ class Methods(Part):
     def __init__(self, settings: None, fit: Fit) -> None:
         spec, sources = fit.spec, fit.sources
         self._spec, self._places, self._decided = spec, fit.places, fit.decided
-        self._layout = fit.layout
+        self._layout, self._depth = fit.layout, fit.layers
         self._methods = [methods.get(name) for name in spec.methods]
         self._teams = {name: fit.teams(name) for name in spec.methods}
         self._models = (*sources, BASE)
@@ -148,6 +149,44 @@ class Methods(Part):
             return parameter.default
         return self._spec.setting(parameter, model)
 
+    @property
+    def smooth(self) -> Sequence[bool]:
+        """Those of real parameters by which every method that has them is smooth."""
+        return [
+            isinstance(gene, _ValueGene)
+            and self.dims[index].kind == "real"
+            and all(
+                gene.parameter in method.smooth
+                for method in self._methods
+                if self._domain(method, gene.parameter, gene.model) is not None
+            )
+            for gene, index in self._index.items()
+        ]
+
+    @property
+    def levels(self) -> Sequence[tuple[str, Sequence[int]]]:
+        """Of a space of single tensors: values for the model, for halves of it by role, for layers by role."""
+        if not self._spec.tensors:
+            return ()
+        places = [place_of(region.tensors[0]) for region in self._layout.regions if region.tensors]
+        half = self._depth / 2
+        keys: dict[str, Callable[[Place], Any]] = {
+            "model": lambda place: None,
+            "group": lambda place: (place.role, place.layer is not None and place.layer >= half),
+            "layer x role": lambda place: (place.role, place.layer),
+        }
+        found = []
+        for name, key in keys.items():
+            classes: dict[Any, int] = {}
+            numbers = []
+            for gene in self._index:
+                at: Any = gene
+                if isinstance(gene, _ValueGene):
+                    at = gene.parameter, gene.model, key(places[gene.spot])
+                numbers.append(classes.setdefault(at, len(classes)))
+            found.append((name, numbers))
+        return found
+
     # -- genomes and groups ---------------------------------------------------------------------
 
     def _method_at(self, genome: Genome, zone: int) -> Method:
@@ -175,7 +214,14 @@ class Methods(Part):
                 values[name] = self._value(genome, region, method, name, None)
             else:
                 values[name] = {m: self._value(genome, region, method, name, m) for m in team}
-        return group(method.name, team, values, layers=region.layers, roles=region.roles)
+        return group(
+            method.name,
+            team,
+            values,
+            layers=region.layers,
+            roles=region.roles,
+            named=region.tensors,
+        )
 
     def _value(
         self, genome: Genome, region: Region, method: Method, name: str, model: str | None
@@ -209,6 +255,26 @@ class Methods(Part):
                     value = domain.encode(domain.decode(genome[index]))
             fixed.append(value)
         return tuple(fixed)
+
+    def pull(self, genes: Genome, body: Body, found: Derivatives) -> Sequence[float]:
+        slope = [0.0] * len(self.dims)
+        for name, by_parameter in found.items():
+            region = self._layout.region_of(place_of(name, self._depth))
+            zone = self._layout.zone_of(region.nearest)
+            method = self._method_at(genes, zone)
+            for parameter, by_model in by_parameter.items():
+                for model, value in by_model.items():
+                    domain = self._domain(method, parameter, model or None)
+                    if not isinstance(domain, Real):
+                        continue
+                    gene = sum(
+                        share * genes[self._index[_ValueGene(spot, parameter, model or None)]]
+                        for spot, share in region.blend
+                    )
+                    for spot, share in region.blend:
+                        at = self._index[_ValueGene(spot, parameter, model or None)]
+                        slope[at] += share * domain.rate(gene) * value
+        return slope
 
     def read(self, recipe: Recipe) -> Iterator[Genome]:
         """The one genome that can be that of ``recipe``, or none."""

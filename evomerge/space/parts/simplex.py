@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 from evomerge import config, methods
 from evomerge.errors import did_you_mean
-from evomerge.params import Dim, Genome
+from evomerge.params import Derivatives, Dim, Genome
 from evomerge.recipe import BASE, Body, Recipe
 from evomerge.space import simplex
 from evomerge.space.fit import Fit, Team
 from evomerge.space.parts import Part
-from evomerge.tensors import Place
+from evomerge.tensors import Place, place_of
 
 SIMPLEX = "simplex"
 
@@ -27,7 +27,7 @@ class Simplex(Part):
     PARAMETERS: ClassVar[Sequence[str]] = ("weight",)
 
     def __init__(self, settings: str, fit: Fit) -> None:
-        self._layout = fit.layout
+        self._layout, self._methods = fit.layout, fit.spec.methods
         teams = [team for name in fit.spec.methods if _weighs(name) for team in fit.teams(name)]
         models = [m for m in (*fit.sources, BASE) if any(m in team[:-1] for team in teams)]
         spots = self._layout.spots
@@ -72,6 +72,29 @@ class Simplex(Part):
                 units = self._units(genes, spot, group.models)
                 self._set(found, spot, group.models, units)
         return tuple(found)
+
+    @property
+    def smooth(self) -> Sequence[bool]:
+        """All, where every method that weighs is smooth in its weights."""
+        weighing = [methods.get(name) for name in self._methods if _weighs(name)]
+        return [all("weight" in method.smooth for method in weighing)] * len(self.dims)
+
+    def pull(self, genes: Genome, body: Body, found: Derivatives) -> Sequence[float]:
+        slope = [0.0] * len(self.dims)
+        for name, by_parameter in found.items():
+            place = place_of(name)
+            group = body.group_of(place)
+            if group is None or not _weighs(group.method):
+                continue
+            by_model = by_parameter.get("weight", {})
+            for spot, share in self._layout.region_of(place).blend:
+                own = [self._index[spot, model] for model in group.models[:-1]]
+                for at, rates in zip(own, simplex.rates([genes[n] for n in own]), strict=True):
+                    slope[at] += share * sum(
+                        rate * by_model.get(model, 0.0)
+                        for rate, model in zip(rates, group.models, strict=True)
+                    )
+        return slope
 
     def read(self, recipe: Recipe) -> Iterator[Genome]:
         found = [0.5] * len(self.dims)

@@ -1,0 +1,242 @@
+"""Slopes first, coarse to fine, then evolution: what to use unless you know better.
+
+    known recipes -> descents, level by level -> CMA-ES with a small step, by the exact metrics
+
+* **Descents** start from the best recipe known, on coarse levels of detail (a value a group of tensors) for a
+  quarter of the steps, on the finest for all of them (``Problem.levels``; a level is left out that is hardly
+  coarser than the next). What each finds is compared with
+  what it started from on search items by which no slope was taken, and kept only if it leads there.
+* **Evolution** begins at what was kept, with a step of a few percent of each range, along classes of axes, and
+  over choices of methods and all else that has no slope. Its mean is guarded, as ``cma`` does it.
+* **Without slopes** evolution itself goes coarse to fine: few values first, then all, then choices of methods;
+  each level is kept as far as it leads.
+
+``decisions`` says what was found and why. A descent by bounded stand-ins is a proxy: the exact metric decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, cast
+
+from evomerge.optimizers import Ask, Optimizer, Problem, Told, canonical
+from evomerge.optimizers._descent import Descent
+from evomerge.optimizers._reduced import Reduced
+from evomerge.optimizers.cma import CMA
+from evomerge.optimizers.slope import RATE, STEPS
+from evomerge.params import Genome, Integer, Level, Parameter, Real, Shared, Value
+
+COARSE = 4  # a coarse level gets one of so many planned steps
+REACH = 0.5  # how wide evolution looks around what descents found, as a part of each range
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A descent or an evolution on a level; ``generations`` until its mean is compared."""
+
+    kind: str  # descend | evolve
+    level: Level
+    steps: int
+    choices: bool = True  # whether axes without an order move, too
+    last: bool = False
+
+
+class Auto(Optimizer):
+    """See the module's text; recommends what was kept, then the mean of the evolution."""
+
+    name: ClassVar[str] = "auto"
+    FEWER: ClassVar[bool] = True
+    OBSERVED: ClassVar[int] = 1
+    OPTIONS: ClassVar[tuple[Parameter, ...]] = (
+        RATE,
+        STEPS,
+        Parameter(
+            "sigma",
+            Shared(Real(0.01, 0.3, default=0.05, valid=(0.001, 1))),
+            "the first step of the evolution, as a part of each range",
+        ),
+        Parameter(
+            "evidence",
+            Shared(Real(0, 3, default=0.5, valid=(0, 10))),
+            "standard errors by which a refinement must lead to be kept",
+        ),
+        Parameter(
+            "patience",
+            Shared(Integer(1, 1000, default=6)),
+            "generations of a level of the evolution, where it goes coarse to fine",
+        ),
+    )
+
+    def __init__(
+        self, problem: Problem, *, seed: int, population: int | None = None, **options: Value
+    ) -> None:
+        super().__init__(problem, seed=seed, population=population, **options)
+        self._stages = _plan(problem, self._whole("steps"), self._whole("patience"))
+        self._stage = 0
+        self._best: Told | None = None  # of the known recipes
+        self._kept: Genome = canonical(self.dims, [0.5] * len(self.dims))
+        self._found: list[Genome] = []  # kept ones, the newest last
+        self._said: list[str] = []
+        self._descent: Descent | None = None
+        self._evolution: Reduced | None = None
+        self._generations = self._heard = 0
+        self._trial: Genome | None = None  # is being compared with what was kept
+
+    @classmethod
+    def default_population(cls, dimensions: int) -> int:
+        return CMA.default_population(min(dimensions, 16))
+
+    @property
+    def decisions(self) -> Sequence[str]:
+        return self._said
+
+    def _whole(self, option: str) -> int:
+        return cast(int, self.options[option])
+
+    # -- asking ---------------------------------------------------------------------------------
+
+    def ask(self, count: int, batch: int) -> list[Ask]:
+        if self._trial is not None:
+            stage = self._stages[self._stage]
+            origin = f"auto, {stage.kind} {stage.level.name}"
+            pair = [Ask(self._kept, fresh=True, origin=f"{origin}: before")]
+            return [*pair, Ask(self._trial, fresh=True, origin=origin)][:count]
+        stage = self._stages[self._stage]
+        origin = f"auto, {stage.kind} {stage.level.name}"
+        if stage.kind == "descend":
+            point = self._descent.point if self._descent else self._kept
+            return [Ask(canonical(self.dims, point), slope=True, origin=origin)]
+        evolution = self._evolution or self._evolving(stage)
+        return [
+            replace(ask, origin=origin if not ask.origin else f"{origin}: {ask.origin}")
+            for ask in evolution.ask(count, batch)
+        ]
+
+    def recommend(self, count: int) -> list[Genome]:
+        if self._best is None:
+            return []
+        found = [*(self._evolution.recommend() if self._evolution else []), *self._found[::-1]]
+        return list(dict.fromkeys([*found, self._kept]))[:count]
+
+    # -- telling --------------------------------------------------------------------------------
+
+    def tell(self, batch: int, seen: int, told: Sequence[Told]) -> None:
+        if not seen:
+            self._begin(told)
+            return
+        if self._trial is not None:
+            self._judge(told)
+            return
+        stage = self._stages[self._stage]
+        if stage.kind == "descend":
+            if not any(each.lead for each in told):  # of a comparison that was asked twice
+                self._descend(stage, told)
+        elif not any(each.slope for each in told):  # a slope may come late
+            self._evolve(stage, batch, seen, told)
+
+    def _begin(self, told: Sequence[Told]) -> None:
+        for each in told:
+            if each.score is not None and (self._best is None or each.merit < self._best.merit):
+                self._best, self._kept = each, each.genome
+
+    def _descend(self, stage: _Stage, told: Sequence[Told]) -> None:
+        if self._descent is None:
+            self._descent = Descent(
+                self._kept,
+                stage.level.classes,
+                self.problem.smooth,
+                stage.steps,
+                cast(float, self.options["rate"]),
+            )
+        for each in told:
+            if each.slope is not None:
+                self._descent.move(each.slope)
+            else:
+                self._descent.back()
+        if self._descent.done:
+            self._try(canonical(self.dims, self._descent.mean))
+
+    def _evolve(self, stage: _Stage, batch: int, seen: int, told: Sequence[Told]) -> None:
+        if self._evolution is None:
+            self._evolution = self._evolving(stage)
+        self._evolution.tell(batch, seen, told)
+        self._said += self._evolution.inner.decisions[self._heard :]
+        self._heard = len(self._evolution.inner.decisions)
+        self._generations += 1
+        if self._generations == stage.steps and not stage.last:
+            self._try(self._evolution.recommend()[0])
+
+    def _evolving(self, stage: _Stage) -> Reduced:
+        real = [not dim.size for dim in self.dims]
+        held = [not (is_real or stage.choices) for is_real in real]
+        wide, sigma = not any(self.problem.smooth), cast(float, self.options["sigma"])
+        return Reduced(
+            self.dims,
+            stage.level.classes,
+            held,
+            self._kept,
+            reach=1.0 if wide else REACH,
+            sigma=2 * sigma if wide else sigma,
+            seed=self.seed + self._stage,
+            population=self.population,
+        )
+
+    def _try(self, genome: Genome) -> None:
+        if genome == self._kept:
+            self._next(f"{self._stages[self._stage].level.name}: nothing moved")
+        else:
+            self._trial = genome
+
+    def _judge(self, told: Sequence[Told]) -> None:
+        """The comparison arrived."""
+        ours = next((each for each in told if each.genome == self._trial), None)
+        if ours is None or (ours.lead is None and ours.score is not None and ours.slope):
+            return  # of a batch that was asked before the comparison
+        trial, self._trial = ours.genome, None
+        stage = self._stages[self._stage]
+        label = f"{stage.kind} {stage.level.name}"
+        if ours.lead is None:
+            self._next(f"{label}: given up, it could not be compared")
+            return
+        lead, error = ours.lead
+        said = f"it leads by {lead:+.3f} ± {error:.3f} on fresh items"
+        if lead > cast(float, self.options["evidence"]) * error:
+            self._kept = trial
+            self._found.append(trial)
+            self._next(f"{label}: kept, {said}")
+        else:
+            self._found.insert(0, trial)
+            self._next(f"{label}: not kept, {said}")
+
+    def _next(self, said: str) -> None:
+        """On to the next stage; the last one never ends."""
+        self._said.append(said)
+        self._stage += 1
+        self._descent, self._evolution = None, None
+        self._generations = self._heard = 0
+
+
+def _plan(problem: Problem, steps: int, patience: int) -> list[_Stage]:
+    """The stages; the last never ends."""
+    levels = problem.levels or (Level("all", tuple(range(len(problem.dims)))),)
+    finest = levels[-1]
+    if any(problem.smooth):
+        coarse = _worthwhile(levels[1:])  # one value for the whole model says too little
+        stages = [_Stage("descend", level, max(1, steps // COARSE)) for level in coarse]
+        stages.append(_Stage("descend", finest, steps))
+        level = coarse[0] if coarse else finest
+        return [*stages, _Stage("evolve", level, patience, last=True)]
+    few = [_Stage("evolve", level, patience, choices=False) for level in _worthwhile(levels)]
+    return [*few, _Stage("evolve", finest, patience, last=True)]
+
+
+def _worthwhile(levels: Sequence[Level]) -> list[Level]:
+    """Those coarser than the finest that have at most a third of the classes of the next one taken."""
+    taken: list[Level] = []
+    size = len(set(levels[-1].classes)) if levels else 0
+    for level in levels[-2::-1]:
+        if 3 * (count := len(set(level.classes))) <= size:
+            taken.insert(0, level)
+            size = count
+    return taken
