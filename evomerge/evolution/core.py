@@ -26,6 +26,7 @@ from evomerge.recipe import Recipe
 from evomerge.space import SearchSpace
 from evomerge.suite.objectives import Objective, counting, derived
 
+Credit = Callable[[tuple[int, int]], Mapping[str, Mapping[str, float]]]
 Lead = Callable[[tuple[int, int]], tuple[float, float] | None]
 RECOMMENDED = 3  # most that an optimizer puts on the shortlist, where no front is wanted
 
@@ -89,6 +90,8 @@ class Search:
             knees join, to be chosen from like any other.
         starts: known recipes by label; default: the space's.
         lead: (batch, candidate) -> by how much it leads the first of its batch there, with the error.
+        credit: (batch, candidate) -> what its answers are worth, for optimizers that are told of single
+            items (``Told.answers``).
     """
 
     def __init__(
@@ -102,11 +105,12 @@ class Search:
         front: int = 0,
         starts: Mapping[str, Recipe] | None = None,
         lead: Lead = lambda at: None,
+        credit: Credit = lambda at: {},
     ) -> None:
         self.space, self.optimizer, self.plan, self.history = space, optimizer, plan, history
         self._objectives, self._front = counting(objectives), front
         self._starts = space.starts() if starts is None else starts
-        self._lead = lead
+        self._lead, self._credit = lead, credit
         self._told = 0  # batches told to the optimizer
 
     def propose(self) -> Batch | None:
@@ -218,6 +222,8 @@ class Search:
             tuple(o.sign * evaluation.values[o.name] / gains[o.name] for o in self._objectives),
             tuple(None if error is None else error / gains[o.name] for o, error in found),
             score.violation,
+            tuple(evaluation.values[m.name] for m in self.optimizer.problem.measures),
+            answers=self._credit((batch.number, candidate.id)) if self.optimizer.ANSWERS else {},
             slope=_blended(slopes, shares) if slopes else None,
             slopes=tuple(
                 _blended(slopes, derived(o, evaluation.values, o.sign / gains[o.name]))

@@ -55,9 +55,9 @@ class Answers:
         left = {name: [id for id in ids if id not in known[name]] for name, ids in items.items()}
         return {name: ids for name, ids in left.items() if ids}
 
-    def known(self, key: str, items: Items) -> Items:
-        """What of ``items`` the model was asked, in that order."""
-        known = self._known(key)
+    def known(self, key: str, items: Items, until: int | None = None) -> Items:
+        """What of ``items`` the model was asked, in that order; in batches up to ``until``, if given."""
+        known = self._known(key, until)
         return {name: [id for id in ids if id in known[name]] for name, ids in items.items()}
 
     def sources(self, key: str, items: Items) -> list[At]:
@@ -77,11 +77,12 @@ class Answers:
             join([self._store.read(block) for block in self._models[key].blocks]), items
         )
 
-    def _known(self, key: str) -> Mapping[str, set[str]]:
+    def _known(self, key: str, until: int | None = None) -> Mapping[str, set[str]]:
         found: dict[str, set[str]] = defaultdict(set)
-        for asked in self._models[key].asked.values():
-            for name, ids in asked.items():
-                found[name].update(ids)
+        for (batch, _), asked in self._models[key].asked.items():
+            if until is None or batch <= until:
+                for name, ids in asked.items():
+                    found[name].update(ids)
         return found
 
 

@@ -144,7 +144,9 @@ class _Loop:
         self, run: Run, journal: Journal, survey: Survey, store: Store, listener: Listener
     ) -> None:
         self.run, self.journal, self.store, self.listener = run, journal, store, listener
-        self.search = run.search(lead=lambda at: self.scoring.lead(at))
+        self.search = run.search(
+            lead=lambda at: self.scoring.lead(at), credit=lambda at: self.scoring.credit(at)
+        )
         self.history = self.search.history
         self.scoring = Scoring(run, self.search, store)
         # Model (``Scoring.key``) -> evaluations that await its answers, the one that is being asked first.

@@ -14,11 +14,12 @@ from evomerge.calibration import Calibration, Texts
 from evomerge.checkpoint import Checkpoint, read_json
 from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputError
-from evomerge.evolution.core import Lead, Plan, Search
+from evomerge.evolution.core import Credit, Lead, Plan, Search
 from evomerge.evolution.history import History
 from evomerge.merging import open_model
-from evomerge.optimizers import Optimizer, Problem
-from evomerge.parents import check_compatible
+from evomerge.optimizers import Measure, Optimizer, Problem
+from evomerge.parents import Parents, check_compatible
+from evomerge.parents.kinship import inner_products
 from evomerge.pool import WorkerSpec
 from evomerge.recipe import BASE, Body, Recipe
 from evomerge.record.events import JOURNAL, head_at
@@ -68,8 +69,8 @@ class Run:
         names = {name for model in self.models.values() for name in model.names}
         return SearchSpace(self.spec.space, self.template, self.models[BASE].layers, names)
 
-    def search(self, lead: Lead = lambda at: None) -> Search:
-        """A search that has seen nothing yet; ``lead`` compares candidates, see ``Search``."""
+    def search(self, lead: Lead = lambda at: None, credit: Credit = lambda at: {}) -> Search:
+        """A search that has seen nothing yet; what ``lead`` and ``credit`` tell of candidates: ``Search``."""
         spec, optimizer = self.spec, self.optimizer()
         plan = Plan(
             spec.evaluations,
@@ -82,7 +83,14 @@ class Run:
         history = History(self.suite.combine, self.suite.yardsticks, self.suite.shares)
         objectives, front = self.suite.objectives, self.suite.spec.front
         return Search(
-            self.space, optimizer, plan, history, objectives=objectives, front=front, lead=lead
+            self.space,
+            optimizer,
+            plan,
+            history,
+            objectives=objectives,
+            front=front,
+            lead=lead,
+            credit=credit,
         )
 
     @property
@@ -115,12 +123,7 @@ class Run:
         try:
             return optimizers.make(
                 self.spec.optimizer,
-                Problem(
-                    self.space.dims,
-                    tuple(o.name for o in counting(self.suite.objectives)),
-                    smooth=self.space.smooth if self.teaching else (),
-                    levels=self.space.levels,
-                ),
+                self._problem,
                 seed=self.spec.seed,
                 population=self.spec.population,
                 options=self.spec.options,
@@ -128,6 +131,25 @@ class Run:
         except InputError as error:
             place = self.spec.lines.get("optimizer", self.spec.folder)
             raise InputError(f"{place}: {error}") from None
+
+    @cached_property
+    def _problem(self) -> Problem:
+        """What the optimizer is to do, and may know beforehand."""
+        measures = self.suite.spec.measures.items()
+        sources, kinship = self.space.sources, {}
+        if optimizers.get(self.spec.optimizer).KINSHIP:
+            parents = Parents(self.models, self.spec.tokenizer)
+            kinship = inner_products(parents, sources)
+        return Problem(
+            self.space.dims,
+            tuple(o.name for o in counting(self.suite.objectives)),
+            tuple(Measure(name, *axis) for name, axis in measures),
+            sources,
+            self.space.blend,
+            kinship,
+            smooth=self.space.smooth if self.teaching else (),
+            levels=self.space.levels,
+        )
 
     @property
     def splits_digest(self) -> str:
@@ -244,6 +266,7 @@ def prepare(
     _check_space(run)
     _check_slopes(run)
     _check_budget(run)
+    run.optimizer()  # it may want of the space what that has not
     return run
 
 

@@ -11,6 +11,7 @@ from evomerge.errors import CandidateFailed
 from evomerge.evolution.core import Search
 from evomerge.evolution.history import Batch, Phase, Verdict
 from evomerge.inference.intervals import Interval
+from evomerge.judging.credit import Credit
 from evomerge.judging.estimation import Estimation
 from evomerge.judging.evidence import search_interval
 from evomerge.judging.lead import lead
@@ -157,6 +158,16 @@ class Scoring:
         estimation = self._estimation if sampled else self._whole
         return estimation.values(self._answers.results(key, self._answers.known(key, split)))
 
+    def credit(self, at: At) -> Mapping[str, Mapping[str, float]]:
+        """What the answers of a scored candidate to search items are worth: objective -> item -> 0 to 1.
+
+        Of all that it was asked in this batch and in those before, which is the same whatever came early.
+        """
+        key = self.key(at)
+        known = self._answers.known(key, self._suite.splits[Split.SEARCH], until=at[0])
+        asked = {name: ids for name, ids in known.items() if ids}
+        return self._credit.of(self._answers.results(key, asked))
+
     def lead(self, at: At) -> tuple[float, float] | None:
         """By how much a candidate leads the first of its batch on the batch's items; its error."""
         first = self._history.batches[at[0]].candidates[0].id
@@ -191,6 +202,11 @@ class Scoring:
         split = self._suite.splits[Split.SEARCH]
         known = [self._answers.results(key, split) for key in self._models(0)]
         return Race.of(self._suite, self._history.gains, known)
+
+    @cached_property
+    def _credit(self) -> Credit:
+        split = self._suite.splits[Split.SEARCH]
+        return Credit(self._suite, [self._answers.results(key, split) for key in self._models(0)])
 
     @cached_property
     def _estimation(self) -> Estimation:

@@ -50,8 +50,10 @@ import json, sys
 from evomerge import optimizers
 from evomerge.optimizers import Problem, Told
 from evomerge.params import Dim
+from evomerge.testing.optimizers import pool
 job = json.load(sys.stdin)
 problem = Problem(tuple(Dim(*dim) for dim in job["dims"]), tuple(job["objectives"]))
+problem = pool(problem) if job["pooled"] else problem
 optimizer = optimizers.make(job["name"], problem, seed=job["seed"], options=job["options"])
 for batch, seen, told in job["tells"]:
     told = [Told(**{key: tuple(v) if isinstance(v, list) else v for key, v in t.items()}) for t in told]
@@ -67,9 +69,19 @@ def score(genome: Genome) -> float:
 
 
 def told(genome: Genome) -> Told:
-    """The sphere, and two objectives that trade off: spheres at 0.2 and at 0.4."""
+    """The sphere, and two objectives that trade off: spheres at 0.2 and at 0.4.
+
+    An item is answered where a gene is near enough to 0.3; each genome was not asked two of them.
+    """
     values = tuple(-sum((gene - top) ** 2 for gene in genome) for top in (0.2, 0.4))
-    return Told(genome, score(genome), values, (0.01, None))
+    worths = {
+        f"{axis} {near}": float(abs(gene - 0.3) < near)
+        for axis, gene in enumerate(genome)
+        for near in (0.05, 0.1, 0.2, 0.4)
+    }
+    for near in (0.1, 0.2) if int(genome[0] * 100) % 2 else (0.05, 0.4):
+        del worths[f"0 {near}"]
+    return Told(genome, score(genome), values, (0.01, None), answers={"a": worths})
 
 
 def settled(genome: Genome) -> Genome:
@@ -80,6 +92,31 @@ def settled(genome: Genome) -> Genome:
 
 def failed(genome: Genome) -> Told:
     return Told(genome, None)
+
+
+def pool(problem: Problem, sources: int = 4) -> Problem:
+    """The same with sources, which are corners of the space or lie on its edges, and their blends.
+
+    The last source is much like the first.
+    """
+    size = len(problem.dims)
+    rows = [[float((axis + n) % 3 == 0) for axis in range(size)] for n in range(sources - 1)]
+    rows.append([abs(gene - 0.1) for gene in rows[0]])
+    names = tuple(f"s{number}" for number in range(sources))
+
+    def blend(weights: Mapping[str, float]) -> Genome:
+        shares = [weights[name] for name in names]
+        columns = zip(*rows, strict=True)
+        genes = [sum(w * g for w, g in zip(shares, column, strict=True)) for column in columns]
+        return canonical(problem.dims, genes)
+
+    alike = {(0, sources - 1), (sources - 1, 0)}
+    kinship = {
+        (a, b): 1.0 if m == n else 0.8 if (m, n) in alike else 0.1
+        for m, a in enumerate(names)
+        for n, b in enumerate(names)
+    }
+    return replace(problem, sources=names, blend=blend, kinship=kinship)
 
 
 def known_recipes(dims: Sequence[Dim]) -> list[Genome]:
@@ -94,14 +131,24 @@ def replay(optimizer: Optimizer, tells: Sequence[Tell]) -> Optimizer:
 
 
 class OptimizerContract:
-    """Laws of ``Optimizer``; ``learns`` is False only for a baseline."""
+    """Laws of ``Optimizer``.
+
+    Attributes:
+        optimizer: its name.
+        learns: False for a baseline, and for one that only weighs the sources of a pool.
+        draws: False if what it asks follows from what it was told alone.
+        pooled: True if it wants a pool of sources (``pool``).
+    """
 
     optimizer: ClassVar[str]
     options: ClassVar[Mapping[str, Value]] = {}
     learns: ClassVar[bool] = True
+    draws: ClassVar[bool] = True
+    pooled: ClassVar[bool] = False
 
     def make(self, dims: Sequence[Dim] = REAL, seed: int = 0) -> Optimizer:
         problem = Problem(tuple(dims), OBJECTIVES)
+        problem = pool(problem) if self.pooled else problem
         return optimizers.make(self.optimizer, problem, seed=seed, options=self.options)
 
     def ask(self, optimizer: Optimizer, count: int, batch: int) -> list[Ask]:
@@ -170,6 +217,7 @@ class OptimizerContract:
             "options": self.options,
             "dims": [(dim.name, dim.kind, dim.size) for dim in MIXED],
             "objectives": OBJECTIVES,
+            "pooled": self.pooled,
             "seed": 3,
             "tells": [(batch, seen, [asdict(each) for each in all]) for batch, seen, all in tells],
             "count": 6,
@@ -188,6 +236,8 @@ class OptimizerContract:
         assert [tuple(genome) for genome in recommended] == optimizer.recommend(3)
 
     def test_seed_and_batch_name_the_draw(self) -> None:
+        if not self.draws:
+            pytest.skip("it draws nothing")
         one, other = self.make(seed=1), self.make(seed=2)
         assert one.ask(4, 0) == self.make(seed=1).ask(4, 0)
         assert one.ask(4, 0) != other.ask(4, 0)
@@ -352,7 +402,7 @@ class OptimizerContract:
     @pytest.mark.parametrize("lag", [1, 2])
     def test_it_beats_random_search(self, lag: int) -> None:
         if not self.learns:
-            pytest.skip("a baseline does not learn")
+            pytest.skip("it is a baseline, or weighs a pool of sources")
         dims = [Dim(f"x{axis}", "real") for axis in range(6)]
         losses = []
         for seed in range(3):

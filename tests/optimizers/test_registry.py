@@ -43,7 +43,7 @@ def test_libraries_are_imported_only_when_asked_for() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["cma", "de", "nsga2", "nsga3", "random", "sobol", "optuna"])
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS.built_in))
 def test_built_in_names_match_their_classes(name: str) -> None:
     assert name in OPTIMIZERS.names()
     assert get(name).name == name
