@@ -8,7 +8,12 @@ from pathlib import Path
 
 from evomerge import config
 from evomerge.checkpoint import tensor_bytes
-from evomerge.commands.check_suite import check_suite, describe_items
+from evomerge.commands.check_suite import (
+    check_suite,
+    describe_floors,
+    describe_items,
+    describe_objectives,
+)
 from evomerge.commands.code import Tasks, lines_of, read_tasks, remote_code
 from evomerge.errors import ConfigError, InputError
 from evomerge.merging import open_parents
@@ -16,12 +21,15 @@ from evomerge.merging.blueprint import Blueprint, notes_on
 from evomerge.parents import Parents
 from evomerge.parents.statistics import Statistics, StatisticStore
 from evomerge.recipe import BASE, Recipe, uncovered
+from evomerge.record.events import JOURNAL
+from evomerge.record.record import Record
 from evomerge.run.calibrating import wanted
 from evomerge.run.preflight import Run, inspect, prepare
 from evomerge.run.spec import NAME, RunSpec, load_run
 from evomerge.scorers.sources import Code
 from evomerge.suite.objectives import why_no_sum
 from evomerge.suite.splits import Split
+from evomerge.suite.suite import Suite
 
 
 def check(path: str | Path) -> list[str]:
@@ -96,7 +104,8 @@ def _check_run(path: Path) -> list[str]:
         f"budget: {_budget(spec)}; base, parents and known recipes are {_known(job)} evaluations of {full} items",
         f"a candidate: {first} items in the first generation, {last} in the last, the probe included",
         *describe_items(suite),
-        _objectives(spec),
+        describe_objectives(spec.suite),
+        *describe_floors(spec.suite, suite.directions, _known_bounds(spec, suite)),
         *([f"the shortlist answers the whole select split, without a race: {why}"] if why else []),
         *_needs(job, parents),
     ]
@@ -127,7 +136,8 @@ def _check_unexecuted(spec: RunSpec, tasks: Tasks, remote: Sequence[Code]) -> li
         f"{spec.folder}: ok, as far as can be told without executing what it names",
         *_models_and_space(job, parents),
         f"budget: {_budget(spec)}; base, parents and known recipes are {_known(job)} evaluations",
-        _objectives(spec),
+        describe_objectives(spec.suite),
+        *describe_floors(spec.suite, {**tasks.maximize, **job.suite.directions}),
         *tasks.lines,
         *lines_of(remote),
         f"not checked, since only executing tells: {'; '.join(unchecked)}",
@@ -172,12 +182,15 @@ def _known(job: Run) -> int:
     return len(job.space.references()) + len(job.space.starts())
 
 
-def _objectives(spec: RunSpec) -> str:
-    named = [
-        plain["name"] + (f" (floor {plain['floor']})" if plain["floor"] else "")
-        for plain in spec.suite.objectives
-    ]
-    return f"objectives: {', '.join(named)}"
+def _known_bounds(spec: RunSpec, suite: Suite) -> dict[str, float]:
+    """What each floor comes to on the search items, once base and parents were scored."""
+    if not (spec.folder / JOURNAL).is_file():
+        return {}
+    history = Record(spec.folder).history
+    if not (history.batches and history.complete(1)):
+        return {}
+    references = history.references(0)
+    return {o.name: o.floor.bound(o, references) for o in suite.objectives if o.floor}
 
 
 def _needs(job: Run, parents: Parents) -> list[str]:

@@ -75,6 +75,11 @@ class Suite:
         """The objectives that have a scorer: all but those made of others."""
         return [objective for objective in self.objectives if not objective.of]
 
+    @property
+    def directions(self) -> dict[str, bool]:
+        """Objective -> whether more is better."""
+        return {objective.name: objective.maximize for objective in self.objectives}
+
     @cached_property
     def splits(self) -> dict[str, Items]:
         """The items of each split, disjoint by source; of the search split the anchors, if there are."""
