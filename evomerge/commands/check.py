@@ -16,6 +16,7 @@ from evomerge.commands.check_suite import (
 )
 from evomerge.commands.code import Tasks, lines_of, read_tasks, remote_code
 from evomerge.errors import ConfigError, InputError
+from evomerge.evolution.history import History
 from evomerge.merging import open_parents
 from evomerge.merging.blueprint import Blueprint, notes_on
 from evomerge.parents import Parents
@@ -95,6 +96,8 @@ def _check_run(path: Path) -> list[str]:
     job = prepare(replace(spec, trust_remote_code=False))  # there is none
     parents = Parents(job.models, spec.tokenizer)
     suite = job.suite
+    history = Record(spec.folder).history if (spec.folder / JOURNAL).is_file() else None
+    unable = history.unable if history else {}
     why = why_no_sum(suite.objectives, suite.spec.combination)
     full = sum(map(len, suite.splits[Split.SEARCH].values()))
     first, last = suite.cost(0.0), suite.cost(1.0)
@@ -105,7 +108,8 @@ def _check_run(path: Path) -> list[str]:
         f"a candidate: {first} items in the first generation, {last} in the last, the probe included",
         *describe_items(suite),
         describe_objectives(spec.suite),
-        *describe_floors(spec.suite, suite.directions, _known_bounds(spec, suite)),
+        *describe_floors(spec.suite, suite.directions, _bounds(history, suite)),
+        *(f"{name} cannot rank these models: {why}" for name, why in unable.items()),
         *([f"the shortlist answers the whole select split, without a race: {why}"] if why else []),
         *_needs(job, parents),
     ]
@@ -182,12 +186,9 @@ def _known(job: Run) -> int:
     return len(job.space.references()) + len(job.space.starts())
 
 
-def _known_bounds(spec: RunSpec, suite: Suite) -> dict[str, float]:
+def _bounds(history: History | None, suite: Suite) -> dict[str, float]:
     """What each floor comes to on the search items, once base and parents were scored."""
-    if not (spec.folder / JOURNAL).is_file():
-        return {}
-    history = Record(spec.folder).history
-    if not (history.batches and history.complete(1)):
+    if history is None or not history.batches or not history.complete(1):
         return {}
     references = history.references(0)
     return {o.name: o.floor.bound(o, references) for o in suite.objectives if o.floor}

@@ -99,7 +99,7 @@ class Search:
         starts: Mapping[str, Recipe] | None = None,
     ) -> None:
         self.space, self.optimizer, self.plan, self.history = space, optimizer, plan, history
-        self._objectives, self._front = counting(objectives), front
+        self._objectives, self._front = counting(objectives), front  # of which some may be idle
         self._starts = space.starts() if starts is None else starts
         self._told = 0  # batches told to the optimizer
 
@@ -195,7 +195,7 @@ class Search:
         self._told = max(self._told, count)
 
     def _what_came_of(self, batch: Batch, candidate: Candidate, genome: tuple[float, ...]) -> Told:
-        """Values in yardstick units, so that objectives compare with each other."""
+        """Values in yardstick units, so that objectives compare with each other; 0 of an idle one."""
         evaluation = self.history.evaluations(batch.number)[candidate.id]
         score = self.history.scores(batch.number)[candidate.id]
         if score is None or evaluation.values is None:
@@ -206,8 +206,14 @@ class Search:
         return Told(
             genome,
             score.value,
-            tuple(o.sign * evaluation.values[o.name] / gains[o.name] for o in self._objectives),
-            tuple(None if error is None else error / gains[o.name] for o, error in found),
+            tuple(
+                o.sign * evaluation.values[o.name] / gains[o.name] if o.name in gains else 0.0
+                for o in self._objectives
+            ),
+            tuple(
+                0.0 if o.name not in gains else None if error is None else error / gains[o.name]
+                for o, error in found
+            ),
             score.violation,
         )
 
@@ -231,9 +237,10 @@ class Search:
         return self._batch(Phase.SELECT, sorted(unique.values(), key=lambda c: c.id))
 
     def _of_front(self, elites: Sequence[Elite]) -> list[Elite]:
+        ranking = [o for o in self._objectives if o.name not in self.history.idle]
         if self._front:
-            return spread(elites, self._objectives, self._front)
-        return knees(elites, self._objectives) if len(self._objectives) > 1 else []
+            return spread(elites, ranking, self._front)
+        return knees(elites, ranking) if len(ranking) > 1 else []
 
     def _recommended(self, genome: tuple[float, ...], others: Sequence[Candidate]) -> Candidate:
         """The candidate of a canonical genome: a known one if it was drawn before, or if its recipe is

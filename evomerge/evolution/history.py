@@ -1,7 +1,7 @@
 """The history of a search: a fold over its events, and what can be read off it.
 
-Five kinds of events exist: a batch was opened, an evaluation arrived, the search phase was closed, a
-round of the shortlist was judged, the table was made. Scores exist once a batch is complete, because
+Six kinds of events exist: a batch was opened, an evaluation arrived, the yardsticks were settled, the
+search phase was closed, a round of the shortlist was judged, the table was made. Scores exist once a batch is complete, because
 they are relative to base and parents: on the whole search split while it is searched, later on the
 batch's own items.
 ``evolution.core.Search`` has one and proposes from it; a reader of a journal needs only this. What a
@@ -101,6 +101,19 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Settled:
+    """What base and parents, once scored, settle.
+
+    Attributes:
+        gains: the yardsticks; an objective without one counts nothing.
+        unable: objective -> why it cannot rank these models, and what follows.
+    """
+
+    gains: Mapping[str, float]
+    unable: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Dropped:
     """A merge that left the race: ``leader`` beat it with this evidence on this many items."""
 
@@ -179,6 +192,7 @@ class History:
         candidates: by id.
         batches: in order.
         gains: the yardsticks, once base and parents are scored.
+        unable: objective -> why it cannot rank these models, once that is settled.
         closed: why the search phase was ended early, if it was.
         verdicts: on the rounds of the shortlist.
         arrived: evaluations, of all phases.
@@ -195,6 +209,8 @@ class History:
         self.candidates: dict[int, Candidate] = {}
         self.batches: list[Batch] = []
         self.gains: Mapping[str, float] = {}
+        self.unable: Mapping[str, str] = {}
+        self._settled = False
         self.closed: str | None = None
         self.verdicts: list[Verdict] = []
         self.arrived = 0
@@ -221,6 +237,17 @@ class History:
             self.searched += len(batch.candidates)
         if batch.candidates:
             self._open.add(batch.number)
+
+    def settle(self, settled: Settled) -> None:
+        """Fold: base and parents told which objectives count, by which yardsticks.
+
+        Raises:
+            ValueError: they are not all scored yet, or it was settled before.
+        """
+        if not self.unsettled:
+            raise ValueError("yardsticks are settled once, when base and parents are scored")
+        self.gains, self.unable, self._settled = settled.gains, settled.unable, True
+        self._score(self._batches[0])
 
     def close(self, reason: str) -> None:
         """Fold: nothing more is asked for; go on to the shortlist."""
@@ -282,18 +309,22 @@ class History:
     def _complete(self, progress: _Progress) -> None:
         """All evaluations of a batch are there: score them."""
         batch = progress.batch
-        references = self.references(batch.number)
         if batch.phase == Phase.REFERENCES:
-            self.gains = self._yardsticks(references)
+            self.gains = self._yardsticks(self.references(batch.number))
+        self._score(progress)
+        self._open.discard(batch.number)
+        while len(self._costs) <= len(self._batches) and self.complete(len(self._costs)):
+            self._costs.append(self._costs[-1] + self._batches[len(self._costs) - 1].cost)
+
+    def _score(self, progress: _Progress) -> None:
+        batch = progress.batch
+        references = self.references(batch.number)
         for candidate in batch.candidates:
             values = progress.evaluations[candidate.id].values
             score = None if values is None else self._combine(values, references, self.gains)
             progress.scores[candidate.id] = score
             if score is not None and values is not None and batch.phase in MERGED:
                 self._best.add(Elite(candidate.id, batch.number, score, values))
-        self._open.discard(batch.number)
-        while len(self._costs) <= len(self._batches) and self.complete(len(self._costs)):
-            self._costs.append(self._costs[-1] + self._batches[len(self._costs) - 1].cost)
 
     def _check_complete(self, count: int) -> None:
         for number in sorted(self._open):
@@ -346,6 +377,16 @@ class History:
     def done(self) -> bool:
         """True once the report batch is complete."""
         return self.phase == Phase.REPORT and self.complete()
+
+    @property
+    def unsettled(self) -> bool:
+        """True while base and parents are scored and nothing followed from it yet."""
+        return len(self._batches) == 1 and self.complete() and not self._settled
+
+    @property
+    def idle(self) -> set[str]:
+        """Objectives that count nothing, as they cannot rank these models."""
+        return {name for name in self.unable if name not in self.gains}
 
     @property
     def unjudged(self) -> int | None:

@@ -17,7 +17,15 @@ from evomerge.evolution.history import History
 from evomerge.inference.comparison import Array, Sums, mcnemar, swap_labels
 from evomerge.inference.intervals import Interval, Resampled, Resamples, jointly
 from evomerge.judging.estimation import spread
-from evomerge.suite.objectives import BASE, Objective, Values, entering, why_worst, with_derived
+from evomerge.suite.objectives import (
+    BASE,
+    Objective,
+    Values,
+    entering,
+    weightless,
+    why_worst,
+    with_derived,
+)
 from evomerge.suite.scorer import UNBOUNDED, Items, Results, column
 from evomerge.suite.suite import Suite
 
@@ -127,7 +135,10 @@ def compare(
         key: names the random swaps.
         label: which of the references ``theirs`` is, if it is one.
     """
-    objectives = entering(suite.objectives)
+    idle = {o.name for o in suite.objectives if o.name not in gains}
+    plainly = suite.spec.combination == "mean"
+    counted = suite.objectives if plainly else weightless(suite.objectives, idle)
+    objectives = entering(counted)
     names = [objective.name for objective in objectives]
     number: dict[str, int] = {}
     for objective in objectives:
@@ -161,7 +172,7 @@ def compare(
         ]
         return np.array([score(a, b) - score(b, b) for a, b in zip(*pairs, strict=True)])
 
-    if why_worst(suite.objectives, suite.spec.combination) is None:
+    if why_worst(counted, suite.spec.combination) is None:
         slopes = np.array([score({n: plain[n] + 1}, {}) - score({}, {}) for n in names])
         p = swap_labels(*sums, lambda ours, theirs: (ours - theirs) @ slopes, *key)
         return PValue(p, "sign flips")
@@ -179,7 +190,8 @@ def search_interval(
         return history.score(batch, with_derived(objectives, values)).value
 
     known = evaluation.errors or {}
-    errors = {objective.name: known.get(objective.name) for objective in entering(objectives)}
+    counted = entering(weightless(objectives, history.idle))
+    errors = {objective.name: known.get(objective.name) for objective in counted}
     value, error = score(evaluation.values), spread(objectives, score, evaluation.values, errors)
     return Interval.around(value, error)
 

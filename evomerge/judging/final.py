@@ -17,7 +17,7 @@ from evomerge.inference.intervals import Interval, Resampled, jointly
 from evomerge.judging.evidence import Bootstrap, ByObjective, compare
 from evomerge.judging.health import asymmetries, notes
 from evomerge.judging.table import Count, Effort, Gain, Row, Table, Trust
-from evomerge.suite.objectives import BASE, entering
+from evomerge.suite.objectives import BASE, entering, weightless
 from evomerge.suite.scorer import Items, Results
 from evomerge.suite.splits import Split
 from evomerge.suite.suite import Suite
@@ -128,7 +128,10 @@ def final_table(
             report=reported,
             gap=_gap(searched, reported, suite) if searched and reported else None,
             search_items=count_all(suite, suite.splits[Split.SEARCH]),
-            anchored=any(o.scorer in suite.spec.anchors for o in entering(suite.objectives)),
+            anchored=any(
+                o.scorer in suite.spec.anchors
+                for o in entering(weightless(suite.objectives, history.idle))
+            ),
         ),
         effort=Effort(
             candidates=len(history.candidates) - len(references),

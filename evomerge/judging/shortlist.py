@@ -10,7 +10,7 @@ from evomerge.judging.evidence import Bootstrap
 from evomerge.judging.front import confirm
 from evomerge.judging.health import asymmetries
 from evomerge.judging.race import ALPHA, Race, e_value
-from evomerge.suite.objectives import counting
+from evomerge.suite.objectives import counting, weightless
 from evomerge.suite.scorer import Items, Results
 from evomerge.suite.splits import Split
 from evomerge.suite.suite import Suite
@@ -83,7 +83,8 @@ def _front(
     """
     if not suite.spec.front:
         return ()
-    objectives, count = counting(suite.objectives), suite.spec.front
+    objectives = counting(weightless(suite.objectives, history.idle))
+    count = suite.spec.front
     known = {*references, *valid}
     ranked = [
         elite

@@ -9,6 +9,8 @@ batch      ``BatchLine``: candidates (id, origin, genome, body) and how many ite
            written before the first of them is handed out
 evaluation ``EvaluationLine``: objective values of one candidate with standard errors, or why it
            failed; where its responses lie, and which earlier ones (batch, candidate) were used again
+settled    ``SettledLine``: the yardsticks, and which objectives cannot rank these models; follows the
+           evaluations of base and parents
 closed     the search phase was ended early (out of hours)
 round      ``RoundLine``, a round of the shortlist: who was beaten, by whom, with what evidence; whose
            scores are invalid and why; why there was no race; who is on the front
@@ -21,6 +23,7 @@ Each is a dataclass, and a line of a journal is valid if its type can be made fr
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,6 +43,7 @@ from evomerge.evolution.history import (
     History,
     Member,
     Phase,
+    Settled,
     Verdict,
 )
 from evomerge.judging.table import Table
@@ -263,6 +267,23 @@ class EvaluationLine(Line):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SettledLine(Line):
+    """Base and parents are scored: what counts, by which yardsticks."""
+
+    event = "settled"
+    gains: dict[str, float]
+    unable: dict[str, str]
+
+    @classmethod
+    def of(cls, settled: Settled) -> SettledLine:
+        return cls(time=time.time(), gains=dict(settled.gains), unable=dict(settled.unable))
+
+    @property
+    def settled(self) -> Settled:
+        return Settled(self.gains, self.unable)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClosedLine(Line):
     """The search phase was ended early."""
 
@@ -325,7 +346,16 @@ class EndLine(Line):
 
 KINDS: Mapping[str, type[Line]] = {
     kind.event: kind
-    for kind in (Head, SessionLine, BatchLine, EvaluationLine, ClosedLine, RoundLine, EndLine)
+    for kind in (
+        Head,
+        SessionLine,
+        BatchLine,
+        EvaluationLine,
+        SettledLine,
+        ClosedLine,
+        RoundLine,
+        EndLine,
+    )
 }
 
 
@@ -355,6 +385,11 @@ def lines_of(path: Path, events: Sequence[Mapping[str, Any]]) -> list[Line]:
                 names = [objective.name for objective in line.objectives]
             elif isinstance(line, EndLine):
                 _ = line.final
+            elif isinstance(line, SettledLine):
+                if {*line.gains, *line.unable} != {*names} or not all(
+                    0 < gain < math.inf for gain in line.gains.values()
+                ):
+                    raise ValueError("expected a yardstick above 0, or a reason, of each objective")
             elif isinstance(line, EvaluationLine):
                 for found in (line.values, line.errors):
                     if found is not None and list(found) != names:
@@ -404,6 +439,8 @@ def fold(history: History, line: Line, template: Recipe) -> None:
         history.open(line.batch_on(template))
     elif isinstance(line, EvaluationLine):
         history.observe(line.evaluation)
+    elif isinstance(line, SettledLine):
+        history.settle(line.settled)
     elif isinstance(line, RoundLine):
         history.judge(line.verdict)
     elif isinstance(line, ClosedLine):

@@ -32,7 +32,11 @@ from evomerge.suite.suite import Results, Suite
 SEED = 0
 FITNESS = {  # five sources or more in each split
     "include": ["."],
-    "objectives": {"sums": {"task": "sums"}, "text": {"text": "texts.jsonl"}},
+    # untrained parents gain nothing: with scales both count all the same
+    "objectives": {
+        "sums": {"task": "sums", "scale": 0.1},
+        "text": {"text": "texts.jsonl", "scale": 0.1},
+    },
     "items": {
         **{"search": 12, "select": 6, "report": 12, "candidate": 6},
         "shares": {"probe": 0.05, "search": 0.3, "select": 0.25, "report": 0.4},
