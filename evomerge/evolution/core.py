@@ -18,6 +18,7 @@ from evomerge.errors import RunError
 from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.best import best
 from evomerge.evolution.archive.front import knees, spread
+from evomerge.evolution.floors import chance, safe
 from evomerge.evolution.history import Batch, Candidate, History, Phase
 from evomerge.optimizers import Optimizer, Told
 from evomerge.recipe import Recipe
@@ -100,6 +101,7 @@ class Search:
     ) -> None:
         self.space, self.optimizer, self.plan, self.history = space, optimizer, plan, history
         self._objectives, self._front = counting(objectives), front  # of which some may be idle
+        self._floored = [objective for objective in objectives if objective.floor]
         self._starts = space.starts() if starts is None else starts
         self._told = 0  # batches told to the optimizer
 
@@ -218,7 +220,8 @@ class Search:
         )
 
     def _select_batch(self) -> Batch:
-        """Shortlist: references, baselines, the best observed, the front, the recommendation."""
+        """Shortlist: references, baselines, the best observed, also of those that likely hold their
+        floors, the front, the recommendation."""
         history = self.history
         self._tell(len(history.batches))
         chosen = [c for c in history.batches[0].candidates]
@@ -230,11 +233,18 @@ class Search:
         }
         elites = list(distinct.values())
         chosen += [history.candidates[e.candidate] for e in best(elites, SHORTLIST)]
+        if self._floored:
+            chosen += [history.candidates[e.candidate] for e in safe(elites, self._chance)]
         chosen += [history.candidates[e.candidate] for e in self._of_front(elites)]
         for genome in self.optimizer.recommend(max(1, self._front)):
             chosen.append(self._recommended(self.space.canonical(genome), chosen))
         unique = {c.recipe.digest: c for c in reversed(chosen)}
         return self._batch(Phase.SELECT, sorted(unique.values(), key=lambda c: c.id))
+
+    def _chance(self, elite: Elite) -> float:
+        """How likely a candidate holds its floors, by its search scores."""
+        errors = self.history.evaluations(elite.batch)[elite.candidate].errors or {}
+        return chance(self._floored, elite.values, errors, self.history.references(elite.batch))
 
     def _of_front(self, elites: Sequence[Elite]) -> list[Elite]:
         ranking = [o for o in self._objectives if o.name not in self.history.idle]

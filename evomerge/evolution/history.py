@@ -50,6 +50,9 @@ class Phase(StrEnum):
         return Split.SEARCH if self.searched else Split(self.value)
 
 
+CONFIRMED = 0.9  # how likely all floors must hold on the select items for them to be confirmed
+LIKELY = 0.5
+MISSED = 2  # the tier of who more likely than not misses a floor
 MERGED = (Phase.START, Phase.SEARCH)  # phases whose candidates are merges that were tried
 
 
@@ -143,6 +146,8 @@ class Verdict:
         saved: item-evaluations that need not be made.
         unraced: why the only round asked the whole select split; empty after a race.
         front: its confirmed members, best first by score; empty if no front is asked for.
+        floors: candidate -> how likely it holds all floors, by resamples of the round's items; empty
+            if there are none.
     """
 
     batch: int
@@ -152,6 +157,12 @@ class Verdict:
     saved: int = 0
     unraced: str = ""
     front: tuple[Member, ...] = ()
+    floors: Mapping[int, float] = field(default_factory=dict)
+
+    def tier(self, candidate: int) -> int:
+        """0: its floors are confirmed; 1: more likely than not they hold; ``MISSED``: they do not."""
+        chance = self.floors.get(candidate, 1.0)
+        return 0 if chance >= CONFIRMED else 1 if chance >= LIKELY else MISSED
 
 
 @dataclass(frozen=True)
@@ -461,13 +472,14 @@ class History:
     def winner(self) -> int | None:
         """The best merge of the newest judged round of the shortlist; None before, or if all failed.
 
-        Invalid merges rank below all others.
+        Invalid merges rank below all others. Where there are floors, those that hold them with a
+        probability of ``CONFIRMED`` come first, then those that more likely than not do, each by score.
         """
         if not self.verdicts:
             return None
         references = {c.id for c in self.batches[0].candidates}
         newest = self.verdicts[-1]
-        ranked = self.ranked(newest.batch, newest.invalid)
+        ranked = sorted(self.ranked(newest.batch), key=lambda e: _place(e, newest))
         return next((e.candidate for e in ranked if e.candidate not in references), None)
 
     @property
@@ -482,3 +494,10 @@ class History:
         """The scored candidates of a complete batch, best first, ``invalid`` ones last."""
         found = [e for e in self.elites(self._batches[batch].batch.phase) if e.batch == batch]
         return sorted(best(found, len(found)), key=lambda elite: elite.candidate in invalid)
+
+
+def _place(elite: Elite, verdict: Verdict) -> tuple[bool, int, float]:
+    """Sort key of a winner to be, the smallest first; the order of ``ranked`` decides what is equal."""
+    tier = verdict.tier(elite.candidate) if verdict.floors else 0
+    value = elite.score.value if verdict.floors and tier < MISSED else 0.0
+    return (elite.candidate in verdict.invalid, tier, -value)

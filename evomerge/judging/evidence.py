@@ -49,10 +49,15 @@ class Bootstrap:
         sources = [suite.source_of[name][item] for name, ids in items.items() for item in ids]
         return cls(suite, items, Resamples.of(sources, DRAWS, seed, "intervals"), seed)
 
-    def values(self, results: Results, model: seeds.Part) -> ByObjective:
-        """Every objective of ``model``, which answered (at least) the items."""
+    def values(self, results: Results, model: seeds.Part, *, paired: bool = False) -> ByObjective:
+        """Every objective of ``model``, which answered (at least) the items.
+
+        ``paired``: for differences of models alone; see ``metric``.
+        """
         found = {
-            objective.name: self.metric(results, model, objective.scorer, objective.metric)
+            objective.name: self.metric(
+                results, model, objective.scorer, objective.metric, paired=paired
+            )
             for objective in self.suite.measured
         }
         return {
@@ -65,8 +70,13 @@ class Bootstrap:
             for objective in self.suite.objectives
         }
 
-    def metric(self, results: Results, model: seeds.Part, name: str, metric: str) -> Resampled:
-        """One metric of scorer ``name``; what is unknown of a unanimous share is ``model``'s own."""
+    def metric(
+        self, results: Results, model: seeds.Part, name: str, metric: str, *, paired: bool = False
+    ) -> Resampled:
+        """One metric of scorer ``name``; what is unknown of a unanimous share is ``model``'s own.
+
+        ``paired``: nothing is drawn of that, as in a difference of models it is unknown of both alike.
+        """
         responses, scorer = results[name], self.suite.scorers[name]
         value_of = dict(zip(responses["items"], column(responses, metric), strict=True))
         chosen = [item for item in self.items[name] if value_of[item] is not None]
@@ -77,7 +87,7 @@ class Bootstrap:
             return self.resamples.function(
                 lambda index: scorer.aggregate(metric, [values[i] for i in index]), sources
             )
-        if _binary([values]) and not set(metric.split("*")) & set(UNBOUNDED):
+        if not paired and _binary([values]) and not set(metric.split("*")) & set(UNBOUNDED):
             key = self.seed, "share", model, name, metric
             return self.resamples.share(values, sources, *key)
         return self.resamples.ratio(sums.scale * sums.over, sums.under, sources)

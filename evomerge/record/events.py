@@ -13,7 +13,7 @@ settled    ``SettledLine``: the yardsticks, and which objectives cannot rank the
            evaluations of base and parents
 closed     the search phase was ended early (out of hours)
 round      ``RoundLine``, a round of the shortlist: who was beaten, by whom, with what evidence; whose
-           scores are invalid and why; why there was no race; who is on the front
+           scores are invalid and why; why there was no race; who is on the front; how likely floors hold
 end        ``EndLine``: the table on the report split, and which looks at it came before
 ========== ==================================================================================
 
@@ -303,6 +303,7 @@ class RoundLine(Line):
     saved: int
     unraced: str
     front: tuple[Member, ...]
+    floors: dict[int, float]
 
     @classmethod
     def of(cls, verdict: Verdict) -> RoundLine:
@@ -316,6 +317,7 @@ class RoundLine(Line):
             saved=verdict.saved,
             unraced=verdict.unraced,
             front=verdict.front,
+            floors=dict(verdict.floors),
         )
 
     @property
@@ -328,6 +330,7 @@ class RoundLine(Line):
             saved=self.saved,
             unraced=self.unraced,
             front=self.front,
+            floors=self.floors,
         )
 
 
