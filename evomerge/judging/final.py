@@ -18,7 +18,8 @@ from evomerge.judging.evidence import Bootstrap, ByObjective, compare
 from evomerge.judging.floors import margins
 from evomerge.judging.health import asymmetries, notes
 from evomerge.judging.table import Count, Effort, Gain, Held, Row, Table, Trust
-from evomerge.suite.objectives import BASE, entering, weightless
+from evomerge.judging.volume import volume
+from evomerge.suite.objectives import BASE, counting, entering, weightless
 from evomerge.suite.scorer import Items, Results
 from evomerge.suite.splits import Split
 from evomerge.suite.suite import Suite
@@ -114,6 +115,12 @@ def final_table(
         )
         for c in history.batches[-1].candidates
     ]
+    wanted = counting(weightless(suite.objectives, history.idle))
+    sets: dict[str, list[int]] = {}
+    if suite.spec.front:
+        held = {row.candidate for row in rows if all(each.held for each in row.floors)}
+        sets["front"] = [id for id in on_front if id in estimates and id in held]
+        sets["parents"] = [id for id in references if id in estimates and id in held]
     searched = _search_score(history, interval)
     chosen, chosen_items = _select_score(history, suite, selected or {}, seed)
     reported = scores[winner].interval() if winner in scores else None
@@ -143,6 +150,19 @@ def final_table(
             saved=history.saved,
             invalid={id: tuple(reasons) for id, reasons in history.invalid.items()},
         ),
+        volume={
+            name: volume(wanted, [estimates[id] for id in ids], base, history.gains).interval()
+            for name, ids in sets.items()
+            if (base := _base(estimates, references)) is not None
+        },
+    )
+
+
+def _base(
+    estimates: Mapping[int, ByObjective], references: Mapping[int, str]
+) -> ByObjective | None:
+    return next(
+        (estimates[id] for id, o in references.items() if o == BASE and id in estimates), None
     )
 
 

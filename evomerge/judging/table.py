@@ -263,6 +263,8 @@ class Table:
         rows: the winner's last.
         trust: in the winner.
         effort: of the search.
+        volume: hypervolumes over the base in yardsticks, of the ``front`` and of the ``parents``, as far
+            as they hold the floors here; empty if no front was asked for.
         version: of the plain form.
     """
 
@@ -273,6 +275,7 @@ class Table:
     rows: tuple[Row, ...]
     trust: Trust
     effort: Effort
+    volume: Mapping[str, Interval] = field(default_factory=dict)
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -303,6 +306,7 @@ class Table:
             "rows": [row.plain for row in self.rows],
             "trust": self.trust.plain,
             "effort": self.effort.plain,
+            "volume": {name: each.plain for name, each in self.volume.items()},
         }
 
     @classmethod
@@ -320,6 +324,7 @@ class Table:
             rows=tuple(Row.from_plain(row) for row in plain["rows"]),
             trust=Trust.from_plain(plain["trust"]),
             effort=Effort.from_plain(plain["effort"]),
+            volume={name: interval_from(each) for name, each in plain["volume"].items()},
             version=plain["version"],
         )
 

@@ -9,7 +9,7 @@ from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.front import front
 from evomerge.evolution.history import Phase
 from evomerge.record.record import Record
-from evomerge.report.text import markdown_text
+from evomerge.report.text import markdown_text, volume_lines
 from evomerge.suite.objectives import Objective, counting, weightless
 
 
@@ -81,4 +81,6 @@ def front_markdown(record: Record, members: Sequence[int]) -> str:
             "UNCONFIRMED: estimates on search samples, of which the luckiest are on the front; few of these "
             "would be found there again."
         )
-    return "\n".join([*lines, "", note, ""])
+    covered = volume_lines(record.table) if sure and record.table else []
+    covered = [line[0].upper() + line[1:] for line in covered]
+    return "\n".join([*lines, "", note, *covered, ""])

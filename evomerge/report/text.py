@@ -53,7 +53,7 @@ def table_notes(table: Table) -> list[str]:
         lines.append(
             f"{len(invalid)} of the shortlist ({named}) are invalid on the select split: they rank below all others."
         )
-    lines += _floor_lines(table)
+    lines += [*_floor_lines(table), *volume_lines(table)]
     for row in table.rows:
         if row.gain and row.gain.difference.value < 0:
             lines.append(f"{row.label} scores higher than the winner on the report split.")
@@ -115,6 +115,17 @@ def _held_text(row: Row, each: Held) -> str:
     if not each.margin.why:
         margin = f"{each.margin.value:+.3f} [{each.margin.low:+.3f}, {each.margin.high:+.3f}]"
     return f"{each.objective} {value}, {side} {stated}: by {margin} on the report items"
+
+
+def volume_lines(table: Table) -> list[str]:
+    """How much the front covers; nothing where none was asked for."""
+    if not table.volume:
+        return []
+    found = ", ".join(f"{name} {interval_text(each)}" for name, each in table.volume.items())
+    return [
+        f"hypervolume over the base on the report items, in yardsticks (1: a merge as good as the best parent "
+        f"at everything): {found}."
+    ]
 
 
 def _percent(probability: float) -> str:
