@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from evomerge.commands.check_suite import (
 )
 from evomerge.commands.code import Tasks, lines_of, read_tasks, remote_code
 from evomerge.errors import ConfigError, InputError
-from evomerge.evolution.history import History
 from evomerge.merging import open_parents
 from evomerge.merging.blueprint import Blueprint, notes_on
 from evomerge.parents import Parents
@@ -30,7 +29,6 @@ from evomerge.run.spec import NAME, RunSpec, load_run
 from evomerge.scorers.sources import Code
 from evomerge.suite.objectives import why_no_sum
 from evomerge.suite.splits import Split
-from evomerge.suite.suite import Suite
 
 
 def check(path: str | Path) -> list[str]:
@@ -96,8 +94,6 @@ def _check_run(path: Path) -> list[str]:
     job = prepare(replace(spec, trust_remote_code=False))  # there is none
     parents = Parents(job.models, spec.tokenizer)
     suite = job.suite
-    history = Record(spec.folder).history if (spec.folder / JOURNAL).is_file() else None
-    unable = history.unable if history else {}
     why = why_no_sum(suite.objectives, suite.spec.combination)
     full = sum(map(len, suite.splits[Split.SEARCH].values()))
     first, last = suite.cost(0.0), suite.cost(1.0)
@@ -107,9 +103,7 @@ def _check_run(path: Path) -> list[str]:
         f"budget: {_budget(spec)}; base, parents and known recipes are {_known(job)} evaluations of {full} items",
         f"a candidate: {first} items in the first generation, {last} in the last, the probe included",
         *describe_items(suite),
-        describe_objectives(spec.suite),
-        *describe_floors(spec.suite, suite.directions, _bounds(history, suite)),
-        *(f"{name} cannot rank these models: {why}" for name, why in unable.items()),
+        *_what_counts(spec, suite.directions),
         *([f"the shortlist answers the whole select split, without a race: {why}"] if why else []),
         *_needs(job, parents),
     ]
@@ -140,8 +134,7 @@ def _check_unexecuted(spec: RunSpec, tasks: Tasks, remote: Sequence[Code]) -> li
         f"{spec.folder}: ok, as far as can be told without executing what it names",
         *_models_and_space(job, parents),
         f"budget: {_budget(spec)}; base, parents and known recipes are {_known(job)} evaluations",
-        describe_objectives(spec.suite),
-        *describe_floors(spec.suite, {**tasks.maximize, **job.suite.directions}),
+        *_what_counts(spec, {**tasks.maximize, **job.suite.directions}),
         *tasks.lines,
         *lines_of(remote),
         f"not checked, since only executing tells: {'; '.join(unchecked)}",
@@ -186,12 +179,22 @@ def _known(job: Run) -> int:
     return len(job.space.references()) + len(job.space.starts())
 
 
-def _bounds(history: History | None, suite: Suite) -> dict[str, float]:
-    """What each floor comes to on the search items, once base and parents were scored."""
-    if history is None or not history.batches or not history.complete(1):
-        return {}
-    references = history.references(0)
-    return {o.name: o.floor.bound(o, references) for o in suite.objectives if o.floor}
+def _what_counts(spec: RunSpec, directions: Mapping[str, bool]) -> list[str]:
+    """Objectives and floors in words, and what base and parents told of them if they were scored."""
+    bounds: dict[str, float] = {}
+    unable: Mapping[str, str] = {}
+    if (spec.folder / JOURNAL).is_file():
+        record = Record(spec.folder)
+        history, unable = record.history, record.history.unable
+        directions = {o.name: o.maximize for o in record.objectives}
+        if history.batches and history.complete(1):
+            references = history.references(0)
+            bounds = {o.name: o.floor.bound(o, references) for o in record.objectives if o.floor}
+    return [
+        describe_objectives(spec.suite),
+        *describe_floors(spec.suite, directions, bounds),
+        *(f"{name} cannot rank these models: {why}" for name, why in unable.items()),
+    ]
 
 
 def _needs(job: Run, parents: Parents) -> list[str]:
