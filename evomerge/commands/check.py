@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from evomerge import config
 from evomerge.checkpoint import tensor_bytes
-from evomerge.commands.check_suite import check_suite, describe_items
+from evomerge.commands.check_suite import (
+    check_suite,
+    describe_floors,
+    describe_items,
+    describe_objectives,
+)
 from evomerge.commands.code import Tasks, lines_of, read_tasks, remote_code
 from evomerge.errors import ConfigError, InputError
 from evomerge.merging import open_parents
@@ -16,6 +21,8 @@ from evomerge.merging.blueprint import Blueprint, notes_on
 from evomerge.parents import Parents
 from evomerge.parents.statistics import Statistics, StatisticStore
 from evomerge.recipe import BASE, Recipe, uncovered
+from evomerge.record.events import JOURNAL
+from evomerge.record.record import Record
 from evomerge.run.calibrating import wanted
 from evomerge.run.preflight import Run, inspect, prepare
 from evomerge.run.spec import NAME, RunSpec, load_run
@@ -99,7 +106,7 @@ def _check_run(path: Path) -> list[str]:
         f"budget: {_budget(spec)}; base, parents and known recipes are {_known(job)} evaluations of {full} items",
         f"a candidate: {first} items in the first generation, {last} in the last, the probe included",
         *describe_items(suite),
-        _objectives(spec),
+        *_what_counts(spec, suite.directions),
         *_slopes(job, parents),
         *([f"the shortlist answers the whole select split, without a race: {why}"] if why else []),
         *_needs(job, parents),
@@ -131,7 +138,7 @@ def _check_unexecuted(spec: RunSpec, tasks: Tasks, remote: Sequence[Code]) -> li
         f"{spec.folder}: ok, as far as can be told without executing what it names",
         *_models_and_space(job, parents),
         f"budget: {_budget(spec)}; base, parents and known recipes are {_known(job)} evaluations",
-        _objectives(spec),
+        *_what_counts(spec, {**tasks.maximize, **job.suite.directions}),
         *tasks.lines,
         *lines_of(remote),
         f"not checked, since only executing tells: {'; '.join(unchecked)}",
@@ -176,12 +183,22 @@ def _known(job: Run) -> int:
     return len(job.space.references()) + len(job.space.starts())
 
 
-def _objectives(spec: RunSpec) -> str:
-    named = [
-        plain["name"] + (f" (floor {plain['floor']})" if plain["floor"] else "")
-        for plain in spec.suite.objectives
+def _what_counts(spec: RunSpec, directions: Mapping[str, bool]) -> list[str]:
+    """Objectives and floors in words, and what base and parents told of them if they were scored."""
+    bounds: dict[str, float] = {}
+    unable: Mapping[str, str] = {}
+    if (spec.folder / JOURNAL).is_file():
+        record = Record(spec.folder)
+        history, unable = record.history, record.history.unable
+        directions = {o.name: o.maximize for o in record.objectives}
+        if history.batches and history.complete(1):
+            references = history.references(0)
+            bounds = {o.name: o.floor.bound(o, references) for o in record.objectives if o.floor}
+    return [
+        describe_objectives(spec.suite),
+        *describe_floors(spec.suite, directions, bounds),
+        *(f"{name} cannot rank these models: {why}" for name, why in unable.items()),
     ]
-    return f"objectives: {', '.join(named)}"
 
 
 def _needs(job: Run, parents: Parents) -> list[str]:

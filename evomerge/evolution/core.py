@@ -19,6 +19,7 @@ from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.best import best
 from evomerge.evolution.archive.front import knees, spread
 from evomerge.evolution.candidate import Candidate
+from evomerge.evolution.floors import chance, safe
 from evomerge.evolution.history import SLOPE_COST, Batch, History, Phase
 from evomerge.optimizers import Optimizer, Told
 from evomerge.params import Genome
@@ -108,7 +109,8 @@ class Search:
         credit: Credit = lambda at: {},
     ) -> None:
         self.space, self.optimizer, self.plan, self.history = space, optimizer, plan, history
-        self._objectives, self._front = counting(objectives), front
+        self._objectives, self._front = counting(objectives), front  # of which some may be idle
+        self._floored = [objective for objective in objectives if objective.floor]
         self._starts = space.starts() if starts is None else starts
         self._lead, self._credit = lead, credit
         self._told = 0  # batches told to the optimizer
@@ -206,7 +208,7 @@ class Search:
         self._told = max(self._told, count)
 
     def _what_came_of(self, batch: Batch, candidate: Candidate, genome: tuple[float, ...]) -> Told:
-        """Values in yardstick units, so that objectives compare with each other."""
+        """Values in yardstick units, so that objectives compare with each other; 0 of an idle one."""
         evaluation = self.history.evaluations(batch.number)[candidate.id]
         score = self.history.scores(batch.number)[candidate.id]
         if score is None or evaluation.values is None:
@@ -219,8 +221,14 @@ class Search:
         return Told(
             genome,
             score.value,
-            tuple(o.sign * evaluation.values[o.name] / gains[o.name] for o in self._objectives),
-            tuple(None if error is None else error / gains[o.name] for o, error in found),
+            tuple(
+                o.sign * evaluation.values[o.name] / gains[o.name] if o.name in gains else 0.0
+                for o in self._objectives
+            ),
+            tuple(
+                0.0 if o.name not in gains else None if error is None else error / gains[o.name]
+                for o, error in found
+            ),
             score.violation,
             tuple(evaluation.values[m.name] for m in self.optimizer.problem.measures),
             answers=self._credit((batch.number, candidate.id)) if self.optimizer.ANSWERS else {},
@@ -235,7 +243,8 @@ class Search:
         )
 
     def _select_batch(self) -> Batch:
-        """Shortlist: references, baselines, the best observed, the front, the recommendation."""
+        """Shortlist: references, baselines, the best observed, also of those that likely hold their
+        floors, the front, the recommendation."""
         history = self.history
         self._tell(len(history.batches))
         chosen = [c for c in history.batches[0].candidates]
@@ -246,16 +255,24 @@ class Search:
         }
         elites = list(distinct.values())
         chosen += [history.candidates[e.candidate] for e in best(elites, self.optimizer.observed)]
+        if self._floored:
+            chosen += [history.candidates[e.candidate] for e in safe(elites, self._chance)]
         chosen += [history.candidates[e.candidate] for e in self._of_front(elites)]
         for genome in self.optimizer.recommend(max(RECOMMENDED, self._front)):
             chosen.append(self._recommended(self.space.canonical(genome), chosen))
         unique = {c.digest: c for c in reversed(chosen)}
         return self._batch(Phase.SELECT, sorted(unique.values(), key=lambda c: c.id))
 
+    def _chance(self, elite: Elite) -> float:
+        """How likely a candidate holds its floors, by its search scores."""
+        errors = self.history.evaluations(elite.batch)[elite.candidate].errors or {}
+        return chance(self._floored, elite.values, errors, self.history.references(elite.batch))
+
     def _of_front(self, elites: Sequence[Elite]) -> list[Elite]:
+        ranking = [o for o in self._objectives if o.name not in self.history.idle]
         if self._front:
-            return spread(elites, self._objectives, self._front)
-        return knees(elites, self._objectives) if len(self._objectives) > 1 else []
+            return spread(elites, ranking, self._front)
+        return knees(elites, ranking) if len(ranking) > 1 else []
 
     def _recommended(self, genome: tuple[float, ...], others: Sequence[Candidate]) -> Candidate:
         """The candidate of a canonical genome: a known one if it was drawn before, or if its recipe is

@@ -10,9 +10,11 @@ batch      ``BatchLine``: candidates (id, origin, genome, body) and how many ite
 evaluation ``EvaluationLine``: objective values of one candidate with standard errors, or why it
            failed; where its responses lie, and which earlier ones (batch, candidate) were used again
 decision   ``DecisionLine``: what the optimizer decided, and why, in words
+settled    ``SettledLine``: the yardsticks, and which objectives cannot rank these models; follows the
+           evaluations of base and parents
 closed     the search phase was ended early (out of hours)
 round      ``RoundLine``, a round of the shortlist: who was beaten, by whom, with what evidence; whose
-           scores are invalid and why; why there was no race; who is on the front
+           scores are invalid and why; why there was no race; who is on the front; how likely floors hold
 end        ``EndLine``: the table on the report split, and which looks at it came before
 ========== ==================================================================================
 
@@ -22,6 +24,7 @@ Each is a dataclass, and a line of a journal is valid if its type can be made fr
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,6 +44,7 @@ from evomerge.evolution.history import (
     History,
     Member,
     Phase,
+    Settled,
     Verdict,
 )
 from evomerge.judging.table import Table
@@ -292,6 +296,23 @@ class DecisionLine(Line):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SettledLine(Line):
+    """Base and parents are scored: what counts, by which yardsticks."""
+
+    event = "settled"
+    gains: dict[str, float]
+    unable: dict[str, str]
+
+    @classmethod
+    def of(cls, settled: Settled) -> SettledLine:
+        return cls(time=time.time(), gains=dict(settled.gains), unable=dict(settled.unable))
+
+    @property
+    def settled(self) -> Settled:
+        return Settled(self.gains, self.unable)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClosedLine(Line):
     """The search phase was ended early."""
 
@@ -311,6 +332,7 @@ class RoundLine(Line):
     saved: int
     unraced: str
     front: tuple[Member, ...]
+    floors: dict[int, float]
 
     @classmethod
     def of(cls, verdict: Verdict) -> RoundLine:
@@ -324,6 +346,7 @@ class RoundLine(Line):
             saved=verdict.saved,
             unraced=verdict.unraced,
             front=verdict.front,
+            floors=dict(verdict.floors),
         )
 
     @property
@@ -336,6 +359,7 @@ class RoundLine(Line):
             saved=self.saved,
             unraced=self.unraced,
             front=self.front,
+            floors=self.floors,
         )
 
 
@@ -360,6 +384,7 @@ KINDS: Mapping[str, type[Line]] = {
         BatchLine,
         EvaluationLine,
         DecisionLine,
+        SettledLine,
         ClosedLine,
         RoundLine,
         EndLine,
@@ -392,6 +417,11 @@ def lines_of(path: Path, events: Iterable[Mapping[str, Any]]) -> Iterator[Line]:
                 names = [objective.name for objective in line.objectives]
             elif isinstance(line, EndLine):
                 _ = line.final
+            elif isinstance(line, SettledLine):
+                if {*line.gains, *line.unable} != {*names} or not all(
+                    0 < gain < math.inf for gain in line.gains.values()
+                ):
+                    raise ValueError("expected a yardstick above 0, or a reason, of each objective")
             elif isinstance(line, EvaluationLine):
                 for found in (line.values, line.errors):
                     if found is not None and list(found) != names:
@@ -502,6 +532,8 @@ def fold(history: History, line: Line, template: Recipe, path: Path, number: int
         history.open(line.batch_on(template, path, number))
     elif isinstance(line, EvaluationLine):
         history.observe(line.evaluation)
+    elif isinstance(line, SettledLine):
+        history.settle(line.settled)
     elif isinstance(line, RoundLine):
         history.judge(line.verdict)
     elif isinstance(line, ClosedLine):

@@ -159,7 +159,7 @@ def _empty(path: Path) -> InputError:
 def remarks_on(history: History, budget: Mapping[str, float | None]) -> list[str]:
     """What a run left out that it could have done, and why."""
     phases, spent = [batch.phase for batch in history.batches], history.spent
-    found = []
+    found = [f"{name} cannot rank these models: {why}" for name, why in history.unable.items()]
     if Phase.SELECT in phases and Phase.SEARCH not in phases:
         limits = [
             f"{getattr(spent, name):,} of {limit:,} {name}"

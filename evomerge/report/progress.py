@@ -91,6 +91,9 @@ class Display(Listener):
         self._over = self._share
         self.say("starting workers")
 
+    def noted(self, text: str) -> None:
+        self._line(f"note: {text}")
+
     def opened(self, batch: Batch) -> None:
         if not self._arrived:
             self._began = time.monotonic()  # the workers' start-up is no part of the rate

@@ -24,6 +24,7 @@ from evomerge.record.events import (
     Line,
     RoundLine,
     SessionLine,
+    SettledLine,
     Survey,
     fold,
     lines_of,
@@ -60,6 +61,9 @@ class Listener:
             interval: (batch, candidate) -> of its search score.
             seconds: that earlier sessions worked.
         """
+
+    def noted(self, text: str) -> None:
+        """Something that a person should know was found."""
 
     def opened(self, batch: Batch) -> None:
         """A batch was handed out."""
@@ -214,6 +218,12 @@ class _Loop:
             self._write(ClosedLine(time=time.time(), reason="hours"))
             history.close("hours")
         while True:
+            if history.unsettled:
+                settled = self.scoring.settle()
+                self._write(SettledLine.of(settled))
+                history.settle(settled)
+                for name, why in settled.unable.items():
+                    self.listener.noted(f"{name} cannot rank these models: {why}")
             if (newest := history.unjudged) is not None:
                 verdict = self.scoring.judge(newest)
                 self._write(RoundLine.of(verdict))

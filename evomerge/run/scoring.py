@@ -9,13 +9,14 @@ from typing import Any
 
 from evomerge.errors import CandidateFailed
 from evomerge.evolution.core import Search
-from evomerge.evolution.history import Batch, Phase, Verdict
+from evomerge.evolution.history import Batch, Phase, Settled, Verdict
 from evomerge.inference.intervals import Interval
 from evomerge.judging.credit import Credit
 from evomerge.judging.estimation import Estimation
 from evomerge.judging.evidence import search_interval
 from evomerge.judging.lead import lead
 from evomerge.judging.race import Race
+from evomerge.judging.ranking import settle
 from evomerge.judging.shortlist import judge
 from evomerge.params import Genome
 from evomerge.record.answers import Answers, At
@@ -181,6 +182,15 @@ class Scoring:
     def interval(self, batch: int, candidate: int) -> Interval:
         """The score of a candidate of a search batch, and how far off it may be."""
         return search_interval(self._history, self._suite.objectives, batch, candidate)
+
+    def settle(self) -> Settled:
+        """What base and parents, all scored, settle: which objectives count, by which yardsticks."""
+        history, split = self._history, self._suite.splits[Split.SEARCH]
+        answers = {
+            c.origin: self._answers.results(self.key((0, c.id)), split)
+            for c in history.batches[0].candidates
+        }
+        return settle(self._suite, answers, history.references(0), self._run.spec.seed)
 
     def judge(self, batch: int) -> Verdict:
         """The verdict on a complete round of the shortlist."""

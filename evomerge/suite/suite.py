@@ -107,6 +107,11 @@ class Suite:
                 found[objective.name] = ""
         return found
 
+    @property
+    def directions(self) -> dict[str, bool]:
+        """Objective -> whether more is better."""
+        return {objective.name: objective.maximize for objective in self.objectives}
+
     @cached_property
     def splits(self) -> dict[str, Items]:
         """The items of each split, disjoint by source; of the search split the anchors, if there are."""
