@@ -108,6 +108,7 @@ class Job:
         dtype: of scoring; None is that of the setup.
         slope: scorer -> items by which the derivative by every coefficient is wanted, too.
         tau: of the merits that it is the derivative of, in nats (``slopes.merits``).
+        answers: scorer -> item -> a right answer that a model wrote, where the slope needs one.
     """
 
     key: str
@@ -118,6 +119,7 @@ class Job:
     dtype: str | None = None
     slope: Items = field(default_factory=dict)
     tau: float = TAU
+    answers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def plain(self) -> Plain:
@@ -219,7 +221,11 @@ class Worker:
         for name, ids in job.slope.items():
             scorer = self._scorers[name]
             assert isinstance(scorer, Teaching)
-            lessons = [lesson for lesson in scorer.lessons(ids) if lesson is not None]
+            lessons = [
+                lesson
+                for lesson in scorer.lessons(ids, job.answers.get(name))
+                if lesson is not None
+            ]
             found[name] = slope(self._engine, merge, lessons, job.tau)
         return plain(found)
 

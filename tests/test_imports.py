@@ -24,6 +24,7 @@ record
 judging
 evolution
 worker pool collecting
+slopes
 scorers
 engines space merging
 parents suite optimizers

@@ -268,7 +268,16 @@ class _Loop:
                 recipe = self.history.candidates[at[1]].recipe.portable().plain
                 # base and parents, batch 0, set the limits themselves
                 limits = scoring.limits if probe and at[0] else None
-                job = Job(key, recipe, items, probe, limits, scoring.dtype(at), slope)
+                job = Job(
+                    key,
+                    recipe,
+                    items,
+                    probe,
+                    limits,
+                    scoring.dtype(at),
+                    slope=slope,
+                    answers=scoring.shown(slope),
+                )
                 pool.submit(job.plain)
                 return
             queue.pop(0)

@@ -14,6 +14,7 @@ from evomerge.inference.intervals import Interval
 from evomerge.judging.credit import Credit
 from evomerge.judging.estimation import Estimation
 from evomerge.judging.evidence import search_interval
+from evomerge.judging.examples import examples
 from evomerge.judging.lead import lead
 from evomerge.judging.race import Race
 from evomerge.judging.ranking import settle
@@ -99,6 +100,24 @@ class Scoring:
         drawn = self._suite.minibatch(self._run.spec.seed, at[0])
         return {name: ids for name, ids in drawn.items() if name in wanted and ids}
 
+    def shown(self, items: Items) -> dict[str, dict[str, str]]:
+        """Scorer -> item -> a right answer of base or parents, for ``items`` that are taught by one.
+
+        Of what they answered before all else: a resumed search shows the same.
+        """
+        return {
+            name: {id: self._examples[name][id] for id in ids if id in self._examples[name]}
+            for name, ids in items.items()
+            if name in self._examples
+        }
+
+    @cached_property
+    def _examples(self) -> dict[str, dict[str, str]]:
+        split, known = self._suite.splits[Split.SEARCH], self._models(0)
+        results = [self._answers.results(key, split) for key in known]
+        scorers = {self._run.teaching[name] for name in self._suite.shown()}
+        return {name: examples(self._suite, name, results) for name in sorted(scorers)}
+
     def slopes(self, at: At, found: Mapping[str, Any]) -> dict[str, Genome]:
         """The slope of every objective that is taught, by the genes, in the objective's own direction.
 
@@ -111,8 +130,14 @@ class Scoring:
         """
         genome = self._history.candidates[at[1]].genome
         assert genome is not None
+        asked = self.slope(at)
         pulled = {
-            name: self._run.space.pull(genome, each["tensors"]) for name, each in found.items()
+            # items that teach nothing have the slope 0
+            name: [
+                value * each["items"] / len(asked[name])
+                for value in self._run.space.pull(genome, each["tensors"])
+            ]
+            for name, each in found.items()
         }
         sign = {objective.name: objective.sign for objective in self._suite.measured}
         slopes = {
