@@ -39,7 +39,7 @@ from evomerge.run.preflight import Run, prepare
 from evomerge.run.spec import load_run
 from evomerge.suite.duplicates import find_duplicates
 from evomerge.suite.objectives import counting
-from evomerge.suite.scorer import Items, column
+from evomerge.suite.scorer import Items, Results, column
 from evomerge.suite.splits import Split
 from evomerge.worker import Job, Setup, Worker
 
@@ -97,8 +97,10 @@ class Truth:
         """Values of all objectives over all ``items`` (default: every one); None if the recipe fails."""
         self.learn([recipe])
         columns = self._known[recipe.portable().digest]
-        if columns is None:
-            return None
+        return None if columns is None else self.valued(columns, items)
+
+    def valued(self, columns: Columns, items: Mapping[str, set[str]] | None = None) -> Values:
+        """Values of all objectives from ``columns``, over ``items`` (default: every one)."""
         suite, found = self.job.suite, {}
         for objective in suite.measured:
             values, ids = columns[objective.name], self.items[objective.scorer]
@@ -109,6 +111,12 @@ class Truth:
                 objective.metric, values
             )
         return suite.with_derived(found)
+
+    def columns(self, results: Results) -> Columns:
+        """What ``valued`` takes, from responses to every item."""
+        for objective in self.job.suite.measured:
+            assert results[objective.scorer]["items"] == self.items[objective.scorer]
+        return {o.name: column(results[o.scorer], o.metric) for o in self.job.suite.measured}
 
     def score(self, recipe: Recipe) -> float:
         """The plain mean over all items; -inf if the recipe fails."""
@@ -135,11 +143,7 @@ class Truth:
 
     def _write(self, digest: str, answered: Mapping[str, Any]) -> None:
         results = answered["results"]
-        columns: Columns | None = None
-        if results is not None:
-            columns = {o.name: column(results[o.scorer], o.metric) for o in self.job.suite.measured}
-            for objective in self.job.suite.measured:
-                assert results[objective.scorer]["items"] == self.items[objective.scorer]
+        columns = None if results is None else self.columns(results)
         self._known[digest] = columns
         text = json.dumps({"columns": columns, "error": answered["error"]})
         config.write_text(self.folder / f"{digest}.json", text)
