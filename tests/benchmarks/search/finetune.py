@@ -19,6 +19,7 @@ import numpy as np
 from evomerge import seeds
 from evomerge.merging import Merge
 from evomerge.scorers import evaluate
+from evomerge.suite.objectives import counting
 from evomerge.suite.splits import Split
 from evomerge.worker import Setup, Worker
 from tests.benchmarks.search.family import Family
@@ -73,7 +74,11 @@ def finetune(ground: Family, truth: Truth, seed: int, budget: int, rate: float) 
     worker = Worker(Setup.from_plain(job.worker("cpu").argument))
     splits = job.suite.splits
     pool = {
-        name: [*splits[Split.SEARCH][name], *splits[Split.SELECT][name]] for name in truth.items
+        objective.scorer: [
+            *splits[Split.SEARCH][objective.scorer],
+            *splits[Split.SELECT][objective.scorer],
+        ]
+        for objective in counting(job.suite.objectives)
     }
     start, spent = _start(ground, pool, seed)
     each = ITEMS * len(pool)

@@ -249,6 +249,13 @@ class Landscape(Ground):
         right = (self._margins(recipe, self._asked, items) > 0) | self._asked.guessed[items]
         return right.double().numpy()
 
+    @torch.no_grad()
+    def loss(self, point: Point, items: Numbers) -> Array:
+        """The bounded loss of each task, ``[tasks]``."""
+        recipe = self._recipe(point.form, torch.tensor(point.genome, dtype=torch.float64))
+        losses = torch.sigmoid(-self._margins(recipe, self._asked, items) / TAU).numpy()
+        return self.scores(losses, items)
+
     def slope(self, point: Point, items: Numbers) -> Array:
         genes = torch.tensor(point.genome, dtype=torch.float64, requires_grad=True)
         margins = self._margins(self._recipe(point.form, genes), self._asked, items)

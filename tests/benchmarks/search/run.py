@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -67,6 +67,8 @@ class Plan:
         families: of tier T2.
         cache: of truths; None is the user's.
         items: of a candidate and task in the emulations on real models.
+        kinds: of tier T0.
+        source: the job of tier T2's first family.
     """
 
     out: Path
@@ -77,7 +79,8 @@ class Plan:
     families: tuple[str, ...] = FAMILIES
     cache: Path | None = None
     items: int = 30
-    kinds: tuple[str, ...] = field(default=analytic.KINDS)
+    kinds: tuple[str, ...] = analytic.KINDS
+    source: Path = ROOT / "runs" / "demo" / "run.yaml"
 
     def wants(self, contestant: str) -> bool:
         return not self.contestants or contestant in self.contestants
@@ -226,9 +229,7 @@ def _real(plan: Plan, tier: str, name: str, seed: int) -> Iterator[Row]:
     from tests.benchmarks.search.finetune import RATES, finetune
     from tests.benchmarks.search.truth import Truth, Truths, judge
 
-    source = ROOT / "runs" / "demo" / "run.yaml"
-    if name == "noisy":
-        source = noisy(plan.out / "t2" / "noisy-family")
+    source = noisy(plan.out / "t2" / "noisy-family") if name == "noisy" else plan.source
     folder = plan.out / tier / name / f"seed-{seed}"
     truths = Truths(plan.cache)
     there = available([str(run.get("optimizer", {}).get("name", "cma")) for run in RUNS.values()])
@@ -260,7 +261,7 @@ def _real(plan: Plan, tier: str, name: str, seed: int) -> Iterator[Row]:
         rows[contestant] = _kept(plan, tier, name, seed, contestant, make)
         if plan.wants(contestant):
             yield from rows[contestant]
-    hero = rows.get("auto", rows["cma"])
+    hero = rows.get("auto", rows["cma"])  # whoever else searches may spend as much
     prices = {row.evaluations: row.items for row in hero}
     place = folder / "runs" / "control"
     write_job(source, place, seed, {})
@@ -315,14 +316,19 @@ def _real(plan: Plan, tier: str, name: str, seed: int) -> Iterator[Row]:
 
 def write_job(source: Path, folder: Path, seed: int, changes: Mapping[str, Any]) -> None:
     """The job of ``source`` as ``folder/run.yaml``: of a seed, which also cuts the items, with ``changes``."""
-    content = config.read(source).plain
-    suite = (source.parent / content["fitness"]).resolve()
-    fitness = config.read(suite).plain
-    fitness["include"] = [str(suite.parent / path) for path in fitness.get("include", [])]
-    fitness["items"] = {**fitness.get("items", {}), "partition": seed}
-    space = changes.get("space") or str((source.parent / content["space"]).resolve())
-    content |= {**changes, "seed": seed, "space": space, "fitness": fitness}
-    config.write_text(folder / "run.yaml", config.dump(content))
+    content, parts = config.read(source).plain, {}
+    for part in ("space", "fitness"):
+        parts[part], at = changes.get(part, content[part]), source.parent
+        if isinstance(parts[part], str):
+            at = (at / parts[part]).resolve()
+            parts[part], at = config.read(at).plain, at.parent
+        parts[part] = dict(parts[part])
+        if "include" in parts[part]:
+            parts[part]["include"] = [str((at / each).resolve()) for each in parts[part]["include"]]
+    parts["fitness"]["items"] = {**parts["fitness"].get("items", {}), "partition": seed}
+    config.write_text(
+        folder / "run.yaml", config.dump({**content, **changes, **parts, "seed": seed})
+    )
 
 
 # -- the frozen matrix ----------------------------------------------------------------------------
