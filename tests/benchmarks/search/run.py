@@ -50,7 +50,7 @@ RUNS: Mapping[str, Mapping[str, Any]] = {
     "slope": {"optimizer": {"name": "slope"}},
     "slope, per tensor": {"optimizer": {"name": "slope"}, "space": TENSORS},
     "cma": {},
-    "cma, sigma0 .1": {"optimizer": {"name": "cma", "population": 14, "options": {"sigma0": 0.1}}},
+    "cma, sigma0 .1": {"optimizer": {"name": "cma", "population": 14, "sigma0": 0.1}},
 }
 
 
@@ -121,8 +121,7 @@ def _kept(
     plan: Plan, tier: str, ground: str, seed: int, contestant: str, make: Callable[[], list[Row]]
 ) -> list[Row]:
     """The rows of a contestant from disk, made first unless they are there for these budgets."""
-    name = contestant.replace(" ", "_").replace(",", "")
-    path = plan.out / tier / ground / f"seed-{seed}" / f"{name}.json"
+    path = plan.out / tier / ground / f"seed-{seed}" / f"{file_name(contestant)}.json"
     known: dict[int, Row] = {}
     if path.is_file():
         known = {row["evaluations"]: Row(**row) for row in json.loads(path.read_text())}
@@ -130,6 +129,10 @@ def _kept(
         known |= {row.evaluations: row for row in make()}
         config.write_text(path, json.dumps([row.plain for _, row in sorted(known.items())]))
     return [known[evaluations] for evaluations in plan.evaluations if evaluations in known]
+
+
+def file_name(contestant: str) -> str:
+    return contestant.replace(",", "").replace(" ", "-")
 
 
 # -- grounds without models -----------------------------------------------------------------------
@@ -243,7 +246,7 @@ def _real(plan: Plan, tier: str, name: str, seed: int) -> Iterator[Row]:
         def make(contestant: str = contestant, changes: Any = changes) -> list[Row]:
             found = []
             for evaluations in plan.evaluations:
-                place = folder / "runs" / f"{contestant.replace(' ', '_')}-{evaluations}"
+                place = folder / "runs" / f"{file_name(contestant)}-{evaluations}"
                 write_job(source, place, seed, {**changes, "budget": {"evaluations": evaluations}})
                 search(place, SerialPool)
                 judged = judge(place, truths)
