@@ -22,6 +22,7 @@ from tests.benchmarks.search.results import Row, load, paired, reached, save, ta
 from tests.benchmarks.search.run import ITEMS, Plan, run
 
 LANDSCAPE = Landscape(0)
+CMA = "cma, sigma0 .1"
 
 
 def middle(ground: Ground, form: str) -> Point:
@@ -154,12 +155,12 @@ def test_a_finished_seed_is_not_run_again_and_rows_make_tables(tmp_path: Path) -
         tiers=("t0", "t1", "t3"),
         seeds=(0, 1),
         evaluations=(30,),
-        contestants=("cma", "random", "best observed"),
+        contestants=(CMA, "random", "best observed"),
         kinds=("sphere",),
     )
     rows = run(plan)
     assert {(row.tier, row.contestant) for row in rows} == {
-        *(("t0", "cma"), ("t0", "random"), ("t1", "cma"), ("t1", "random")),
+        *(("t0", CMA), ("t0", "random"), ("t1", CMA), ("t1", "random")),
         ("t3", "best observed"),
     }
     kept = tmp_path / "t1" / "landscapes" / "seed-1" / "random.json"
@@ -177,7 +178,7 @@ def test_a_finished_seed_is_not_run_again_and_rows_make_tables(tmp_path: Path) -
     assert len(loaded) == len(rows)
     text = tables(loaded)
     assert "**T1, simulated landscapes: landscapes, 30 evaluations** (2 seeds)" in text
-    assert "| cma - this |" in text
+    assert f"| {CMA} - this |" in text
 
 
 def test_paired_intervals_and_when_the_hero_passes() -> None:
@@ -208,11 +209,11 @@ def test_real_models_controls_and_fine_tuning_are_judged_alike(
         cache=tmp_path / "truths",
         items=6,
         source=source,
-        contestants=("cma", "known recipes", "mergekit-evolve", "mergenetic", "fine-tuning, 0.001"),
+        contestants=(CMA, "known recipes", "mergekit-evolve", "mergenetic", "fine-tuning, 0.001"),
     )
     rows = {row.contestant: row for row in run(plan)}
     assert set(rows) == set(plan.contestants)
-    ours = rows["cma"]
+    ours = rows[CMA]
     assert ours.held_out is not None and ours.claimed is not None
     for name in ("known recipes", "mergekit-evolve", "mergenetic"):
         assert rows[name].items <= ours.items

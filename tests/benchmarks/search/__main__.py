@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tests.benchmarks.search.results import load, save, tables
+from tests.benchmarks.search.results import Row, load, save, tables
 from tests.benchmarks.search.run import FAMILIES, TIERS, Plan, run, seeds_from
 
 RESULTS = Path(__file__).with_name("results.jsonl")
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--evaluations", nargs="+", type=int, default=[100, 300, 1000])
     parser.add_argument("--contestant", nargs="+", default=[], help="only these")
     parser.add_argument("--family", nargs="+", choices=FAMILIES, default=list(FAMILIES))
-    parser.add_argument("--hero", help="default: auto, or cma where there is none")
+    parser.add_argument("--hero", help="default: auto, or cma where that is not")
     parser.add_argument("--save", action="store_true", help=f"add the rows to {RESULTS.name}")
     options = parser.parse_args()
     plan = Plan(
@@ -52,7 +52,7 @@ def main() -> None:
     print(tables(rows, options.hero))
 
 
-def _key(row):  # type: ignore[no-untyped-def]
+def _key(row: Row) -> tuple[str, str, str, int, int]:
     return row.tier, row.ground, row.contestant, row.seed, row.evaluations
 
 

@@ -12,6 +12,10 @@ from pathlib import Path
 from evomerge.inference.intervals import student
 
 SHARES = ("10%", "25%", "50%", "100%")
+HEROES = (
+    "auto",
+    "cma, sigma0 .1",
+)  # whose differences to the others are shown, unless told otherwise
 TITLES = {
     "t0": "T0, analytic functions",
     "t1": "T1, simulated landscapes",
@@ -138,7 +142,7 @@ def tables(rows: Sequence[Row], hero: str | None = None) -> str:
 
 def _table(title: str, ground: str, evaluations: int, rows: Sequence[Row], hero: str | None) -> str:
     names = list(dict.fromkeys(row.contestant for row in rows))
-    hero = hero if hero in names else next((n for n in ("auto", "cma") if n in names), names[0])
+    hero = hero if hero in names else next((n for n in HEROES if n in names), names[0])
     count = len({row.seed for row in rows})
     held = any(row.held_out is not None for row in rows)
     volumes = any(row.hypervolume is not None for row in rows)

@@ -28,14 +28,14 @@ ITEMS = 90  # of an evaluation on grounds without models: all tasks together
 CURVE = 20
 FAMILIES = ("embedded", "noisy")
 
-# What searches as evomerge; those whose optimizer is not there are left out. ``cma`` as it is today on a space of groups.
+# What searches as evomerge; those whose optimizer is not there are left out. A quarter was CMA-ES's first step once.
 ENTRIES: Mapping[str, Entry] = {
     "auto": Entry("auto"),
     "auto, per place": Entry("auto", "places"),
     "slope": Entry("slope"),
     "slope, per place": Entry("slope", "places"),
-    "cma": Entry("cma"),
     "cma, sigma0 .1": Entry("cma", options=(("sigma0", 0.1),)),
+    "cma, sigma0 .25": Entry("cma", options=(("sigma0", 0.25),)),
     "optuna": Entry("optuna"),
 }
 # The same on real models, as changes of the job. ``tensors`` is a weight for each tensor and source.
@@ -49,9 +49,13 @@ RUNS: Mapping[str, Mapping[str, Any]] = {
     "auto": {"optimizer": {"name": "auto"}},
     "slope": {"optimizer": {"name": "slope"}},
     "slope, per tensor": {"optimizer": {"name": "slope"}, "space": TENSORS},
-    "cma": {},
     "cma, sigma0 .1": {"optimizer": {"name": "cma", "population": 14, "sigma0": 0.1}},
+    "cma, sigma0 .25": {"optimizer": {"name": "cma", "population": 14, "sigma0": 0.25}},
 }
+PRICED = (
+    "auto",
+    "cma, sigma0 .1",
+)  # the first that there is sets what others may spend on real models
 
 
 @dataclass(frozen=True)
@@ -193,13 +197,12 @@ def _row(
 
     end = trace.answer(budget)
     assert end is not None, f"{who} has no answer after {budget} items"
-    volume = None
-    if len(ground.names) > 1 and trace.spent <= budget:  # the front is of the trace's end
+    volume, cheap = None, who[0] != "t2"
+    if cheap and len(ground.names) > 1 and trace.spent <= budget:  # the front is of the trace's end
         base = ground.true(_base(ground))
         points = [values for point in trace.front if (values := ground.true(point)) is not None]
         assert base is not None
         volume = hypervolume([tuple(p) for p in points], tuple(base))
-    cheap = who[0] != "t2"
     return Row(
         *who,
         evaluations,
@@ -235,12 +238,12 @@ def _real(plan: Plan, tier: str, name: str, seed: int) -> Iterator[Row]:
     source = noisy(plan.out / "t2" / "noisy-family") if name == "noisy" else plan.source
     folder = plan.out / tier / name / f"seed-{seed}"
     truths = Truths(plan.cache)
-    there = available([str(run.get("optimizer", {}).get("name", "cma")) for run in RUNS.values()])
+    there = available([str(run["optimizer"]["name"]) for run in RUNS.values()])
+    runs = {n: changes for n, changes in RUNS.items() if changes["optimizer"]["name"] in there}
+    first = next(contestant for contestant in PRICED if contestant in runs)
     rows: dict[str, list[Row]] = {}
-    for contestant, changes in RUNS.items():
-        if str(changes.get("optimizer", {}).get("name", "cma")) not in there:
-            continue
-        if contestant != "cma" and not plan.wants(contestant):  # cma sets the price of the others
+    for contestant, changes in runs.items():
+        if contestant != first and not plan.wants(contestant):
             continue
 
         def make(contestant: str = contestant, changes: Any = changes) -> list[Row]:
@@ -264,8 +267,7 @@ def _real(plan: Plan, tier: str, name: str, seed: int) -> Iterator[Row]:
         rows[contestant] = _kept(plan, tier, name, seed, contestant, make)
         if plan.wants(contestant):
             yield from rows[contestant]
-    hero = rows.get("auto", rows["cma"])  # whoever else searches may spend as much
-    prices = {row.evaluations: row.items for row in hero}
+    prices = {row.evaluations: row.items for row in rows[first]}
     place = folder / "runs" / "control"
     write_job(source, place, seed, {})
     job = prepare(load_run(place))
