@@ -1,15 +1,15 @@
 """evomerge's optimizers on a ground: a search in short, by item-forwards.
 
 As a run does it: known recipes first, generations on items that all their candidates share, a shortlist that is scored
-on items of its own. A slope takes the items of its generation and ``ground.BACKWARD`` forwards for each. The
-optimizer's part ends where its next batch, and the shortlist, would pass the budget.
+on items of its own. A slope takes an evaluation's items at ``ground.BACKWARD`` forwards each, and its candidate is glanced
+at; comparisons are on items by which no slope is taken. The optimizer's part ends where its next batch, and the
+shortlist, would pass the budget.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,14 @@ from tests.benchmarks.search.ground import (
     Trace,
 )
 
-SHORTLIST = 5  # best observed, beside what the optimizer recommends
-SPLIT = 0.75  # of the items: for the search; the others are the shortlist's
+RECOMMENDED = 3  # most that the optimizer puts on the shortlist, beside the best observed
+SPLITS = {
+    "search": 0.50,
+    "fresh": 0.25,
+    "select": 0.25,
+}  # of the items; fresh ones belong to the search, too
+GLANCE = 3  # a slope's candidate is scored on one of so many of its items
+COMPARED = 2  # evaluations that each side of a comparison takes
 
 
 @dataclass(frozen=True)
@@ -67,83 +73,112 @@ class _Search:
         self.trace = Trace()
         self.optimizer: Optimizer = optimizers.make(
             entry.optimizer,
-            Problem(ground.dims(entry.form), ground.names),
+            problem_of(ground, entry.form),
             seed=seed,
             population=entry.population,
             options=dict(entry.options),
         )
-        order = ground.draw(len(ground.tasks), "split")
-        held = seeds.generator("driving", seed, "split").permutation(len(order))
-        parts = np.split(order[held], [int(SPLIT * len(order))])
-        self.pools: dict[str, Numbers] = {"search": parts[0], "select": parts[1]}
+        order = seeds.generator("driving", seed, "split").permutation(len(ground.tasks))
+        ends = np.cumsum([int(share * len(order)) for share in SPLITS.values()])[:-1]
+        self.pools: dict[str, Numbers] = dict(zip(SPLITS, np.split(order, ends), strict=True))
+        self.observed = getattr(self.optimizer, "OBSERVED", 6)
         self.seen: dict[Genome, list[float]] = {}
+
+    @property
+    def _evaluation(self) -> int:
+        return self.each * len(self.ground.names)
 
     def run(self) -> Trace:
         known = list(self.ground.starts(self.form).values())
         self._tell(1, 0, [Ask(genome) for genome in known])
         batch = 2
-        reserve = (SHORTLIST + 2) * self.each * len(self.ground.names)
-        while True:
-            asks = self.optimizer.ask(self.optimizer.population, batch)
-            if not asks:
-                break
-            price = sum(map(self._price, asks))
+        reserve = (self.observed + RECOMMENDED) * self._evaluation
+        while asks := self.optimizer.ask(self.optimizer.population, batch):
             left = self.budget - self.trace.spent - reserve
+            price = self._price(asks)
             if price > left:
                 asks = asks[: int(left // (price / len(asks)))]
-                if not asks:
-                    break
+            if not asks:
+                break
             self._tell(batch, batch, asks)
             batch += 1
         self._select()
         return self.trace
 
-    def _price(self, ask: Ask) -> int:
-        scored = self.each * len(self.ground.names) if _scored(ask) else 0
-        sloped = BACKWARD * self.each * len(self.ground.names) if ask.slope else 0
-        return scored + sloped
+    def _price(self, asks: Sequence[Ask]) -> int:
+        each = self._evaluation
+        if any(_fresh(ask) for ask in asks):
+            return COMPARED * each * len(asks)
+        return sum(
+            BACKWARD * each + max(1, self.each // GLANCE) * len(self.ground.names)
+            if ask.slope
+            else each
+            for ask in asks
+        )
 
     def _tell(self, batch: int, seen: int, asks: Sequence[Ask]) -> None:
-        drawn = self._draw("search", self.each, batch)
-        told = [self._told(ask, drawn) for ask in asks]
-        self.trace.spent += sum(map(self._price, asks))
+        told: list[Told] = []
+        if any(_fresh(ask) for ask in asks):
+            told = self._compared(asks, self._draw(("fresh",), COMPARED * self.each, batch))
+        else:
+            items = self._draw(("search", "fresh"), self.each, batch)
+            told = [
+                self._sloped(ask, batch) if ask.slope else self._told(ask, items) for ask in asks
+            ]
+        self.trace.spent += self._price(asks)
         self.optimizer.tell(batch, seen, told)
         if found := self.optimizer.recommend(1):
             self.trace.note(Point(self.form, found[0]))
 
     def _told(self, ask: Ask, items: Numbers) -> Told:
-        point = Point(self.form, tuple(ask.genome))
-        extra: dict[str, Any] = {}
-        if ask.slope:
-            rows = self.ground.slope(point, items)
-            extra["slope"] = tuple(rows.mean(0).tolist())
-            if "slopes" in {field.name for field in fields(Told)}:
-                extra["slopes"] = tuple(map(tuple, rows.tolist()))
-        if not _scored(ask):
-            return Told(point.genome, None, **extra)
-        answers = self.ground.answers(point, items)
+        genome = tuple(ask.genome)
+        answers = self.ground.answers(Point(self.form, genome), items)
         if answers is None:
-            return Told(point.genome, None)
+            return Told(genome, None)
         scores = self.ground.scores(answers, items)
-        self.seen.setdefault(point.genome, []).append(float(scores.mean()))
-        return Told(
-            point.genome,
-            float(scores.mean()),
-            tuple(scores.tolist()),
-            tuple(self._errors(answers, items).tolist()),
-            **extra,
-        )
+        if not ask.slope:
+            self.seen.setdefault(genome, []).append(float(scores.mean()))
+        errors = self._errors(answers, items)
+        return Told(genome, float(scores.mean()), tuple(scores.tolist()), tuple(errors.tolist()))
+
+    def _sloped(self, ask: Ask, batch: int) -> Told:
+        """With the derivative of the score, which a bounded loss stands in for."""
+        items = self._draw(("search",), self.each, batch)
+        glanced = self._draw(("search",), max(1, self.each // GLANCE), batch)
+        rows = -self.ground.slope(Point(self.form, tuple(ask.genome)), items)
+        extra: dict[str, Any] = {"slope": tuple(rows.mean(0).tolist())}
+        if "slopes" in _TOLD:
+            extra["slopes"] = tuple(map(tuple, rows.tolist()))
+        return replace(self._told(ask, glanced), **extra)
+
+    def _compared(self, asks: Sequence[Ask], items: Numbers) -> list[Told]:
+        """With the lead on the first, paired item by item, and its standard error."""
+        told = [self._told(ask, items) for ask in asks]
+        points = [Point(self.form, tuple(ask.genome)) for ask in asks]
+        first = self.ground.answers(points[0], items)
+        found = []
+        for each, point in zip(told, points, strict=True):
+            ours = self.ground.answers(point, items)
+            if first is None or ours is None:
+                found.append(each)
+                continue
+            lead = float(self.ground.scores(ours - first, items).mean())
+            error = float(np.linalg.norm(self._errors(ours - first, items)))
+            extra: dict[str, Any] = {"lead": (lead, error / len(self.ground.names))}
+            found.append(replace(each, **extra))
+        return found
 
     def _errors(self, answers: Array, items: Numbers) -> Array:
         """Standard errors of the tasks' means."""
         tasks = self.ground.tasks[items]
         spread = [answers[tasks == task].std() for task in range(len(self.ground.names))]
-        return np.array(spread) / np.sqrt(self.each)
+        return np.array(spread) / np.sqrt(len(items) / len(self.ground.names))
 
-    def _draw(self, pool: str, count: int, *key: seeds.Part) -> Numbers:
-        """``count`` items of each task from a pool, or all it has."""
-        rng = seeds.generator("driving", self.seed, pool, *key)
-        order = self.pools[pool][rng.permutation(len(self.pools[pool]))]
+    def _draw(self, pools: Sequence[str], count: int, *key: seeds.Part) -> Numbers:
+        """``count`` items of each task from some pools, or all there are; fewer are the first of more."""
+        pool = np.concatenate([self.pools[name] for name in pools])
+        rng = seeds.generator("driving", self.seed, *pools, *key)
+        order = pool[rng.permutation(len(pool))]
         tasks = self.ground.tasks[order]
         drawn = [order[tasks == task][:count] for task in range(len(self.ground.names))]
         return np.concatenate(drawn)
@@ -152,12 +187,12 @@ class _Search:
         """Who answers best on items that the search did not see."""
         recommended = [tuple(genome) for genome in self.optimizer.recommend(FRONT)]
         best = sorted(self.seen, key=lambda genome: -np.mean(self.seen[genome]))
-        chosen = dict.fromkeys([*recommended[:1], *best[:SHORTLIST]])
+        chosen = dict.fromkeys([*recommended[:RECOMMENDED], *best[: self.observed]])
         if not chosen:
             return
-        per = self.each * len(self.ground.names)
-        left = max(self.budget - self.trace.spent, len(chosen) * per)
-        items = self._draw("select", left // len(chosen) // len(self.ground.names), "select")
+        left = max(self.budget - self.trace.spent, len(chosen) * self._evaluation)
+        count = left // len(chosen) // len(self.ground.names)
+        items = self._draw(("select",), count, "select")
         scores: dict[Genome, float] = {}
         for genome in chosen:
             answers = self.ground.answers(Point(self.form, genome), items)
@@ -171,8 +206,22 @@ class _Search:
             self.trace.front = [Point(self.form, genome) for genome in offered][:FRONT]
 
 
-_SCORE = "score" in inspect.signature(Ask).parameters
+_TOLD = {field.name for field in fields(Told)}
+_PROBLEM = {field.name for field in fields(Problem)}
 
 
-def _scored(ask: Ask) -> bool:
-    return bool(getattr(ask, "score", True)) if _SCORE else True
+def _fresh(ask: Ask) -> bool:
+    return bool(getattr(ask, "fresh", False))
+
+
+def problem_of(ground: Ground, form: str) -> Problem:
+    """The problem that a form poses, with all that optimizers here are told of one."""
+    dims, extra = ground.dims(form), {}
+    if "smooth" in _PROBLEM:
+        from evomerge import params
+
+        extra["smooth"] = tuple(dim.kind == "real" for dim in dims)
+        extra["levels"] = tuple(
+            params.Level(name, tuple(classes)) for name, classes in ground.levels(form).items()
+        )
+    return Problem(dims, ground.names, **extra)

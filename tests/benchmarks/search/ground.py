@@ -94,6 +94,10 @@ class Ground(ABC):
     def dims(self, form: str) -> tuple[Dim, ...]:
         """Axes of a form."""
 
+    def levels(self, form: str) -> Mapping[str, Sequence[int]]:
+        """Levels of detail, coarse to fine: the class of each axis. None is that of the axes alone."""
+        return {}
+
     @abstractmethod
     def starts(self, form: str) -> Mapping[str, Genome]:
         """Known recipes that the form holds."""
@@ -104,7 +108,7 @@ class Ground(ABC):
 
     @abstractmethod
     def slope(self, point: Point, items: Numbers) -> Array:
-        """Derivatives ``[tasks, dims]`` of each task's bounded loss on ``items`` by every gene; 0 by no real one."""
+        """Derivatives ``[tasks, dims]`` of each task's bounded loss on ``items`` by every gene; 0 by one not real."""
 
     @abstractmethod
     def true(self, point: Point) -> Array | None:

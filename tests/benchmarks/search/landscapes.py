@@ -20,7 +20,7 @@ response to other items than those that may be asked. The bounded loss is the me
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -138,6 +138,18 @@ class Landscape(Ground):
             return tuple(weights)
         methods = [Dim(f"method.{n}", "categorical", METHODS) for n in range(sets)]
         return (*weights, *methods, *(Dim(f"density.{n}", "real") for n in range(sets)))
+
+    def levels(self, form: str) -> Mapping[str, Sequence[int]]:
+        """Of a weight per place: weights for the model, for the groups of that form, for each place."""
+        if form != "places":
+            return {}
+        group = self._spreads["groups"].argmax(1).tolist()
+        parents = range(self.parents)
+        return {
+            "model": [k for _ in group for k in parents],
+            "group": [self.parents * g + k for g in group for k in parents],
+            "place": range(self.places * self.parents),
+        }
 
     def starts(self, form: str) -> Mapping[str, Genome]:
         """Parents, the uniform average, a sweep of task arithmetic."""
