@@ -33,8 +33,9 @@ from evomerge.cache import cache_folder, name_of
 from evomerge.evolution.core import Search
 from evomerge.evolution.history import Phase
 from evomerge.recipe import Recipe
-from evomerge.record.events import EndLine, fold
+from evomerge.record.events import JOURNAL, EndLine
 from evomerge.record.record import Record
+from evomerge.run.loop import Listener, _Loop
 from evomerge.run.preflight import Run, prepare
 from evomerge.run.spec import load_run
 from evomerge.suite.duplicates import find_duplicates
@@ -298,12 +299,23 @@ class Replay:
     def _told_first(self, count: int) -> Search:
         """A search with the whole history, whose optimizer was told the first ``count`` batches."""
         if self._search is None or count < self._told:
-            self._search = self.job.search()
-            for line in self.record.lines:
-                fold(self._search.history, line, self.job.template)
+            # as a resumed search stands there; all that is told comes from the journal and the responses
+            store = self.record.open_responses()
+            journal: Any = _Finished(self.record.folder / JOURNAL)
+            self._search = _Loop(self.job, journal, self.record.lines, store, Listener()).search
         self._told = count
         self._search._tell(count)
         return self._search
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """The journal of a finished run: nothing is added to it."""
+
+    path: Path
+
+    def append(self, event: object) -> None:
+        raise SystemExit(f"{self.path}: the search is not finished; resume it first")
 
 
 def judge(folder: Path, truths: Truths) -> Judgement:
