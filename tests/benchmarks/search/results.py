@@ -141,7 +141,8 @@ def tables(rows: Sequence[Row], hero: str | None = None) -> str:
 
 
 def _table(title: str, ground: str, evaluations: int, rows: Sequence[Row], hero: str | None) -> str:
-    names = list(dict.fromkeys(row.contestant for row in rows))
+    ends = {name: [row.true for row in rows if row.contestant == name] for name in names_of(rows)}
+    names = sorted(ends, key=lambda name: -statistics.fmean(ends[name]))
     hero = hero if hero in names else next((n for n in HEROES if n in names), names[0])
     count = len({row.seed for row in rows})
     held = any(row.held_out is not None for row in rows)
