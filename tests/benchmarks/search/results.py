@@ -141,7 +141,9 @@ def tables(rows: Sequence[Row], hero: str | None = None) -> str:
 
 
 def _table(title: str, ground: str, evaluations: int, rows: Sequence[Row], hero: str | None) -> str:
-    ends = {name: [row.true for row in rows if row.contestant == name] for name in names_of(rows)}
+    ends: dict[str, list[float]] = {}
+    for row in rows:
+        ends.setdefault(row.contestant, []).append(row.true)
     names = sorted(ends, key=lambda name: -statistics.fmean(ends[name]))
     hero = hero if hero in names else next((n for n in HEROES if n in names), names[0])
     count = len({row.seed for row in rows})
