@@ -96,10 +96,10 @@ def group(
         method,
         full,
         tuple(models),
-        layers,
-        None if roles is None else tuple(roles),
-        lines,
-        None if named is None else tuple(named),
+        layers=layers,
+        roles=None if roles is None else tuple(roles),
+        lines=lines,
+        tensors=None if named is None else tuple(named),
     )
 
 

@@ -81,8 +81,9 @@ class Scoring:
 
     def probe(self, at: At) -> Items:
         """Probe items that come first; none if the model passed them before."""
-        if self._phase(at) == Phase.REPORT:
-            return {}
+        batch = self._history.batches[at[0]]
+        if batch.phase == Phase.REPORT or (batch.phase == Phase.SEARCH and batch.slopes):
+            return {}  # a slope is worth its items, whatever the model has become
         return self._answers.missing(self.key(at), self._probe)
 
     def questions(self, at: At) -> Items:
