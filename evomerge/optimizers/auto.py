@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
 from evomerge.optimizers import Ask, Optimizer, Problem, Told, canonical
-from evomerge.optimizers._descent import Descent
-from evomerge.optimizers._reduced import Reduced
+from evomerge.optimizers.kernel.descent import Descent
+from evomerge.optimizers.kernel.reduced import Reduced
 from evomerge.optimizers.cma import CMA
 from evomerge.optimizers.slope import RATE, STEPS
 from evomerge.params import Genome, Integer, Level, Parameter, Real, Shared, Value

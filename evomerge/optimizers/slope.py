@@ -1,6 +1,6 @@
 """Descent by slopes: one candidate a batch, with the derivative of its score by every gene.
 
-Papers: see ``_descent``; Yang et al. 2024, AdaMerging, https://arxiv.org/abs/2310.02575 (coefficients of a
+Papers: see ``kernel.descent``; Yang et al. 2024, AdaMerging, https://arxiv.org/abs/2310.02575 (coefficients of a
     merge, descended on).
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import ClassVar, cast
 
 from evomerge.optimizers import Ask, Optimizer, Problem, Told, canonical
-from evomerge.optimizers._descent import Descent
+from evomerge.optimizers.kernel.descent import Descent
 from evomerge.params import Genome, Integer, Parameter, Real, Shared, Value
 
 RATE = Parameter(
