@@ -123,9 +123,9 @@ class TestCMA(OptimizerContract):
         optimizer.tell(5, 5, told)
         optimizer.tell(6, 5, told)  # asked twice, it counts once
         assert len(optimizer.decisions) == 1 and f"{lead:+.3f} ± 0.020" in optimizer.decisions[0]
-        drawn = np.array(genomes_of(optimizer, 400, 7))
-        middle = start if lead < 0 else mean.genome
-        assert np.median(drawn, axis=0) == pytest.approx(middle, abs=0.03)
+        middle = np.median(genomes_of(optimizer, 400, 7), axis=0)
+        away = [np.abs(middle - genome).max() for genome in (start, mean.genome)]
+        assert (away[0] < 0.02) if lead < 0 else (away[1] < away[0])
         assert optimizer.recommend(2)[-1] == (mean.genome if lead > 0 else start)
 
     def test_what_misses_a_floor_ranks_below_what_misses_none(self) -> None:

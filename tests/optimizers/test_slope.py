@@ -64,8 +64,8 @@ def test_it_climbs_and_asks_one_slope_a_batch(lag: int) -> None:
     assert asked[0][0].genome == START
     (found,) = optimizer.recommend(1)
     assert value(found) > value(START) / 10
-    points = [value(asks[0].genome) for asks in asked[-6:]]
-    assert value(found) >= np.mean(points), "the mean is better than what single minibatches say"
+    points = np.array([asks[0].genome for asks in asked[len(asked) // 2 + 1 :]])
+    assert found == pytest.approx(tuple(points.mean(axis=0)), abs=0.02)
 
 
 def test_it_stays_inside_and_moves_smooth_axes_alone() -> None:
@@ -111,7 +111,7 @@ LEVELS = (
 def test_auto_descends_level_by_level_then_evolves(lag: int) -> None:
     problem = Problem(DIMS, ("a",), smooth=(True,) * AXES, levels=LEVELS)
     optimizer = make("auto", problem, seed=0, options={"steps": 12})
-    asked = run(optimizer, 30, lag)
+    asked = run(optimizer, 80, lag)
     origins = list(dict.fromkeys(ask.origin for asks in asked for ask in asks))
     stages = [o for o in origins if not o.endswith("before") and ":" not in o]
     assert stages == ["auto, descend group", "auto, descend tensor", "auto, evolve group"]
