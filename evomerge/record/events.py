@@ -50,7 +50,7 @@ from evomerge.suite.objectives import Objective
 from evomerge.suite.scorer import Items
 
 JOURNAL, RESPONSES = "journal.jsonl", "responses.bin"
-_LIBRARIES = ("evomerge", "torch", "transformers", "lm_eval", "cma", "optuna", "ray")
+_LIBRARIES = ("evomerge", "torch", "transformers", "lm_eval", "cma", "optuna", "scipy", "ray")
 
 
 @dataclass(frozen=True, kw_only=True)
