@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from evomerge.errors import ConfigError, InputError, did_you_mean
-from evomerge.params import Dim, Genome, Level, Parameter, Value
+from evomerge.params import Dim, Genome, Level, Mixture, Parameter, Value
 from evomerge.registry import OPTIMIZERS
 
 
@@ -49,6 +49,7 @@ class Problem:
         measures: in the order of ``Told.measures``.
         smooth: for each axis, whether slopes exist along it; empty where there are none at all.
         levels: of detail, coarse to fine; the last has every axis by itself. Empty is that one alone.
+        mixtures: axes that weigh sources against each other, place by place.
     """
 
     dims: tuple[Dim, ...]
@@ -56,6 +57,7 @@ class Problem:
     measures: tuple[Measure, ...] = ()
     smooth: tuple[bool, ...] = ()
     levels: tuple[Level, ...] = ()
+    mixtures: tuple[Mixture, ...] = ()
 
 
 @dataclass(frozen=True)

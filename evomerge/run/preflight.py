@@ -15,14 +15,14 @@ from evomerge.checkpoint import Checkpoint, read_json
 from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputError
 from evomerge.evolution.core import Lead, Plan, Search
-from evomerge.evolution.history import History
+from evomerge.evolution.history import SLOPE_COST, History
 from evomerge.merging import open_model
 from evomerge.optimizers import Optimizer, Problem
 from evomerge.parents import check_compatible
 from evomerge.pool import WorkerSpec
 from evomerge.recipe import BASE, Body, Recipe
 from evomerge.record.events import JOURNAL, Head, read_lines
-from evomerge.registry import ENGINES
+from evomerge.registry import ENGINES, LOSSES
 from evomerge.run.calibrating import read_texts
 from evomerge.run.precision import scoring_dtype
 from evomerge.run.spec import RunSpec
@@ -78,12 +78,20 @@ class Run:
             spec.items,
             spec.tokens,
             self.suite.cost,
+            self.slope_cost,
         )
         history = History(self.suite.combine, self.suite.yardsticks, self.suite.shares)
         objectives, front = self.suite.objectives, self.suite.spec.front
         return Search(
             self.space, optimizer, plan, history, objectives=objectives, front=front, lead=lead
         )
+
+    @cached_property
+    def slope_cost(self) -> int:
+        """Item-forwards that an item of a slope takes: one more for each that is made again, or by a teacher."""
+        options = self.suite.spec.slopes
+        follows: bool = LOSSES.get(options.loss).FOLLOWS
+        return SLOPE_COST + options.checkpoint + follows
 
     @cached_property
     def teaching(self) -> dict[str, str]:
@@ -108,6 +116,7 @@ class Run:
                     tuple(o.name for o in counting(self.suite.objectives)),
                     smooth=self.space.smooth if self.teaching else (),
                     levels=self.space.levels,
+                    mixtures=self.space.mixtures,
                 ),
                 seed=self.spec.seed,
                 population=self.spec.population,
