@@ -31,9 +31,13 @@ class Walk(Optimizer):
     def default_population(cls, dimensions: int) -> int:
         return 1
 
+    def _begin(self, genome: Genome) -> None:
+        self.begin(genome)
+        self._begun = True
+
     @abstractmethod
     def begin(self, genome: Genome) -> None:
-        """Start at the best known recipe."""
+        """Start at the best known recipe; forget any other start."""
 
     @abstractmethod
     def move(self, slope: Sequence[float]) -> None:
@@ -58,10 +62,11 @@ class Walk(Optimizer):
             for each in told:
                 if each.score is not None and (self._best is None or each.merit < self._best.merit):
                     self._best = each
+            if self._best is not None:
+                self._begin(self._best.genome)
             return
         if not self._begun:
-            self.begin(self._first())
-            self._begun = True
+            self._begin(self._centre)
         for each in told:
             if each.slope is not None:
                 self.move(each.slope)
@@ -69,13 +74,14 @@ class Walk(Optimizer):
                 self.back()
 
     def ask(self, count: int, batch: int) -> list[Ask]:
-        point = self.point if self._begun else self._first()
+        point = self.point if self._begun else self._centre
         return [Ask(canonical(self.dims, point), slope=True)]
 
     def recommend(self, count: int) -> list[Genome]:
         if self._best is None:
             return []
-        return [canonical(self.dims, self.believed if self._begun else self._best.genome)][:count]
+        return [canonical(self.dims, self.believed)][:count]
 
-    def _first(self) -> Genome:
-        return self._best.genome if self._best else canonical(self.dims, [0.5] * len(self.dims))
+    @property
+    def _centre(self) -> Genome:
+        return canonical(self.dims, [0.5] * len(self.dims))

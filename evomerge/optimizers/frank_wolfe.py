@@ -1,17 +1,17 @@
 """Frank-Wolfe over the weights of a pool: in each place of a space, step towards the one source that helps most.
 
     d <- (1 - r) d + r slope,   r = 4 / (t + 8)^(2/3)
-    v = total e_k for k = argmax_k d_k, and 0 where no d_k is positive
+    v = total e_k for k = argmax_k d_k, and 0 where d_k is less than half of max |d|
     w <- (1 - g) w + g v,       g = 2 / (t + 2)
 
-over the weights w >= 0 of each place that sum to ``total`` at most. A source that helps nowhere is never
-stepped to, and what weight it started with dies away; so many irrelevant ones do no harm, and what a step
-needs does not grow with the pool.
+over the weights w >= 0 of each place that sum to ``total`` at most. A source that helps nowhere is hardly ever
+stepped to, and what weight it started with dies away; so many irrelevant ones do no harm.
 
 Paper: Chen et al. 2025, "FW-Merging", https://arxiv.org/abs/2503.12649; Frank & Wolfe 1956; Mokhtari et al. 2018,
     "Stochastic Conditional Gradient Methods", https://arxiv.org/abs/1804.09554 (d and r).
 Deviations: t counts from 1, so that the best known recipe, where it starts, is not left at once; slopes of
-    minibatches are averaged; what is minimised is the product of slope and weight itself, not the cosine; no
+    minibatches are averaged, and a source that hardly helps is left alone where others do too much: a whole step
+    to it would cost more than its slope promises; what is minimised is the product of slope and weight itself, not the cosine; no
     inner merge method, but whatever the space merges by.
 """
 
@@ -29,6 +29,9 @@ from evomerge.optimizers._walk import Walk
 from evomerge.params import Genome, Mixture, Parameter, Real, Shared, Value
 
 Array = NDArray[np.float64]
+
+
+LEAST = 0.5  # of the largest slope of a place, in size: what a source must have to be stepped to
 
 
 class FrankWolfe(Walk):
@@ -57,6 +60,7 @@ class FrankWolfe(Walk):
     def begin(self, genome: Genome) -> None:
         self._point = self._before = np.array(genome)
         given = cast("float | None", self.options["total"])
+        self._totals = []
         for mixture in self.problem.mixtures:
             weights = np.maximum(mixture.weights(genome), 0.0)
             self._totals.append(given or float(weights.sum()) or 1.0)
@@ -88,7 +92,7 @@ def _vertex(mixture: Mixture, slope: Array, total: float) -> Array:
     by_weight = slope[list(mixture.axes)] / np.array(widths)
     found = np.zeros(len(widths))
     best = int(by_weight.argmax())
-    if by_weight[best] > 0:
+    if by_weight[best] > LEAST * np.abs(by_weight).max():
         found[best] = total
     return found
 
