@@ -76,6 +76,9 @@ OPTIMIZERS = Registry(
     {
         "auto": "evomerge.optimizers.auto:Auto",
         "slope": "evomerge.optimizers.slope:Slope",
+        "frank_wolfe": "evomerge.optimizers.frank_wolfe:FrankWolfe",
+        "supermerge": "evomerge.optimizers.supermerge:SuperMerge",
+        "self_positioning": "evomerge.optimizers.self_positioning:SelfPositioning",
         "cma": "evomerge.optimizers.cma:CMA",
         "cycleqd": "evomerge.optimizers.cycleqd:CycleQD",
         "greedy_soup": "evomerge.optimizers.greedy_soup:GreedySoup",
@@ -97,6 +100,15 @@ ENGINES = Registry(
     {
         "huggingface": "evomerge.engines.huggingface:HuggingFaceEngine",
         "vllm": "evomerge.engines.vllm:VLLMEngine",
+    },
+)
+LOSSES = Registry(
+    "loss",
+    "evomerge.losses",
+    {
+        "lead": "evomerge.slopes.losses.lead:Lead",
+        "entropy": "evomerge.slopes.losses.entropy:Entropy",
+        "kl": "evomerge.slopes.losses.kl:KL",
     },
 )
 SCORERS = Registry(

@@ -42,6 +42,7 @@ class Plan:
         lag: in batches.
         items, tokens: other limits on what is spent before the shortlist.
         cost: items that a candidate is asked when a part (0 to 1) of the search is over.
+        slope: what an item of a slope costs, in items.
     """
 
     evaluations: int | None
@@ -50,6 +51,7 @@ class Plan:
     items: int | None = None
     tokens: int | None = None
     cost: Callable[[float], int] = lambda progress: 1
+    slope: int = SLOPE_COST
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ class Search:
         spent, known = history.cost(seen), history.cost(2)
         rate = spent.tokens / max(1, spent.items)
         ahead = sum(
-            SLOPE_COST * plan.cost(0.0) if c.slope else plan.cost(b.progress)
+            plan.slope * plan.cost(0.0) if c.slope else plan.cost(b.progress)
             for b in history.batches[seen:]
             for c in b.candidates
         )

@@ -92,7 +92,7 @@ class Evaluation:
 
     ``errors`` are standard errors of the values: 0 is exact on the batch's split, None is unknown.
     ``items`` and ``tokens`` went through the model for it; what was answered before cost nothing. An item of
-    a slope counts as ``SLOPE_COST``. ``slopes`` has, by measured objective, the derivative of a bounded
+    a slope counts as ``SLOPE_COST`` or a little more. ``slopes`` has, by measured objective, the derivative of a bounded
     stand-in for its value, in its own direction, by every gene, where it was wanted.
     """
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from evomerge.errors import ConfigError, InputError, did_you_mean
-from evomerge.params import Dim, Genome, Level, Parameter, Value
+from evomerge.params import Dim, Genome, Level, Mixture, Parameter, Value
 from evomerge.registry import OPTIMIZERS
 
 
@@ -54,6 +54,7 @@ class Problem:
             the optimizer's class wants it (``KINSHIP``); in units of their entries, up to one factor.
         smooth: for each axis, whether slopes exist along it; empty where there are none at all.
         levels: of detail, coarse to fine; the last has every axis by itself. Empty is that one alone.
+        mixtures: axes that weigh sources against each other, place by place.
     """
 
     dims: tuple[Dim, ...]
@@ -66,6 +67,7 @@ class Problem:
     kinship: Mapping[tuple[str, str], float] = field(default_factory=dict, compare=False)
     smooth: tuple[bool, ...] = ()
     levels: tuple[Level, ...] = ()
+    mixtures: tuple[Mixture, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import CandidateFailed, InputError, RunError
 from evomerge.evolution.core import Search
-from evomerge.evolution.history import SLOPE_COST, Batch, Evaluation
+from evomerge.evolution.history import Batch, Evaluation
 from evomerge.judging.final import IntervalOf
 from evomerge.pool import Pool, WorkerSpec
 from evomerge.pool.serial import SerialPool
@@ -277,6 +278,8 @@ class _Loop:
                     scoring.dtype(at),
                     slope=slope,
                     answers=scoring.shown(slope),
+                    teachers=scoring.teachers(slope),
+                    **asdict(self.run.suite.spec.slopes),
                 )
                 pool.submit(job.plain)
                 return
@@ -319,7 +322,7 @@ class _Loop:
             scoring.fail(at, error)
         counts = [(len(r["items"]), r["tokens"]) for r in (results or {}).values()]
         items, tokens = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
-        items += SLOPE_COST * sum(each["items"] for each in (slope or {}).values())
+        items += self.run.slope_cost * sum(each["items"] for each in (slope or {}).values())
         evaluation = Evaluation(
             *at, values, error, errors, items=items, tokens=tokens, slopes=slopes
         )

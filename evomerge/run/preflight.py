@@ -15,7 +15,7 @@ from evomerge.checkpoint import Checkpoint, read_json
 from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputError
 from evomerge.evolution.core import Credit, Lead, Plan, Search
-from evomerge.evolution.history import History
+from evomerge.evolution.history import SLOPE_COST, History
 from evomerge.merging import open_model
 from evomerge.optimizers import Measure, Optimizer, Problem
 from evomerge.parents import Parents, check_compatible
@@ -23,7 +23,7 @@ from evomerge.parents.kinship import inner_products
 from evomerge.pool import WorkerSpec
 from evomerge.recipe import BASE, Body, Recipe
 from evomerge.record.events import JOURNAL, head_at
-from evomerge.registry import ENGINES
+from evomerge.registry import ENGINES, LOSSES
 from evomerge.run.calibrating import read_texts
 from evomerge.run.precision import scoring_dtype
 from evomerge.run.spec import RunSpec
@@ -79,6 +79,7 @@ class Run:
             spec.items,
             spec.tokens,
             self.suite.cost,
+            self.slope_cost,
         )
         history = History(self.suite.combine, self.suite.yardsticks, self.suite.shares)
         objectives, front = self.suite.objectives, self.suite.spec.front
@@ -105,6 +106,13 @@ class Run:
         if all(taught.values()):
             return "; ".join(f"{name}: {why}" for name, why in taught.items())
         return ""
+
+    @cached_property
+    def slope_cost(self) -> int:
+        """Item-forwards that an item of a slope takes: one more for each that is made again, or by a teacher."""
+        options = self.suite.spec.slopes
+        follows: bool = LOSSES.get(options.loss).FOLLOWS
+        return SLOPE_COST + options.checkpoint + follows
 
     @cached_property
     def teaching(self) -> dict[str, str]:
@@ -149,6 +157,7 @@ class Run:
             kinship,
             smooth=self.space.smooth if self.teaching else (),
             levels=self.space.levels,
+            mixtures=self.space.mixtures,
         )
 
     @property

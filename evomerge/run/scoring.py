@@ -22,6 +22,7 @@ from evomerge.judging.shortlist import judge
 from evomerge.params import Genome
 from evomerge.record.answers import Answers, At
 from evomerge.record.responses import Block, Store
+from evomerge.registry import LOSSES
 from evomerge.run.preflight import Run
 from evomerge.suite.probe import ProbeLimits, probe_limits
 from evomerge.suite.scorer import Items, Results
@@ -118,6 +119,26 @@ class Scoring:
         results = [self._answers.results(key, split) for key in known]
         scorers = {self._run.teaching[name] for name in self._suite.shown()}
         return {name: examples(self._suite, name, results) for name in sorted(scorers)}
+
+    def teachers(self, items: Items) -> dict[str, dict[str, Any]]:
+        """Scorer -> the recipe of the model that does best at it, of base and parents, if the loss follows one.
+
+        Best at the first objective that the scorer teaches; of equal ones the first.
+        """
+        if not items or not LOSSES.get(self._suite.spec.slopes.loss).FOLLOWS:
+            return {}
+        return {name: self._teachers[name] for name in items}
+
+    @cached_property
+    def _teachers(self) -> dict[str, dict[str, Any]]:
+        values = self._history.references(0)
+        recipes = {c.origin: c.recipe for c in self._history.batches[0].candidates}
+        found: dict[str, dict[str, Any]] = {}
+        for objective in self._suite.measured:
+            if objective.name in self._run.teaching:
+                best = max(values, key=lambda m: objective.sign * values[m][objective.name])
+                found.setdefault(objective.scorer, recipes[best].portable().plain)
+        return found
 
     def slopes(self, at: At, found: Mapping[str, Any]) -> dict[str, Genome]:
         """The slope of every objective that is taught, by the genes, in the objective's own direction.
