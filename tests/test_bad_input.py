@@ -612,7 +612,7 @@ def test_a_run_that_lost_its_answers_or_a_key_of_its_journal_is_refused(
             refuse("search", folder, "--ray", "off", says=(place, told))
     report = max(event["batch"] for event in events if event["event"] == "batch")
     for lost, tells, told in (
-        (last[0, "evaluation"], last[1, "batch"], "in batch 0 is missing before it"),
+        (last[0, "evaluation"], kinds["settled"], "when base and parents are scored"),
         (last[1, "evaluation"], last[2, "batch"], "in batch 1 is missing before it"),
         (kinds["round"], last[report, "batch"], f"the verdict on batch {report - 1} is missing"),
         (last[report, "evaluation"], kinds["end"], f"in batch {report} is missing before it"),

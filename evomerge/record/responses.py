@@ -88,6 +88,7 @@ class Store:
     ) -> None:
         self.path = path
         self.blocks: list[Block] = []
+        self._is_cut = False
         self._inventory = inventory
         self._position = {
             scorer: {item: at for at, item in enumerate(items)}
@@ -110,7 +111,10 @@ class Store:
         *,
         writable: bool = True,
     ) -> Store:
-        """Open the store at ``path``; if writable, cut off what no line names; one without blocks is made.
+        """Open the store at ``path``; one without blocks is made.
+
+        What no line names is cut off before the first block is added, not before: who finds then that the
+        lines make no sense has changed nothing.
 
         Raises:
             InputError: it cannot be opened, or a block is not what the journal says.
@@ -131,8 +135,6 @@ class Store:
             ) from None
         try:
             store = cls(path, inventory, blocks, handle)
-            if writable:
-                durable.cut(handle, max((p.offset + p.size for p in blocks), default=0))
         except BaseException:
             os.close(handle)
             raise
@@ -146,6 +148,9 @@ class Store:
         """
         data = self._encode(results)
         try:
+            if not self._is_cut:
+                durable.cut(self._handle, max((b.offset + b.size for b in self.blocks), default=0))
+                self._is_cut = True
             offset = durable.append(self._handle, data)
         except OSError as error:
             raise RunError(

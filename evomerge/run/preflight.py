@@ -76,10 +76,10 @@ class Run:
             spec.evaluations,
             optimizer.population,
             spec.lag,
-            spec.items,
-            spec.tokens,
-            self.suite.cost,
-            self.slope_cost,
+            items=spec.items,
+            tokens=spec.tokens,
+            cost=self.suite.cost,
+            slope=self.slope_cost,
         )
         history = History(self.suite.combine, self.suite.yardsticks, self.suite.shares)
         objectives, front = self.suite.objectives, self.suite.spec.front
@@ -335,16 +335,19 @@ def _check_space(run: Run) -> None:
 def _check_budget(run: Run) -> None:
     """Refuse a budget that base, parents and known recipes use up."""
     suite = run.suite
-    known = len(run.space.references()) + len(run.space.starts())
+    references, starts = len(run.space.references()), len(run.space.starts())
+    sample, probe = suite.known(run.spec.seed), suite.splits[Split.PROBE]
     each = {
-        scorer.name: sum(
-            len(suite.splits[split][scorer.name]) for split in (Split.SEARCH, Split.PROBE)
-        )
-        for scorer in suite.spec.scorers
+        name: references * len(ids)
+        + starts * len(sample[name])
+        + (references + starts) * len(probe[name])
+        for name, ids in suite.splits[Split.SEARCH].items()
     }
     # one a token at least, but for functions, which count none
     told = sum(each[scorer.name] for scorer in suite.spec.scorers if scorer.kind != "function")
-    least = {"evaluations": known, "items": known * sum(each.values()), "tokens": known * told}
+    least = {
+        "evaluations": references + starts, "items": sum(each.values()), "tokens": told
+    }  # fmt: skip
     _check_limits(run, least)
 
 

@@ -24,7 +24,7 @@ from evomerge.suite.spec import SuiteSpec
 from evomerge.suite.splits import Split
 
 GLANCE = 5  # a candidate whose slope is wanted is scored on one of so many of its items
-FRESH = 1 / 3  # of the search split's sources, for comparisons of what slopes found
+FRESH = 1 / 5  # of the search split's sources, for comparisons of what slopes found
 
 
 class Suite:
@@ -173,7 +173,7 @@ class Suite:
 
     @cached_property
     def fresh(self) -> Items:
-        """Search items by which no slope is taken: those of a third of the sources."""
+        """Search items by which no slope is taken: those of a fifth of the sources."""
         split = self.splits[Split.SEARCH]
         return schedule.part(split, self.source_of, self.stratum_of, FRESH)
 

@@ -104,7 +104,7 @@ def run(path: Path) -> None:
     for name in spec.names:
         assert spec.model(name).portable
     models: Any = {"base": SimpleNamespace(layers=LAYERS, dtype="float32", names=NAMES)}
-    suite: Any = SimpleNamespace(objectives=())
+    suite: Any = SimpleNamespace(objectives=(), measured=(), spec=spec.suite, teaching=dict)
     job = Run(spec, models, suite, "float32")
     job.space.starts()
     if job.space.dims:
