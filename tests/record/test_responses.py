@@ -107,7 +107,6 @@ def test_what_no_line_names_is_cut_off(tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     with Store.open(path, INVENTORY, places[:2]) as store:
-        assert path.stat().st_size == places[2].offset
         assert store.append(ONE) == places[2]
     assert path.read_bytes() == whole
 
