@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,21 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 import evomerge.space as space_module
-from evomerge import config, methods, seeds
+from evomerge import config, methods, params, seeds
 from evomerge.calibration import Calibration
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.errors import ConfigError
-from evomerge.lines import PARAMETERS, Lines
-from evomerge.params import Choice, Dim, Domain, Genome, Integer, Real
+from evomerge.interop.skeleton import Skeleton
+from evomerge.lines import LINES, PARAMETERS, Lines
+from evomerge.params import ALL, Choice, Dim, Domain, Genome, Integer, Real
 from evomerge.recipe import GROUP_ROLES, Body, Recipe, group, uncovered
 from evomerge.registry import PARTS
 from evomerge.space import SWEEP, SearchSpace, parse_space, simplex
 from evomerge.space import spec as spec_module
 from evomerge.space.fit import Fit
 from evomerge.space.parts import Part
-from evomerge.tensors import OTHER, Place
+from evomerge.tensors import OTHER, PROJECTIONS, Place, place_of
+from evomerge.tensors import places as every_place
 
 SOURCES = ("chat", "sea")
 TEMPLATE = Recipe(
@@ -47,12 +50,16 @@ def fit(
     spec = parse_space(node, tuple(template.models), problems)
     problems.check()
     assert spec is not None
-    return SearchSpace(spec, template, layers)
+    return SearchSpace(spec, template, layers, names_in(layers))
+
+
+def names_in(layers: int) -> tuple[str, ...]:
+    """The tensors of a Llama."""
+    return Skeleton(architecture="LlamaForCausalLM").names(layers)
 
 
 def places(layers: int) -> list[Place]:
-    inside = [Place(layer, role) for layer in range(layers) for role in ("attn", "mlp", "norm")]
-    return [*inside, *(Place(None, role) for role in ("embed", "norm", "head"))]
+    return every_place(layers, names_in(layers))
 
 
 # -- shapes of spaces ----------------------------------------------------------------------------
@@ -62,7 +69,12 @@ def places(layers: int) -> list[Place]:
 def role_lists(draw: st.DrawFn) -> list[str]:
     """Distinct roles that do not overlap."""
     roles = draw(st.lists(st.sampled_from(GROUP_ROLES), min_size=1, unique=True))
-    return [role for role in roles if "other" not in roles or role not in OTHER]
+    covered = {*(OTHER if "other" in roles else ())}
+    covered |= {part for role in roles for part in PROJECTIONS.get(role, ())}
+    return [role for role in roles if role not in covered]
+
+
+SMOOTH = [name for name in methods.names() if methods.get(name).smooth]
 
 
 def setting(draw: st.DrawFn, domains: Sequence[Domain], *, choices: bool = True) -> Any:
@@ -96,9 +108,11 @@ def settings_of(draw: st.DrawFn, name: str, names: list[str], sources: Sequence[
 
 
 @st.composite
-def value_spaces(draw: st.DrawFn, sources: Sequence[str]) -> dict[str, Any]:
-    """Methods and their parameters, with everything that may be said of them."""
-    names = draw(st.lists(st.sampled_from(methods.names()), min_size=1, max_size=3, unique=True))
+def value_spaces(
+    draw: st.DrawFn, sources: Sequence[str], pool: Sequence[str] = methods.names()
+) -> dict[str, Any]:
+    """Methods of ``pool`` and their parameters, with everything that may be said of them."""
+    names = draw(st.lists(st.sampled_from(pool), min_size=1, max_size=3, unique=True))
     content: dict[str, Any] = {
         "methods": names,
         "method_gene": draw(st.sampled_from(["global", "group"])),
@@ -106,12 +120,14 @@ def value_spaces(draw: st.DrawFn, sources: Sequence[str]) -> dict[str, Any]:
     layout: dict[str, Any] = {}
     if draw(st.booleans()):
         layout["roles"] = draw(role_lists())
-    how = draw(st.sampled_from(["whole", "blocks", "knots"]))
+    how = draw(st.sampled_from(["whole", "blocks", "knots", "tensor"]))
     if how == "blocks":
         layout["layers"] = draw(st.integers(1, 8))
     if how == "knots":
         content["knots"] = draw(st.integers(2, 5))
-    if layout:
+    if how == "tensor":
+        content["groups"] = "tensor"
+    elif layout:
         content["groups"] = layout
     if draw(st.booleans()):
         models = {
@@ -149,22 +165,27 @@ def swap_spaces(draw: st.DrawFn, sources: Sequence[str]) -> dict[str, Any]:
 
 
 @st.composite
-def spaces(draw: st.DrawFn) -> SearchSpace:
+def spaces(draw: st.DrawFn, smooth: bool = False) -> SearchSpace:
+    """Any space; ``smooth``: of methods that have slopes."""
     template = draw(st.sampled_from([TEMPLATE, THREE]))
     sources = tuple(template.models)
-    content = draw(st.one_of(*[value_spaces(sources)] * 3, swap_spaces(sources)))
+    if smooth:
+        content = draw(value_spaces(sources, SMOOTH))
+    else:
+        content = draw(st.one_of(value_spaces(sources), swap_spaces(sources)))
     if draw(st.booleans()):
         lines = {p.name: setting(draw, [p.domain]) for p in PARAMETERS if draw(st.booleans())}
         lines["head"] = draw(st.sampled_from(["deep", "shallow"]))
         content["lines"] = draw(st.sampled_from([True, lines]))
     kept = draw(st.lists(st.sampled_from(["embed", "head"]), unique=True))
     content["keep"] = {role: draw(st.sampled_from(("base", *sources))) for role in kept}
-    return fit(content, draw(st.integers(1, 7)), template=template)
+    deepest = 2 if content.get("groups") == "tensor" else 7
+    return fit(content, draw(st.integers(1, deepest)), template=template)
 
 
 @st.composite
-def points(draw: st.DrawFn) -> tuple[SearchSpace, Genome]:
-    space = draw(spaces())
+def points(draw: st.DrawFn, smooth: bool = False) -> tuple[SearchSpace, Genome]:
+    space = draw(spaces(smooth))
     note(f"{space.spec} fitted to {space.layers} layers")
     size = len(space.dims)
     return space, tuple(draw(st.lists(st.floats(0, 1), min_size=size, max_size=size)))
@@ -245,6 +266,156 @@ def test_dimensions_are_named_once(space: SearchSpace) -> None:
     names = [dim.name for dim in space.dims]
     assert len(set(names)) == len(names)
     assert all((dim.kind == "real") == (dim.size == 0) for dim in space.dims)
+
+
+# -- slopes --------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(point=points(smooth=True), data=st.data())
+def test_a_gene_pulls_as_all_that_it_moves(
+    point: tuple[SearchSpace, Genome], data: st.DataObject
+) -> None:
+    """Of a sum over coefficients, each with a factor of its own, ``pull`` is the derivative."""
+    space, genome = point
+    index = data.draw(st.sampled_from([None, *(n for n, s in enumerate(space.smooth) if s)]))
+    check_pull(space, genome, () if index is None else (index,), data.draw(st.integers(0, 9)))
+
+
+KNOTS = {"knots": 3, "groups": {"roles": ["attn", "other"]}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"methods": ["linear"], "weights": "simplex", **KNOTS},
+        {"methods": ["task_arithmetic"], "weights": "simplex", "groups": "tensor", "lines": True},
+        {"methods": ["slerp", "linear"], "method_gene": "group", "lines": {"alpha": 0.3}, **KNOTS},
+        {"methods": ["task_arithmetic"], "keep_from": "sea", "lines": {"head": "shallow"}, **KNOTS},
+    ],
+)  # fmt: skip
+def test_all_genes_of_a_space_pull(content: dict[str, Any]) -> None:
+    space = fit(content, 4, template=THREE)
+    assert any(space.smooth)
+    genome = tuple(seeds.unit("pull", n) for n in range(len(space.dims)))
+    check_pull(space, genome, range(len(space.dims)), 0)
+
+
+def check_pull(space: SearchSpace, genome: Genome, axes: Iterable[int], salt: int) -> None:
+    step = 1e-4
+    # ends of ranges are no place for differences, and decimals no place for small steps
+    inner = tuple(0.01 + 0.98 * gene for gene in genome)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(params, "DIGITS", 12)
+        patch.setattr(simplex, "UNITS", 10**12)
+        at = space.canonical(inner)
+        found = factors(space, at, salt)
+        pull = space.pull(at, found)
+        assert len(pull) == len(space.smooth) == len(space.dims)
+        assert not any(value for value, s in zip(pull, space.smooth, strict=True) if not s)
+        for axis in axes:
+            if not (space.smooth[axis] and step < at[axis] < 1 - step):
+                continue
+            above, below = (
+                total(space.decode((*at[:axis], at[axis] + by, *at[axis + 1 :])), found)
+                for by in (step, -step)
+            )
+            slope = (above - below) / (2 * step)
+            assert pull[axis] == pytest.approx(slope, rel=1e-4, abs=1e-5), space.dims[axis]
+
+
+def factors(
+    space: SearchSpace, genome: Genome, salt: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Tensor -> coefficient of the recipe that is smooth -> model -> a number."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    recipe = space.decode(genome)
+    for place in places(space.layers):
+        own = recipe.group_of(place)
+        assert own is not None
+        by_parameter = found.setdefault(place.tensor, {})
+        for name in (*methods.get(own.method).smooth, LINES):
+            value = own.values.get(name)
+            by_parameter[name] = {
+                model: seeds.unit("factor", salt, place.tensor, name, model) - 0.2
+                for model in (value if isinstance(value, dict) else (ALL,))
+            }
+    return found
+
+
+def total(recipe: Recipe, found: dict[str, dict[str, dict[str, float]]]) -> float:
+    """The sum of factor times coefficient."""
+    whole = 0.0
+    for name, by_parameter in found.items():
+        place = place_of(name, layers_of(found))
+        own = recipe.group_of(place)
+        assert own is not None
+        for parameter, by_model in by_parameter.items():
+            value: Any = own.scale(place) if parameter == LINES else own.values[parameter]
+            for model, factor in by_model.items():
+                whole += factor * (value[model] if isinstance(value, dict) else value)
+    return whole
+
+
+def layers_of(names: Iterable[str]) -> int:
+    return 1 + max(place_of(name).layer or 0 for name in names)
+
+
+@settings(max_examples=60, deadline=None)
+@given(space=spaces())
+def test_levels_of_detail_are_nested(space: SearchSpace) -> None:
+    assert all(len(level.classes) == len(space.dims) for level in space.levels)
+    for coarse, fine in pairwise(space.levels):
+        within = set(zip(fine.classes, coarse.classes, strict=True))
+        assert len(within) == len(set(fine.classes)), "a class is part of two"
+    assert space.levels[-1].classes == tuple(range(len(space.dims)))
+    if space.spec.tensors:
+        assert [level.name for level in space.levels] == [
+            "model",
+            "group",
+            "layer x role",
+            "tensor",
+        ]
+
+
+def test_values_of_a_tensor_are_refined_from_values_of_the_model() -> None:
+    space = fit({"groups": "tensor", "parameters": {"weight": {"sea": 1.0}}}, layers=4)
+    by_level = {level.name: level.classes for level in space.levels}
+    assert [dim.name for dim in space.dims][:2] == [
+        "weight.chat@embed_tokens",
+        "weight.chat@0.input_layernorm",
+    ]
+    assert len(space.dims) == 4 * 9 + 3
+    assert {name: len(set(classes)) for name, classes in by_level.items()} == {
+        # roles of two halves, and three tensors outside; of four layers; every one
+        "model": 1, "group": 2 * 3 + 3 - 1, "layer x role": 4 * 3 + 3, "tensor": 39,
+    }  # fmt: skip
+
+
+def test_a_space_of_tensors_holds_what_coarser_ones_do() -> None:
+    tensors = fit({"groups": "tensor"})
+    for content in ({}, {"knots": 3}, {"groups": {"layers": 2, "roles": ["q", "mlp", "other"]}}):
+        coarse = fit(content)
+        recipe = coarse.decode(tuple(seeds.unit("coarse", n) for n in range(len(coarse.dims))))
+        genome = tensors.encode(recipe)
+        assert genome is not None
+        same = tensors.decode(genome)
+        assert all(_shown(same, place) == _shown(recipe, place) for place in places(6))
+        assert coarse.encode(same) is None or coarse.spec.is_fine
+    with pytest.raises(ValueError, match="fitted to their names"):
+        SearchSpace(tensors.spec, TEMPLATE, 6)
+
+
+def test_finer_roles_have_groups_of_their_own() -> None:
+    groups = {"layers": 2, "roles": ["q", "down", "mlp"]}
+    with pytest.raises(ConfigError, match="'down' is part of 'mlp'; name one of the two"):
+        fit({"groups": groups})
+    space = fit({"groups": {**groups, "roles": ["q", "down", "other"]}}, 4)
+    recipe = space.decode((0.5,) * len(space.dims))
+    assert [(g.layers, g.roles) for g in recipe.groups[:3]] == [
+        ((0, 1), ("q",)), ((0, 1), ("down",)), ((0, 1), ("other",)),
+    ]  # fmt: skip
+    assert recipe.groups[-1].roles is None
 
 
 # -- single facts --------------------------------------------------------------------------------
@@ -630,7 +801,7 @@ def test_a_preset_fits_the_embedded_family(path: Path) -> None:
     spec = parse_space(config.read(path), SOURCES, problems)
     problems.check()
     assert spec is not None
-    space = SearchSpace(spec, template, base.layers)
+    space = SearchSpace(spec, template, base.layers, base.names)
     assert space.dims
     genome = tuple(seeds.unit("preset", path.stem, n) for n in range(len(space.dims)))
     for recipe in (space.decode(genome), *space.starts().values()):

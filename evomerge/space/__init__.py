@@ -84,16 +84,16 @@ class SearchSpace:
     def pull(self, genome: Genome, found: Derivatives) -> Genome:
         """The derivative by every gene, from those of the recipe of ``genome`` by its coefficients.
 
-        Tensors that the space keeps from one model do not depend on any gene.
+        0 along axes that are not smooth. Tensors that the space keeps from one model do not depend on any gene.
         """
         genes, body = self._canonical(genome)
         body = self._parts[-1].draw(genes[self._genes[-1]], body)
         kept = self._with_fixed(Body())
         free = {name: by for name, by in found.items() if kept.group_of(place_of(name)) is None}
         return tuple(
-            float(value)
+            float(value) if smooth else 0.0
             for part, span in zip(self._parts, self._genes, strict=True)
-            for value in part.pull(genes[span], body, free)
+            for value, smooth in zip(part.pull(genes[span], body, free), part.smooth, strict=True)
         )
 
     @property
