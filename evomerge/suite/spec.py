@@ -16,12 +16,14 @@ from evomerge.registry import ENGINES, SCORERS
 from evomerge.suite import splits
 from evomerge.suite.language import check_language
 from evomerge.suite.objectives import BASE, Floor
+from evomerge.suite.slopes import SlopeOptions, parse_slopes
 
 COMBINATIONS = ("retention", "mean", "worst")
 KINDS = ("task", "text", "function")
 DERIVED = {"worst_of": "worst", "mean_of": "mean"}  # key of an objective made of others -> how
 LIMITS = {"probe": 10, "search": 200, "select": 200, "report": 400}
 CANDIDATE = (20, 60)  # items per scorer: in the first generation, and in the last
+CELLS = 10  # of a measure
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 _FLOOR = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*%\s*of\s+(\S+)\s*$")
 
@@ -62,11 +64,13 @@ class SuiteSpec:
         estimator: of a candidate's values on the whole search split, from its sample.
         anchors: scorer -> item -> weight: a reduced search split, fixed instead of sampled.
         front: how many members a front may have, to be confirmed on the select split; 0: no front.
+        measures: objective -> low, high and cells of its axis in a grid of elites.
         gates: whether health gates can mark an evaluation invalid.
         dtype: of scoring; ``auto`` is the recipe's where the device computes fast in it.
         engine: what runs the model.
         batch_tokens: tokens per forward pass, padding included; None is the device's default.
         max_length: of an input in tokens; None is the model's.
+        slopes: how they are taken.
         file: where it stands.
         path: what its keys begin with there.
         lines: key -> its ``file:line``, of objectives and anchors.
@@ -83,12 +87,14 @@ class SuiteSpec:
     start: int | None = None
     estimator: str = estimators.DEFAULT
     anchors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    measures: Mapping[str, tuple[float, float, int]] = field(default_factory=dict)
     gates: bool = True
     front: int = 0
     dtype: str = "auto"
     engine: str = "huggingface"
     batch_tokens: int | None = None
     max_length: int | None = None
+    slopes: SlopeOptions = field(default_factory=SlopeOptions)
     file: str = field(default="", compare=False)
     path: str = field(default="", compare=False)
     lines: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -112,6 +118,7 @@ class SuiteSpec:
             objectives=tuple(plain for plain in left if names.issuperset(plain["of"])),
             scorers=tuple(scorer for scorer in self.scorers if scorer.name not in unbuilt),
             anchors={} if unbuilt else self.anchors,
+            measures={name: axis for name, axis in self.measures.items() if name in names},
         )
 
     @property
@@ -143,6 +150,7 @@ def parse_suite(
     engine = section.choice("engine", ENGINES.names(), "huggingface")
     gates = section.flag("gates", True)
     front = section.integer("front", 0, low=0)
+    slopes = parse_slopes(section)
     batch_tokens = section.integer("batch_tokens", 0, low=1) or None
     max_length = section.integer("max_length", 0, low=1) or None
     limits, shares, candidate = dict(LIMITS), dict(splits.SHARES), CANDIDATE
@@ -185,6 +193,7 @@ def parse_suite(
     _check_derived(nodes, objectives, problems, section.path)
     anchored = dict(section.items("anchors"))
     anchors = _parse_anchors(section, anchored, scorers)
+    measures = _parse_measures(section, nodes)
     lines = _lines_of("objectives", nodes) | _lines_of("anchors", anchored)
     if "objectives" not in section:
         section.problem("objectives", "missing; expected a mapping of objective names")
@@ -209,12 +218,14 @@ def parse_suite(
         start=start,
         estimator=estimator,
         anchors=anchors,
+        measures=measures,
         gates=gates,
         front=front,
         dtype=dtype,
         engine=engine,
         batch_tokens=batch_tokens,
         max_length=max_length,
+        slopes=slopes,
         file=node.file,
         path=section.path,
         lines=lines,
@@ -291,6 +302,27 @@ def _parse_anchors(
         else:
             anchors[name] = {str(id): float(weight) for id, weight in found.items()}
     return anchors
+
+
+def _parse_measures(
+    section: config.Section, objectives: Collection[str]
+) -> dict[str, tuple[float, float, int]]:
+    """Objective -> ``low``, ``high``, ``cells`` of its axis."""
+    measures: dict[str, tuple[float, float, int]] = {}
+    for name, node in section.items("measures"):
+        axis = config.Section(node, section.problems, f"{section.path}measures.{name}.")
+        if name not in objectives:
+            hint = did_you_mean(name, objectives)
+            section.problem("measures", f"{name!r} is no objective of this file{hint}", node)
+        for key in ("low", "high"):
+            axis.require(key, "a number, an end of the axis")
+        low, high = axis.number("low", 0.0), axis.number("high", 1.0)
+        cells = axis.integer("cells", CELLS, low=1, high=10_000)
+        axis.finish()
+        if low is not None and high is not None and low >= high:
+            axis.problem("high", f"expected a number above low ({low:g}), found {high:g}")
+        measures[name] = (low or 0.0, high or 0.0, cells)
+    return measures
 
 
 def _parse_objective(

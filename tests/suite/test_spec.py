@@ -100,3 +100,27 @@ def test_what_would_fail_later_is_refused(tmp_path: Path, more: str, message: st
     spec, problems = parsed(f"{TWO}{more}", tmp_path)
     assert spec is None
     assert message in "\n".join(problems)
+
+
+def test_measures_are_axes_over_objectives(tmp_path: Path) -> None:
+    measures = "measures: {thai: {low: 0.2, high: 1}, bahasa: {low: -1, high: 1, cells: 4}}"
+    spec, problems = parsed(f"{TWO}{measures}", tmp_path)
+    assert spec is not None and not problems
+    assert spec.measures == {"thai": (0.2, 1, 10), "bahasa": (-1, 1, 4)}
+    assert spec.without(["xcopa_id"]).measures == {"thai": (0.2, 1, 10)}
+
+
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        ("thay: {low: 0, high: 1}", "'thay' is no objective of this file (did you mean 'thai'?)"),
+        ("thai: {low: 1, high: 1}", "high: expected a number above low (1), found 1"),
+        ("thai: {low: 0}", "measures.thai.high: missing; expected a number, an end of the axis"),
+        ("thai: {low: 0, high: 1, cell: 3}", "measures.thai.cell: unknown key"),
+        ("thai: {low: 0, high: 1, cells: 0}", "cells: expected a whole number in 1..10000"),
+    ],
+)
+def test_wrong_measures(tmp_path: Path, axis: str, message: str) -> None:
+    spec, [problem] = parsed(f"{TWO}measures: {{{axis}}}", tmp_path)
+    assert spec is None
+    assert "fitness.yaml:5: " in problem and message in problem

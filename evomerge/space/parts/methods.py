@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from evomerge import config, methods
 from evomerge.methods import Method
-from evomerge.params import Derivatives, Dim, Domain, Genome, Kind, Parameter, Real
+from evomerge.params import Derivatives, Dim, Domain, Genome, Kind, Mixture, Parameter, Real
 from evomerge.recipe import BASE, Body, Group, Recipe, group
 from evomerge.space import simplex
 from evomerge.space.fit import Fit, Team
@@ -95,10 +95,9 @@ class Methods(Part):
         team = fit.spec.team(name, fit.sources)
         if name == "task_arithmetic":
             return {
-                f"{name} {weight:g}": _everywhere(fit, team, name, weight=weight)
-                for weight in SWEEP
+                f"{name} {weight:g}": everywhere(fit, team, name, weight=weight) for weight in SWEEP
             }
-        return {name: _everywhere(fit, team, name)}
+        return {name: everywhere(fit, team, name)}
 
     # -- genes ----------------------------------------------------------------------------------
 
@@ -187,6 +186,22 @@ class Methods(Part):
                 numbers.append(classes.setdefault(at, len(classes)))
             found.append((name, numbers))
         return found
+
+    @property
+    def mixtures(self) -> Sequence[Mixture]:
+        """The weights of each spot, where all methods mean the same range by them."""
+        found: dict[int, list[tuple[int, str, tuple[float, float]]]] = {}
+        for gene, axis in self._index.items():
+            if not isinstance(gene, _ValueGene) or gene.parameter != "weight" or not gene.model:
+                continue
+            domains = {self._domain(m, gene.parameter, gene.model) for m in self._methods} - {None}
+            domain = domains.pop()
+            if domains or not isinstance(domain, Real) or domain.scale != "linear":
+                continue
+            if domain.low < domain.high:
+                entry = axis, gene.model, (domain.low, domain.high)
+                found.setdefault(gene.spot, []).append(entry)
+        return [Mixture(*zip(*entries, strict=True)) for entries in found.values()]
 
     # -- genomes and groups ---------------------------------------------------------------------
 
@@ -339,7 +354,7 @@ def uniform(fit: Fit) -> Body:
     return Body((group("linear", fit.sources, weights),))
 
 
-def _everywhere(fit: Fit, team: Team, name: str, **values: Any) -> Body:
+def everywhere(fit: Fit, team: Team, name: str, **values: Any) -> Body:
     """A method on every tensor: values given, else fixed by the space, else its defaults."""
     spec = fit.spec
     for parameter in methods.get(name).parameters:
