@@ -6,12 +6,13 @@ A function is drawn anew for each seed (where its optimum lies, which option is 
 every optimizer; three known points are told first, at a third, the middle and two thirds of every
 axis. After 100, 300 and 1000 evaluations the optimizer recommends one point, and *its true value* is
 what counts: its regret is 1 where it is no better than the best of the known points and 0 at the
-optimum. Noise is normal and as large as told, plus a share per batch that all its points have (a batch is
+optimum (``floored``: at the optimum that there would be without the floor). Noise is normal and as large as told, plus a share per batch that all its points have (a batch is
 scored on items of its own); one candidate in twenty fails. Prints a table in Markdown: the mean regret
 over seeds, and by how much it is below that of ``random``, with a paired 95% interval (t).
 
-An optimizer takes options as ``cma:sigma0=0.1``. ``LIMITS`` spares those whose cost grows with the square
-of what they were told.
+An optimizer takes options as ``cma:sigma0=0.1``, and a population so too. A cell is empty where ``LIMITS``
+spares an optimizer whose cost grows faster than its evaluations, and where one asks for slopes or cannot
+search such a space.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).parents[3])]
 
 from evomerge import seeds  # noqa: E402
+from evomerge.errors import InputError  # noqa: E402
 from evomerge.inference.intervals import student  # noqa: E402
 from evomerge.optimizers import Problem, Told, canonical, cell, make  # noqa: E402
 from evomerge.params import Dim, Genome, Value  # noqa: E402
@@ -184,7 +186,11 @@ def regrets(spec: str, kind: str, noise: float, seed: int) -> dict[int, float]:
     population = options.pop("population", None)
     assert population is None or isinstance(population, int)
     problem = Problem(function.dims, ("first", "second"))
-    optimizer = make(name, problem, seed=seed, population=population, options=options)
+    try:
+        optimizer = make(name, problem, seed=seed, population=population, options=options)
+    except InputError as error:
+        print(f"{spec} on {kind}: {error}", file=sys.stderr)
+        return {}
 
     def told(genome: Genome, batch: int, number: int) -> Told:
         draw = seeds.generator("noise", seed, batch, number)
@@ -210,6 +216,8 @@ def regrets(spec: str, kind: str, noise: float, seed: int) -> dict[int, float]:
             break
         while spent < budget:
             asks = optimizer.ask(min(optimizer.population, budget - spent), batch)
+            if any(ask.slope for ask in asks):
+                return {}
             optimizer.tell(batch, batch, [told(ask.genome, batch, n) for n, ask in enumerate(asks)])
             spent, batch = spent + len(asks), batch + 1
         found[budget] = function.loss(optimizer.recommend(1)[0]) / start
@@ -256,6 +264,8 @@ def main() -> None:
     parser.add_argument("--functions", default=" ".join(FUNCTIONS), help="separated by spaces")
     parser.add_argument("--jobs", type=int, default=1, help="searches at a time")
     options = parser.parse_args()
+    if options.seeds < 2:
+        parser.error(f"--seeds: expected at least 2 for an interval, found {options.seeds}")
     specs = options.optimizers.split() if options.optimizers else OPTIMIZERS.names()
     specs = list(dict.fromkeys(["random", *specs]))
     jobs = [
