@@ -279,7 +279,7 @@ class Search:
         ranking = [o for o in self._objectives if o.name not in self.history.idle]
         if self._front:
             return spread(elites, ranking, self._front)
-        return knees(elites, ranking) if len(ranking) > 1 else []
+        return knees(elites, ranking) if len(ranking) > 1 and self.optimizer.observed else []
 
     def _recommended(self, genome: tuple[float, ...], others: Sequence[Candidate]) -> Candidate:
         """The candidate of a canonical genome: a known one if it was drawn before, or if its recipe is

@@ -124,7 +124,7 @@ class Auto(Optimizer):
         found = self._evolution.bettered() if self._evolution else []
         if self._descent is not None and 2 * len(self._descent.points) > self._descent.steps:
             found = [canonical(self.dims, self._descent.mean)]  # as a rule it leads, once compared
-        return list(dict.fromkeys([*found, self._kept, *self._found[-2::-1]]))[:count]
+        return list(dict.fromkeys([*found, self._kept, *self._found[::-1]]))[:count]
 
     # -- telling --------------------------------------------------------------------------------
 
@@ -214,6 +214,7 @@ class Auto(Optimizer):
             again = stage.kind == "descend" and self._stages[self._stage + 1].kind == "evolve"
             self._next(f"{label}: kept, {said}", again=again)
         else:
+            self._found.insert(0, trial)  # the shortlist may see what fresh items did not
             self._next(f"{label}: not kept, {said}")
 
     def _next(self, said: str, again: bool = False) -> None:
