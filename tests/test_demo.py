@@ -92,7 +92,7 @@ def test_the_family_can_be_built_again(tmp_path: Path) -> None:
 
 def test_the_committed_job_is_ready() -> None:
     job = prepare(load_run(ROOT / "runs" / "demo"))
-    assert len(job.space.dims) == 14
+    assert len(job.space.dims) == 76
 
 
 def test_the_job_is_whole_outside_the_clone(
@@ -101,7 +101,7 @@ def test_the_job_is_whole_outside_the_clone(
     monkeypatch.chdir(tmp_path)
     folder = prepare_run(tmp_path / "elsewhere")
     assert cli.main(["check", str(folder)]) == 0
-    assert "14 genes" in capsys.readouterr().out
+    assert "76 genes" in capsys.readouterr().out
     (folder / "run.yaml").write_text("mine", encoding="utf-8")
     prepare_run(folder)
     assert (folder / "run.yaml").read_text(encoding="utf-8") == "mine", "never overwritten"

@@ -22,6 +22,7 @@ from evomerge.suite.spec import SuiteSpec, parse_suite
 NAME = "run.yaml"
 COUNTED = ("evaluations", "items", "tokens")  # budgets that the result depends on
 EVALUATIONS = 200  # if no budget is counted
+DEFAULT = "auto"  # the optimizer where none is named
 
 
 @dataclass(frozen=True)
@@ -258,8 +259,8 @@ def _part(section: config.Section, key: str, problems: config.Problems) -> confi
 def _parse_optimizer(section: config.Section) -> tuple[str, dict[str, Any], int | None]:
     part = section.section("optimizer")
     if part is None:
-        return "cma", {}, None
-    name = part.choice("name", OPTIMIZERS.names(), "cma")
+        return DEFAULT, {}, None
+    name = part.choice("name", OPTIMIZERS.names(), DEFAULT)
     population = (
         part.integer("population", 0, low=1, high=100_000) if "population" in part else None
     )

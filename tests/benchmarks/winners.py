@@ -3,9 +3,9 @@
     python tests/benchmarks/winners.py [RUN.yaml] [--seeds 20] [--items 30] [--jobs 2] [--out DIR]
 
 Searches the demo's job (or another) once a seed with evomerge, and once as tools do that keep the best
-score they saw: the same space, optimizer, population and known recipes, every candidate scored on one
-subset that was drawn once, for as many item-evaluations as evomerge spent in all, its last look at the
-report split included. Each seed also cuts the items into other splits: a fixed report split is harder or
+score they saw: CMA-ES over a weight a group of tensors and source, the same known recipes, every candidate
+scored on one subset that was drawn once, for as many item-evaluations as evomerge spent in all, its last
+look at the report split included. Each seed also cuts the items into other splits: a fixed report split is harder or
 easier than all items, by the same for every seed. Then every winner is scored on all items of all
 tasks: the truth. Prints a table in Markdown; a row a seed, and the means with 95% intervals (t).
 """
@@ -30,6 +30,10 @@ sys.path[:0] = [str(HERE.parents[1])]
 
 from evomerge.inference.intervals import student  # noqa: E402
 
+OLD = {
+    "space": str(HERE.parents[1] / "search_spaces" / "demo-groups.yaml"),
+    "optimizer": {"name": "cma", "sigma0": 0.25, "guard": 0},
+}
 DEMO = HERE.parents[1] / "runs" / "demo" / "run.yaml"
 
 
@@ -105,7 +109,9 @@ def compare(run: Path, folder: Path, changes: Mapping[str, Any], items: int) -> 
         name: [item.id for item in scorer.items()] for name, scorer in job.suite.scorers.items()
     }
     subset = splits.subset(everything, items, seed, "old rule")
-    old_recipe, old_score = best_observed(job, worker, subset, spent)
+    config.write_text(folder / "old" / "run.yaml", config.dump({**content, **changes, **OLD}))
+    old = prepare(load_run(folder / "old"))
+    old_recipe, old_score = best_observed(old, worker, subset, spent)
     assert new.winner is not None
     row = {
         "seed": seed,
