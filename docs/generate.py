@@ -59,9 +59,24 @@ def search_tables() -> str:
     return tables(load(ROOT / "tests/benchmarks/search/results.jsonl"))
 
 
+def optimizers_table() -> str:
+    """Every optimizer with its options and the first sentence about it."""
+    from evomerge import optimizers
+    from evomerge.registry import OPTIMIZERS
+
+    rows = ["| optimizer | options | |", "| --- | --- | --- |"]
+    for name, place in OPTIMIZERS.built_in.items():
+        kind = optimizers.get(name)
+        options = ", ".join(f"`{option.name}`" for option in kind.OPTIONS)
+        room = place.partition(":")[0].removeprefix("evomerge.").replace(".", "/")
+        rows.append(f"| `{name}` | {options} | {first_line(f'{room}.py')} |")
+    return "\n".join(rows)
+
+
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {  # marker -> file, table
     "methods table": ("README.md", methods_table),
     "rooms table": ("CONTRIBUTING.md", rooms_table),
+    "optimizers table": ("docs/optimizers.md", optimizers_table),
     "search tables": ("docs/search.md", search_tables),
 }
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from evomerge.errors import InputError
 from evomerge.optimizers import Problem
-from evomerge.optimizers._walk import Walk
+from evomerge.optimizers.kernel.walk import Walk
 from evomerge.optimizers.frank_wolfe import NO_MIXTURES
 from evomerge.optimizers.kernel.descent import B1, B2, FALL, TINY
 from evomerge.params import Genome, Integer, Parameter, Real, Shared, Value
