@@ -16,7 +16,7 @@ rounded to ``DIGITS`` decimals (log scale: significant digits), so a recipe prin
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -242,6 +242,31 @@ class Level:
 
     name: str
     classes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Axes that weigh sources, each by itself, in one place of a space.
+
+    Attributes:
+        axes: one a source.
+        sources: which.
+        ranges: low and high of each weight, linear in its gene.
+    """
+
+    axes: tuple[int, ...]
+    sources: tuple[str, ...]
+    ranges: tuple[tuple[float, float], ...]
+
+    def weights(self, genome: Sequence[float]) -> list[float]:
+        """Of the sources, as ``genome`` says."""
+        pairs = zip(self.axes, self.ranges, strict=True)
+        return [low + genome[axis] * (high - low) for axis, (low, high) in pairs]
+
+    def genes(self, weights: Sequence[float]) -> list[float]:
+        """For the axes, those of ``weights``, cut off at the ranges."""
+        pairs = zip(weights, self.ranges, strict=True)
+        return [min(max((w - low) / (high - low), 0.0), 1.0) for w, (low, high) in pairs]
 
 
 ALL = ""  # stands for the model of a parameter that all share

@@ -76,6 +76,9 @@ OPTIMIZERS = Registry(
     {
         "auto": "evomerge.optimizers.auto:Auto",
         "slope": "evomerge.optimizers.slope:Slope",
+        "frank_wolfe": "evomerge.optimizers.frank_wolfe:FrankWolfe",
+        "supermerge": "evomerge.optimizers.supermerge:SuperMerge",
+        "self_positioning": "evomerge.optimizers.self_positioning:SelfPositioning",
         "cma": "evomerge.optimizers.cma:CMA",
         "cycleqd": "evomerge.optimizers.cycleqd:CycleQD",
         "greedy_soup": "evomerge.optimizers.greedy_soup:GreedySoup",
@@ -84,7 +87,11 @@ OPTIMIZERS = Registry(
         "m2n2": "evomerge.optimizers.m2n2:M2N2",
         "map_elites": "evomerge.optimizers.map_elites:MapElites",
         "random": "evomerge.optimizers.random:Random",
-        "optuna": "evomerge.optimizers.optuna:TPE",
+        "de": "evomerge.optimizers.de:DE",
+        "nsga2": "evomerge.optimizers.nsga2:NSGA2",
+        "nsga3": "evomerge.optimizers.nsga3:NSGA3",
+        "sobol": "evomerge.optimizers.sobol:Sobol",
+        "optuna": "evomerge.optimizers.optuna:Optuna",
     },
 )
 ENGINES = Registry(
@@ -93,6 +100,15 @@ ENGINES = Registry(
     {
         "huggingface": "evomerge.engines.huggingface:HuggingFaceEngine",
         "vllm": "evomerge.engines.vllm:VLLMEngine",
+    },
+)
+LOSSES = Registry(
+    "loss",
+    "evomerge.losses",
+    {
+        "lead": "evomerge.slopes.losses.lead:Lead",
+        "entropy": "evomerge.slopes.losses.entropy:Entropy",
+        "kl": "evomerge.slopes.losses.kl:KL",
     },
 )
 SCORERS = Registry(

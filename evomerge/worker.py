@@ -10,9 +10,10 @@ for JSON, and ``from_plain`` reads it back.
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,11 +25,14 @@ from evomerge.parents import Parents
 from evomerge.recipe import Recipe
 from evomerge.registry import ENGINES
 from evomerge.scorers import build_scorers, evaluate
-from evomerge.scorers.lessons import Teaching
+from evomerge.scorers.lessons import Lesson, Teaching
+from evomerge.slopes import losses
+from evomerge.slopes.backward import hear
 from evomerge.slopes.coefficients import plain, slope
-from evomerge.slopes.merits import TAU
+from evomerge.slopes.losses import Loss
 from evomerge.suite.probe import ProbeLimits, find_collapse
 from evomerge.suite.scorer import Items, Results
+from evomerge.suite.slopes import DEFAULT, TAU
 from evomerge.suite.spec import SuiteSpec
 
 Plain = dict[str, Any]
@@ -107,7 +111,10 @@ class Job:
         limits: what a merge may do to the probe; None asks on whatever it does.
         dtype: of scoring; None is that of the setup.
         slope: scorer -> items by which the derivative by every coefficient is wanted, too.
-        tau: of the merits that it is the derivative of, in nats (``slopes.merits``).
+        loss, tau, checkpoint: how it is taken; see ``suite.slopes``.
+        answers: scorer -> item -> a right answer that a model wrote, where the slope needs one.
+        teachers: scorer -> the recipe, in plain form, of the model that is followed on its items, where the
+            loss follows one.
     """
 
     key: str
@@ -117,7 +124,11 @@ class Job:
     limits: ProbeLimits | None = None
     dtype: str | None = None
     slope: Items = field(default_factory=dict)
+    loss: str = DEFAULT
     tau: float = TAU
+    checkpoint: bool = False
+    answers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    teachers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def plain(self) -> Plain:
@@ -215,13 +226,31 @@ class Worker:
     def _slope(self, merge: Merge, job: Job) -> Plain:
         """The derivatives that are wanted, of what the engine runs."""
         assert isinstance(self._engine, Differentiable)
-        found = {}
+        lessons: dict[str, list[Lesson]] = {}
         for name, ids in job.slope.items():
             scorer = self._scorers[name]
             assert isinstance(scorer, Teaching)
-            lessons = [lesson for lesson in scorer.lessons(ids) if lesson is not None]
-            found[name] = slope(self._engine, merge, lessons, job.tau)
-        return plain(found)
+            taught = scorer.lessons(ids, job.answers.get(name))
+            lessons[name] = [lesson for lesson in taught if lesson is not None]
+        loss = losses.make(job.loss, job.tau)
+        if loss.FOLLOWS:
+            self._follow(job, lessons, loss)
+            self._load(merge)
+        return plain(
+            {
+                name: slope(self._engine, merge, each, loss, checkpoint=job.checkpoint)
+                for name, each in lessons.items()
+            }
+        )
+
+    def _follow(self, job: Job, lessons: Mapping[str, Sequence[Lesson]], loss: Loss) -> None:
+        """Let ``loss`` hear what the teachers say, each of which is loaded once."""
+        assert isinstance(self._engine, Differentiable)
+        for recipe in {json.dumps(each): each for each in job.teachers.values()}.values():
+            self._load(Merge(self._materializer, Recipe.from_plain(recipe)))
+            for name, teacher in job.teachers.items():
+                if teacher == recipe:
+                    hear(self._engine, lessons[name], loss)
 
     def _open(self, dtype: str) -> None:
         """An engine of ``dtype`` in the place of the one there is, with the scorers bound to it."""

@@ -8,6 +8,7 @@ them; one that keeps weights in a layout of its own takes the stream of merged t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
@@ -205,6 +206,14 @@ class Differentiable(Protocol):
 
     def module(self) -> Any:
         """The torch module whose parameters those are."""
+        ...
+
+    def checkpointed(self) -> AbstractContextManager[None]:
+        """While it is open, activations are computed again for a backward pass instead of kept.
+
+        Raises:
+            InputError: the model cannot do that.
+        """
         ...
 
     def traced(self, requests: Sequence[Request]) -> list[torch.Tensor]:

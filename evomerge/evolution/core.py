@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.best import best
 from evomerge.evolution.archive.front import knees, spread
-from evomerge.evolution.history import SLOPE_COST, Batch, Candidate, History, Phase
+from evomerge.evolution.candidate import Candidate
+from evomerge.evolution.floors import chance, safe
+from evomerge.evolution.history import SLOPE_COST, Batch, History, Phase
 from evomerge.optimizers import Optimizer, Told
 from evomerge.params import Genome
 from evomerge.recipe import Recipe
@@ -40,6 +42,7 @@ class Plan:
         lag: in batches.
         items, tokens: other limits on what is spent before the shortlist.
         cost: items that a candidate is asked when a part (0 to 1) of the search is over.
+        slope: what an item of a slope costs, in items.
     """
 
     evaluations: int | None
@@ -48,6 +51,7 @@ class Plan:
     items: int | None = None
     tokens: int | None = None
     cost: Callable[[float], int] = lambda progress: 1
+    slope: int = SLOPE_COST
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,8 @@ class Search:
         credit: Credit = lambda at: {},
     ) -> None:
         self.space, self.optimizer, self.plan, self.history = space, optimizer, plan, history
-        self._objectives, self._front = counting(objectives), front
+        self._objectives, self._front = counting(objectives), front  # of which some may be idle
+        self._floored = [objective for objective in objectives if objective.floor]
         self._starts = space.starts() if starts is None else starts
         self._lead, self._credit = lead, credit
         self._told = 0  # batches told to the optimizer
@@ -160,7 +165,7 @@ class Search:
         spent, known = history.cost(seen), history.cost(2)
         rate = spent.tokens / max(1, spent.items)
         ahead = sum(
-            SLOPE_COST * plan.cost(0.0) if c.slope else plan.cost(b.progress)
+            plan.slope * plan.cost(0.0) if c.slope else plan.cost(b.progress)
             for b in history.batches[seen:]
             for c in b.candidates
         )
@@ -205,7 +210,7 @@ class Search:
         self._told = max(self._told, count)
 
     def _what_came_of(self, batch: Batch, candidate: Candidate, genome: tuple[float, ...]) -> Told:
-        """Values in yardstick units, so that objectives compare with each other."""
+        """Values in yardstick units, so that objectives compare with each other; 0 of an idle one."""
         evaluation = self.history.evaluations(batch.number)[candidate.id]
         score = self.history.scores(batch.number)[candidate.id]
         if score is None or evaluation.values is None:
@@ -218,14 +223,20 @@ class Search:
         return Told(
             genome,
             score.value,
-            tuple(o.sign * evaluation.values[o.name] / gains[o.name] for o in self._objectives),
-            tuple(None if error is None else error / gains[o.name] for o, error in found),
+            tuple(
+                o.sign * evaluation.values[o.name] / gains[o.name] if o.name in gains else 0.0
+                for o in self._objectives
+            ),
+            tuple(
+                0.0 if o.name not in gains else None if error is None else error / gains[o.name]
+                for o, error in found
+            ),
             score.violation,
             tuple(evaluation.values[m.name] for m in self.optimizer.problem.measures),
             answers=self._credit((batch.number, candidate.id)) if self.optimizer.ANSWERS else {},
             slope=_blended(slopes, shares) if slopes else None,
             slopes=tuple(
-                _blended(slopes, derived(o, evaluation.values, o.sign / gains[o.name]))
+                _blended(slopes, derived(o, evaluation.values, self._per_yardstick(o)))
                 for o in self._objectives
             )
             if slopes
@@ -233,40 +244,56 @@ class Search:
             lead=self._lead((batch.number, candidate.id)) if batch.fresh else None,
         )
 
+    def _per_yardstick(self, objective: Objective) -> float:
+        """What one unit of an objective counts, more being better; 0 of an idle one."""
+        gain = self.history.gains.get(objective.name)
+        return objective.sign / gain if gain else 0.0
+
     def _select_batch(self) -> Batch:
-        """Shortlist: references, baselines, the best observed, the front, the recommendation."""
+        """Shortlist: references, baselines, the best observed, also of those that likely hold their
+        floors, the front, the recommendation."""
         history = self.history
         self._tell(len(history.batches))
         chosen = [c for c in history.batches[0].candidates]
         chosen += [history.candidates[i] for i in history.baselines]
         merges = history.merges()
         distinct = {
-            history.candidates[e.candidate].recipe.digest: e
-            for e in best(merges, len(merges))[::-1]
+            history.candidates[e.candidate].digest: e for e in best(merges, len(merges))[::-1]
         }
         elites = list(distinct.values())
-        chosen += [history.candidates[e.candidate] for e in best(elites, self.optimizer.OBSERVED)]
+        chosen += [history.candidates[e.candidate] for e in best(elites, self.optimizer.observed)]
+        if self._floored:
+            chosen += [history.candidates[e.candidate] for e in safe(elites, self._chance)]
         chosen += [history.candidates[e.candidate] for e in self._of_front(elites)]
         for genome in self.optimizer.recommend(max(RECOMMENDED, self._front)):
             chosen.append(self._recommended(self.space.canonical(genome), chosen))
-        unique = {c.recipe.digest: c for c in reversed(chosen)}
+        unique = {c.digest: c for c in reversed(chosen)}
         return self._batch(Phase.SELECT, sorted(unique.values(), key=lambda c: c.id))
 
+    def _chance(self, elite: Elite) -> float:
+        """How likely a candidate holds its floors, by its search scores."""
+        errors = self.history.evaluations(elite.batch)[elite.candidate].errors or {}
+        return chance(self._floored, elite.values, errors, self.history.references(elite.batch))
+
     def _of_front(self, elites: Sequence[Elite]) -> list[Elite]:
+        ranking = [o for o in self._objectives if o.name not in self.history.idle]
         if self._front:
-            return spread(elites, self._objectives, self._front)
-        return knees(elites, self._objectives) if len(self._objectives) > 1 else []
+            return spread(elites, ranking, self._front)
+        return knees(elites, ranking) if len(ranking) > 1 else []
 
     def _recommended(self, genome: tuple[float, ...], others: Sequence[Candidate]) -> Candidate:
         """The candidate of a canonical genome: a known one if it was drawn before, or if its recipe is
         among ``others``."""
-        drawn = [c for c in self.history.candidates.values() if c.genome is not None]
-        for known in drawn:
-            if self.space.canonical(known.genome or ()) == genome:
-                return known
+        given = {c.id for batch in self.history.batches[:2] for c in batch.candidates}
         recipe = self.space.decode(genome)
+        for known in self.history.candidates.values():
+            # a drawn one's recipe is that of its genome; a known recipe's may be written otherwise
+            if known.genome is None or (known.digest != recipe.digest and known.id not in given):
+                continue
+            if self.space.canonical(known.genome) == genome:
+                return known
         for other in others:
-            if other.recipe.digest == recipe.digest:
+            if other.digest == recipe.digest:
                 return other
         number = len(self.history.candidates)
         number += len({candidate.id for candidate in others if candidate.id >= number})

@@ -1,72 +1,49 @@
-"""Hypervolume: how much of the space of objectives a set of points dominates."""
+"""The hypervolume of points: what they dominate above a reference point, counted once. Exact.
+
+    hv(S) = volume of { x : r <= x <= p for some p in S }
+
+    hv(p_1, ..., p_n) = sum_i ( vol(p_i) - hv(min(p_i, p_j), j > i) )
+
+where vol is of the box from r to a point, and points of the inner sum that others dominate are left out.
+
+Papers: Zitzler & Thiele, "Multiobjective Evolutionary Algorithms", IEEE TEC 3(4), 1999 (the measure);
+    While, Bradstreet & Barone, "A Fast Way of Calculating Exact Hypervolumes", IEEE TEC 16(1), 2012.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 
 Point = tuple[float, ...]
 
 
-def hypervolume(points: Iterable[Sequence[float]], reference: Sequence[float]) -> float:
-    """The volume that ``points`` dominate above ``reference``, exactly.
+def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
+    """Of ``points`` ``[n, objectives]``, maximised, above ``reference`` ``[objectives]``; 0 of none.
 
-        HV(S) = volume of the union over p in S of [reference, p]
-
-    By the exclusive volumes of the points, one after the other: what a point dominates alone is its box
-    less what the rest, cut down to that box, dominates of it. Two objectives are swept. Fit for the fronts
-    of a search: a hundred points of five objectives.
-
-    Args:
-        points: ``[points, objectives]``, maximised; those that do not exceed the reference everywhere
-            dominate nothing.
-        reference: ``[objectives]``, at least one: what counts as nothing gained.
-
-    Returns:
-        The volume, in the product of the objectives' units.
-
-    Raises:
-        ValueError: a point has another number of objectives than the reference.
-
-    Paper: While, Bradstreet & Barone, "A fast way of calculating exact hypervolumes", IEEE TEVC 2012 (WFG).
-    Deviations: no slicing of the last objective.
+    A point that is nowhere above the reference in some objective dominates nothing. The time grows with
+    the number of points to the power of the objectives at worst; fronts of a report are small.
     """
-    above = []
-    for point in points:
-        gained = tuple(value - low for value, low in zip(point, reference, strict=True))
-        if all(value > 0 for value in gained):
-            above.append(gained)
-    return _volume(_undominated(above))
+    above = [tuple(v - r for v, r in zip(p, reference, strict=True)) for p in points]
+    return _volume([p for p in above if all(v > 0 for v in p)])
 
 
-def _volume(front: list[Point]) -> float:
-    """Of points above the origin, none of which dominates another."""
-    if not front:
-        return 0.0
-    if len(front[0]) == 1:
-        return front[0][0]
-    front = sorted(front, reverse=True)  # the first objective falls: later boxes shrink fast
-    if len(front[0]) == 2:
-        total = height = 0.0
-        for width, reach in front:
-            total += width * (reach - height)
-            height = reach
-        return total
-    return sum(_exclusive(point, front[at + 1 :]) for at, point in enumerate(front))
+def _volume(points: Sequence[Point]) -> float:
+    """Above zero, of points that are above it."""
+    # the worst in the last objective first: what is left is then cut low, and mostly dominated
+    ordered = sorted(_front(points), key=lambda p: p[-1])
+    total = 0.0
+    for at, point in enumerate(ordered):
+        left = [tuple(map(min, point, other)) for other in ordered[at + 1 :]]
+        total += math.prod(point) - (_volume(left) if left else 0.0)
+    return total
 
 
-def _exclusive(point: Point, others: list[Point]) -> float:
-    """What ``point`` dominates and ``others`` do not."""
-    box = 1.0
-    for side in point:
-        box *= side
-    inside = [tuple(map(min, point, other)) for other in others]
-    return box - _volume(_undominated(inside))
-
-
-def _undominated(points: Iterable[Point]) -> list[Point]:
-    """The points that no other dominates, each once."""
-    kept: list[Point] = []
-    for point in sorted(set(points), reverse=True):  # nobody is dominated by who comes later
-        if not any(all(a >= b for a, b in zip(other, point, strict=True)) for other in kept):
-            kept.append(point)
-    return kept
+def _front(points: Sequence[Point]) -> list[Point]:
+    """Distinct points that no other dominates."""
+    distinct = set(points)
+    return [
+        p
+        for p in distinct
+        if not any(q != p and all(a >= b for a, b in zip(q, p, strict=True)) for q in distinct)
+    ]

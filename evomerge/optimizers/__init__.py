@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from evomerge.errors import ConfigError, InputError, did_you_mean
-from evomerge.params import Dim, Genome, Level, Parameter, Value
+from evomerge.params import Dim, Genome, Level, Mixture, Parameter, Value
 from evomerge.registry import OPTIMIZERS
 
 
@@ -54,6 +54,7 @@ class Problem:
             the optimizer's class wants it (``KINSHIP``); in units of their entries, up to one factor.
         smooth: for each axis, whether slopes exist along it; empty where there are none at all.
         levels: of detail, coarse to fine; the last has every axis by itself. Empty is that one alone.
+        mixtures: axes that weigh sources against each other, place by place.
     """
 
     dims: tuple[Dim, ...]
@@ -66,6 +67,7 @@ class Problem:
     kinship: Mapping[tuple[str, str], float] = field(default_factory=dict, compare=False)
     smooth: tuple[bool, ...] = ()
     levels: tuple[Level, ...] = ()
+    mixtures: tuple[Mixture, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,8 +164,10 @@ class Optimizer(ABC):
     ANSWERS: ClassVar[bool] = False  # True: it wants ``Told.answers``
     KINSHIP: ClassVar[bool] = False  # True: it wants ``Problem.kinship``
     FEWER: ClassVar[bool] = False  # whether an ask may return fewer genomes than were asked for
-    # how many of the best by search score join what it recommends on the shortlist
-    OBSERVED: ClassVar[int] = 6
+    SLOPES: ClassVar[bool] = False  # whether it can do nothing without slopes
+    observed: int = (
+        6  # so many of the best by search score join what it recommends on the shortlist
+    )
 
     def __init__(
         self,
@@ -226,6 +230,26 @@ def cell(dim: Dim, gene: float) -> int:
 def centre(dim: Dim, number: int) -> float:
     """The gene at the centre of a cell."""
     return (number + 0.5) / dim.size
+
+
+def mean(dims: Sequence[Dim], ranked: Sequence[Told]) -> Genome:
+    """The mean of points, best first, by CMA-ES's weights; of a categorical axis the heaviest option.
+
+    Of noisy scores the best is one that had luck; luck averages out.
+    """
+    weights = [math.log(len(ranked) + 0.5) - math.log(place) for place in range(1, len(ranked) + 1)]
+    genes = []
+    for axis, dim in enumerate(dims):
+        column = [told.genome[axis] for told in ranked]
+        if dim.kind == "categorical":
+            heaviest = [0.0] * dim.size
+            for weight, gene in zip(weights, column, strict=True):
+                heaviest[cell(dim, gene)] += weight
+            genes.append(centre(dim, heaviest.index(max(heaviest))))
+        else:
+            total = sum(weight * gene for weight, gene in zip(weights, column, strict=True))
+            genes.append(total / sum(weights))
+    return canonical(dims, genes)
 
 
 def canonical(dims: Sequence[Dim], genes: Sequence[float]) -> Genome:

@@ -12,7 +12,7 @@ from evomerge.suite.scorer import Items, Results
 At = tuple[int, int]  # an evaluation: its batch and its candidate
 
 
-@dataclass
+@dataclass(slots=True)
 class _Model:
     """What a recipe, merged and scored in one dtype, was asked: evaluation by evaluation."""
 
@@ -27,12 +27,15 @@ class Answers:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._models: dict[str, _Model] = {}
+        self._newest: Items = {}
 
     def add(self, key: str, at: At, items: Items, block: Block | None) -> None:
         """Evaluation ``at`` asked ``items``; the answers are ``block``."""
         model = self._models.setdefault(key, _Model())
         if items:
-            model.asked[at] = items
+            if items == self._newest:  # candidates of a batch are mostly asked the same
+                items = self._newest
+            self._newest = model.asked[at] = items
         if block:
             model.blocks.append(block)
 

@@ -15,15 +15,15 @@ from evomerge.checkpoint import Checkpoint, read_json
 from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputError
 from evomerge.evolution.core import Credit, Lead, Plan, Search
-from evomerge.evolution.history import History
+from evomerge.evolution.history import SLOPE_COST, History
 from evomerge.merging import open_model
 from evomerge.optimizers import Measure, Optimizer, Problem
 from evomerge.parents import Parents, check_compatible
 from evomerge.parents.kinship import inner_products
 from evomerge.pool import WorkerSpec
 from evomerge.recipe import BASE, Body, Recipe
-from evomerge.record.events import JOURNAL, Head, read_lines
-from evomerge.registry import ENGINES
+from evomerge.record.events import JOURNAL, head_at
+from evomerge.registry import ENGINES, LOSSES
 from evomerge.run.calibrating import read_texts
 from evomerge.run.precision import scoring_dtype
 from evomerge.run.spec import RunSpec
@@ -79,6 +79,7 @@ class Run:
             spec.items,
             spec.tokens,
             self.suite.cost,
+            self.slope_cost,
         )
         history = History(self.suite.combine, self.suite.yardsticks, self.suite.shares)
         objectives, front = self.suite.objectives, self.suite.spec.front
@@ -93,11 +94,30 @@ class Run:
             credit=credit,
         )
 
+    @property
+    def without_slopes(self) -> str:
+        """Why no slope can be taken at all; empty if some can."""
+        name = self.suite.spec.engine
+        if not hasattr(ENGINES.get(name), "traced"):
+            return f"engine {name!r} gives no derivatives: it has no torch module"
+        if not any(self.space.smooth):
+            return "no gene is a real parameter by which every method that has it is smooth"
+        taught = self.suite.teaching()
+        if all(taught.values()):
+            return "; ".join(f"{name}: {why}" for name, why in taught.items())
+        return ""
+
+    @cached_property
+    def slope_cost(self) -> int:
+        """Item-forwards that an item of a slope takes: one more for each that is made again, or by a teacher."""
+        options = self.suite.spec.slopes
+        follows: bool = LOSSES.get(options.loss).FOLLOWS
+        return SLOPE_COST + options.checkpoint + follows
+
     @cached_property
     def teaching(self) -> dict[str, str]:
         """Objective -> scorer whose items teach it; empty where no slope can be taken at all."""
-        engine = ENGINES.get(self.suite.spec.engine)
-        if not hasattr(engine, "traced") or not any(self.space.smooth):
+        if self.without_slopes:
             return {}
         scorer = {objective.name: objective.scorer for objective in self.suite.measured}
         return {name: scorer[name] for name, why in self.suite.teaching().items() if not why}
@@ -137,6 +157,7 @@ class Run:
             kinship,
             smooth=self.space.smooth if self.teaching else (),
             levels=self.space.levels,
+            mixtures=self.space.mixtures,
         )
 
     @property
@@ -240,7 +261,7 @@ def prepare(
         InputError: with every problem found, one a line.
     """
     path = spec.folder / JOURNAL
-    started = read_lines(path)[:1] if path.is_file() else []
+    head = head_at(path) if path.is_file() else None
     attempt = _Attempts()
     models = _open_models(spec, attempt, say, tokenizer=True)
     say("building the evaluation tasks")
@@ -250,9 +271,9 @@ def prepare(
     texts = attempt(lambda: read_texts(spec, None if attempt.problems else suite))
     attempt.check()
     scoring = _scoring(spec, models, device)
-    head = started[0] if started else None
-    run = Run(spec, models, suite, head.scoring if isinstance(head, Head) else scoring, texts)
+    run = Run(spec, models, suite, head.scoring if head else scoring, texts)
     _check_space(run)
+    _check_slopes(run)
     _check_budget(run)
     run.optimizer()  # it may want of the space what that has not
     return run
@@ -289,6 +310,17 @@ def _scoring(spec: RunSpec, models: Mapping[str, Checkpoint], device: str | None
     """The dtype that candidates are scored in."""
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return scoring_dtype(spec.suite.dtype, spec.dtype or models[BASE].dtype, where)
+
+
+def _check_slopes(run: Run) -> None:
+    """Refuse an optimizer that can do nothing without slopes where there are none."""
+    name = run.spec.optimizer
+    if optimizers.get(name).SLOPES and (why := run.without_slopes):
+        place = run.spec.lines.get("optimizer", run.spec.folder)
+        raise InputError(
+            f"{place}: {name} descends by slopes, and there are none: {why}. Choose another optimizer: auto "
+            "takes slopes where there are some"
+        )
 
 
 def _check_space(run: Run) -> None:

@@ -9,17 +9,20 @@ from typing import Any
 
 from evomerge.errors import CandidateFailed
 from evomerge.evolution.core import Search
-from evomerge.evolution.history import Batch, Phase, Verdict
+from evomerge.evolution.history import Batch, Phase, Settled, Verdict
 from evomerge.inference.intervals import Interval
 from evomerge.judging.credit import Credit
 from evomerge.judging.estimation import Estimation
 from evomerge.judging.evidence import search_interval
+from evomerge.judging.examples import examples
 from evomerge.judging.lead import lead
 from evomerge.judging.race import Race
+from evomerge.judging.ranking import settle
 from evomerge.judging.shortlist import judge
 from evomerge.params import Genome
 from evomerge.record.answers import Answers, At
 from evomerge.record.responses import Block, Store
+from evomerge.registry import LOSSES
 from evomerge.run.preflight import Run
 from evomerge.suite.probe import ProbeLimits, probe_limits
 from evomerge.suite.scorer import Items, Results
@@ -59,8 +62,7 @@ class Scoring:
 
     def key(self, at: At) -> str:
         """Names a model: a recipe, and the dtype that it is scored in."""
-        recipe = self._history.candidates[at[1]].recipe
-        return f"{recipe.digest[:16]} {self.dtype(at)}"
+        return f"{self._history.candidates[at[1]].digest[:16]} {self.dtype(at)}"
 
     def dtype(self, at: At) -> str:
         """Of scoring: the report shows models as they are exported."""
@@ -80,8 +82,9 @@ class Scoring:
 
     def probe(self, at: At) -> Items:
         """Probe items that come first; none if the model passed them before."""
-        if self._phase(at) == Phase.REPORT:
-            return {}
+        batch = self._history.batches[at[0]]
+        if batch.phase == Phase.REPORT or (batch.phase == Phase.SEARCH and batch.slopes):
+            return {}  # a slope is worth its items, whatever the model has become
         return self._answers.missing(self.key(at), self._probe)
 
     def questions(self, at: At) -> Items:
@@ -99,6 +102,44 @@ class Scoring:
         drawn = self._suite.minibatch(self._run.spec.seed, at[0])
         return {name: ids for name, ids in drawn.items() if name in wanted and ids}
 
+    def shown(self, items: Items) -> dict[str, dict[str, str]]:
+        """Scorer -> item -> a right answer of base or parents, for ``items`` that are taught by one.
+
+        Of what they answered before all else: a resumed search shows the same.
+        """
+        return {
+            name: {id: self._examples[name][id] for id in ids if id in self._examples[name]}
+            for name, ids in items.items()
+            if name in self._examples
+        }
+
+    @cached_property
+    def _examples(self) -> dict[str, dict[str, str]]:
+        split, known = self._suite.splits[Split.SEARCH], self._models(0)
+        results = [self._answers.results(key, split) for key in known]
+        scorers = {self._run.teaching[name] for name in self._suite.shown()}
+        return {name: examples(self._suite, name, results) for name in sorted(scorers)}
+
+    def teachers(self, items: Items) -> dict[str, dict[str, Any]]:
+        """Scorer -> the recipe of the model that does best at it, of base and parents, if the loss follows one.
+
+        Best at the first objective that the scorer teaches; of equal ones the first.
+        """
+        if not items or not LOSSES.get(self._suite.spec.slopes.loss).FOLLOWS:
+            return {}
+        return {name: self._teachers[name] for name in items}
+
+    @cached_property
+    def _teachers(self) -> dict[str, dict[str, Any]]:
+        values = self._history.references(0)
+        recipes = {c.origin: c.recipe for c in self._history.batches[0].candidates}
+        found: dict[str, dict[str, Any]] = {}
+        for objective in self._suite.measured:
+            if objective.name in self._run.teaching:
+                best = max(values, key=lambda m: objective.sign * values[m][objective.name])
+                found.setdefault(objective.scorer, recipes[best].portable().plain)
+        return found
+
     def slopes(self, at: At, found: Mapping[str, Any]) -> dict[str, Genome]:
         """The slope of every objective that is taught, by the genes, in the objective's own direction.
 
@@ -111,8 +152,14 @@ class Scoring:
         """
         genome = self._history.candidates[at[1]].genome
         assert genome is not None
+        asked = self.slope(at)
         pulled = {
-            name: self._run.space.pull(genome, each["tensors"]) for name, each in found.items()
+            # items that teach nothing have the slope 0
+            name: [
+                value * each["items"] / len(asked[name])
+                for value in self._run.space.pull(genome, each["tensors"])
+            ]
+            for name, each in found.items()
         }
         sign = {objective.name: objective.sign for objective in self._suite.measured}
         slopes = {
@@ -182,6 +229,15 @@ class Scoring:
     def interval(self, batch: int, candidate: int) -> Interval:
         """The score of a candidate of a search batch, and how far off it may be."""
         return search_interval(self._history, self._suite.objectives, batch, candidate)
+
+    def settle(self) -> Settled:
+        """What base and parents, all scored, settle: which objectives count, by which yardsticks."""
+        history, split = self._history, self._suite.splits[Split.SEARCH]
+        answers = {
+            c.origin: self._answers.results(self.key((0, c.id)), split)
+            for c in history.batches[0].candidates
+        }
+        return settle(self._suite, answers, history.references(0), self._run.spec.seed)
 
     def judge(self, batch: int) -> Verdict:
         """The verdict on a complete round of the shortlist."""

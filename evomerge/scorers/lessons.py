@@ -1,12 +1,12 @@
 """Lessons: what an item teaches, token by token, where it has a right answer.
 
 A lesson is what a bounded loss is made of (``evomerge.slopes``): requests whose logits decide how well an
-item is answered. An item without one teaches nothing.
+item is answered. An item without one teaches nothing, unless a model is known to have answered it right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -52,6 +52,12 @@ Lesson = Choice | Written | Text
 class Teaching(Taught, Protocol):
     """A scorer whose items teach."""
 
-    def lessons(self, ids: Sequence[str]) -> list[Lesson | None]:
-        """What each of the items ``ids`` teaches, in that order; must come after ``bind``."""
+    def lessons(
+        self, ids: Sequence[str], answers: Mapping[str, str] | None = None
+    ) -> list[Lesson | None]:
+        """What each of the items ``ids`` teaches, in that order; must come after ``bind``.
+
+        Args:
+            answers: item -> a right answer that a model wrote, for a scorer that is ``Shown`` them.
+        """
         ...

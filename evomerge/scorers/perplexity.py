@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,9 @@ class BitsPerByte:
         """Bits per byte."""
         return (_METRIC,)
 
-    def lessons(self, ids: Sequence[str]) -> list[Lesson | None]:
+    def lessons(
+        self, ids: Sequence[str], answers: Mapping[str, str] | None = None
+    ) -> list[Lesson | None]:
         """Every passage, in windows."""
         rows = [self._row(id) for id in ids]
         return [Text(tuple(self._cut(row)), len(self._passages[row].encode())) for row in rows]

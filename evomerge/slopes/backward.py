@@ -3,40 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor
 
 from evomerge.engines import Differentiable
 from evomerge.scorers.lessons import Choice, Lesson, Text
-from evomerge.slopes.merits import merit, scale
+from evomerge.slopes.losses import Loss, scale
 
 Take = Callable[[str, Tensor], None]
 
 
-def descend(engine: Differentiable, lessons: Sequence[Lesson], tau: float, take: Take) -> float:
+def descend(
+    engine: Differentiable,
+    lessons: Sequence[Lesson],
+    loss: Loss,
+    take: Take,
+    *,
+    checkpoint: bool = False,
+) -> float:
     """Hand the gradients of the mean merit of ``lessons`` to ``take``, by parameter, batch after batch.
 
     Args:
         engine: runs the model.
         lessons: all of one kind.
-        tau: see ``merit``.
+        loss: whose merit it is.
         take: is given a parameter's name and a gradient that adds to what it was given before; it is
             gone afterwards.
+        checkpoint: see ``Differentiable.checkpointed``.
 
     Returns:
         The mean merit itself (of texts: minus bits per byte).
     """
     whole, total = scale(lessons), 0.0
-    with _gradients(engine.module(), take):
+    activations = engine.checkpointed() if checkpoint else nullcontext()
+    with _gradients(engine.module(), take), activations:
         for batch in batches(lessons, engine.room):
             logits = iter(engine.traced([r for lesson in batch for r in lesson.requests]))
-            merits = [merit(each, [next(logits) for _ in each.requests], tau) for each in batch]
+            merits = [loss.merit(each, [next(logits) for _ in each.requests]) for each in batch]
             mean = sum(merits[1:], start=merits[0]) / whole
             mean.backward()  # type: ignore[no-untyped-call]
             total += float(mean.detach())
     return total
+
+
+def hear(engine: Differentiable, lessons: Sequence[Lesson], loss: Loss) -> None:
+    """Tell ``loss`` what the model that the engine runs now says of ``lessons``."""
+    engine.module().requires_grad_(False)
+    for batch in batches(lessons, engine.room):
+        logits = iter(engine.traced([r for lesson in batch for r in lesson.requests]))
+        for each in batch:
+            loss.hear(each, [next(logits) for _ in each.requests])
 
 
 def batches(lessons: Sequence[Lesson], room: int) -> Iterator[list[Lesson]]:

@@ -12,7 +12,7 @@ from evomerge.merging import Merge
 from evomerge.params import ALL, Derivatives
 from evomerge.scorers.lessons import Lesson
 from evomerge.slopes.backward import descend
-from evomerge.slopes.merits import TAU
+from evomerge.slopes.losses import Loss
 
 
 @dataclass
@@ -31,9 +31,14 @@ class Slope:
 
 
 def slope(
-    engine: Differentiable, merge: Merge, lessons: Sequence[Lesson], tau: float = TAU
+    engine: Differentiable,
+    merge: Merge,
+    lessons: Sequence[Lesson],
+    loss: Loss,
+    *,
+    checkpoint: bool = False,
 ) -> Slope:
-    """The slope of ``merge``, which the engine runs, by what ``lessons`` ask."""
+    """The slope of ``merge``, which the engine runs, by what ``lessons`` ask; see ``descend``."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     tangents = merge.tangents()
 
@@ -44,7 +49,7 @@ def slope(
             product = float((gradient.float() * tangent.view(gradient.shape)).sum())
             by_model[model or ALL] = by_model.get(model or ALL, 0.0) + product
 
-    merit = descend(engine, lessons, tau, take) if lessons else 0.0
+    merit = descend(engine, lessons, loss, take, checkpoint=checkpoint) if lessons else 0.0
     return Slope(merit, len(lessons), found)
 
 

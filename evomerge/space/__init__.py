@@ -19,7 +19,7 @@ from typing import Any
 
 from evomerge.errors import ConfigError
 from evomerge.lines import NEUTRAL
-from evomerge.params import Derivatives, Genome, Level
+from evomerge.params import Derivatives, Genome, Level, Mixture
 from evomerge.recipe import BASE, Body, Recipe, group
 from evomerge.registry import PARTS
 from evomerge.space import simplex
@@ -119,6 +119,15 @@ class SearchSpace:
             found.append(Level(name, tuple(numbers)))
         finest = "tensor" if self.spec.tensors else "all"
         return (*found, Level(finest, tuple(range(len(self.dims)))))
+
+    @property
+    def mixtures(self) -> tuple[Mixture, ...]:
+        """Axes that weigh sources, each by itself, place by place."""
+        return tuple(
+            replace(each, axes=tuple(span.start + axis for axis in each.axes))
+            for part, span in zip(self._parts, self._genes, strict=True)
+            for each in part.mixtures
+        )
 
     def _drawn(self, genome: Genome) -> tuple[Genome, Recipe]:
         """The canonical genome and its recipe."""

@@ -7,14 +7,16 @@ Everything here is a pure function of plain numbers. Values are kept in the metr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 Values = Mapping[str, float]  # objective name -> value, in the metric's own direction
 
 BASE = "base"
 SMALL_GAIN = 0.05  # parents that gain less than this share of the value set no yardstick ...
 YARDSTICK = 0.25  # ... this share of the value does
+PRICE = 4.0  # of missing a floor by its own size, in the score that a slope climbs
+SOFT = 0.02  # of a floor's size: how softly that sets in
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Objective:
         return min(found) if self.maximize else max(found)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Score:
     """A combined score. ``violation`` sums the relative amounts by which floors are missed."""
 
@@ -145,6 +147,11 @@ def derived(objective: Objective, values: Values, share: float = 1.0) -> dict[st
     return {worst: share}
 
 
+def weightless(objectives: Sequence[Objective], names: Collection[str]) -> list[Objective]:
+    """The same objectives, those called ``names`` without a weight."""
+    return [replace(o, weight=0.0) if o.name in names else o for o in objectives]
+
+
 def why_no_sum(objectives: Sequence[Objective], how: str) -> str | None:
     """Why a combined score is no weighted sum of measured objectives; None if it is one."""
     if floors := [objective.name for objective in objectives if objective.floor]:
@@ -184,6 +191,13 @@ def yardsticks(
     return found
 
 
+def steering(objectives: Sequence[Objective]) -> list[Objective]:
+    """The measured objectives that a slope is wanted of: those that enter the score, or have a floor."""
+    floored = {name for o in objectives if o.floor for name in (*o.of, o.name)}
+    entered = {objective.name for objective in entering(objectives)}
+    return [o for o in objectives if not o.of and o.name in entered | floored]
+
+
 def shares(
     objectives: Sequence[Objective],
     how: str,
@@ -193,17 +207,35 @@ def shares(
 ) -> dict[str, float]:
     """The derivative of the combined score by the value of each measured objective; see ``combine``.
 
-    Of a worst, by that which is the worst now.
+    Of a worst, by that which is the worst now. Each floor takes away, smoothly around it,
+
+        PRICE w softplus(u / w),    u = sign (bound - value) / |bound|,  w = SOFT
+
+    so that who descends is turned back where a floor begins to be missed, and not before.
     """
-    plain = combine(objectives, how, with_derived(objectives, values), references, gains).value
+
+    def merit(measured: Values) -> float:
+        whole = with_derived(objectives, measured)
+        score = combine(objectives, how, whole, references, gains).value
+        for objective in objectives:
+            if objective.floor:
+                bound = objective.floor.bound(objective, references)
+                missed = objective.sign * (bound - whole[objective.name]) / max(abs(bound), 1e-9)
+                score -= PRICE * SOFT * _softplus(missed / SOFT)
+        return score
+
+    plain = merit(values)
     found = {}
     for objective in objectives:
         if not objective.of:
-            step = 1e-6 * gains[objective.name]
+            step = 1e-6 * gains.get(objective.name, 1.0)
             moved = {**values, objective.name: values[objective.name] + step}
-            score = combine(objectives, how, with_derived(objectives, moved), references, gains)
-            found[objective.name] = (score.value - plain) / step
+            found[objective.name] = (merit(moved) - plain) / step
     return found
+
+
+def _softplus(x: float) -> float:
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
 def combine(
@@ -217,7 +249,8 @@ def combine(
 
     ``retention``: the weighted mean of (value - base) / yardstick, so that 0 is the base and 1 as
     good as the best parent at everything. ``worst``: the least of these. ``mean``: the weighted mean
-    of the plain values. Objectives of weight 0 do not count.
+    of the plain values. Objectives of weight 0 do not count, nor in the first two those without a
+    yardstick: they cannot rank these models (see ``judging.ranking``).
 
     Args:
         objectives: what counts.
@@ -226,19 +259,20 @@ def combine(
         references: base and parents, on the same items.
         gains: from ``yardsticks``, fixed for a run.
     """
-    total = sum(objective.weight for objective in objectives)
+    counted = {o.name: o.weight for o in objectives if how == "mean" or o.name in gains}
+    total = sum(counted.values())
     score = math.inf if how == "worst" else 0.0
     violation = 0.0
     for objective in objectives:
-        value = objective.sign * values[objective.name]
-        if how != "mean":
-            value = (value - objective.sign * references[BASE][objective.name]) / gains[
-                objective.name
-            ]
-        if how != "worst":
-            score += objective.weight * value / total
-        elif objective.weight:
-            score = min(score, value)
+        name, weight = objective.name, counted.get(objective.name)
+        if weight is not None:
+            value = objective.sign * values[name]
+            if how != "mean":
+                value = (value - objective.sign * references[BASE][name]) / gains[name]
+            if how != "worst":
+                score += weight * value / total
+            elif weight:
+                score = min(score, value)
         if objective.floor:
             bound = objective.floor.bound(objective, references)
             missed = objective.sign * (bound - values[objective.name])

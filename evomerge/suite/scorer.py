@@ -141,6 +141,20 @@ class Taught(Protocol):
         ...
 
 
+@runtime_checkable
+class Shown(Taught, Protocol):
+    """A scorer that may state no right answers, but knows those that models wrote."""
+
+    @property
+    def shown(self) -> str:
+        """Why answers of other models stand for right ones of its own; empty if they do not."""
+        ...
+
+    def written(self, responses: Responses) -> list[str | None]:
+        """The text that each item was answered by; None where there is no whole one."""
+        ...
+
+
 def column(responses: Responses, metric: str) -> list[Any]:
     """The per-item values of ``metric``, which may be a product: ``exact_match,none*in_language``.
 

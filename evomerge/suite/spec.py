@@ -16,6 +16,7 @@ from evomerge.registry import ENGINES, SCORERS
 from evomerge.suite import splits
 from evomerge.suite.language import check_language
 from evomerge.suite.objectives import BASE, Floor
+from evomerge.suite.slopes import SlopeOptions, parse_slopes
 
 COMBINATIONS = ("retention", "mean", "worst")
 KINDS = ("task", "text", "function")
@@ -69,6 +70,7 @@ class SuiteSpec:
         engine: what runs the model.
         batch_tokens: tokens per forward pass, padding included; None is the device's default.
         max_length: of an input in tokens; None is the model's.
+        slopes: how they are taken.
         file: where it stands.
         path: what its keys begin with there.
         lines: key -> its ``file:line``, of objectives and anchors.
@@ -92,6 +94,7 @@ class SuiteSpec:
     engine: str = "huggingface"
     batch_tokens: int | None = None
     max_length: int | None = None
+    slopes: SlopeOptions = field(default_factory=SlopeOptions)
     file: str = field(default="", compare=False)
     path: str = field(default="", compare=False)
     lines: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -147,6 +150,7 @@ def parse_suite(
     engine = section.choice("engine", ENGINES.names(), "huggingface")
     gates = section.flag("gates", True)
     front = section.integer("front", 0, low=0)
+    slopes = parse_slopes(section)
     batch_tokens = section.integer("batch_tokens", 0, low=1) or None
     max_length = section.integer("max_length", 0, low=1) or None
     limits, shares, candidate = dict(LIMITS), dict(splits.SHARES), CANDIDATE
@@ -221,6 +225,7 @@ def parse_suite(
         engine=engine,
         batch_tokens=batch_tokens,
         max_length=max_length,
+        slopes=slopes,
         file=node.file,
         path=section.path,
         lines=lines,

@@ -14,16 +14,16 @@ from evomerge.suite.objectives import (
     Objective,
     Score,
     combine,
-    entering,
     shares,
+    steering,
     with_derived,
     yardsticks,
 )
-from evomerge.suite.scorer import Items, Results, Scorer, Taught, column
+from evomerge.suite.scorer import Items, Results, Scorer, Shown, Taught, column
 from evomerge.suite.spec import SuiteSpec
 from evomerge.suite.splits import Split
 
-GLANCE = 3  # a candidate whose slope is wanted is scored on one of so many of its items
+GLANCE = 5  # a candidate whose slope is wanted is scored on one of so many of its items
 FRESH = 1 / 3  # of the search split's sources, for comparisons of what slopes found
 
 
@@ -87,16 +87,18 @@ class Suite:
         return [objective for objective in self.objectives if not objective.of]
 
     def teaching(self) -> dict[str, str]:
-        """Measured objectives that enter the score, and why nothing teaches them; empty where something does.
+        """Measured objectives that enter the score or have a floor, and why nothing teaches them, if so.
 
         An objective is taught where the items of its scorer have right answers, and a better metric means
-        that these lead.
+        that these lead. Where only models are known to have given some, see ``shown``.
         """
         found = {}
-        for objective in entering(self.objectives):
+        for objective in steering(self.objectives):
             scorer = self.scorers[objective.scorer]
             if not isinstance(scorer, Taught):
-                found[objective.name] = "its scorer shows no right answers"
+                found[objective.name] = (
+                    "its scorer has no lessons: what it asks and which answers are right stays inside it"
+                )
             elif scorer.teaches:
                 found[objective.name] = scorer.teaches
             elif objective.metric.split("*")[0] not in scorer.taught:
@@ -106,6 +108,25 @@ class Suite:
             else:
                 found[objective.name] = ""
         return found
+
+    @property
+    def directions(self) -> dict[str, bool]:
+        """Objective -> whether more is better."""
+        return {objective.name: objective.maximize for objective in self.objectives}
+
+    def shown(self) -> dict[str, str]:
+        """Objectives that are taught by answers of base and parents, and why: a proxy for what they measure."""
+        found = {}
+        for name, why in self.teaching().items():
+            scorer = self.scorers[self._scorer_of[name]]
+            if not why and isinstance(scorer, Shown) and scorer.shown:
+                found[name] = f"by parents' answers, a proxy: {scorer.shown}"
+        return found
+
+    @cached_property
+    def _scorer_of(self) -> dict[str, str]:
+        """Measured objective -> its scorer."""
+        return {objective.name: objective.scorer for objective in self.measured}
 
     @cached_property
     def splits(self) -> dict[str, Items]:

@@ -15,10 +15,10 @@ from evomerge.checkpoint import ModelRef
 from evomerge.errors import RunError
 from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.front import knees
+from evomerge.evolution.candidate import Candidate
 from evomerge.evolution.core import Plan, Search
 from evomerge.evolution.history import (
     Batch,
-    Candidate,
     Dropped,
     Evaluation,
     History,

@@ -19,10 +19,15 @@ from evomerge.lines import Lines
 from evomerge.merging import Materializer, Merge, open_parents
 from evomerge.params import ALL
 from evomerge.recipe import Body, Group, Recipe, group
+from evomerge.registry import LOSSES
 from evomerge.scorers.lessons import Choice, Lesson, Text, Written
-from evomerge.slopes.backward import batches, descend
+from evomerge.slopes import losses
+from evomerge.slopes.backward import batches, descend, hear
 from evomerge.slopes.coefficients import Slope, slope
-from evomerge.slopes.merits import TAU, merit
+from evomerge.slopes.losses import Loss, kl
+from evomerge.slopes.losses.entropy import Entropy
+from evomerge.slopes.losses.kl import KL
+from evomerge.slopes.losses.lead import Lead
 from evomerge.testing.models import tiny_family
 
 SOURCES = ("chat", "sea")
@@ -69,16 +74,27 @@ class Subject:
         options = EngineOptions(batch_tokens=64)
         self.engine = HuggingFaceEngine.open(self.materializer.blueprint, parents.donor, options)
 
-    def slope(self, lessons: Sequence[Lesson]) -> Slope:
-        merge = Merge(self.materializer, self.recipe)
+    def slope(
+        self, lessons: Sequence[Lesson], loss: str = "lead", *, checkpoint: bool = False
+    ) -> Slope:
+        made, merge = self.loss(loss, lessons), Merge(self.materializer, self.recipe)
         self.engine.load(merge)
-        return slope(self.engine, merge, lessons)
+        return slope(self.engine, merge, lessons, made, checkpoint=checkpoint)
 
-    def merit(self, lessons: Sequence[Lesson], groups: Sequence[Group]) -> float:
+    def merit(self, lessons: Sequence[Lesson], groups: Sequence[Group], loss: str) -> float:
         """Of the same recipe with other groups."""
-        recipe = replace(self.recipe, body=Body(tuple(groups)))
+        made, recipe = self.loss(loss, lessons), replace(self.recipe, body=Body(tuple(groups)))
         self.engine.load(Merge(self.materializer, recipe))
-        return descend(self.engine, lessons, TAU, lambda name, gradient: None)
+        return descend(self.engine, lessons, made, lambda name, gradient: None)
+
+    def loss(self, name: str, lessons: Sequence[Lesson]) -> Loss:
+        """One that follows a model has heard the first source."""
+        made = losses.make(name)
+        if made.FOLLOWS:
+            teacher = replace(self.recipe, body=Body((group("passthrough", SOURCES[:1]),)))
+            self.engine.load(Merge(self.materializer, teacher))
+            hear(self.engine, lessons, made)
+        return made
 
 
 def moved(group: Group, by: Mapping[str, Any], step: float) -> Group:
@@ -103,16 +119,18 @@ def direction_of(group: Group, draws: np.random.Generator) -> dict[str, dict[str
     return found
 
 
-def check(subject: Subject, lessons: Sequence[Lesson], step: float = 2e-3) -> None:
+def check(
+    subject: Subject, lessons: Sequence[Lesson], loss: str = "lead", step: float = 2e-3
+) -> None:
     """The slope along a random direction is the difference of two merits along it."""
     draws = np.random.default_rng(0)
     recipe, blueprint = subject.recipe, subject.materializer.blueprint
-    found = subject.slope(lessons)
+    found = subject.slope(lessons, loss)
     directions = [direction_of(each, draws) for each in recipe.groups]
     ends = []
     for sign in (step, -step):
         groups = [moved(g, by, sign) for g, by in zip(recipe.groups, directions, strict=True)]
-        ends.append(subject.merit(lessons, groups))
+        ends.append(subject.merit(lessons, groups, loss))
     expected = (ends[0] - ends[1]) / (2 * step)
     product = 0.0
     for site in blueprint.sites:
@@ -170,7 +188,7 @@ def test_memory_is_one_gradient(tiny: Callable[..., Subject]) -> None:
         alive.append(sum(p.grad is not None for p in module.parameters()))
         seen.append(name)
 
-    descend(subject.engine, LESSONS["choices"], 2.0, take)
+    descend(subject.engine, LESSONS["choices"], Lead(), take)
     assert max(alive) == 0, "a gradient was kept while the next one came"
     assert set(seen) == set(dict(module.named_parameters()))
     assert not any(p.requires_grad for p in module.parameters())
@@ -208,10 +226,94 @@ def test_what_is_scored_is_what_is_taught(tiny: Callable[..., Subject]) -> None:
     assert found.merit == pytest.approx(float(np.mean(merits)), rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", LESSONS)
+@pytest.mark.parametrize("loss", [name for name in LOSSES.names() if name != "lead"])
+def test_slopes_of_other_losses(tiny: Callable[..., Subject], kind: str, loss: str) -> None:
+    other = group("task_arithmetic", SOURCES, {"lambda": 0.7})
+    check(
+        tiny(group("task_arithmetic", SOURCES, roles=["attn", "down"]), other), LESSONS[kind], loss
+    )
+
+
+@pytest.mark.parametrize("kind", LESSONS)
+def test_nothing_follows_a_model_like_itself(tiny: Callable[..., Subject], kind: str) -> None:
+    """KL is 0 where the merge is the model that it follows, and more elsewhere."""
+    same, other = tiny(group("linear", SOURCES, {"weight": {"chat": 1.0, "sea": 0.0}})), 0.0
+    best = subject_merit(same, kind)
+    for weight in (0.9, 0.5):
+        merge = tiny(group("linear", SOURCES, {"weight": {"chat": weight, "sea": 1 - weight}}))
+        other, before = subject_merit(merge, kind), other or best
+        assert other < before - 1e-6
+    assert best == pytest.approx(0.0 if kind == "text" else 1.0, abs=1e-4)
+
+
+def subject_merit(subject: Subject, kind: str) -> float:
+    return subject.slope(LESSONS[kind], "kl").merit
+
+
+def test_kl_of_the_likeliest_tokens_is_little_less() -> None:
+    draws = torch.randn(2, 6, 4000, generator=torch.Generator().manual_seed(0)) * 3
+    request = Request((1,), (2,) * 6)
+    found = []
+    for size in (4000, 100, 2):
+        loss = KL()
+        kl.KEPT, kept = size, kl.KEPT
+        try:
+            loss.hear(Written(request), [draws[0]])
+            found.append(-float(loss.merit(Written(request), [draws[1]]).log()) * loss.tau)
+        finally:
+            kl.KEPT = kept
+    p, q = draws.log_softmax(-1)
+    whole = float((p.exp() * (p - q)).sum(-1).mean())
+    assert found[0] == pytest.approx(whole, rel=1e-4)
+    assert found[0] > found[1] > 0.8 * found[0] > found[2] > 0
+
+
+def test_the_surest_answer_need_not_be_right() -> None:
+    """Entropy looks at no right answer, and is at its best where one choice has all."""
+    lesson = Choice((Request((1,), (2,)), Request((1,), (3,))), frozenset({0}))
+    swapped = replace(lesson, right=frozenset({1}))
+    merits = {}
+    for lead in (0.0, 3.0, 50.0):
+        logits = [torch.tensor([[0.0, 0, lead, 0]]), torch.tensor([[0.0, 0, lead, 0]])]
+        merits[lead] = float(Entropy().merit(lesson, logits))
+        assert merits[lead] == float(Entropy().merit(swapped, logits))
+    assert merits[0.0] == pytest.approx(0.0, abs=1e-6) and merits[50.0] == pytest.approx(1.0)
+    assert merits[0.0] < merits[3.0] < merits[50.0]
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "Gemma2"])
+def test_checkpointed_slopes_are_the_same_and_keep_less(tmp_path: Path, architecture: str) -> None:
+    folder = tiny_family(tmp_path, architecture=architecture, num_hidden_layers=6)
+    subject = Subject(recipe_of(folder, [group("task_arithmetic", SOURCES)]))
+    saved = {}
+    slopes = {}
+    for checkpoint in (False, True):
+        count = 0
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal count
+            count += tensor.numel()
+            return tensor
+
+        before = [dict(vars(module)) for module in subject.engine.module().modules()]
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            slopes[checkpoint] = subject.slope(LESSONS["choices"], checkpoint=checkpoint)
+        saved[checkpoint] = count
+        after = [dict(vars(module)) for module in subject.engine.module().modules()]
+        assert [set(each) for each in before] == [set(each) for each in after]
+        assert not any(module.training for module in subject.engine.module().modules())
+    assert slopes[True].merit == pytest.approx(slopes[False].merit, abs=1e-6)
+    for name, by in slopes[False].tensors.items():
+        for model, value in by["weight"].items():
+            assert slopes[True].tensors[name]["weight"][model] == pytest.approx(value, abs=1e-5)
+    assert saved[True] < saved[False] / 2
+
+
 def test_hopeless_and_safe_items_have_no_slope() -> None:
     request = Request((1,), (2,))
     for lead in (-60.0, 60.0):
         logits = torch.zeros(1, 5, requires_grad=True)
         shifted = logits + torch.tensor([0, 0, lead, 0, 0])
-        merit(Written(request), [shifted]).backward()
+        Lead().merit(Written(request), [shifted]).backward()
         assert logits.grad is not None and float(logits.grad.abs().max()) < 1e-9

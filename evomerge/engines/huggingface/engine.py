@@ -12,7 +12,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, ClassVar, Self, TypeVar
@@ -26,6 +26,7 @@ from evomerge.engines import EngineOptions, Generated, Outline, Request, Scored,
 from evomerge.engines.greedy import Ends, unusual
 from evomerge.engines.huggingface.batches import CACHED, Packing, Pass, PassLimits, Read, lay_out
 from evomerge.engines.huggingface.building import build_model
+from evomerge.engines.huggingface.checkpointing import checkpointed
 from evomerge.engines.huggingface.decoding import decode
 from evomerge.engines.huggingface.key_values import KeyValues, stacked
 from evomerge.engines.huggingface.packing import PackedWeights
@@ -205,6 +206,10 @@ class HuggingFaceEngine:
     def room(self) -> int:
         """See ``Differentiable.room``."""
         return self._limits.tokens
+
+    def checkpointed(self) -> AbstractContextManager[None]:
+        """See ``Differentiable.checkpointed``."""
+        return checkpointed(self._model)
 
     def traced(self, requests: Sequence[Request]) -> list[Tensor]:
         """See ``Differentiable.traced``: trees without a cache, which would be written in place."""

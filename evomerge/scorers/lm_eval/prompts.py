@@ -144,16 +144,17 @@ class Prompts:
             raise InputError(f"{where}: its prompt is empty; expected a text to continue")
         return Asked(instance, prompt=prompt, settings=self._settings(options))
 
-    def answer(self, asked: Asked, target: str) -> Written | None:
+    def answer(self, asked: Asked, target: str, *, as_written: bool = False) -> Written | None:
         """A written answer as the prompt's continuation, with any of the ends that stop it; None if too long.
 
-        After a chat template's turn no blank comes first, which a template leaves to the model.
+        After a chat template's turn no blank comes first, which a template leaves to the model: what a model
+        wrote stays as it is (``as_written``).
         """
         assert asked.settings is not None
         context, _ = asked.instance.args
-        if self._chat or context[-1:].isspace():
+        if not as_written and (self._chat or context[-1:].isspace()):
             target = target.lstrip()
-        _, tokens = self._lm._encode_pair(context, target)
+        tokens = self._continued(context, list(asked.prompt), target)
         room = min(asked.settings.limit, self._length - 1)
         if not 0 < len(tokens) < room:
             return None
@@ -162,6 +163,13 @@ class Prompts:
             ends.update(self._lm.tok_encode(end, add_special_tokens=False)[:1])
         request = Request(tuple(asked.prompt), (*tokens, self._lm.eot_token_id))
         return Written(request, frozenset(ends))
+
+    def _continued(self, context: str, prompt: list[int], target: str) -> list[int]:
+        """The tokens of ``target`` behind those of the prompt, which a model that writes cannot change."""
+        whole = self._lm.tok_prompt(context + target)
+        if whole[: len(prompt)] == prompt:
+            return whole[len(prompt) :]
+        return self._lm.tok_encode(target, add_special_tokens=False)
 
     def _pair(self, where: str, context: str, continuation: str) -> Request:
         """As ``TemplateLM.loglikelihood`` makes it."""

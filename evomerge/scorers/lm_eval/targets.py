@@ -15,10 +15,19 @@ def why_nothing(task: Any, signals: Signals) -> str:
             return ""
         return "it computes its results by code of its own, so nobody knows which choice is right"
     if kind == "generate_until":
-        if plain(task) and task.config.doc_to_target is not None:
-            return ""
-        return "its answers are judged by code of its own: there is no right answer to teach"
+        return ""
     return "it has no wrong answer that the right one could lead; an unbounded loss is not descended on"
+
+
+def why_shown(task: Any, signals: Signals) -> str:
+    """Why what ``task`` states is not what a model would write as a right answer; empty if it is."""
+    if task.OUTPUT_TYPE != "generate_until":
+        return ""
+    if not plain(task) or task.config.doc_to_target is None:
+        return "its answers are judged by code of its own"
+    if "unextracted" in signals.names:
+        return "its answers are read off texts that say more"
+    return ""
 
 
 def written_target(task: Any, doc: Any) -> str | None:

@@ -31,7 +31,7 @@ from evomerge.scorers.lm_eval.loading import load, set_cap, set_fewshot
 from evomerge.scorers.lm_eval.prompts import Asked, Prompts
 from evomerge.scorers.lm_eval.reading import fingerprints
 from evomerge.scorers.lm_eval.signals import Signals, plain
-from evomerge.scorers.lm_eval.targets import why_nothing, written_target
+from evomerge.scorers.lm_eval.targets import why_nothing, why_shown, written_target
 from evomerge.scorers.lm_eval.templates import rendered
 from evomerge.suite.language import check_language
 from evomerge.suite.scorer import SIGNALS, Item, NonFinite, Responses, unknown_metric
@@ -218,19 +218,40 @@ class LmEvalTask:
         own = [name for name, better in self._own.items() if better]
         return [*own, *(name for name in ("margin",) if name in self.metrics)]
 
-    def lessons(self, ids: Sequence[str]) -> list[Lesson | None]:
-        """Choices with their right answers; of written answers the target, as the task words it."""
+    @property
+    def shown(self) -> str:
+        """Why right answers that models wrote stand for its own; empty if it states what is to be written."""
+        return why_shown(self._task, self._signals)
+
+    def written(self, responses: Responses) -> list[str | None]:
+        """What was written, where it was written once and to its end."""
+        cut = responses["metrics"].get("truncated", [0.0] * len(responses["items"]))
+        found: list[str | None] = []
+        for answer, truncated in zip(responses["responses"], cut, strict=True):
+            once = len(answer) == 1 and len(answer[0]) == 1 and isinstance(answer[0][0], str)
+            found.append(answer[0][0] if once and not truncated and answer[0][0].strip() else None)
+        return found
+
+    def lessons(
+        self, ids: Sequence[str], answers: Mapping[str, str] | None = None
+    ) -> list[Lesson | None]:
+        """Choices with their right answers; of written answers the target, as the task words it.
+
+        Where ``shown`` says so, it is the item's text in ``answers``.
+        """
         assert self._engine is not None and self._prompts is not None
         with quiet(), pinned(self._engine.device):
-            return [self._lesson(self._row(id)) for id in ids]
+            return [self._lesson(self._row(id), (answers or {}).get(id)) for id in ids]
 
-    def _lesson(self, row: int) -> Lesson | None:
+    def _lesson(self, row: int, answer: str | None) -> Lesson | None:
         asked = self._prepared(row)
         if asked[0].settings is None:
             requests = tuple(each.requests[0] for each in self._signals.once(asked))
             right = frozenset(self._right[row])
             return Choice(requests, right) if 0 < len(right) < len(requests) else None
         assert self._prompts is not None
+        if self.shown:
+            return self._prompts.answer(asked[0], answer, as_written=True) if answer else None
         with self._rendered():
             target = written_target(self._task, deepcopy(self._docs[row]))
         return self._prompts.answer(asked[0], target) if target else None

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from evomerge import config
-from evomerge.params import Derivatives, Dim, Genome
+from evomerge.params import Derivatives, Dim, Genome, Mixture
 from evomerge.recipe import Body, Recipe
 from evomerge.space.fit import Fit
 from evomerge.space.spec import SpaceSpec
@@ -34,6 +34,7 @@ class Part(Protocol):
         smooth: for each axis, whether recipes have slopes along it.
         levels: of detail, coarse to fine: a name, and for each axis the class of axes that it moves with. The
             last has each axis by itself; that one need not be named.
+        mixtures: axes that weigh sources, each by itself, place by place.
     """
 
     EXCLUDES: ClassVar[Sequence[str]] = ()
@@ -48,6 +49,10 @@ class Part(Protocol):
 
     @property
     def levels(self) -> Sequence[tuple[str, Sequence[int]]]:
+        return ()
+
+    @property
+    def mixtures(self) -> Sequence[Mixture]:
         return ()
 
     def __init__(self, settings: Any, fit: Fit) -> None: ...

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from evomerge import config, methods
 from evomerge.methods import Method
-from evomerge.params import Derivatives, Dim, Domain, Genome, Kind, Parameter, Real
+from evomerge.params import Derivatives, Dim, Domain, Genome, Kind, Mixture, Parameter, Real
 from evomerge.recipe import BASE, Body, Group, Recipe, group
 from evomerge.space import simplex
 from evomerge.space.fit import Fit, Team
@@ -186,6 +186,22 @@ class Methods(Part):
                 numbers.append(classes.setdefault(at, len(classes)))
             found.append((name, numbers))
         return found
+
+    @property
+    def mixtures(self) -> Sequence[Mixture]:
+        """The weights of each spot, where all methods mean the same range by them."""
+        found: dict[int, list[tuple[int, str, tuple[float, float]]]] = {}
+        for gene, axis in self._index.items():
+            if not isinstance(gene, _ValueGene) or gene.parameter != "weight" or not gene.model:
+                continue
+            domains = {self._domain(m, gene.parameter, gene.model) for m in self._methods} - {None}
+            domain = domains.pop()
+            if domains or not isinstance(domain, Real) or domain.scale != "linear":
+                continue
+            if domain.low < domain.high:
+                entry = axis, gene.model, (domain.low, domain.high)
+                found.setdefault(gene.spot, []).append(entry)
+        return [Mixture(*zip(*entries, strict=True)) for entries in found.values()]
 
     # -- genomes and groups ---------------------------------------------------------------------
 
