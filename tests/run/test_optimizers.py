@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from evomerge.record.record import Record
 from evomerge.testing.trajectory import trajectory
 
 RunFolder = Callable[..., Path]
+POOLS = ["greedy_soup", "kinship", "model_glue"]
 Tells = list[tuple[int, int, list[Told]]]
 
 # few weights and two batches under way: recipes come again, and some are asked while older batches wait
@@ -51,23 +53,24 @@ def tells(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Te
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["map_elites", "cycleqd", "m2n2", "greedy_soup", "kinship", "model_glue"]
-)
+@pytest.mark.parametrize("name", ["map_elites", "cycleqd", "m2n2", *POOLS])
 def test_a_journal_cut_anywhere_tells_the_same(
     run_folder: RunFolder, tells: Tells, name: str
 ) -> None:
     job = {**FEW, "optimizer": {"name": name, "population": 4}}
-    if name in ("kinship", "model_glue"):  # any average may be wanted
+    if name in POOLS:
         job["space"] = {"methods": ["linear"], "weights": "simplex", "start": ["uniform"]}
     folder = run_folder("whole", **job)
     search(folder)
     whole, told = trajectory(folder), [*tells]
     assert [batch for batch, _, _ in told][-4:] == [2, 3, 4, 5]
     journal, responses = (folder / JOURNAL).read_bytes(), (folder / RESPONSES).read_bytes()
-    line_ends = [at + 1 for at, byte in enumerate(journal) if byte == ord("\n")]
-    select = next(at for at, line in enumerate(journal.splitlines()) if b'"phase":"select"' in line)
-    for cut in (line_ends[9], line_ends[len(line_ends) // 2], line_ends[select - 1] - 3):
+    lines = journal.splitlines(keepends=True)
+    events = [json.loads(line) for line in lines]
+    chosen = next(n for n, event in enumerate(events) if event.get("phase") == "select")
+    # in the middle, and where the last evaluation is lost before the choice is made
+    for count in (chosen // 2, chosen):
+        cut = sum(map(len, lines[:count])) - 3
         again = run_folder(f"cut at {cut}", **job)
         (again / JOURNAL).write_bytes(journal[:cut])
         (again / RESPONSES).write_bytes(responses)
@@ -103,11 +106,13 @@ def test_answers_are_those_known_when_the_batch_was_complete(
     assert 4 < len(split) <= 10 and min(sizes) == 4 < max(sizes)
 
 
-@pytest.mark.parametrize("name", ["greedy_soup", "kinship", "model_glue"])
+@pytest.mark.parametrize("space", [{}, {"parameters": {"weight": {"choices": [0.0, 0.5, 1.0]}}}])
+@pytest.mark.parametrize("name", POOLS)
 def test_a_space_without_averages_is_refused(
-    run_folder: RunFolder, capsys: pytest.CaptureFixture[str], name: str
+    run_folder: RunFolder, capsys: pytest.CaptureFixture[str], name: str, space: dict[str, Any]
 ) -> None:
-    folder = run_folder(space={"methods": ["ties"]}, optimizer={"name": name})
+    content = {"methods": ["task_arithmetic" if space else "ties"], **space}
+    folder = run_folder(space=content, optimizer={"name": name})
     assert main(["check", str(folder)]) == 2
     message = f"{name} averages the sources, but the space does not hold the average"
     assert message in capsys.readouterr().err

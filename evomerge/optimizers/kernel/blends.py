@@ -52,7 +52,10 @@ class BlendPlan(Optimizer):
             raise InputError(
                 f"{self.name} averages sources; expected at least two, found {self._count}"
             )
-        for blend in (*self.sources, even(self._count, range(self._count))):
+        # ranges hold what lies between their ends, so a space that holds these holds every blend
+        total = self._count * (self._count + 1) / 2
+        uneven = tuple(round((n + 1) / total, DIGITS) for n in range(self._count))
+        for blend in (*self.sources, uneven):
             self.genome(blend)
 
     @property
