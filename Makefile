@@ -8,7 +8,7 @@ MERGEKIT := $(VENV)/mergekit
 # vLLM's CPU build likewise, 3.5 GB, for the tests of that engine
 VLLM := $(VENV)/vllm
 
-.PHONY: help demo test quick docs bench bench-evaluate gpu estimators winners soak fuzz lint family mergekit vllm clean
+.PHONY: help demo test quick docs bench bench-evaluate bench-search gpu estimators winners soak fuzz lint family mergekit vllm clean
 
 demo: $(VENV)/.installed  ## search over the embedded tiny models (a few minutes)
 	$(BIN)/evomerge demo
@@ -30,6 +30,10 @@ bench: $(MERGEKIT)/.installed  ## speed beside mergekit: the README's table (hal
 
 bench-evaluate: $(MERGEKIT)/.installed  ## speed of scoring beside lm-eval and mergekit-evolve
 	$(BIN)/python tests/benchmarks/evaluate.py --mergekit $(MERGEKIT)/bin/python
+
+bench-search: $(VENV)/.installed-test  ## searches against other tools' at equal cost: all tiers, twenty seeds (a day; resumes)
+	$(BIN)/python -m tests.benchmarks.search --seeds 20 --jobs 2 --out bench-search --save
+	$(BIN)/python docs/generate.py
 
 gpu:  ## what a CUDA GPU makes of merging and scoring: one table, eight minutes ("no GPU" elsewhere)
 	@PYTHONPATH=. $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/benchmarks/gpu.py

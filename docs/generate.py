@@ -51,9 +51,18 @@ def first_line(name: str) -> str:
     return text.splitlines()[0].replace("|", "\\|") if text else ""
 
 
+def search_tables() -> str:
+    """The benchmark of searches, from its frozen rows."""
+    sys.path.insert(0, str(ROOT))
+    from tests.benchmarks.search.results import load, tables
+
+    return tables(load(ROOT / "tests/benchmarks/search/results.jsonl"))
+
+
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {  # marker -> file, table
     "methods table": ("README.md", methods_table),
     "rooms table": ("CONTRIBUTING.md", rooms_table),
+    "search tables": ("docs/search.md", search_tables),
 }
 
 

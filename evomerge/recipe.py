@@ -96,10 +96,10 @@ def group(
         method,
         full,
         tuple(models),
-        layers,
-        None if roles is None else tuple(roles),
-        lines,
-        None if named is None else tuple(named),
+        layers=layers,
+        roles=None if roles is None else tuple(roles),
+        lines=lines,
+        tensors=None if named is None else tuple(named),
     )
 
 
@@ -276,7 +276,11 @@ class Recipe:
         Raises:
             InputError: one of those cannot be read.
         """
-        content = self.plain
+        return self.digest_with(self.body.plain(tuple(self.models)))
+
+    def digest_with(self, body: Mapping[str, Any]) -> str:
+        """The digest of this recipe with another body, in the form that ``Body.plain`` gives it."""
+        content = {**self._frame, **body}
         refs = {**({BASE: self.base} if self.base else {}), **self.models}
         if named := {name: ref.portable for name, ref in refs.items() if ref.is_recipe}:
             content["recipes"] = {name: digest_of(file) for name, file in named.items()}
@@ -286,13 +290,17 @@ class Recipe:
     @property
     def plain(self) -> dict[str, Any]:
         """The recipe as plain data, without provenance, in the order YAML shows it."""
+        return {**self._frame, **self.body.plain(tuple(self.models))}
+
+    @property
+    def _frame(self) -> dict[str, Any]:
+        """All but the body."""
         return {
             **({"base": self.base.text} if self.base else {}),
             "models": {name: ref.text for name, ref in self.models.items()},
             "dtype": self.dtype,
             "seed": self.seed,
             "tokenizer": self.tokenizer,
-            **self.body.plain(tuple(self.models)),
         }
 
     def to_yaml(self) -> str:

@@ -114,6 +114,12 @@ def at_layer(name: str, layer: int) -> str:
     return f"model.layers.{layer}.{match[2]}" if match else name
 
 
+def path_of(name: str) -> str:
+    """The name of a tensor inside its block: ``self_attn.q_proj.weight``; its whole name outside."""
+    match = _LAYER.match(name)
+    return match[2] if match else name
+
+
 def brief(name: str) -> str:
     """The name of a tensor as genes are called after it: ``3.self_attn.q_proj``."""
     return name.removeprefix("model.").removeprefix("layers.").removesuffix(".weight")

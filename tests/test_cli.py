@@ -49,7 +49,11 @@ def finished(family: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
         },
         "space": {"methods": ["task_arithmetic"], "groups": {"layers": 2}},
         "fitness": {
-            "objectives": {"text": {"text": "texts.txt"}, "digits": {"text": "digits.txt"}},
+            # untrained parents gain nothing: with scales both count all the same
+            "objectives": {
+                "text": {"text": "texts.txt", "scale": 0.1},
+                "digits": {"text": "digits.txt", "scale": 0.1},
+            },
             "items": {"search": 8, "select": 8, "report": 8, "candidate": 4},
         },
         "optimizer": {"name": "random", "population": 3},

@@ -44,6 +44,7 @@ CORNERS = {
     "lm_eval": "evomerge.scorers.lm_eval",
     "cma": "evomerge.optimizers.cma",
     "optuna": "evomerge.optimizers.optuna",
+    "scipy": "evomerge.optimizers.sobol",
     "vllm": "evomerge.engines.vllm",
 }
 

@@ -636,3 +636,44 @@ def test_a_preset_fits_the_embedded_family(path: Path) -> None:
     for recipe in (space.decode(genome), *space.starts().values()):
         assert uncovered(recipe, base.names) == []
     assert any(space.encode(recipe) for recipe in space.starts().values())
+
+
+# -- averages of the sources ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"methods": ["linear"], "weights": "simplex"},
+        {"methods": ["task_arithmetic"]},
+        {"methods": ["ties", "task_arithmetic"], "groups": {"layers": 2}, "lines": True},
+        {"methods": ["linear"], "knots": 3, "keep": {"embed": "base"}},
+    ],
+)
+@given(shares=st.lists(st.integers(0, 5), min_size=3, max_size=3).filter(any))
+def test_a_blend_is_the_average_of_the_sources(content: dict[str, Any], shares: list[int]) -> None:
+    space = fit(content, 4, template=THREE)
+    weights = {n: share / sum(shares) for n, share in zip(space.sources, shares, strict=True)}
+    genome = space.blend(weights)
+    assert genome is not None and space.canonical(genome) == genome
+    for found in space.decode(genome).groups:
+        if found.method != "passthrough":
+            values = found.values["weight"]
+            assert isinstance(values, dict)
+            assert values == pytest.approx(weights, abs=1e-4)
+            assert sum(values.values()) == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"methods": ["ties"]},
+        {"layer_swap": {"outer": "chat", "inner": "sea"}},
+        {"methods": ["linear"], "parameters": {"weight": {"range": [0.2, 1]}}},
+        {"methods": ["linear"], "models": {"linear": ["chat", "sea"]}},
+    ],
+)
+def test_a_space_without_averages_has_no_blend(content: dict[str, Any]) -> None:
+    space = fit(content, 4, template=THREE)
+    weights = dict.fromkeys(space.sources, 0.0) | {space.sources[0]: 1.0}
+    assert space.blend(weights) is None

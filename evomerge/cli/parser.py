@@ -106,7 +106,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--pareto",
         metavar="DIR",
-        help="write the confirmed front into DIR instead: its recipes, and a table of them (front.md)",
+        help="write the confirmed front into DIR instead: its recipes, a table (front.md), a slider (slider.yaml)",
     )
     sub.add_argument(
         "--unconfirmed",

@@ -20,9 +20,9 @@ def demo(arguments: argparse.Namespace) -> None:
 
 
 def resume(arguments: argparse.Namespace) -> None:
-    from evomerge.record.record import Record
+    from evomerge.record.record import head_of
 
-    Record(arguments.run_dir)  # refuses if there is nothing
+    head_of(arguments.run_dir)  # refuses if there is nothing
     search(arguments)
 
 
@@ -79,18 +79,22 @@ def export(arguments: argparse.Namespace) -> None:
 
 
 def _export_front(record: Any, arguments: argparse.Namespace) -> None:
-    """The confirmed front with a table of it, or what search estimates say it is."""
+    """The confirmed front with a table and a slider of it, or what search estimates say it is."""
     from evomerge.report.front import confirmed, front_markdown, unconfirmed
+    from evomerge.report.slider import FILE, slider_of
 
     if arguments.pareto and arguments.unconfirmed:
         raise InputError("--pareto and --unconfirmed: give one of the two, they are different sets")
     folder = Path(arguments.pareto or arguments.unconfirmed)
     members = confirmed(record) if arguments.pareto else unconfirmed(record)
+    files = {member: f"candidate-{member:05d}.yaml" for member in members}
     texts = {
-        folder / f"candidate-{member:05d}.yaml": _text(record.recipe(member), arguments.format)
-        for member in members
+        folder / name: _text(record.recipe(member), arguments.format)
+        for member, name in files.items()
     }
     texts[folder / "front.md"] = front_markdown(record, members)
+    if arguments.pareto and (slider := slider_of(record, members, files)) is not None:
+        texts[folder / FILE] = slider.to_yaml()
     for path in texts:
         output.refuse_existing(path, arguments.force)
     for path, text in texts.items():

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from evomerge import config
 from evomerge.checkpoint import tensor_bytes
-from evomerge.commands.check_suite import check_suite, describe_items
+from evomerge.commands.check_suite import (
+    check_suite,
+    describe_floors,
+    describe_items,
+    describe_objectives,
+)
 from evomerge.commands.code import Tasks, lines_of, read_tasks, remote_code
 from evomerge.errors import ConfigError, InputError
 from evomerge.merging import open_parents
@@ -16,6 +21,8 @@ from evomerge.merging.blueprint import Blueprint, notes_on
 from evomerge.parents import Parents
 from evomerge.parents.statistics import Statistics, StatisticStore
 from evomerge.recipe import BASE, Recipe, uncovered
+from evomerge.record.events import JOURNAL
+from evomerge.record.record import Record
 from evomerge.run.calibrating import wanted
 from evomerge.run.preflight import Run, inspect, prepare
 from evomerge.run.spec import NAME, RunSpec, load_run
@@ -76,6 +83,9 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
     ]
 
 
+TYPICAL_BATCH = 1024  # tokens of a forward and backward pass on a CPU
+
+
 def _check_run(path: Path) -> list[str]:
     spec = load_run(path)
     try:
@@ -96,7 +106,8 @@ def _check_run(path: Path) -> list[str]:
         f"budget: {_budget(spec)}; base, parents and known recipes are {_known(job)} evaluations of {full} items",
         f"a candidate: {first} items in the first generation, {last} in the last, the probe included",
         *describe_items(suite),
-        _objectives(spec),
+        *_what_counts(spec, suite.directions),
+        *_slopes(job, parents),
         *([f"the shortlist answers the whole select split, without a race: {why}"] if why else []),
         *_needs(job, parents),
     ]
@@ -120,14 +131,14 @@ def _check_unexecuted(spec: RunSpec, tasks: Tasks, remote: Sequence[Code]) -> li
     job = inspect(spec, tasks.code, tokenizer=not remote)
     parents = Parents(job.models, spec.tokenizer)
     unchecked = [
-        *([f"items, splits and prompts of {', '.join(tasks.code)}"] if tasks.code else []),
+        *([f"items, splits, prompts and slopes of {', '.join(tasks.code)}"] if tasks.code else []),
         *([f"the tokenizer of {spec.tokenizer}"] if remote else []),
     ]
     return [
         f"{spec.folder}: ok, as far as can be told without executing what it names",
         *_models_and_space(job, parents),
         f"budget: {_budget(spec)}; base, parents and known recipes are {_known(job)} evaluations",
-        _objectives(spec),
+        *_what_counts(spec, {**tasks.maximize, **job.suite.directions}),
         *tasks.lines,
         *lines_of(remote),
         f"not checked, since only executing tells: {'; '.join(unchecked)}",
@@ -172,12 +183,22 @@ def _known(job: Run) -> int:
     return len(job.space.references()) + len(job.space.starts())
 
 
-def _objectives(spec: RunSpec) -> str:
-    named = [
-        plain["name"] + (f" (floor {plain['floor']})" if plain["floor"] else "")
-        for plain in spec.suite.objectives
+def _what_counts(spec: RunSpec, directions: Mapping[str, bool]) -> list[str]:
+    """Objectives and floors in words, and what base and parents told of them if they were scored."""
+    bounds: dict[str, float] = {}
+    unable: Mapping[str, str] = {}
+    if (spec.folder / JOURNAL).is_file():
+        record = Record(spec.folder)
+        history, unable = record.history, record.history.unable
+        directions = {o.name: o.maximize for o in record.objectives}
+        if history.batches and history.complete(1):
+            references = history.references(0)
+            bounds = {o.name: o.floor.bound(o, references) for o in record.objectives if o.floor}
+    return [
+        describe_objectives(spec.suite),
+        *describe_floors(spec.suite, directions, bounds),
+        *(f"{name} cannot rank these models: {why}" for name, why in unable.items()),
     ]
-    return f"objectives: {', '.join(named)}"
 
 
 def _needs(job: Run, parents: Parents) -> list[str]:
@@ -190,6 +211,26 @@ def _needs(job: Run, parents: Parents) -> list[str]:
         "the parents' files are mapped and shared",
         "disk: journal and responses only, some kilobytes a candidate",
         *[f"disk: {name} is a recipe: its merge lies in the cache" for name in merged],
+    ]
+
+
+def _slopes(job: Run, parents: Parents) -> list[str]:
+    """What slopes can be taken of, and what that takes; why there are none."""
+    if why := job.without_slopes:
+        return [f"slopes: none; {why}"]
+    smooth, taught = sum(job.space.smooth), job.suite.teaching()
+    shapes, config = Blueprint.of(parents).shapes.values(), parents.first.config
+    size = TYPICAL_BATCH * tensor_bytes((1,), job.scoring)
+    width, inner = (int(config.get(key, 0)) for key in ("hidden_size", "intermediate_size"))
+    vocabulary = int(config.get("vocab_size", 0))
+    kept = size * (parents.first.layers * (10 * width + 4 * inner) + 4 * vocabulary)
+    largest = max(tensor_bytes(shape, "float32") for shape in shapes)
+    return [
+        f"slopes: of {', '.join(name for name, why in taught.items() if not why)} by {smooth} of "
+        f"{len(job.space.dims)} genes; about {_gigabytes(kept + 3 * largest)} more a worker, for the "
+        f"activations of {TYPICAL_BATCH:,} tokens and one tensor's gradient",
+        *(f"note: no slope of {name}: {why}" for name, why in taught.items() if why),
+        *(f"note: slope of {name}: {how}" for name, how in job.suite.shown().items()),
     ]
 
 

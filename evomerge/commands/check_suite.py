@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from evomerge.commands.code import read_tasks
 from evomerge.commands.score import read_suite
 from evomerge.suite.duplicates import find_duplicates
+from evomerge.suite.floors import in_words
+from evomerge.suite.spec import SuiteSpec
 from evomerge.suite.suite import Suite
 
 _WIDTH = 60  # characters of an example
@@ -24,16 +27,14 @@ def check_suite(file: Path) -> list[str]:
     tasks = read_tasks(spec)
     lines = [
         f"{file}: ok",
-        f"objectives, combined by {spec.combination}: "
-        + ", ".join(
-            plain["name"] + (f" (floor {plain['floor']})" if plain["floor"] else "")
-            for plain in spec.objectives
-        ),
+        describe_objectives(spec),
     ]
     if not tasks.downloads and not tasks.code:
-        return [*lines, *describe_items(Suite(spec))]
+        suite = Suite(spec)
+        return [*lines, *describe_floors(spec, suite.directions), *describe_items(suite)]
     if not tasks.downloads:
         Suite(spec.without(tasks.code))  # what is wrong with the others
+    lines += describe_floors(spec, tasks.maximize)
     unknown = [
         *(["once these data are there"] if tasks.downloads else []),
         *([f"by executing the code of {', '.join(tasks.code)}"] if tasks.code else []),
@@ -43,6 +44,40 @@ def check_suite(file: Path) -> list[str]:
         *(f"downloads {data} for {', '.join(names)}" for data, names in tasks.downloads.items()),
         *tasks.lines,
         f"items and splits: known {' and '.join(unknown)} (`evomerge search` a run that uses them)",
+    ]
+
+
+def describe_objectives(spec: SuiteSpec) -> str:
+    """What counts, and how it is combined."""
+    named = [
+        plain["name"] + ("" if plain["weight"] == 1 else f" (weight {plain['weight']:g})")
+        for plain in spec.objectives
+    ]
+    front = f"; a front of at most {spec.front} over those with a weight" if spec.front else ""
+    return f"objectives, combined by {spec.combination}: {', '.join(named)}{front}"
+
+
+def describe_floors(
+    spec: SuiteSpec, maximize: Mapping[str, bool], bounds: Mapping[str, float] | None = None
+) -> list[str]:
+    """Each floor in words, with the number that it comes to where that is known.
+
+    Args:
+        spec: holds the floors.
+        maximize: objective -> its direction, where that is known.
+        bounds: objective -> the number, on the search items; None before base and parents were scored.
+    """
+    return [
+        "floor: "
+        + in_words(
+            plain["name"],
+            plain["floor"],
+            maximize.get(plain["name"]),
+            (bounds or {}).get(plain["name"]),
+            "on the search items",
+        )
+        for plain in spec.objectives
+        if plain["floor"]
     ]
 
 

@@ -24,10 +24,12 @@ class Tasks:
     Attributes:
         downloads: hub data set -> tasks that download it.
         code: scorer -> what building it, and scoring with it, executes.
+        maximize: objective -> whether more is better, where it can be told.
     """
 
     downloads: dict[str, list[str]] = field(default_factory=dict)
     code: dict[str, list[Code]] = field(default_factory=dict)
+    maximize: dict[str, bool] = field(default_factory=dict)
 
     @property
     def lines(self) -> list[str]:
@@ -63,10 +65,19 @@ def read_tasks(spec: SuiteSpec) -> Tasks:
                 problems += _read_task(spec, scorer, tasks)
             elif scorer.kind == "function":
                 tasks.code[scorer.name] = [_function(spec, scorer)]
+            else:  # a text: bits, nats and perplexities
+                measured = [o["name"] for o in spec.objectives if o["scorer"] == scorer.name]
+                tasks.maximize |= dict.fromkeys(measured, False)
         except InputError as error:
             problems.append(f"{spec.place_of(scorer.name)}: {error}")
     if problems:
         raise ConfigError(problems)
+    for plain in spec.objectives:
+        stated = {"maximize": True, "minimize": False}.get(plain["direction"])
+        parts = [tasks.maximize[name] for name in plain["of"] if name in tasks.maximize]
+        found = stated if stated is not None else parts[0] if parts else None
+        if found is not None:
+            tasks.maximize[plain["name"]] = found
     return tasks
 
 
@@ -83,6 +94,9 @@ def _read_task(spec: SuiteSpec, scorer: ScorerSpec, tasks: Tasks) -> Iterator[st
         if plain["scorer"] == scorer.name:
             try:
                 described.check_metric(scorer.name, plain["metric"])
+                better = described.maximize(plain["metric"])
+                if better is not None:
+                    tasks.maximize[plain["name"]] = better
             except InputError as error:
                 key = f"objectives.{plain['name']}.metric"
                 yield f"{spec.place(key)}: {error}"

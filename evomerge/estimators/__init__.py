@@ -43,6 +43,9 @@ FORMS = {
 }
 DEFAULT = "margins composite"
 FALLBACK = "regression"  # where an estimator has no model of the numbers
+RECENT = (
+    64  # samples of which is remembered what no response enters: those of a batch are mostly one
+)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,18 @@ class Design:
         fold[by_stratum] = np.arange(len(key)) % FOLDS
         return fold
 
-    @property
+    @cached_property
+    def folds(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Of each fold the sampled items that are not in it, those that are, by position, and the part of
+        every item's stratum that it holds."""
+        asked, found = self.group[self.items], []
+        for fold in np.unique(self.fold):
+            out = np.flatnonzero(self.fold == fold)
+            share = np.bincount(asked[out], minlength=len(self.size)) / self.taken
+            found.append((np.flatnonzero(self.fold != fold), out, share[self.group]))
+        return found
+
+    @cached_property
     def rest(self) -> Bool[np.ndarray, " items"]:
         """Which items were not sampled."""
         rest = np.ones(len(self.group), bool)
@@ -80,7 +91,7 @@ class Design:
                 total += scale * variances[:, unseen].mean(1)
         return total
 
-    @property
+    @cached_property
     def _scales(self) -> Float[np.ndarray, " groups"]:
         shares = self.size / self.size.sum()
         scales: Float[np.ndarray, " groups"] = shares**2 * (1 - self.taken / self.size) / self.taken

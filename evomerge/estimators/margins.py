@@ -32,20 +32,24 @@ class Margins:
             return
         has = np.isfinite(known.margins).all(0)
         margins, strata = known.margins[:, has], known.strata[has]
+        self._position = np.cumsum(has) - 1  # among those with a margin
         if has.any() and np.mean(known.responses[:, has] == (margins > 0)) >= AGREEMENT:
             self._has = has
             self._margins = Regression(Known(bend(margins), strata))
 
     def predict(self, sample: Sample) -> Float[np.ndarray, "candidates items"]:
-        guess = self._responses.predict(sample)
         if sample.margins is None:
-            return guess
+            return self._responses.predict(sample)
         there = self._has[sample.items] & np.isfinite(sample.margins).all(0)
-        with_margin = sample.take(there)
+        with_margin = sample if there.all() else sample.take(there)
         assert with_margin.margins is not None
         if len(with_margin.items) < FEW:
-            return guess
-        items = np.cumsum(self._has)[with_margin.items] - 1  # among those with a margin
+            return self._responses.predict(sample)
+        if self._has.all():  # nothing is left to the responses
+            guess = np.empty((len(sample.responses), len(self._has)))
+        else:
+            guess = self._responses.predict(sample)
+        items = self._position[with_margin.items]
         bent = bend(with_margin.margins)
         z = self._margins.predict(Sample(items, bent))
         spread = np.sqrt(np.mean((bent - z[:, items]) ** 2, 1, keepdims=True))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
 
-from evomerge.estimators import Estimate, JointEstimate, Known, Predictor, Sample
+from evomerge.estimators import RECENT, Estimate, JointEstimate, Known, Predictor, Sample
 from evomerge.estimators.unbiased import Unbiased
 
 ROUNDS = 20
@@ -30,6 +31,7 @@ class Plain:
         self._left_out = [np.flatnonzero(groups == g) for g in range(min(count, ROUNDS))]
         self._others = [predictor(known.without(out)) for out in self._left_out if count > 1]
         self._unbiased = None if self._others else Unbiased(predictor, known)
+        self._variance = lru_cache(RECENT)(self._variance_of)
 
     def estimate(self, sample: Sample) -> Estimate:
         many = self.estimate_many(sample.one)
@@ -39,13 +41,18 @@ class Plain:
         values = complete(self._predictor, sample)
         if self._unbiased:
             return replace(self._unbiased.estimate_many(sample), values=values)
-        missed = [
-            complete(other, self._answers(out, sample.items)) - self._known.responses[out].mean(1)
-            for other, out in zip(self._others, self._left_out, strict=True)
-        ]
-        variance = float(np.mean(np.concatenate(missed) ** 2))
+        variance = self._variance(np.asarray(sample.items, np.int64).tobytes())
         unknown = np.zeros((len(values), len(values)))
         return JointEstimate(values, variance * np.eye(len(values)), unknown)
+
+    def _variance_of(self, items: bytes) -> float:
+        """The mean square of what is missed of known models; it depends on the ``items`` alone."""
+        missed = [
+            complete(other, self._answers(out, np.frombuffer(items, np.int64)))
+            - self._known.responses[out].mean(1)
+            for other, out in zip(self._others, self._left_out, strict=True)
+        ]
+        return float(np.mean(np.concatenate(missed) ** 2))
 
     def _answers(self, models: np.ndarray, items: np.ndarray) -> Sample:
         """What known models answered to ``items``."""

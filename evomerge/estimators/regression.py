@@ -25,20 +25,20 @@ class Regression:
         responses = known.responses
         self._mean = responses.mean(0) if len(responses) else np.zeros(responses.shape[1])
         self._apart = (responses - self._mean).T  # [items, models]
-        self._ridge = RIDGE * float(np.mean(self._apart**2)) if self._apart.size else 0.0
+        ridge = RIDGE * float(np.mean(self._apart**2)) if self._apart.size else 0.0
+        self._ridge = ridge * np.eye(self._apart.shape[1]) if ridge else None
 
     def predict(self, sample: Sample) -> Float[np.ndarray, "candidates items"]:
-        guess = np.tile(self._mean, (len(sample.responses), 1))
-        if not len(sample.items):
-            return guess
+        count = len(sample.items)
+        if not count:
+            return np.tile(self._mean, (len(sample.responses), 1))
         residual = (sample.responses - self._mean[sample.items]).T  # [sampled, candidates]
-        level = residual.mean(0)
-        guess += level[:, None]
-        if self._ridge:
+        level = np.add.reduce(residual, 0) / count
+        guess: Float[np.ndarray, "candidates items"] = self._mean + level[:, None]
+        if self._ridge is not None:
             x = self._apart[sample.items]
-            centre = x.mean(0)
-            x = x - centre
-            gram = x.T @ x + self._ridge * np.eye(x.shape[1])
-            beta = np.linalg.solve(gram, x.T @ (residual - level))
+            centre = np.add.reduce(x, 0) / count
+            x -= centre
+            beta = np.linalg.solve(x.T @ x + self._ridge, x.T @ (residual - level))
             guess += ((self._apart - centre) @ beta).T
         return guess

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
 
-from evomerge.estimators import Estimate, JointEstimate, Known, Predictor, Sample
+from evomerge.estimators import RECENT, Estimate, JointEstimate, Known, Predictor, Sample
 from evomerge.estimators.design import Design
 
 DOUBT = 20  # makes intervals hold on easy tasks, where a sample often has no surprise
@@ -36,15 +37,18 @@ class Unbiased:
         self._predictor, self._strata = predictor(known), known.strata
         self._ends = known.responses.min(initial=0.0), known.responses.max(initial=1.0)
         self._binary = bool(np.isin(known.responses, (0, 1)).all())
+        self._design = lru_cache(RECENT)(
+            lambda items: Design(self._strata, np.frombuffer(items, np.int64))
+        )
 
     def estimate(self, sample: Sample) -> Estimate:
         many = self.estimate_many(sample.one)
         return Estimate(float(many.values[0]), float(many.errors[0]))
 
     def estimate_many(self, sample: Sample) -> JointEstimate:
-        design = Design(self._strata, sample.items)
+        design = self._design(np.asarray(sample.items, np.int64).tobytes())
         asked = design.group[sample.items]
-        predicted, held = self._cross_fit(sample, design, asked)
+        predicted, held = self._cross_fit(sample, design)
         residuals = sample.responses - held
         correction = np.array(
             [residuals[:, asked == group].mean(1) for group in range(len(design.size))]
@@ -81,17 +85,15 @@ class Unbiased:
         return covariance, alike * least[:, None]
 
     def _cross_fit(
-        self, sample: Sample, design: Design, asked: np.ndarray
+        self, sample: Sample, design: Design
     ) -> tuple[Float[np.ndarray, "candidates items"], Float[np.ndarray, "candidates sampled"]]:
         """Predictions for all items (mean over folds), and for sampled ones without their fold."""
         predicted = np.zeros((len(sample.responses), len(design.group)))
         held = np.zeros_like(sample.responses)
-        for fold in np.unique(design.fold):
-            out = design.fold == fold
-            guess = self._predictor.predict(sample.take(~out))
+        for kept, out, share in design.folds:
+            guess = self._predictor.predict(sample.take(kept))
             held[:, out] = guess[:, sample.items[out]]
-            share = np.bincount(asked[out], minlength=len(design.size)) / design.taken
-            predicted += share[design.group] * guess
+            predicted += share * guess
         return predicted, held
 
     def _least_variance(

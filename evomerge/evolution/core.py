@@ -18,13 +18,16 @@ from dataclasses import dataclass
 from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.best import best
 from evomerge.evolution.archive.front import knees, spread
-from evomerge.evolution.history import SLOPE_COST, Batch, Candidate, History, Phase
+from evomerge.evolution.candidate import Candidate
+from evomerge.evolution.floors import chance, safe
+from evomerge.evolution.history import SLOPE_COST, Batch, History, Phase
 from evomerge.optimizers import Optimizer, Told
 from evomerge.params import Genome
 from evomerge.recipe import Recipe
 from evomerge.space import SearchSpace
 from evomerge.suite.objectives import Objective, counting, derived
 
+Credit = Callable[[tuple[int, int]], Mapping[str, Mapping[str, float]]]
 Lead = Callable[[tuple[int, int]], tuple[float, float] | None]
 RECOMMENDED = 3  # most that an optimizer puts on the shortlist, where no front is wanted
 
@@ -90,6 +93,8 @@ class Search:
             knees join, to be chosen from like any other.
         starts: known recipes by label; default: the space's.
         lead: (batch, candidate) -> by how much it leads the first of its batch there, with the error.
+        credit: (batch, candidate) -> what its answers are worth, for optimizers that are told of single
+            items (``Told.answers``).
     """
 
     def __init__(
@@ -103,11 +108,13 @@ class Search:
         front: int = 0,
         starts: Mapping[str, Recipe] | None = None,
         lead: Lead = lambda at: None,
+        credit: Credit = lambda at: {},
     ) -> None:
         self.space, self.optimizer, self.plan, self.history = space, optimizer, plan, history
-        self._objectives, self._front = counting(objectives), front
+        self._objectives, self._front = counting(objectives), front  # of which some may be idle
+        self._floored = [objective for objective in objectives if objective.floor]
         self._starts = space.starts() if starts is None else starts
-        self._lead = lead
+        self._lead, self._credit = lead, credit
         self._told = 0  # batches told to the optimizer
 
     def propose(self) -> Batch | None:
@@ -203,7 +210,7 @@ class Search:
         self._told = max(self._told, count)
 
     def _what_came_of(self, batch: Batch, candidate: Candidate, genome: tuple[float, ...]) -> Told:
-        """Values in yardstick units, so that objectives compare with each other."""
+        """Values in yardstick units, so that objectives compare with each other; 0 of an idle one."""
         evaluation = self.history.evaluations(batch.number)[candidate.id]
         score = self.history.scores(batch.number)[candidate.id]
         if score is None or evaluation.values is None:
@@ -216,9 +223,17 @@ class Search:
         return Told(
             genome,
             score.value,
-            tuple(o.sign * evaluation.values[o.name] / gains[o.name] for o in self._objectives),
-            tuple(None if error is None else error / gains[o.name] for o, error in found),
+            tuple(
+                o.sign * evaluation.values[o.name] / gains[o.name] if o.name in gains else 0.0
+                for o in self._objectives
+            ),
+            tuple(
+                0.0 if o.name not in gains else None if error is None else error / gains[o.name]
+                for o, error in found
+            ),
             score.violation,
+            tuple(evaluation.values[m.name] for m in self.optimizer.problem.measures),
+            answers=self._credit((batch.number, candidate.id)) if self.optimizer.ANSWERS else {},
             slope=_blended(slopes, shares) if slopes else None,
             slopes=tuple(
                 _blended(slopes, derived(o, evaluation.values, o.sign / gains[o.name]))
@@ -230,39 +245,50 @@ class Search:
         )
 
     def _select_batch(self) -> Batch:
-        """Shortlist: references, baselines, the best observed, the front, the recommendation."""
+        """Shortlist: references, baselines, the best observed, also of those that likely hold their
+        floors, the front, the recommendation."""
         history = self.history
         self._tell(len(history.batches))
         chosen = [c for c in history.batches[0].candidates]
         chosen += [history.candidates[i] for i in history.baselines]
         merges = history.merges()
         distinct = {
-            history.candidates[e.candidate].recipe.digest: e
-            for e in best(merges, len(merges))[::-1]
+            history.candidates[e.candidate].digest: e for e in best(merges, len(merges))[::-1]
         }
         elites = list(distinct.values())
-        chosen += [history.candidates[e.candidate] for e in best(elites, self.optimizer.OBSERVED)]
+        chosen += [history.candidates[e.candidate] for e in best(elites, self.optimizer.observed)]
+        if self._floored:
+            chosen += [history.candidates[e.candidate] for e in safe(elites, self._chance)]
         chosen += [history.candidates[e.candidate] for e in self._of_front(elites)]
         for genome in self.optimizer.recommend(max(RECOMMENDED, self._front)):
             chosen.append(self._recommended(self.space.canonical(genome), chosen))
-        unique = {c.recipe.digest: c for c in reversed(chosen)}
+        unique = {c.digest: c for c in reversed(chosen)}
         return self._batch(Phase.SELECT, sorted(unique.values(), key=lambda c: c.id))
 
+    def _chance(self, elite: Elite) -> float:
+        """How likely a candidate holds its floors, by its search scores."""
+        errors = self.history.evaluations(elite.batch)[elite.candidate].errors or {}
+        return chance(self._floored, elite.values, errors, self.history.references(elite.batch))
+
     def _of_front(self, elites: Sequence[Elite]) -> list[Elite]:
+        ranking = [o for o in self._objectives if o.name not in self.history.idle]
         if self._front:
-            return spread(elites, self._objectives, self._front)
-        return knees(elites, self._objectives) if len(self._objectives) > 1 else []
+            return spread(elites, ranking, self._front)
+        return knees(elites, ranking) if len(ranking) > 1 else []
 
     def _recommended(self, genome: tuple[float, ...], others: Sequence[Candidate]) -> Candidate:
         """The candidate of a canonical genome: a known one if it was drawn before, or if its recipe is
         among ``others``."""
-        drawn = [c for c in self.history.candidates.values() if c.genome is not None]
-        for known in drawn:
-            if self.space.canonical(known.genome or ()) == genome:
-                return known
+        given = {c.id for batch in self.history.batches[:2] for c in batch.candidates}
         recipe = self.space.decode(genome)
+        for known in self.history.candidates.values():
+            # a drawn one's recipe is that of its genome; a known recipe's may be written otherwise
+            if known.genome is None or (known.digest != recipe.digest and known.id not in given):
+                continue
+            if self.space.canonical(known.genome) == genome:
+                return known
         for other in others:
-            if other.recipe.digest == recipe.digest:
+            if other.digest == recipe.digest:
                 return other
         number = len(self.history.candidates)
         number += len({candidate.id for candidate in others if candidate.id >= number})

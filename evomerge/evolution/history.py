@@ -1,7 +1,7 @@
 """The history of a search: a fold over its events, and what can be read off it.
 
-Five kinds of events exist: a batch was opened, an evaluation arrived, the search phase was closed, a
-round of the shortlist was judged, the table was made. Scores exist once a batch is complete, because
+Six kinds of events exist: a batch was opened, an evaluation arrived, the yardsticks were settled, the
+search phase was closed, a round of the shortlist was judged, the table was made. Scores exist once a batch is complete, because
 they are relative to base and parents: on the whole search split while it is searched, later on the
 batch's own items.
 ``evolution.core.Search`` has one and proposes from it; a reader of a journal needs only this. What a
@@ -11,14 +11,15 @@ search asks at each step takes a time that does not grow with the history.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from evomerge.errors import RunError
 from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.best import Best, best
+from evomerge.evolution.candidate import Candidate
 from evomerge.params import Genome
-from evomerge.recipe import Recipe
+from evomerge.recipe import Body, Recipe
 from evomerge.suite.objectives import Score, Values
 from evomerge.suite.splits import Split
 
@@ -52,21 +53,10 @@ class Phase(StrEnum):
 
 
 SLOPE_COST = 3  # item-forwards that a forward and a backward pass of an item take
+CONFIRMED = 0.9  # how likely all floors must hold on the select items for them to be confirmed
+LIKELY = 0.5
+MISSED = 2  # the tier of who more likely than not misses a floor
 MERGED = (Phase.START, Phase.SEARCH)  # phases whose candidates are merges that were tried
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A numbered recipe, with its genome if the search space holds it, and where it came from.
-
-    ``slope``: its slope is wanted, too.
-    """
-
-    id: int
-    origin: str
-    recipe: Recipe
-    genome: Genome | None = None
-    slope: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +86,7 @@ class Batch:
         return any(candidate.slope for candidate in self.candidates)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """A candidate's outcome in one batch: objective values, or why it failed.
 
@@ -114,6 +104,19 @@ class Evaluation:
     items: int = 0
     tokens: int = 0
     slopes: Mapping[str, Genome] | None = None
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What base and parents, once scored, settle.
+
+    Attributes:
+        gains: the yardsticks; an objective without one counts nothing.
+        unable: objective -> why it cannot rank these models, and what follows.
+    """
+
+    gains: Mapping[str, float]
+    unable: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,8 @@ class Verdict:
         saved: item-evaluations that need not be made.
         unraced: why the only round asked the whole select split; empty after a race.
         front: its confirmed members, best first by score; empty if no front is asked for.
+        floors: candidate -> how likely it holds all floors, by resamples of the round's items; empty
+            if there are none.
     """
 
     batch: int
@@ -155,6 +160,12 @@ class Verdict:
     saved: int = 0
     unraced: str = ""
     front: tuple[Member, ...] = ()
+    floors: Mapping[int, float] = field(default_factory=dict)
+
+    def tier(self, candidate: int) -> int:
+        """0: its floors are confirmed; 1: more likely than not they hold; ``MISSED``: they do not."""
+        chance = self.floors.get(candidate, 1.0)
+        return 0 if chance >= CONFIRMED else 1 if chance >= LIKELY else MISSED
 
 
 @dataclass(frozen=True)
@@ -196,6 +207,7 @@ class History:
         candidates: by id.
         batches: in order.
         gains: the yardsticks, once base and parents are scored.
+        unable: objective -> why it cannot rank these models, once that is settled.
         closed: why the search phase was ended early, if it was.
         verdicts: on the rounds of the shortlist.
         arrived: evaluations, of all phases.
@@ -211,9 +223,12 @@ class History:
         self._open: set[int] = set()  # numbers of batches with evaluations that are awaited
         self._costs = [Cost()]  # of the first n batches, as far as they are complete in a row
         self._best = Best()
+        self._template: Recipe | None = None  # of recipes, without a body
         self.candidates: dict[int, Candidate] = {}
         self.batches: list[Batch] = []
         self.gains: Mapping[str, float] = {}
+        self.unable: Mapping[str, str] = {}
+        self._settled = False
         self.closed: str | None = None
         self.verdicts: list[Verdict] = []
         self.arrived = 0
@@ -240,6 +255,17 @@ class History:
             self.searched += len(batch.candidates)
         if batch.candidates:
             self._open.add(batch.number)
+
+    def settle(self, settled: Settled) -> None:
+        """Fold: base and parents told which objectives count, by which yardsticks.
+
+        Raises:
+            ValueError: they are not all scored yet, or it was settled before.
+        """
+        if not self.unsettled:
+            raise ValueError("yardsticks are settled once, when base and parents are scored")
+        self.gains, self.unable, self._settled = settled.gains, settled.unable, True
+        self._score(self._batches[0])
 
     def close(self, reason: str) -> None:
         """Fold: nothing more is asked for; go on to the shortlist."""
@@ -301,18 +327,29 @@ class History:
     def _complete(self, progress: _Progress) -> None:
         """All evaluations of a batch are there: score them."""
         batch = progress.batch
-        references = self.references(batch.number)
         if batch.phase == Phase.REFERENCES:
-            self.gains = self._yardsticks(references)
+            self.gains = self._yardsticks(self.references(batch.number))
+        self._score(progress)
+        self._open.discard(batch.number)
+        while len(self._costs) <= len(self._batches) and self.complete(len(self._costs)):
+            self._costs.append(self._costs[-1] + self._batches[len(self._costs) - 1].cost)
+
+    def _score(self, progress: _Progress) -> None:
+        batch = progress.batch
+        references = self.references(batch.number)
         for candidate in batch.candidates:
             values = progress.evaluations[candidate.id].values
             score = None if values is None else self._combine(values, references, self.gains)
             progress.scores[candidate.id] = score
             if score is not None and values is not None and batch.phase in MERGED:
                 self._best.add(Elite(candidate.id, batch.number, score, values))
-        self._open.discard(batch.number)
-        while len(self._costs) <= len(self._batches) and self.complete(len(self._costs)):
-            self._costs.append(self._costs[-1] + self._batches[len(self._costs) - 1].cost)
+            candidate.pack(self._frame_of(candidate))
+
+    def _frame_of(self, candidate: Candidate) -> Recipe:
+        """What the recipes of a search have in common."""
+        if self._template is None:
+            self._template = replace(candidate.recipe, body=Body(), provenance={})
+        return self._template
 
     def _check_complete(self, count: int) -> None:
         for number in sorted(self._open):
@@ -369,6 +406,16 @@ class History:
     def done(self) -> bool:
         """True once the report batch is complete."""
         return self.phase == Phase.REPORT and self.complete()
+
+    @property
+    def unsettled(self) -> bool:
+        """True while base and parents are scored and nothing followed from it yet."""
+        return len(self._batches) == 1 and self.complete() and not self._settled
+
+    @property
+    def idle(self) -> set[str]:
+        """Objectives that count nothing, as they cannot rank these models."""
+        return {name for name in self.unable if name not in self.gains}
 
     @property
     def unjudged(self) -> int | None:
@@ -443,13 +490,14 @@ class History:
     def winner(self) -> int | None:
         """The best merge of the newest judged round of the shortlist; None before, or if all failed.
 
-        Invalid merges rank below all others.
+        Invalid merges rank below all others. Where there are floors, those that hold them with a
+        probability of ``CONFIRMED`` come first, then those that more likely than not do, each by score.
         """
         if not self.verdicts:
             return None
         references = {c.id for c in self.batches[0].candidates}
         newest = self.verdicts[-1]
-        ranked = self.ranked(newest.batch, newest.invalid)
+        ranked = sorted(self.ranked(newest.batch), key=lambda e: _place(e, newest))
         return next((e.candidate for e in ranked if e.candidate not in references), None)
 
     @property
@@ -464,3 +512,10 @@ class History:
         """The scored candidates of a complete batch, best first, ``invalid`` ones last."""
         found = [e for e in self.elites(self._batches[batch].batch.phase) if e.batch == batch]
         return sorted(best(found, len(found)), key=lambda elite: elite.candidate in invalid)
+
+
+def _place(elite: Elite, verdict: Verdict) -> tuple[bool, int, float]:
+    """Sort key of a winner to be, the smallest first; the order of ``ranked`` decides what is equal."""
+    tier = verdict.tier(elite.candidate) if verdict.floors else 0
+    value = elite.score.value if verdict.floors and tier < MISSED else 0.0
+    return (elite.candidate in verdict.invalid, tier, -value)

@@ -1,4 +1,4 @@
-"""How mergekit merges each tensor of a file: every level, filter and list over depth resolved.
+"""How mergekit merges each tensor: every level, filter and list over depth of a file resolved.
 
 What mergekit *does* counts, not what its file seems to say: the final norm and the head take the
 first value of a list over depth, a slice of one layer the last; the embedding follows the first
@@ -18,12 +18,12 @@ from evomerge.interop.document import Document, Settings, Slice, Source
 from evomerge.interop.settings import value_at
 from evomerge.interop.skeleton import UNKNOWN_DEPTH, Skeleton
 from evomerge.params import Value
-from evomerge.tensors import Place, places
+from evomerge.tensors import place_of
 
 
 @dataclass(frozen=True)
 class Blend:
-    """How mergekit merges the tensors at one place; models by their reference."""
+    """How mergekit merges a tensor; models by their reference."""
 
     method: str
     models: tuple[str, ...]
@@ -43,21 +43,22 @@ class Blend:
 
 
 class Resolver:
-    """Resolves documents place by place; what cannot be said in a recipe is noted as a problem."""
+    """Resolves documents tensor by tensor; what cannot be said in a recipe is noted as a problem."""
 
     def __init__(
         self, parts: Mapping[str, Document], skeleton: Skeleton, problems: config.Problems
     ) -> None:
         self.parts, self.skeleton, self.problems = parts, skeleton, problems
+        self._missing: set[tuple[str | None, str, str]] = set()
 
-    def resolve(self, document: Document, above: tuple[str, ...] = ()) -> dict[Place, Blend]:
-        """How every place is merged, with merges of the same file looked through."""
+    def resolve(self, document: Document, above: tuple[str, ...] = ()) -> dict[str, Blend]:
+        """How every tensor is merged, with merges of the same file looked through."""
         if document.name in above:
             self._problem(document, "name", f"{document.name} is made from itself")
             return {}
         found = self._own(document)
-        inner: dict[str, dict[Place, Blend]] = {}
-        for place, blend in found.items():
+        inner: dict[str, dict[str, Blend]] = {}
+        for tensor, blend in found.items():
             used = [name for name in (*blend.models, blend.base or "") if name in self.parts]
             if not used:
                 continue
@@ -73,11 +74,11 @@ class Resolver:
             if name not in inner:
                 path = (*above, document.name or "")
                 inner[name] = self.resolve(self.parts[name], path)
-            found[place] = inner[name].get(place, blend)
+            found[tensor] = inner[name].get(tensor, blend)
         return found
 
-    def _own(self, document: Document) -> dict[Place, Blend]:
-        """How every place is merged, by this document alone."""
+    def _own(self, document: Document) -> dict[str, Blend]:
+        """How every tensor is merged, by this document alone."""
         layers = self._depth(document)
         if layers is None:
             return {}
@@ -89,17 +90,18 @@ class Resolver:
                 f"the last slice has more sources than the first: mergekit {VERSION} leaves some out of the "
                 "final norm and the head",
             )
-        found: dict[Place, Blend] = {}
+        found: dict[str, Blend] = {}
         start = 0
         for part in document.slices:
             count = layers if part.sources[0].layers is None else _length(part.sources[0])
-            for place in places(layers):
+            for tensor in self.skeleton.names(layers):
+                place = place_of(tensor)
                 if place.layer is None:
                     if part is (first if place.role == "embed" else last):
-                        found[place] = self._blend(document, part, place, 0.0)
+                        found[tensor] = self._blend(document, part, tensor, 0.0)
                 elif start <= place.layer < start + count:
                     depth = (place.layer - start) / (count - 1) if count > 1 else 1.0
-                    found[place] = self._blend(document, part, place, depth)
+                    found[tensor] = self._blend(document, part, tensor, depth)
             start += count
         return found
 
@@ -142,7 +144,7 @@ class Resolver:
                 return None
         return 2  # whatever it is, all layers are alike
 
-    def _blend(self, document: Document, part: Slice, place: Place, depth: float) -> Blend:
+    def _blend(self, document: Document, part: Slice, tensor: str, depth: float) -> Blend:
         inputs, base = document.arrange(part)
         shared = (part.settings, *document.settings)
         values: dict[str, Any] = {}
@@ -154,14 +156,14 @@ class Resolver:
                         name,
                         argument,
                         (source.settings, *shared),
-                        place,
+                        tensor,
                         depth,
                         source=source,
                     )
                     for source in inputs
                 }
             else:
-                values[name] = self._value(document, name, argument, shared, place, depth)
+                values[name] = self._value(document, name, argument, shared, tensor, depth)
         if document.method == "passthrough":  # one model: what it calls per model is shared here
             values = {name: next(iter(value.values())) for name, value in values.items()}
         overall = document.base or document.slices[0].base
@@ -180,32 +182,25 @@ class Resolver:
         name: str,
         argument: Argument,
         levels: Sequence[Settings],
-        place: Place,
+        tensor: str,
         depth: float,
         *,
         source: Source | None = None,
     ) -> Value:
-        """The value of a parameter for the tensors at ``place``, which all have the same."""
-        found = []
-        for tensor in self.skeleton.names(place):
-            given = (value_at(level[name], tensor, depth) for level in levels if name in level)
-            value = next((value for value in given if value is not None), argument.default)
-            if value is None and argument.required:
-                whose = f" of {source.model}" if source else ""
-                self._problem(
-                    document,
-                    name,
-                    f"missing{whose}, for {tensor} at least; mergekit refuses that, too",
-                )
-            found.append(0.0 if value is None and argument.required else value)
-        if any(value != found[0] for value in found):
+        """The value of a parameter for ``tensor``."""
+        given = (value_at(level[name], tensor, depth) for level in levels if name in level)
+        value = next((value for value in given if value is not None), argument.default)
+        if value is not None or not argument.required:
+            return value
+        whose = f" of {source.model}" if source else ""
+        if (document.name, name, whose) not in self._missing:  # one message, however many tensors
+            self._missing.add((document.name, name, whose))
             self._problem(
                 document,
                 name,
-                f"its filters tell apart tensors of the role {place.role}; the groups of a recipe go by layer "
-                "and role, not by name",
+                f"missing{whose}, for {tensor} at least; mergekit refuses that, too",
             )
-        return found[0]
+        return 0.0
 
     def _problem(self, document: Document, key: str, message: str) -> None:
         known = document.node.value.get(key.partition("[")[0])

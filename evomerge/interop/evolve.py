@@ -19,10 +19,11 @@ from evomerge.interop.skeleton import Skeleton, read_skeleton
 from evomerge.recipe import BASE
 from evomerge.space import parse_space
 from evomerge.suite.spec import LIMITS
-from evomerge.tensors import OTHER, ROLES, Place
+from evomerge.tensors import OTHER, PROJECTIONS, ROLES, place_of
 
 METHODS = ("linear", "task_arithmetic", "ties", "dare_ties", "slerp")
 NORMALIZED = ("ties", "dare_ties", "linear")  # by mergekit-evolve, unless the file says otherwise
+OWN = "a value each here, by role; mergekit-evolve gives them one"
 EVALUATIONS = 100  # default of mergekit-evolve's --max-fevals
 
 
@@ -185,20 +186,46 @@ def _roles(filters: tuple[str, ...], skeleton: Skeleton, notes: list[str]) -> li
     found: list[str] = []
     for text in filters:
         for role in ROLES:
-            layer = 0 if role in ("attn", "mlp", "norm") else None
-            names = skeleton.names(Place(layer, role))
-            hits = sum(text in name for name in names)
-            if hits and role not in found:
-                if hits < len(names):
-                    notes.append(
-                        f"filter {text!r} tells apart tensors of the role {role}; groups go by role, so all of "
-                        "them share a value"
-                    )
+            finer = {part: _hit(text, skeleton, role, part) for part in PROJECTIONS.get(role, ())}
+            hit = _hit(text, skeleton, role)
+            if not hit or role in found:
+                continue
+            if hit == 1.0 and not set(finer) & set(found):
                 found.append(role)
-    rest = [role for role in ROLES if role not in found]
+            elif whole := [part for part, share in finer.items() if share == 1.0]:
+                more = [part for part in whole if part not in found]
+                found += more
+                if len(more) > 1:
+                    notes.append(f"filter {text!r}: {', '.join(more)} have {OWN}")
+            else:
+                notes.append(
+                    f"filter {text!r} tells apart tensors of the role {role}; groups of a space go by role, so "
+                    "all of them share a value"
+                )
+                some = [part for part, share in finer.items() if share] or [role]
+                found += [part for part in some if part not in found]
+    for parts in PROJECTIONS.values():
+        if 0 < len(set(parts) & set(found)) < len(parts):
+            more = [part for part in parts if part not in found]
+            notes.append(f"{', '.join(more)}, which no filter names, have {OWN}")
+            found += more
+    rest = [r for r in ROLES if r not in found and not set(PROJECTIONS.get(r, ())) & set(found)]
     inside = [role for role in rest if role not in OTHER]
     outside = ["other"] if set(rest) >= set(OTHER) else [role for role in rest if role in OTHER]
     return [*found, *inside, *outside]
+
+
+def _hit(text: str, skeleton: Skeleton, role: str, part: str | None = None) -> float:
+    """The share of the tensors of a role (of a finer one) whose names contain ``text``; of norms, those in
+    blocks."""
+    names = [
+        name
+        for name in skeleton.names(1)
+        if (place := place_of(name)).role == role
+        and part in (None, place.projection)
+        and (role != "norm" or place.layer is not None)
+    ]
+    return sum(text in name for name in names) / len(names)
 
 
 def _fitness(section: config.Section, notes: list[str]) -> dict[str, Any]:

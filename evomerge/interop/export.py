@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,13 +25,14 @@ from evomerge.merging.blueprint import Blueprint
 from evomerge.params import Value
 from evomerge.parents import Parents
 from evomerge.recipe import BASE, Group, Recipe, uncovered
-from evomerge.tensors import Place
+from evomerge.tensors import Place, path_of, place_of
 
-EMBED, NORM, HEAD = Place(None, "embed"), Place(None, "norm"), Place(None, "head")
+EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 MATERIALIZE = "materialize the recipe with `evomerge merge` instead"
 
-# role -> what mergekit's filters look for in a tensor's name; the first hit wins, and the norms of
-# attention (self_attn.q_norm) must not be taken for attention, nor the final norm for another
+# class of tensors -> what mergekit's filters look for in a tensor's name; the first hit wins, and the norms
+# of attention (self_attn.q_norm) must not be taken for attention, nor the final norm for another. Where
+# tensors of a class differ, their names inside the block take its place
 FILTERS = {
     "final": "model.norm",
     "norm": "norm",
@@ -89,11 +90,11 @@ def _documents(recipe: Recipe, prefix: str) -> tuple[list[dict[str, Any]], str]:
         earlier += [*inner[:-1], {"name": names[name], **inner[-1]}]
         comment += said
     layers = blueprint.layers
-    groups: dict[Place, Group] = {}
-    for place in dict.fromkeys(site.place for site in blueprint.sites):
-        group = recipe.group_of(place)
+    groups: dict[str, Group] = {}
+    for site in blueprint.sites:
+        group = recipe.group_of(site.place)
         assert group is not None
-        groups[place] = _plain(group, place)
+        groups[site.name] = _plain(group, site.place)
     groups.setdefault(HEAD, _tied_head(recipe, groups))
     groups = _translated(groups, max(math.prod(site.shape) for site in blueprint.sites))
     tokenizer, said = _tokenizer(recipe, parents, groups, names)
@@ -112,11 +113,12 @@ def _documents(recipe: Recipe, prefix: str) -> tuple[list[dict[str, Any]], str]:
     return [*earlier, *documents], comment
 
 
-def _tied_head(recipe: Recipe, groups: Mapping[Place, Group]) -> Group:
+def _tied_head(recipe: Recipe, groups: Mapping[str, Group]) -> Group:
     """What the recipe says of a head that is no tensor of its own, where another tensor is merged
     by the same method; else what it says of the final norm. It makes no difference."""
-    group = recipe.group_of(HEAD)
-    plain = group and _plain(group, HEAD)
+    place = place_of(HEAD)
+    group = recipe.group_of(place)
+    plain = group and _plain(group, place)
     known = plain and _Part.of(plain) in map(_Part.of, groups.values())
     return plain if plain and known else groups[NORM]
 
@@ -125,7 +127,7 @@ def _tied_head(recipe: Recipe, groups: Mapping[Place, Group]) -> Group:
 
 
 def _plain(group: Group, place: Place) -> Group:
-    """``group`` as it merges the tensors at ``place``: without layers and roles, and with the
+    """``group`` as it merges the tensor at ``place``: as if it were of all tensors, and with the
     factor of its line over depth as part of ``lambda``."""
     values = dict(group.values)
     factor = group.scale(place)
@@ -136,10 +138,10 @@ def _plain(group: Group, place: Place) -> Group:
                 f"`lines` out, or {MATERIALIZE}"
             )
         values["lambda"] *= factor  # type: ignore[operator]
-    return replace(group, values=values, layers=None, roles=None, lines=None)
+    return replace(group, values=values, layers=None, roles=None, tensors=None, lines=None)
 
 
-def _translated(groups: Mapping[Place, Group], entries: int) -> dict[Place, Group]:
+def _translated(groups: Mapping[str, Group], entries: int) -> dict[str, Group]:
     """``groups`` with parameters as mergekit has them; what it has not is refused."""
     if unknown := sorted({group.method for group in groups.values()} - set(PEERS)):
         known = ", ".join(name for name in PEERS if name in methods.names())
@@ -147,12 +149,12 @@ def _translated(groups: Mapping[Place, Group], entries: int) -> dict[Place, Grou
             f"mergekit has no {', '.join(unknown)}; it knows {known} of the methods here; {MATERIALIZE}"
         )
     found = {}
-    for place, group in groups.items():
+    for name, group in groups.items():
         peer = PEERS[group.method]
         try:
             if BASE in group.models and peer.base != "source":
                 raise InputError("mergekit does not take the base for one of the sources")
-            found[place] = replace(group, values=peer.from_ours(group.values, entries))
+            found[name] = replace(group, values=peer.from_ours(group.values, entries))
         except InputError as error:
             raise InputError(f"{group.method}: {error}, or {MATERIALIZE}") from None
     return found
@@ -171,7 +173,7 @@ def _reference(model: ModelRef) -> str:
 
 
 def _tokenizer(
-    recipe: Recipe, parents: Parents, groups: Mapping[Place, Group], names: Mapping[str, str]
+    recipe: Recipe, parents: Parents, groups: Mapping[str, Group], names: Mapping[str, str]
 ) -> tuple[dict[str, Any], str]:
     """The key that gives the recipe's tokenizer, or a comment where mergekit has none for it."""
     donor = parents.donor
@@ -197,15 +199,18 @@ def _tokenizer(
 # -- documents -----------------------------------------------------------------------------------
 
 
-def _filled(part: _Part, groups: Mapping[Place, Group]) -> dict[Place, Group]:
-    """``groups`` with those of other parts replaced by what this part did last for their role."""
-    own = {place: group for place, group in groups.items() if _Part.of(group) == part}
+def _filled(part: _Part, groups: Mapping[str, Group]) -> dict[str, Group]:
+    """``groups`` with those of other parts replaced by what this part did last for the same tensor of a block
+    before, or for their role."""
+    own = {name: group for name, group in groups.items() if _Part.of(group) == part}
     recent: dict[str, Group] = {}
     filled = {}
-    for place in groups:
-        if place in own:
-            recent[place.role] = own[place]
-        filled[place] = own.get(place) or recent.get(place.role) or next(iter(own.values()))
+    for name in groups:
+        place, path = place_of(name), path_of(name)
+        if name in own:
+            recent[path] = recent[place.role] = own[name]
+        known = (own.get(name), recent.get(path), recent.get(place.role))
+        filled[name] = next((each for each in known if each), next(iter(own.values())))
     return filled
 
 
@@ -215,7 +220,7 @@ def _has_base(peer: Peer, recipe: Recipe) -> bool:
 
 def _merge(
     part: _Part,
-    groups: Mapping[Place, Group],
+    groups: Mapping[str, Group],
     layers: int,
     names: Mapping[str, str],
     recipe: Recipe,
@@ -225,15 +230,15 @@ def _merge(
     based = _has_base(peer, recipe)
     parameters = [p for p in methods.get(part.method).parameters if p.name in peer.arguments]
     slices = []
-    for low, high, by_role in _runs(groups, layers):
+    for low, high, by_name in _runs(groups, layers):
         shared = {
             p.name: setting
             for p in parameters
-            if not p.per_model and (setting := _setting(by_role, p.name)) is not None
+            if not p.per_model and (setting := _setting(by_name, p.name)) is not None
         }
         sources = []
         for model in part.models:
-            own = {p.name: _setting(by_role, p.name, model) for p in parameters if p.per_model}
+            own = {p.name: _setting(by_name, p.name, model) for p in parameters if p.per_model}
             entry = {"model": names[model], "layer_range": [low, high + 1]}
             sources.append({**entry, **({"parameters": own} if own else {})})
         if based:
@@ -251,50 +256,67 @@ def _merge(
 def _pick(
     parts: Sequence[_Part],
     labels: Sequence[str],
-    groups: Mapping[Place, Group],
+    groups: Mapping[str, Group],
     layers: int,
     dtype: str,
 ) -> dict[str, Any]:
     """The document that takes every tensor from the part responsible for it."""
     slices = []
-    for low, high, by_role in _runs(groups, layers):
+    for low, high, by_name in _runs(groups, layers):
         sources = []
         for part, label in zip(parts, labels, strict=True):
-            weight = {role: float(_Part.of(group) == part) for role, group in by_role.items()}
+            weight = {role: float(_Part.of(group) == part) for role, group in by_name.items()}
             entry = {"model": label, "layer_range": [low, high + 1]}
             sources.append({**entry, "parameters": {"weight": _filtered(weight)}})
         slices.append({"sources": sources, "parameters": {"normalize": False}})
     return {"merge_method": "linear", "slices": slices, "dtype": "float32", "out_dtype": dtype}
 
 
-def _runs(groups: Mapping[Place, Group], layers: int) -> Runs[dict[str, Group]]:
-    """Runs of layers that are merged alike. The first also rules the embedding, the last one the
-    final norm and the head."""
-    runs = [(low, high, dict(by_role)) for low, high, by_role in runs_of(by_layer(groups, layers))]
-    if runs[-1][2]["norm"] != groups[NORM]:
-        runs[-1][2]["final"] = groups[NORM]
-    runs[0][2]["embed"], runs[-1][2]["head"] = groups[EMBED], groups[HEAD]
+def _runs(groups: Mapping[str, Group], layers: int) -> Runs[dict[str, Group]]:
+    """Runs of layers that are merged alike, by the names of tensors in block 0. The first also rules the
+    embedding, the last one the final norm and the head."""
+    runs = [(low, high, dict(by_name)) for low, high, by_name in runs_of(by_layer(groups, layers))]
+    last = runs[-1][2]
+    if any(group != groups[NORM] for name, group in last.items() if _class(name) == "norm"):
+        last[NORM] = groups[NORM]
+    runs[0][2][EMBED], last[HEAD] = groups[EMBED], groups[HEAD]
     return runs
 
 
-def _setting(by_role: Mapping[str, Group], parameter: str, model: str | None = None) -> Any:
-    """The values of a parameter (of a model) by role, as mergekit writes them."""
+def _class(name: str) -> str:
+    """The key of ``FILTERS`` that the tensor called ``name`` belongs to."""
+    return "final" if name == NORM else place_of(name).role
+
+
+def _setting(by_name: Mapping[str, Group], parameter: str, model: str | None = None) -> Any:
+    """The values of a parameter (of a model) by tensor, as mergekit writes them."""
     values: dict[str, Value] = {}
-    for role, group in by_role.items():
+    for name, group in by_name.items():
         value = group.values[parameter]
         if isinstance(value, Mapping):
             assert model is not None
             value = value[model]
-        values[role] = value
+        values[name] = value
     return _filtered(values)
 
 
 def _filtered(values: Mapping[str, Value]) -> Any:
-    """One value, or a list of filters where roles differ."""
-    if len({repr(value) for value in values.values()}) == 1:
+    """One value, or a list of filters where tensors differ."""
+    if _are_one(values.values()):
         return next(iter(values.values()))
     # no scale is a scale of 1, which filters can say
-    plain = {role: 1.0 if value is None else value for role, value in values.items()}
-    return [
-        {"filter": text, "value": plain[role]} for role, text in FILTERS.items() if role in plain
-    ]
+    plain = {name: 1.0 if value is None else value for name, value in values.items()}
+    found: dict[str, Value] = {}  # filter -> value
+    for kind, text in FILTERS.items():
+        own = {path_of(name): value for name, value in plain.items() if _class(name) == kind}
+        for path, value in own.items():
+            module = path.rpartition(".")[0]
+            both = [own[each] for each in own if each.startswith(f"{module}.")]
+            fine = module if _are_one(both) else path
+            found[text if _are_one(own.values()) else fine] = value
+    return [{"filter": text, "value": value} for text, value in found.items()]
+
+
+def _are_one(values: Iterable[Value]) -> bool:
+    """True if there are no two different values."""
+    return len({repr(value) for value in values}) < 2

@@ -20,7 +20,7 @@ from evomerge.interop.layout import groups_of
 from evomerge.interop.naming import name_models
 from evomerge.interop.skeleton import UNKNOWN_DEPTH, Skeleton, read_skeleton
 from evomerge.recipe import BASE, Body, Group, Recipe
-from evomerge.tensors import Place
+from evomerge.tensors import place_of
 
 
 def recipe_of(nodes: Sequence[config.Node], layers: int | None = None) -> tuple[Recipe, list[str]]:
@@ -83,10 +83,11 @@ class _Assembler:
         self.notes = [note for document in documents for note in document.notes]
         if skeleton.architecture is None and any(b.filter for d in documents for b in d.branches):
             self.notes.append(
-                f"{model} is not at hand: filters are read for models without norms inside attention"
+                f"{model} is not at hand: filters are read for models without biases and without norms "
+                "inside attention"
             )
 
-    def recipe(self, blends: Mapping[Place, Blend]) -> tuple[Recipe, list[str]]:
+    def recipe(self, blends: Mapping[str, Blend]) -> tuple[Recipe, list[str]]:
         base = self._base(blends)
         tokenizer = self._tokenizer(base)
         references = dict.fromkeys(m for blend in blends.values() for m in blend.models)
@@ -96,7 +97,7 @@ class _Assembler:
         sources = {name: ModelRef(ModelRef(ref).portable) for ref, name in names.items()}
         if base:
             names[base] = BASE
-        groups = {place: self._group(blend, names) for place, blend in blends.items()}
+        groups = {tensor: self._group(blend, names) for tensor, blend in blends.items()}
         donor = names[tokenizer] if tokenizer else next(iter(names.values()))
         if tokenizer is None:
             self.notes.append(
@@ -111,7 +112,7 @@ class _Assembler:
         )
         return made, list(dict.fromkeys(self.notes))
 
-    def _base(self, blends: Mapping[Place, Blend]) -> str | None:
+    def _base(self, blends: Mapping[str, Blend]) -> str | None:
         bases = {blend.base: None for blend in blends.values() if blend.base}
         if len(bases) > 1:
             raise ConfigError(
@@ -136,7 +137,7 @@ class _Assembler:
         return base if given in (None, "base") else given
 
     def _group(self, blend: Blend, names: Mapping[str, str]) -> Group:
-        """What a recipe says of the tensors at one place."""
+        """What a recipe says of one tensor."""
         models = [names[model] for model in blend.models]
         values: dict[str, Any] = {}
         for name, value in PEERS[blend.method].to_ours(blend.values).items():
@@ -150,15 +151,18 @@ class _Assembler:
             raise ConfigError([f"{self.file}: {text}" for text in found])
         return recipe.group(blend.method, models, values)
 
-    def _grouped(self, groups: Mapping[Place, Group]) -> tuple[Group, ...]:
-        layers = 1 + max(place.layer for place in groups if place.layer is not None)
+    def _grouped(self, groups: Mapping[str, Group]) -> tuple[Group, ...]:
+        layers = 1 + max(place_of(tensor).layer or 0 for tensor in groups)
         sliced = self.last.slices[0].sources[0].layers is not None
         unknown = self.skeleton.layers is None
         found = groups_of(groups, layers, ranged=sliced and unknown)
-        if unknown and not sliced and any(group.layers for group in found):
-            raise ConfigError(
-                [f"{self.file}: norms of the blocks and the final norm differ, and {UNKNOWN_DEPTH}"]
+        if unknown and not sliced and any(group.layers or group.tensors for group in found):
+            what = (
+                "norms of a block"
+                if any(group.tensors for group in found)
+                else "the norms of blocks and the final norm"
             )
+            raise ConfigError([f"{self.file}: {what} differ, and {UNKNOWN_DEPTH}"])
         return found
 
     def _dtype(self) -> str:

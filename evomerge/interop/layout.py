@@ -1,16 +1,18 @@
-"""From values per place to groups of layers and roles, as few as will do, and to runs of layers."""
+"""From values per tensor to groups of layers, roles and names, as few as will do; and runs of layers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 from evomerge.recipe import Group
-from evomerge.tensors import OTHER, ROLES, Place
+from evomerge.tensors import OTHER, PROJECTIONS, ROLES, Place, at_layer, place_of
 
 T = TypeVar("T")
 Runs = list[tuple[int, int, T]]  # first and last layer, what they have in common
+
+_ORDER = tuple(name for role in ROLES for name in (role, *PROJECTIONS.get(role, ())))
 
 
 def runs_of(values: Sequence[T]) -> Runs[T]:
@@ -24,26 +26,30 @@ def runs_of(values: Sequence[T]) -> Runs[T]:
     return runs
 
 
-def by_layer(groups: Mapping[Place, Group], layers: int) -> list[dict[str, Group]]:
-    """Role -> group, for each layer."""
+def by_layer(groups: Mapping[str, Group], layers: int) -> list[dict[str, Group]]:
+    """Tensor, as it is called in block 0 -> group, for each layer."""
     found: list[dict[str, Group]] = [{} for _ in range(layers)]
-    for place, group in groups.items():
-        if place.layer is not None:
-            found[place.layer][place.role] = group
+    for name, group in groups.items():
+        layer = place_of(name).layer
+        if layer is not None:
+            found[layer][at_layer(name, 0)] = group
     return found
 
 
-def groups_of(groups: Mapping[Place, Group], layers: int, *, ranged: bool) -> tuple[Group, ...]:
-    """Groups that merge every place as ``groups`` says.
+def groups_of(groups: Mapping[str, Group], layers: int, *, ranged: bool) -> tuple[Group, ...]:
+    """Groups that merge every tensor as ``groups`` says.
+
+    They go by layer and role, by finer role where roles say too little, and else by name: norms of a block
+    that differ, a bias that differs from its weight.
 
     Args:
-        groups: place -> what merges it, with neither layers nor roles.
+        groups: tensor -> what merges it, with neither layers nor roles nor tensors.
         layers: number of blocks.
         ranged: name the layers even where they make no difference.
     """
-    blocks = by_layer(groups, layers)
-    outside = {place.role: group for place, group in groups.items() if place.layer is None}
-    depths = {role: runs_of([block[role] for block in blocks]) for role in blocks[0]}
+    depths, named = _classes(by_layer(groups, layers))
+    places = {name: place_of(name) for name in groups}
+    outside = {at.role: groups[name] for name, at in places.items() if at.layer is None}
     constant = dict(outside)  # roles that depth makes no difference to
     varying = {}
     for role, runs in depths.items():
@@ -53,17 +59,56 @@ def groups_of(groups: Mapping[Place, Group], layers: int, *, ranged: bool) -> tu
             constant[role] = runs[0][2]
     found = []
     for runs, roles in _alike(varying):
-        shown = None if len(roles) == len(depths) else tuple(roles)
+        shown = None if len(roles) == len(depths) and not named else tuple(roles)
         found += [replace(each, layers=(low, high), roles=shown) for low, high, each in runs]
-    rest = [replace(group, roles=_short(roles)) for group, roles in _alike(constant)]
-    # what is left needs no name, where the depth is certain
-    return (*found, *rest[:-1], rest[-1] if ranged else replace(rest[-1], roles=None))
+    *rest, (last, left) = sorted(_alike(constant), key=lambda found: len(found[1]))
+    for name, runs in named.items():
+        # what is left needs no name, where the depth is certain and no other group takes it
+        free = not ranged and (place_of(name).role not in outside or place_of(name).role in left)
+        found += [
+            replace(each, tensors=tuple(at_layer(name, layer) for layer in range(low, high + 1)))
+            for low, high, each in runs
+            if not (free and each == last)
+        ]
+    found += [replace(group, roles=_short(roles)) for group, roles in rest]
+    return (*found, replace(last, roles=_short(left) if ranged else None))
+
+
+def _classes(blocks: Sequence[Mapping[str, Group]]) -> tuple[dict[str, Runs[Group]], ...]:
+    """Runs of layers by role, or by finer role, and by tensor where those do not tell enough apart."""
+    by_role: dict[str, Runs[Group]] = {}
+    by_name: dict[str, Runs[Group]] = {}
+
+    def alike(names: Sequence[str]) -> bool:
+        return all(block[name] == block[names[0]] for block in blocks for name in names)
+
+    def runs(name: str) -> Runs[Group]:
+        return runs_of([block[name] for block in blocks])
+
+    for role, names in _sorted(blocks[0], lambda place: place.role).items():
+        if alike(names):
+            by_role[role] = runs(names[0])
+            continue
+        for finer, own in _sorted(names, lambda place: place.projection).items():
+            if finer and alike(own):
+                by_role[finer] = runs(own[0])
+            else:
+                by_name.update({name: runs(name) for name in own})
+    return by_role, by_name
+
+
+def _sorted(names: Iterable[str], key: Callable[[Place], str]) -> dict[str, list[str]]:
+    """The names by what ``key`` says of their place."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(key(place_of(name)), []).append(name)
+    return found
 
 
 def _alike(values: Mapping[str, T]) -> list[tuple[T, list[str]]]:
     """The distinct values, each with its roles; roles in their usual order."""
     found: list[tuple[T, list[str]]] = []
-    for role in sorted(values, key=ROLES.index):
+    for role in sorted(values, key=_ORDER.index):
         same = next((roles for value, roles in found if value == values[role]), None)
         if same is None:
             found.append((values[role], [role]))

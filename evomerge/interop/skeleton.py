@@ -9,20 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoint import ModelRef, locate
-from evomerge.tensors import Place, check_architecture
+from evomerge.tensors import PROJECTIONS, check_architecture, ordered
 
 UNKNOWN_DEPTH = (
     "no config.json of the models is at hand to tell how many there are; give --layers N"
 )
-OUTSIDE = {
-    "embed": "model.embed_tokens.weight",
-    "norm": "model.norm.weight",
-    "head": "lm_head.weight",
-}
-_PROJECTIONS = {
-    "attn": [f"self_attn.{part}_proj" for part in "qkvo"],
-    "mlp": [f"mlp.{part}_proj" for part in ("gate", "up", "down")],
-}
+_OUTSIDE = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
+_PROJECTIONS = (
+    *(f"self_attn.{part}_proj" for part in PROJECTIONS["attn"]),
+    *(f"mlp.{part}_proj" for part in PROJECTIONS["mlp"]),
+)
 _NORMS = ("input_layernorm", "post_attention_layernorm")
 _SANDWICH = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
 _QUERY_KEY = ("self_attn.q_norm", "self_attn.k_norm")
@@ -47,16 +43,14 @@ class Skeleton:
     architecture: str | None = None
     dtype: str | None = None
 
-    def names(self, place: Place) -> list[str]:
-        """The tensors at ``place``."""
-        if place.layer is None:
-            return [OUTSIDE[place.role]]
-        block = f"model.layers.{place.layer}."
-        if place.role == "norm":
-            norms = _NORMS + _MORE_NORMS.get(self.architecture or "", ())
-            return [f"{block}{norm}.weight" for norm in norms]
-        kinds = ["weight", "bias"] if self.architecture == "Qwen2ForCausalLM" else ["weight"]
-        return [f"{block}{part}.{kind}" for part in _PROJECTIONS[place.role] for kind in kinds]
+    def names(self, layers: int) -> tuple[str, ...]:
+        """The tensors of a model of ``layers`` blocks, in depth order, with a head."""
+        norms = _NORMS + _MORE_NORMS.get(self.architecture or "", ())
+        inside = [f"{part}.weight" for part in (*_PROJECTIONS, *norms)]
+        if self.architecture == "Qwen2ForCausalLM":
+            inside += [f"self_attn.{part}_proj.bias" for part in "qkv"]
+        blocks = (f"model.layers.{layer}.{path}" for layer in range(layers) for path in inside)
+        return ordered((*_OUTSIDE, *blocks))
 
 
 def read_skeleton(model: ModelRef) -> Skeleton:

@@ -17,7 +17,15 @@ from evomerge.evolution.history import History
 from evomerge.inference.comparison import Array, Sums, mcnemar, swap_labels
 from evomerge.inference.intervals import Interval, Resampled, Resamples, jointly
 from evomerge.judging.estimation import spread
-from evomerge.suite.objectives import BASE, Objective, Values, entering, why_worst, with_derived
+from evomerge.suite.objectives import (
+    BASE,
+    Objective,
+    Values,
+    entering,
+    weightless,
+    why_worst,
+    with_derived,
+)
 from evomerge.suite.scorer import UNBOUNDED, Items, Results, column
 from evomerge.suite.suite import Suite
 
@@ -41,10 +49,15 @@ class Bootstrap:
         sources = [suite.source_of[name][item] for name, ids in items.items() for item in ids]
         return cls(suite, items, Resamples.of(sources, DRAWS, seed, "intervals"), seed)
 
-    def values(self, results: Results, model: seeds.Part) -> ByObjective:
-        """Every objective of ``model``, which answered (at least) the items."""
+    def values(self, results: Results, model: seeds.Part, *, paired: bool = False) -> ByObjective:
+        """Every objective of ``model``, which answered (at least) the items.
+
+        ``paired``: for differences of models alone; see ``metric``.
+        """
         found = {
-            objective.name: self.metric(results, model, objective.scorer, objective.metric)
+            objective.name: self.metric(
+                results, model, objective.scorer, objective.metric, paired=paired
+            )
             for objective in self.suite.measured
         }
         return {
@@ -57,8 +70,13 @@ class Bootstrap:
             for objective in self.suite.objectives
         }
 
-    def metric(self, results: Results, model: seeds.Part, name: str, metric: str) -> Resampled:
-        """One metric of scorer ``name``; what is unknown of a unanimous share is ``model``'s own."""
+    def metric(
+        self, results: Results, model: seeds.Part, name: str, metric: str, *, paired: bool = False
+    ) -> Resampled:
+        """One metric of scorer ``name``; what is unknown of a unanimous share is ``model``'s own.
+
+        ``paired``: nothing is drawn of that, as in a difference of models it is unknown of both alike.
+        """
         responses, scorer = results[name], self.suite.scorers[name]
         value_of = dict(zip(responses["items"], column(responses, metric), strict=True))
         chosen = [item for item in self.items[name] if value_of[item] is not None]
@@ -69,7 +87,7 @@ class Bootstrap:
             return self.resamples.function(
                 lambda index: scorer.aggregate(metric, [values[i] for i in index]), sources
             )
-        if _binary([values]) and not set(metric.split("*")) & set(UNBOUNDED):
+        if not paired and _binary([values]) and not set(metric.split("*")) & set(UNBOUNDED):
             key = self.seed, "share", model, name, metric
             return self.resamples.share(values, sources, *key)
         return self.resamples.ratio(sums.scale * sums.over, sums.under, sources)
@@ -127,7 +145,10 @@ def compare(
         key: names the random swaps.
         label: which of the references ``theirs`` is, if it is one.
     """
-    objectives = entering(suite.objectives)
+    idle = {o.name for o in suite.objectives if o.name not in gains}
+    plainly = suite.spec.combination == "mean"
+    counted = suite.objectives if plainly else weightless(suite.objectives, idle)
+    objectives = entering(counted)
     names = [objective.name for objective in objectives]
     number: dict[str, int] = {}
     for objective in objectives:
@@ -161,7 +182,7 @@ def compare(
         ]
         return np.array([score(a, b) - score(b, b) for a, b in zip(*pairs, strict=True)])
 
-    if why_worst(suite.objectives, suite.spec.combination) is None:
+    if why_worst(counted, suite.spec.combination) is None:
         slopes = np.array([score({n: plain[n] + 1}, {}) - score({}, {}) for n in names])
         p = swap_labels(*sums, lambda ours, theirs: (ours - theirs) @ slopes, *key)
         return PValue(p, "sign flips")
@@ -179,7 +200,8 @@ def search_interval(
         return history.score(batch, with_derived(objectives, values)).value
 
     known = evaluation.errors or {}
-    errors = {objective.name: known.get(objective.name) for objective in entering(objectives)}
+    counted = entering(weightless(objectives, history.idle))
+    errors = {objective.name: known.get(objective.name) for objective in counted}
     value, error = score(evaluation.values), spread(objectives, score, evaluation.values, errors)
     return Interval.around(value, error)
 

@@ -12,12 +12,15 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 
-from evomerge.evolution.history import MERGED, Candidate, History
+from evomerge.evolution.candidate import Candidate
+from evomerge.evolution.history import MERGED, History
 from evomerge.inference.intervals import Interval, Resampled, jointly
 from evomerge.judging.evidence import Bootstrap, ByObjective, compare
+from evomerge.judging.floors import margins
 from evomerge.judging.health import asymmetries, notes
-from evomerge.judging.table import Count, Effort, Gain, Row, Table, Trust
-from evomerge.suite.objectives import BASE, entering
+from evomerge.judging.table import Count, Effort, Gain, Held, Row, Table, Trust
+from evomerge.judging.volume import volume
+from evomerge.suite.objectives import BASE, counting, entering, weightless
 from evomerge.suite.scorer import Items, Results
 from evomerge.suite.splits import Split
 from evomerge.suite.suite import Suite
@@ -49,9 +52,8 @@ def final_table(
     references = {c.id: c.origin for c in history.batches[0].candidates}
     known = {origin: found[id] for id, origin in references.items() if id in found}
     values = {origin: suite.values(responses) for origin, responses in known.items()}
-    estimates, scores = _scored(
-        history, Bootstrap.of(suite, suite.splits[Split.REPORT], seed), found
-    )
+    bootstrap = Bootstrap.of(suite, suite.splits[Split.REPORT], seed)
+    estimates, scores = _scored(history, bootstrap, found)
 
     def score_of(id: int) -> Interval | None:
         if id not in found:
@@ -80,16 +82,18 @@ def final_table(
         merged = id in found and id not in references
         return tuple(notes(suite, found[id], known)) if merged else ()
 
-    def missed_by(id: int) -> tuple[str, ...]:
-        own = suite.values(found[id]) if id in found and len(known) == len(references) else {}
-        floors = [
-            (o, o.floor, o.floor.bound(o, values)) for o in suite.objectives if o.floor and own
-        ]
+    def floors_of(id: int) -> tuple[Held, ...]:
+        if id not in found or len(known) < len(references):
+            return ()
         return tuple(
-            f"{o.name} is {own[o.name]:.3f} on these items, its {'floor' if o.maximize else 'ceiling'} "
-            + (f"{floor}" if floor.of is None else f"{bound:.3f} ({floor})")
-            for o, floor, bound in floors
-            if o.sign * (bound - own[o.name]) > 0
+            Held(
+                each.objective.name,
+                str(each.objective.floor),
+                each.bound,
+                not each.objective.maximize,
+                each.margin.interval(),
+            )
+            for each in margins(bootstrap, found[id], known)
         )
 
     on_front = {m.candidate: m.probability for m in history.verdicts[-1].front}
@@ -108,10 +112,16 @@ def final_table(
             gain=gain_over(c.id),
             invalid=invalid(c.id),
             notes=remarks(c.id),
-            missed=missed_by(c.id),
+            floors=floors_of(c.id),
         )
         for c in history.batches[-1].candidates
     ]
+    wanted = counting(weightless(suite.objectives, history.idle))
+    sets: dict[str, list[int]] = {}
+    if suite.spec.front:
+        held = {row.candidate for row in rows if all(each.held for each in row.floors)}
+        sets["front"] = [id for id in on_front if id in estimates and id in held]
+        sets["parents"] = [id for id in references if id in estimates and id in held]
     searched = _search_score(history, interval)
     chosen, chosen_items = _select_score(history, suite, selected or {}, seed)
     reported = scores[winner].interval() if winner in scores else None
@@ -127,8 +137,12 @@ def final_table(
             select_items=chosen_items,
             report=reported,
             gap=_gap(searched, reported, suite) if searched and reported else None,
+            floors=None if winner is None else history.verdicts[-1].floors.get(winner),
             search_items=count_all(suite, suite.splits[Split.SEARCH]),
-            anchored=any(o.scorer in suite.spec.anchors for o in entering(suite.objectives)),
+            anchored=any(
+                o.scorer in suite.spec.anchors
+                for o in entering(weightless(suite.objectives, history.idle))
+            ),
         ),
         effort=Effort(
             candidates=len(history.candidates) - len(references),
@@ -137,6 +151,19 @@ def final_table(
             saved=history.saved,
             invalid={id: tuple(reasons) for id, reasons in history.invalid.items()},
         ),
+        volume={
+            name: volume(wanted, [estimates[id] for id in ids], base, history.gains).interval()
+            for name, ids in sets.items()
+            if (base := _base(estimates, references)) is not None
+        },
+    )
+
+
+def _base(
+    estimates: Mapping[int, ByObjective], references: Mapping[int, str]
+) -> ByObjective | None:
+    return next(
+        (estimates[id] for id, o in references.items() if o == BASE and id in estimates), None
     )
 
 

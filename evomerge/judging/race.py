@@ -106,10 +106,12 @@ class Race:
 def _shares(suite: Suite, gains: Values) -> dict[str, float]:
     """What one unit of each measured objective adds to a score that is a sum."""
     found = dict.fromkeys((objective.name for objective in suite.measured), 0.0)
-    total = sum(objective.weight for objective in suite.objectives)
-    for objective in suite.objectives:
+    retained = suite.spec.combination == "retention"
+    counted = [o for o in suite.objectives if not retained or o.name in gains]
+    total = sum(objective.weight for objective in counted)
+    for objective in counted:
         share = objective.sign * objective.weight / total
-        if suite.spec.combination == "retention":
+        if retained:
             share /= gains[objective.name]
         parts = objective.of or (objective.name,)
         for name in parts:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from evomerge.evolution.archive.front import spread
-from evomerge.evolution.history import Dropped, History, Member, Phase, Verdict
+from evomerge.evolution.history import MISSED, Dropped, History, Member, Phase, Verdict
 from evomerge.judging.evidence import Bootstrap
+from evomerge.judging.floors import margins, probability
 from evomerge.judging.front import confirm
 from evomerge.judging.health import asymmetries
 from evomerge.judging.race import ALPHA, Race, e_value
-from evomerge.suite.objectives import counting
+from evomerge.suite.objectives import counting, weightless
 from evomerge.suite.scorer import Items, Results
 from evomerge.suite.splits import Split
 from evomerge.suite.suite import Suite
@@ -48,8 +50,12 @@ def judge(
     asked, whole = _count(items), _count(suite.splits[Split.SELECT])
     first = next(b for b in history.batches if b.phase == Phase.SELECT)
     if isinstance(race, str):
-        members = _front(history, suite, items, results, list(references), valid)
-        return Verdict(batch.number, True, (), invalid, unraced=race, front=members)
+        bootstrap, floors = Bootstrap.of(suite, items, 0), dict[int, float]()
+        if any(objective.floor for objective in suite.objectives):
+            floors = {id: probability(margins(bootstrap, results(id), known)) for id in ids}
+        verdict = Verdict(batch.number, True, (), invalid, unraced=race, floors=floors)
+        members = _front(history, bootstrap, results, list(references), valid, verdict)
+        return replace(verdict, front=members)
     if asked == whole:
         why = "it has no more sources than strata" if batch is first else ""
         return Verdict(batch.number, True, (), invalid, unraced=why)
@@ -71,28 +77,33 @@ def _count(items: Items) -> int:
 
 def _front(
     history: History,
-    suite: Suite,
-    items: Items,
+    bootstrap: Bootstrap,
     results: Callable[[int], Results],
     references: Sequence[int],
     valid: Sequence[int],
+    verdict: Verdict,
 ) -> tuple[Member, ...]:
     """The confirmed members of the front, if one is wanted, best first by score.
 
-    Of more than are wanted, those that stand for all of them.
+    Of more than are wanted, those that stand for all of them. Where some merge has its floors confirmed,
+    only such merges are on it.
     """
+    suite = bootstrap.suite
     if not suite.spec.front:
         return ()
-    objectives, count = counting(suite.objectives), suite.spec.front
-    known = {*references, *valid}
+    objectives = counting(weightless(suite.objectives, history.idle))
+    count = suite.spec.front
+    tiers = {id: verdict.tier(id) for id in valid}
+    highest = min(tiers.values(), default=0)
     ranked = [
         elite
         for elite in history.ranked(history.batches[-1].number)
-        if elite.candidate in known and elite.score.feasible
+        if (elite.candidate in references and elite.score.feasible)
+        or (highest < MISSED and tiers.get(elite.candidate) == highest)
     ]
     answers = {elite.candidate: results(elite.candidate) for elite in ranked}
     merges = [id for id in answers if id not in references]
-    confirmed = confirm(Bootstrap.of(suite, items, 0), objectives, answers, merges)
+    confirmed = confirm(bootstrap, objectives, answers, merges)
     if len(confirmed) > count:
         ids = {member.candidate for member in confirmed}
         chosen = spread([elite for elite in ranked if elite.candidate in ids], objectives, count)

@@ -13,7 +13,7 @@ from typing import Any
 
 from evomerge.inference.intervals import Interval
 
-VERSION = 1  # of the plain form
+VERSION = 2  # of the plain form
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,52 @@ class Gain:
 
 
 @dataclass(frozen=True)
+class Held:
+    """A floor, and how a model stands to it.
+
+    Attributes:
+        objective: that has it.
+        floor: as the suite writes it: ``98% of chat``.
+        bound: the number that it comes to.
+        ceiling: whether less is better, so that it is an upper bound.
+        margin: by how much it is held; below zero it is missed.
+    """
+
+    objective: str
+    floor: str
+    bound: float
+    ceiling: bool
+    margin: Interval
+
+    def __post_init__(self) -> None:
+        _check(self, objective=str, floor=str, ceiling=bool)
+        _number(self.bound)
+
+    @property
+    def held(self) -> bool:
+        return self.margin.value >= 0
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        return {
+            "objective": self.objective,
+            "floor": self.floor,
+            "bound": self.bound,
+            "ceiling": self.ceiling,
+            "held": self.held,
+            "margin": self.margin.plain,
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Held:
+        margin = interval_from(plain["margin"])
+        found = cls(plain["objective"], plain["floor"], plain["bound"], plain["ceiling"], margin)
+        if plain["held"] is not found.held:
+            raise ValueError(f"a floor of {found.objective!r:.60} that is held and is not")
+        return found
+
+
+@dataclass(frozen=True)
 class Row:
     """A model on the report split.
 
@@ -66,7 +112,7 @@ class Row:
         gain: None for the winner itself, and where there is nothing to compare.
         invalid: why its scores cannot be compared.
         notes: what its answers suffer from.
-        missed: the floors that it misses.
+        floors: and how it stands to each.
         front: how likely nobody of the shortlist dominates it; None if it is no confirmed member of a front.
     """
 
@@ -77,13 +123,13 @@ class Row:
     gain: Gain | None = None
     invalid: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    missed: tuple[str, ...] = ()
+    floors: tuple[Held, ...] = ()
     front: float | None = None
 
     def __post_init__(self) -> None:
         _check(self, candidate=int, label=str)
         _number(0 if self.front is None else self.front)
-        _texts(self.invalid, self.notes, self.missed)
+        _texts(self.invalid, self.notes)
 
     @property
     def plain(self) -> dict[str, Any]:
@@ -95,7 +141,7 @@ class Row:
             "gain": self.gain and self.gain.plain,
             "invalid": list(self.invalid),
             "notes": list(self.notes),
-            "missed": list(self.missed),
+            "floors": [each.plain for each in self.floors],
             "front": self.front,
         }
 
@@ -110,7 +156,7 @@ class Row:
             gain=None if gain is None else Gain.from_plain(gain),
             invalid=tuple(plain["invalid"]),
             notes=tuple(plain["notes"]),
-            missed=tuple(plain["missed"]),
+            floors=tuple(Held.from_plain(each) for each in plain["floors"]),
             front=plain["front"],
         )
 
@@ -124,6 +170,7 @@ class Trust:
         select: on the select items, with how many these are.
         report: on the report items.
         gap: search less report.
+        floors: how likely the winner holds all of them, by the select items; None if there are none.
         search_items: of the search split.
         anchored: whether search scores are of weighted anchors.
     """
@@ -135,9 +182,12 @@ class Trust:
     gap: Interval | None
     search_items: Count
     anchored: bool
+    floors: float | None = None
 
     def __post_init__(self) -> None:
         _check(self, anchored=bool)
+        if self.floors is not None:
+            _number(self.floors)
 
     @property
     def plain(self) -> dict[str, Any]:
@@ -149,6 +199,7 @@ class Trust:
             "gap": self.gap and self.gap.plain,
             "search_items": asdict(self.search_items),
             "anchored": self.anchored,
+            "floors": self.floors,
         }
 
     @classmethod
@@ -163,6 +214,7 @@ class Trust:
             select_items=None if select is None else Count(select["items"], select["sources"]),
             search_items=Count(**plain["search_items"]),
             anchored=plain["anchored"],
+            floors=plain["floors"],
         )
 
 
@@ -211,6 +263,8 @@ class Table:
         rows: the winner's last.
         trust: in the winner.
         effort: of the search.
+        volume: hypervolumes over the base in yardsticks, of the ``front`` and of the ``parents``, as far
+            as they hold the floors here; empty if no front was asked for.
         version: of the plain form.
     """
 
@@ -221,6 +275,7 @@ class Table:
     rows: tuple[Row, ...]
     trust: Trust
     effort: Effort
+    volume: Mapping[str, Interval] = field(default_factory=dict)
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -251,6 +306,7 @@ class Table:
             "rows": [row.plain for row in self.rows],
             "trust": self.trust.plain,
             "effort": self.effort.plain,
+            "volume": {name: each.plain for name, each in self.volume.items()},
         }
 
     @classmethod
@@ -268,6 +324,7 @@ class Table:
             rows=tuple(Row.from_plain(row) for row in plain["rows"]),
             trust=Trust.from_plain(plain["trust"]),
             effort=Effort.from_plain(plain["effort"]),
+            volume={name: interval_from(each) for name, each in plain["volume"].items()},
             version=plain["version"],
         )
 

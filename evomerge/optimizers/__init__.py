@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from evomerge.errors import ConfigError, InputError, did_you_mean
@@ -47,6 +47,11 @@ class Problem:
         dims: the axes of the genomes, at least one.
         objectives: names of those that count, in the order of ``Told.values``.
         measures: in the order of ``Told.measures``.
+        sources: names of the models that are merged, in order.
+        blend: the genome of the sources' average with these weights, one a source; None if the space holds
+            none. None in its place where nothing is known of sources.
+        kinship: inner product of the task vectors of each pair of sources, of each with itself, too, where
+            the optimizer's class wants it (``KINSHIP``); in units of their entries, up to one factor.
         smooth: for each axis, whether slopes exist along it; empty where there are none at all.
         levels: of detail, coarse to fine; the last has every axis by itself. Empty is that one alone.
         mixtures: axes that weigh sources against each other, place by place.
@@ -55,6 +60,11 @@ class Problem:
     dims: tuple[Dim, ...]
     objectives: tuple[str, ...] = ()
     measures: tuple[Measure, ...] = ()
+    sources: tuple[str, ...] = ()
+    blend: Callable[[Mapping[str, float]], Genome | None] | None = field(
+        default=None, compare=False
+    )
+    kinship: Mapping[tuple[str, str], float] = field(default_factory=dict, compare=False)
     smooth: tuple[bool, ...] = ()
     levels: tuple[Level, ...] = ()
     mixtures: tuple[Mixture, ...] = ()
@@ -89,6 +99,9 @@ class Told:
         errors: standard errors of the values; 0 is exact, None is unknown.
         violation: by how much floors are missed, relative to them; 0 is feasible.
         measures: ``[measures]``.
+        answers: objective -> search item -> what the answer is worth, from 0 to 1, of all that the candidate
+            had answered when its batch was complete; empty unless the optimizer's class wants it
+            (``ANSWERS``).
         slope: the derivative of the score, each objective by a bounded stand-in, by every gene, ``[dims]``,
             where it was asked for.
         slopes: those of the values, ``[objectives][dims]``.
@@ -102,6 +115,7 @@ class Told:
     errors: tuple[float | None, ...] = ()
     violation: float = 0.0
     measures: tuple[float, ...] = ()
+    answers: Mapping[str, Mapping[str, float]] = field(default_factory=dict, hash=False)
     slope: tuple[float, ...] | None = None
     slopes: tuple[tuple[float, ...], ...] = ()
     lead: tuple[float, float] | None = None
@@ -147,9 +161,13 @@ class Optimizer(ABC):
 
     name: ClassVar[str]
     OPTIONS: ClassVar[tuple[Parameter, ...]] = ()
+    ANSWERS: ClassVar[bool] = False  # True: it wants ``Told.answers``
+    KINSHIP: ClassVar[bool] = False  # True: it wants ``Problem.kinship``
     FEWER: ClassVar[bool] = False  # whether an ask may return fewer genomes than were asked for
-    # how many of the best by search score join what it recommends on the shortlist
-    OBSERVED: ClassVar[int] = 6
+    SLOPES: ClassVar[bool] = False  # whether it can do nothing without slopes
+    observed: int = (
+        6  # so many of the best by search score join what it recommends on the shortlist
+    )
 
     def __init__(
         self,

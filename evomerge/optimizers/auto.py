@@ -5,7 +5,8 @@
 * **Descents** start from the best recipe known, on coarse levels of detail (a value a group of tensors) for a
   quarter of the steps, on the finest for all of them (``Problem.levels``; a level is left out that is hardly
   coarser than the next). What each finds is compared with
-  what it started from on search items by which no slope was taken, and kept only if it leads there.
+  what it started from on search items by which no slope was taken, and kept only if it leads there. The finest
+  level is descended on for as long as that helps.
 * **Evolution** begins at what was kept, with a step of a few percent of each range, along classes of axes, and
   over choices of methods and all else that has no slope. Its mean is guarded, as ``cma`` does it.
 * **Without slopes** evolution itself goes coarse to fine: few values first, then all, then choices of methods;
@@ -21,9 +22,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
 from evomerge.optimizers import Ask, Optimizer, Problem, Told, canonical
-from evomerge.optimizers._descent import Descent
-from evomerge.optimizers._reduced import Reduced
 from evomerge.optimizers.cma import CMA
+from evomerge.optimizers.kernel.descent import Descent
+from evomerge.optimizers.kernel.reduced import Reduced
 from evomerge.optimizers.slope import RATE, STEPS
 from evomerge.params import Genome, Integer, Level, Parameter, Real, Shared, Value
 
@@ -43,11 +44,14 @@ class _Stage:
 
 
 class Auto(Optimizer):
-    """See the module's text; recommends what was kept, then the mean of the evolution."""
+    """See the module's text; recommends what led on fresh items, the newest first.
+
+    Where slopes led, nothing joins that on the shortlist for its search score alone: it would be luck more
+    often than not.
+    """
 
     name: ClassVar[str] = "auto"
     FEWER: ClassVar[bool] = True
-    OBSERVED: ClassVar[int] = 1
     OPTIONS: ClassVar[tuple[Parameter, ...]] = (
         RATE,
         STEPS,
@@ -74,6 +78,7 @@ class Auto(Optimizer):
         super().__init__(problem, seed=seed, population=population, **options)
         self._stages = _plan(problem, self._whole("steps"), self._whole("patience"))
         self._stage = 0
+        self.observed = 0 if any(problem.smooth) else self.observed
         self._best: Told | None = None  # of the known recipes
         self._kept: Genome = canonical(self.dims, [0.5] * len(self.dims))
         self._found: list[Genome] = []  # kept ones, the newest last
@@ -116,8 +121,10 @@ class Auto(Optimizer):
     def recommend(self, count: int) -> list[Genome]:
         if self._best is None:
             return []
-        found = [*(self._evolution.recommend() if self._evolution else []), *self._found[::-1]]
-        return list(dict.fromkeys([*found, self._kept]))[:count]
+        found = self._evolution.bettered() if self._evolution else []
+        if self._descent is not None and 2 * len(self._descent.points) > self._descent.steps:
+            found = [canonical(self.dims, self._descent.mean)]  # as a rule it leads, once compared
+        return list(dict.fromkeys([*found, self._kept, *self._found[-2::-1]]))[:count]
 
     # -- telling --------------------------------------------------------------------------------
 
@@ -165,7 +172,7 @@ class Auto(Optimizer):
         self._heard = len(self._evolution.inner.decisions)
         self._generations += 1
         if self._generations == stage.steps and not stage.last:
-            self._try(self._evolution.recommend()[0])
+            self._try(self._evolution.mean())
 
     def _evolving(self, stage: _Stage) -> Reduced:
         real = [not dim.size for dim in self.dims]
@@ -204,15 +211,15 @@ class Auto(Optimizer):
         if lead > cast(float, self.options["evidence"]) * error:
             self._kept = trial
             self._found.append(trial)
-            self._next(f"{label}: kept, {said}")
+            again = stage.kind == "descend" and self._stages[self._stage + 1].kind == "evolve"
+            self._next(f"{label}: kept, {said}", again=again)
         else:
-            self._found.insert(0, trial)
             self._next(f"{label}: not kept, {said}")
 
-    def _next(self, said: str) -> None:
-        """On to the next stage; the last one never ends."""
+    def _next(self, said: str, again: bool = False) -> None:
+        """On to the next stage, or the same once more; the last one never ends."""
         self._said.append(said)
-        self._stage += 1
+        self._stage += not again
         self._descent, self._evolution = None, None
         self._generations = self._heard = 0
 
@@ -222,21 +229,21 @@ def _plan(problem: Problem, steps: int, patience: int) -> list[_Stage]:
     levels = problem.levels or (Level("all", tuple(range(len(problem.dims)))),)
     finest = levels[-1]
     if any(problem.smooth):
-        coarse = _worthwhile(levels[1:])  # one value for the whole model says too little
+        coarse = _worthwhile(levels[1:], 8)  # one value for the whole model says too little
         stages = [_Stage("descend", level, max(1, steps // COARSE)) for level in coarse]
         stages.append(_Stage("descend", finest, steps))
         level = coarse[0] if coarse else finest
         return [*stages, _Stage("evolve", level, patience, last=True)]
-    few = [_Stage("evolve", level, patience, choices=False) for level in _worthwhile(levels)]
+    few = [_Stage("evolve", level, patience, choices=False) for level in _worthwhile(levels, 3)]
     return [*few, _Stage("evolve", finest, patience, last=True)]
 
 
-def _worthwhile(levels: Sequence[Level]) -> list[Level]:
-    """Those coarser than the finest that have at most a third of the classes of the next one taken."""
+def _worthwhile(levels: Sequence[Level], times: int) -> list[Level]:
+    """Those with so many times fewer values than the next one taken; others are as quickly found there."""
     taken: list[Level] = []
     size = len(set(levels[-1].classes)) if levels else 0
     for level in levels[-2::-1]:
-        if 3 * (count := len(set(level.classes))) <= size:
+        if times * (count := len(set(level.classes))) <= size:
             taken.insert(0, level)
             size = count
     return taken

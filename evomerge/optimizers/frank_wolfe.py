@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from evomerge.errors import InputError
 from evomerge.optimizers import Problem
-from evomerge.optimizers._walk import Walk
+from evomerge.optimizers.kernel.walk import Walk
 from evomerge.params import Genome, Mixture, Parameter, Real, Shared, Value
 
 Array = NDArray[np.float64]

@@ -1,6 +1,6 @@
 """Descent by slopes: one candidate a batch, with the derivative of its score by every gene.
 
-Papers: see ``_descent``; Yang et al. 2024, AdaMerging, https://arxiv.org/abs/2310.02575 (coefficients of a
+Papers: see ``kernel.descent``; Yang et al. 2024, AdaMerging, https://arxiv.org/abs/2310.02575 (coefficients of a
     merge, descended on).
 """
 
@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, cast
 
-from evomerge.errors import InputError
 from evomerge.optimizers import Ask, Optimizer, Problem, Told, canonical
-from evomerge.optimizers._descent import Descent
+from evomerge.optimizers.kernel.descent import Descent
 from evomerge.params import Genome, Integer, Parameter, Real, Shared, Value
 
 RATE = Parameter(
@@ -34,14 +33,13 @@ class Slope(Optimizer):
     name: ClassVar[str] = "slope"
     OPTIONS: ClassVar[tuple[Parameter, ...]] = (RATE, STEPS)
     FEWER: ClassVar[bool] = True
-    OBSERVED: ClassVar[int] = 1
+    SLOPES: ClassVar[bool] = True
+    observed = 1
 
     def __init__(
         self, problem: Problem, *, seed: int, population: int | None = None, **options: Value
     ) -> None:
         super().__init__(problem, seed=seed, population=population, **options)
-        if not any(problem.smooth):
-            raise InputError(NO_SLOPES)
         self._best: Told | None = None
         self._descent: Descent | None = None
 
@@ -82,9 +80,3 @@ class Slope(Optimizer):
                 cast(float, self.options["rate"]),
             )
         return self._descent
-
-
-NO_SLOPES = (
-    "nothing here has a slope: that takes an engine with a torch module, objectives whose items have right "
-    "answers, and methods that are smooth in their weights (see `evomerge check`); choose another optimizer"
-)

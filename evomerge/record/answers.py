@@ -12,7 +12,7 @@ from evomerge.suite.scorer import Items, Results
 At = tuple[int, int]  # an evaluation: its batch and its candidate
 
 
-@dataclass
+@dataclass(slots=True)
 class _Model:
     """What a recipe, merged and scored in one dtype, was asked: evaluation by evaluation."""
 
@@ -27,12 +27,15 @@ class Answers:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._models: dict[str, _Model] = {}
+        self._newest: Items = {}
 
     def add(self, key: str, at: At, items: Items, block: Block | None) -> None:
         """Evaluation ``at`` asked ``items``; the answers are ``block``."""
         model = self._models.setdefault(key, _Model())
         if items:
-            model.asked[at] = items
+            if items == self._newest:  # candidates of a batch are mostly asked the same
+                items = self._newest
+            self._newest = model.asked[at] = items
         if block:
             model.blocks.append(block)
 
@@ -52,9 +55,9 @@ class Answers:
         left = {name: [id for id in ids if id not in known[name]] for name, ids in items.items()}
         return {name: ids for name, ids in left.items() if ids}
 
-    def known(self, key: str, items: Items) -> Items:
-        """What of ``items`` the model was asked, in that order."""
-        known = self._known(key)
+    def known(self, key: str, items: Items, until: int | None = None) -> Items:
+        """What of ``items`` the model was asked, in that order; in batches up to ``until``, if given."""
+        known = self._known(key, until)
         return {name: [id for id in ids if id in known[name]] for name, ids in items.items()}
 
     def sources(self, key: str, items: Items) -> list[At]:
@@ -74,11 +77,12 @@ class Answers:
             join([self._store.read(block) for block in self._models[key].blocks]), items
         )
 
-    def _known(self, key: str) -> Mapping[str, set[str]]:
+    def _known(self, key: str, until: int | None = None) -> Mapping[str, set[str]]:
         found: dict[str, set[str]] = defaultdict(set)
-        for asked in self._models[key].asked.values():
-            for name, ids in asked.items():
-                found[name].update(ids)
+        for (batch, _), asked in self._models[key].asked.items():
+            if until is None or batch <= until:
+                for name, ids in asked.items():
+                    found[name].update(ids)
         return found
 
 

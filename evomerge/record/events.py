@@ -10,9 +10,11 @@ batch      ``BatchLine``: candidates (id, origin, genome, body) and how many ite
 evaluation ``EvaluationLine``: objective values of one candidate with standard errors, or why it
            failed; where its responses lie, and which earlier ones (batch, candidate) were used again
 decision   ``DecisionLine``: what the optimizer decided, and why, in words
+settled    ``SettledLine``: the yardsticks, and which objectives cannot rank these models; follows the
+           evaluations of base and parents
 closed     the search phase was ended early (out of hours)
 round      ``RoundLine``, a round of the shortlist: who was beaten, by whom, with what evidence; whose
-           scores are invalid and why; why there was no race; who is on the front
+           scores are invalid and why; why there was no race; who is on the front; how likely floors hold
 end        ``EndLine``: the table on the report split, and which looks at it came before
 ========== ==================================================================================
 
@@ -22,10 +24,11 @@ Each is a dataclass, and a line of a journal is valid if its type can be made fr
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -33,14 +36,15 @@ import msgspec
 
 from evomerge import seeds
 from evomerge.errors import InputError, RunError
+from evomerge.evolution.candidate import Candidate
 from evomerge.evolution.history import (
     Batch,
-    Candidate,
     Dropped,
     Evaluation,
     History,
     Member,
     Phase,
+    Settled,
     Verdict,
 )
 from evomerge.judging.table import Table
@@ -210,10 +214,21 @@ class BatchLine(Line):
             ),
         )
 
-    def batch_on(self, template: Recipe) -> Batch:
-        """The batch; candidates are rebuilt on the run's ``template``."""
+    def batch_on(self, template: Recipe, path: Path, number: int) -> Batch:
+        """The batch; candidates are rebuilt on the run's ``template``.
+
+        A body is read when its recipe is asked for; one that makes no sense is told with its place, line
+        ``number`` of the journal at ``path``.
+        """
+
+        def make(body: Mapping[str, Any]) -> Recipe:
+            with reading(path, number):
+                return template.with_body(body)
+
         candidates = tuple(
-            Candidate(c.id, c.origin, template.with_body(c.body), c.genome, c.slope)
+            Candidate.written(
+                c.id, c.origin, c.body, template, make, genome=c.genome, slope=c.slope
+            )
             for c in self.candidates
         )
         return Batch(self.batch, self.phase, candidates, self.progress, self.seen, self.fresh)
@@ -281,6 +296,23 @@ class DecisionLine(Line):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SettledLine(Line):
+    """Base and parents are scored: what counts, by which yardsticks."""
+
+    event = "settled"
+    gains: dict[str, float]
+    unable: dict[str, str]
+
+    @classmethod
+    def of(cls, settled: Settled) -> SettledLine:
+        return cls(time=time.time(), gains=dict(settled.gains), unable=dict(settled.unable))
+
+    @property
+    def settled(self) -> Settled:
+        return Settled(self.gains, self.unable)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClosedLine(Line):
     """The search phase was ended early."""
 
@@ -300,6 +332,7 @@ class RoundLine(Line):
     saved: int
     unraced: str
     front: tuple[Member, ...]
+    floors: dict[int, float]
 
     @classmethod
     def of(cls, verdict: Verdict) -> RoundLine:
@@ -313,6 +346,7 @@ class RoundLine(Line):
             saved=verdict.saved,
             unraced=verdict.unraced,
             front=verdict.front,
+            floors=dict(verdict.floors),
         )
 
     @property
@@ -325,6 +359,7 @@ class RoundLine(Line):
             saved=self.saved,
             unraced=self.unraced,
             front=self.front,
+            floors=self.floors,
         )
 
 
@@ -349,6 +384,7 @@ KINDS: Mapping[str, type[Line]] = {
         BatchLine,
         EvaluationLine,
         DecisionLine,
+        SettledLine,
         ClosedLine,
         RoundLine,
         EndLine,
@@ -356,22 +392,21 @@ KINDS: Mapping[str, type[Line]] = {
 }
 
 
-def read_lines(path: Path) -> list[Line]:
-    """The events of a run's journal, also while a search writes it.
+def read_lines(path: Path) -> Iterator[Line]:
+    """The events of a run's journal, one after the other, also while a search writes it.
 
     Raises:
         InputError: it is absent or of another format, or an event is not what is written.
     """
-    return lines_of(path, journal.read(path))
+    return lines_of(path, journal.each(path))
 
 
-def lines_of(path: Path, events: Sequence[Mapping[str, Any]]) -> list[Line]:
-    """The events of the journal at ``path``, which begins with a ``Head``.
+def lines_of(path: Path, events: Iterable[Mapping[str, Any]]) -> Iterator[Line]:
+    """The events of the journal at ``path``, which begins with a ``Head``, one after the other.
 
     Raises:
         InputError: one is not what is written.
     """
-    lines: list[Line] = []
     names: list[str] = []
     for number, event in enumerate(events, start=1):
         with reading(path, number):
@@ -382,12 +417,73 @@ def lines_of(path: Path, events: Sequence[Mapping[str, Any]]) -> list[Line]:
                 names = [objective.name for objective in line.objectives]
             elif isinstance(line, EndLine):
                 _ = line.final
+            elif isinstance(line, SettledLine):
+                if {*line.gains, *line.unable} != {*names} or not all(
+                    0 < gain < math.inf for gain in line.gains.values()
+                ):
+                    raise ValueError("expected a yardstick above 0, or a reason, of each objective")
             elif isinstance(line, EvaluationLine):
                 for found in (line.values, line.errors):
                     if found is not None and list(found) != names:
                         raise ValueError(f"{list(found)!r:.60} are not the objectives of this run")
-            lines.append(line)
-    return lines
+        yield line
+
+
+def head_at(path: Path) -> Head | None:
+    """The first event of the journal at ``path``; None where there is none yet.
+
+    Raises:
+        InputError: it is absent or of another format, or its first line is damaged.
+    """
+    line = next(read_lines(path), None)
+    assert line is None or isinstance(line, Head)
+    return line
+
+
+@dataclass
+class Survey:
+    """What is known of a journal beside what a history folds; a fold over its lines.
+
+    Attributes:
+        head: the first line.
+        blocks: of the response store, in order.
+        end: the last ``EndLine``.
+        seconds: over all sessions: from each start to the last event before the next.
+        decisions: how many were told.
+        count: of lines.
+    """
+
+    head: Head | None = None
+    blocks: list[Block] = field(default_factory=list)
+    end: EndLine | None = None
+    seconds: float = 0.0
+    decisions: int = 0
+    count: int = 0
+    _last: float | None = None  # time of the line before, in this session
+
+    def add(self, line: Line) -> None:
+        """The next line."""
+        self.count += 1
+        if isinstance(line, Head):
+            self.head = line
+        elif isinstance(line, SessionLine):
+            self._last = line.time
+        elif isinstance(line, EndLine):
+            self.end = line
+        elif isinstance(line, DecisionLine):
+            self.decisions += 1
+        elif isinstance(line, EvaluationLine) and (block := line.block_at(self.count)):
+            self.blocks.append(block)
+        if self._last is not None:
+            self.seconds += line.time - self._last
+            self._last = line.time
+
+    @classmethod
+    def of(cls, lines: Iterable[Line]) -> Survey:
+        made = cls()
+        for line in lines:
+            made.add(line)
+        return made
 
 
 def line_of(event: Mapping[str, Any]) -> Line:
@@ -420,17 +516,24 @@ def reading(path: Path, line: int) -> Iterator[None]:
         raise journal.damaged(path, line, f"{type(error).__name__}: {error}") from error
 
 
-def fold(history: History, line: Line, template: Recipe) -> None:
+def fold(history: History, line: Line, template: Recipe, path: Path, number: int) -> None:
     """Fold what an event tells into ``history``; candidates are rebuilt on the run's ``template``.
+
+    Args:
+        history: is added to.
+        line: the event, that has ``number`` in the journal at ``path``.
+        template: a recipe without its body.
 
     Raises:
         ValueError: it does not follow from what was folded before. What is no event at all raises
             whatever comes of it: see ``reading``.
     """
     if isinstance(line, BatchLine):
-        history.open(line.batch_on(template))
+        history.open(line.batch_on(template, path, number))
     elif isinstance(line, EvaluationLine):
         history.observe(line.evaluation)
+    elif isinstance(line, SettledLine):
+        history.settle(line.settled)
     elif isinstance(line, RoundLine):
         history.judge(line.verdict)
     elif isinstance(line, ClosedLine):
@@ -450,28 +553,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def blocks(lines: Sequence[Line]) -> list[Block]:
-    """The blocks of the response store that a journal names, in order."""
-    found = (
-        line.block_at(number)
-        for number, line in enumerate(lines, start=1)
-        if isinstance(line, EvaluationLine)
-    )
-    return [block for block in found if block]
-
-
 def items_digest(items: Items) -> str:
     """16 hex digits that name a set of items."""
     flat = [text for name in sorted(items) for text in (name, *items[name], "")]
     return f"{seeds.key('items', *flat):032x}"[:16]
-
-
-def seconds_worked(lines: Sequence[Line]) -> float:
-    """Seconds over all sessions: from each start to the last event before the next."""
-    total, start, last = 0.0, None, 0.0
-    for line in lines:
-        if isinstance(line, SessionLine):
-            total += 0.0 if start is None else last - start
-            start = line.time
-        last = line.time
-    return total if start is None else total + last - start

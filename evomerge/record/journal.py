@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -27,12 +28,17 @@ from evomerge.errors import InputError, RunError
 Event = dict[str, Any]
 
 _log = logging.getLogger("evomerge.record.journal")
-FORMAT = 4
+FORMAT = 5
 _SUM = re.compile(rb',"sum":"([0-9a-f]{8})"}$')
 
 
 def read(path: str | os.PathLike[str]) -> list[Event]:
-    """The events of the journal at ``path``, also while a search writes it.
+    """All of ``each``."""
+    return list(each(path))
+
+
+def each(path: str | os.PathLike[str]) -> Iterator[Event]:
+    """The events of the journal at ``path``, one after the other, also while a search writes it.
 
     Raises:
         InputError: the file is absent, unreadable or damaged.
@@ -43,7 +49,8 @@ def read(path: str | os.PathLike[str]) -> list[Event]:
         raise InputError(f"{path}: no such journal; is this the folder of a run?") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    return _parse(content, path)[0]
+    for event, _, _ in _parse(content, path):
+        yield event
 
 
 def damaged(path: str | os.PathLike[str], line: int, why: str) -> InputError:
@@ -57,13 +64,12 @@ def damaged(path: str | os.PathLike[str], line: int, why: str) -> InputError:
 class Journal:
     """The journal of one run, held by the one process that may write it.
 
-    ``events`` are those on the disk. What ``append`` adds to them is what a later ``open`` will
-    read: a started and a resumed search see the same data.
+    It holds no event in memory: ``read`` reads those on the disk, whose number is ``count``.
     """
 
-    def __init__(self, path: Path, events: list[Event], handle: int | None, sum: int = 0) -> None:
+    def __init__(self, path: Path, count: int, handle: int | None, sum: int = 0) -> None:
         self.path = path
-        self.events = events
+        self.count = count
         self._handle = handle
         self._sum = sum  # of the last line
 
@@ -76,7 +82,7 @@ class Journal:
         """
         path = Path(path)
         if not writable:
-            return cls(path, read(path), None)
+            return cls(path, len(read(path)), None)
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
@@ -88,7 +94,9 @@ class Journal:
             _lock(handle, path)
             durable.sync(path.parent)  # a new file's name is as durable as its content
             content = path.read_bytes()
-            events, good, sum = _parse(content, path)
+            count = good = last = 0
+            for count, (_, end, crc) in enumerate(_parse(content, path), start=1):  # noqa: B007
+                good, last = end, crc
             if good < len(content):
                 durable.cut(handle, good)
                 _log.warning(
@@ -97,7 +105,11 @@ class Journal:
         except BaseException:
             os.close(handle)
             raise
-        return cls(path, events, handle, sum)
+        return cls(path, count, handle, last)
+
+    def read(self) -> Iterator[Event]:
+        """The events on the disk, one after the other."""
+        return each(self.path)
 
     def append(self, event: Event) -> None:
         """Add ``event``; it is on the disk when this returns, or not in the journal at all.
@@ -120,7 +132,7 @@ class Journal:
                 "event: make room and resume the run"
             ) from error
         self._sum = sum
-        self.events.append(json.loads(_SUM.sub(b"}", text[:-1])))
+        self.count += 1
 
     def close(self) -> None:
         """Let go of the file and its lock; closing twice is fine."""
@@ -151,14 +163,13 @@ def _encode(event: Event, before: int) -> tuple[bytes, int]:
     return body[:-1] + b',"sum":"%08x"}\n' % sum, sum
 
 
-def _parse(content: bytes, path: str | os.PathLike[str]) -> tuple[list[Event], int, int]:
-    """The events in ``content``, the number of bytes they take (the rest is a torn tail), the last sum."""
-    events: list[Event] = []
-    start = sum = 0
+def _parse(content: bytes, path: str | os.PathLike[str]) -> Iterator[tuple[Event, int, int]]:
+    """The events in ``content``, each with where it ends (a torn tail is no event) and its sum."""
+    count = start = sum = 0
     while (end := content.find(b"\n", start)) >= 0:
         line = content[start:end]
         match = _SUM.search(line)
-        if match is None and not events:
+        if match is None and not count:
             _refuse_format(line, path)
         body = line[: match.start()] + b"}" if match else b""
         event = _decode(body)
@@ -171,10 +182,9 @@ def _parse(content: bytes, path: str | os.PathLike[str]) -> tuple[list[Event], i
                 if event
                 else f"expected a JSON object with the keys 'event' and 'sum', found {line[:60]!r}"
             )
-            raise damaged(path, len(events) + 1, why)
-        events.append(event)
-        start, sum = end + 1, int(match[1], 16)
-    return events, start, sum
+            raise damaged(path, count + 1, why)
+        start, sum, count = end + 1, int(match[1], 16), count + 1
+        yield event, start, sum
 
 
 def _refuse_format(line: bytes, path: str | os.PathLike[str]) -> None:

@@ -25,8 +25,8 @@ class Record:
 
     Attributes:
         folder: the run's folder.
-        lines: the events of the journal.
-        head: the first of them.
+        head: the first event of the journal.
+        end: the event that ended the search; None before.
         objectives: what the run optimizes.
         history: candidates, evaluations and scores.
 
@@ -35,23 +35,18 @@ class Record:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        if self.folder.suffix in (".yaml", ".yml"):
-            self.folder = self.folder.parent
-        path = self.folder / events.JOURNAL
-        if not path.is_file():
-            raise InputError(
-                f"{path}: no such file: nothing was searched here yet (see `evomerge search`), or this is not the "
-                "folder of a run"
-            )
+        path = begun(folder)
+        self.folder = path.parent
         self._read(path)
 
     def _read(self, path: Path) -> None:
-        self.lines = events.read_lines(path)
-        if not self.lines:
-            raise InputError(f"{path}: is empty: the search in this folder did not begin yet")
-        head = self.lines[0]
+        self.path, self._survey = path, events.Survey()
+        lines = events.read_lines(path)
+        head = next(lines, None)
+        if head is None:
+            raise _empty(path)
         assert isinstance(head, events.Head)
+        self._survey.add(head)
         self.head = head
         self.objectives = head.objectives
         with events.reading(path, 1):
@@ -62,19 +57,22 @@ class Record:
             ),
             lambda references: yardsticks(self.objectives, references),
         )
-        for number, line in enumerate(self.lines, start=1):
+        for line in lines:
+            self._survey.add(line)
+            number = self._survey.count
             with events.reading(path, number):
-                events.fold(self.history, line, template)
+                events.fold(self.history, line, template, path, number)
+        self.end = self._survey.end
+
+    @property
+    def lines(self) -> list[events.Line]:
+        """All events of the journal, read anew."""
+        return list(events.read_lines(self.path))
 
     @cached_property
     def template(self) -> Recipe:
         """The run's models, dtype and seed, without a body (kept apart: a recipe needs one)."""
         return template_from(self.head.template, self.folder)
-
-    @cached_property
-    def end(self) -> events.EndLine | None:
-        """The event that ends a search; None before."""
-        return next((line for line in self.lines if isinstance(line, events.EndLine)), None)
 
     @cached_property
     def table(self) -> Table | None:
@@ -84,7 +82,7 @@ class Record:
     @property
     def seconds(self) -> float:
         """Seconds worked so far, over all sessions."""
-        return events.seconds_worked(self.lines)
+        return self._survey.seconds
 
     @property
     def best_interval(self) -> Interval | None:
@@ -109,7 +107,7 @@ class Record:
         return Store.open(
             self.folder / events.RESPONSES,
             self.head.inventory,
-            events.blocks(self.lines),
+            self._survey.blocks,
             writable=False,
         )
 
@@ -125,10 +123,43 @@ class Record:
         return with_provenance(self.history, self.objectives, candidate, self.head, self.table)
 
 
+def begun(folder: str | Path) -> Path:
+    """The journal in the folder of a run, or beside a run.yaml.
+
+    Raises:
+        InputError: there is none.
+    """
+    folder = Path(folder)
+    path = (folder.parent if folder.suffix in (".yaml", ".yml") else folder) / events.JOURNAL
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file: nothing was searched here yet (see `evomerge search`), or this is not the "
+            "folder of a run"
+        )
+    return path
+
+
+def head_of(folder: str | Path) -> events.Head:
+    """What the run in ``folder`` is.
+
+    Raises:
+        InputError: it was not begun.
+    """
+    path = begun(folder)
+    head = events.head_at(path)
+    if head is None:
+        raise _empty(path)
+    return head
+
+
+def _empty(path: Path) -> InputError:
+    return InputError(f"{path}: is empty: the search in this folder did not begin yet")
+
+
 def remarks_on(history: History, budget: Mapping[str, float | None]) -> list[str]:
     """What a run left out that it could have done, and why."""
     phases, spent = [batch.phase for batch in history.batches], history.spent
-    found = []
+    found = [f"{name} cannot rank these models: {why}" for name, why in history.unable.items()]
     if Phase.SELECT in phases and Phase.SEARCH not in phases:
         limits = [
             f"{getattr(spent, name):,} of {limit:,} {name}"

@@ -37,7 +37,7 @@ _NARROW = ("u1", "<i2", "<f4", "<f8")
 _KINDS: Mapping[str, type] = {"float": float, "int": int, "bool": bool}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Block:
     """Where a block lies, its CRC-32, and the line of the journal that says so (0: none yet)."""
 

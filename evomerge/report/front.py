@@ -9,8 +9,8 @@ from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.front import front
 from evomerge.evolution.history import Phase
 from evomerge.record.record import Record
-from evomerge.report.text import markdown_text
-from evomerge.suite.objectives import counting
+from evomerge.report.text import markdown_text, volume_lines
+from evomerge.suite.objectives import Objective, counting, weightless
 
 
 def confirmed(record: Record) -> list[int]:
@@ -43,15 +43,20 @@ def unconfirmed(record: Record) -> list[int]:
     Raises:
         InputError: nothing was scored yet.
     """
-    members = front(record.history.merges(), counting(record.objectives))
+    members = front(record.history.merges(), _ranking(record))
     if not members:
         raise InputError(f"{record.folder}: no merge was scored yet")
     return sorted({elite.candidate for elite in members})
 
 
+def _ranking(record: Record) -> list[Objective]:
+    """The objectives that a front is over."""
+    return counting(weightless(record.objectives, record.history.idle))
+
+
 def front_markdown(record: Record, members: Sequence[int]) -> str:
     """A table of ``members``: what they were scored, and where."""
-    history, objectives = record.history, counting(record.objectives)
+    history, objectives = record.history, _ranking(record)
     verdict = history.verdicts[-1] if history.verdicts else None
     probability = {m.candidate: m.probability for m in verdict.front} if verdict else {}
     sure = set(members) <= probability.keys()
@@ -76,4 +81,6 @@ def front_markdown(record: Record, members: Sequence[int]) -> str:
             "UNCONFIRMED: estimates on search samples, of which the luckiest are on the front; few of these "
             "would be found there again."
         )
-    return "\n".join([*lines, "", note, ""])
+    covered = volume_lines(record.table) if sure and record.table else []
+    covered = [line[0].upper() + line[1:] for line in covered]
+    return "\n".join([*lines, "", note, *covered, ""])

@@ -20,7 +20,7 @@ from rich.text import Text
 from evomerge.evolution.core import Search
 from evomerge.evolution.history import Batch, Evaluation
 from evomerge.judging.final import IntervalOf
-from evomerge.record.events import JOURNAL, read_lines, seconds_worked
+from evomerge.record.events import JOURNAL
 from evomerge.report.terminal import PHASES, console, nearest_budget
 from evomerge.run.loop import Listener
 from evomerge.run.preflight import Run
@@ -69,7 +69,9 @@ class Display(Listener):
         else:
             self._line(f"{text} ...")
 
-    def started(self, run: Run, search: Search, resumed: bool, interval: IntervalOf) -> None:
+    def started(
+        self, run: Run, search: Search, resumed: bool, interval: IntervalOf, seconds: float
+    ) -> None:
         self._run, self._search, self._interval = run, search, interval
         self._began = time.monotonic()
         journal = run.spec.folder / JOURNAL
@@ -85,9 +87,12 @@ class Display(Listener):
         genes = f"{len(run.space.dims)} genes, {run.spec.optimizer}, population {search.plan.population}"
         limits = ", ".join(f"{limit:,} {name}" for name, limit in self._budget.items() if limit)
         self._line(f"{verb}\n{genes}; at most {limits} before the shortlist")
-        self._earlier = seconds_worked(read_lines(journal))
+        self._earlier = seconds
         self._over = self._share
         self.say("starting workers")
+
+    def noted(self, text: str) -> None:
+        self._line(f"note: {text}")
 
     def opened(self, batch: Batch) -> None:
         if not self._arrived:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
+from evomerge.evolution.history import CONFIRMED
 from evomerge.inference.intervals import Interval
 from evomerge.judging.estimation import ANCHORED
-from evomerge.judging.table import Count, Effort, Row, Table, Trust
+from evomerge.judging.table import Count, Effort, Held, Row, Table, Trust
 from evomerge.visible import one_line
 
 
@@ -52,8 +53,8 @@ def table_notes(table: Table) -> list[str]:
         lines.append(
             f"{len(invalid)} of the shortlist ({named}) are invalid on the select split: they rank below all others."
         )
+    lines += [*_floor_lines(table), *volume_lines(table)]
     for row in table.rows:
-        lines += [f"FLOOR MISSED: {row.label}: {text}." for text in row.missed]
         if row.gain and row.gain.difference.value < 0:
             lines.append(f"{row.label} scores higher than the winner on the report split.")
         lines += [f"INVALID: {row.label}: {reason}." for reason in row.invalid]
@@ -79,6 +80,56 @@ def _trust_lines(table: Table) -> list[str]:
         where = ANCHORED if trust.anchored else where
         lines.append(f"gains that count 1 in the score ({where}): {units}.")
     return lines
+
+
+def _floor_lines(table: Table) -> list[str]:
+    """How the winner and others stand to the floors; who misses one is named in capitals."""
+    lines, trust = list[str](), table.trust
+    if trust.floors is not None:
+        sure = "confirmed" if trust.floors >= CONFIRMED else "NOT CONFIRMED"
+        lines.append(
+            f"the winner's floors: {sure} on the select items it was chosen by; all of them hold with "
+            f"probability {_percent(trust.floors)} (paired resamples)."
+        )
+    for row in table.rows:
+        if row.candidate == table.winner or row.front is not None:
+            lines += [
+                f"{'floor held' if each.held else 'FLOOR MISSED'}: {row.label}: {_held_text(row, each)}."
+                for each in row.floors
+            ]
+        else:
+            lines += [
+                f"FLOOR MISSED: {row.label}: {_held_text(row, each)}."
+                for each in row.floors
+                if not each.held
+            ]
+    return lines
+
+
+def _held_text(row: Row, each: Held) -> str:
+    """``chat_en 0.977 [0.950, 0.996], at least 0.980 (98% of chat): by -0.003 [-0.030, 0.016]``."""
+    side = "at most" if each.ceiling else "at least"
+    stated = f"{each.bound:.3f} ({each.floor})" if "%" in each.floor else each.floor
+    value = interval_text(row.objectives[each.objective])
+    margin = f"{each.margin.value:+.3f} [{each.margin.why}]"
+    if not each.margin.why:
+        margin = f"{each.margin.value:+.3f} [{each.margin.low:+.3f}, {each.margin.high:+.3f}]"
+    return f"{each.objective} {value}, {side} {stated}: by {margin} on the report items"
+
+
+def volume_lines(table: Table) -> list[str]:
+    """How much the front covers; nothing where none was asked for."""
+    if not table.volume:
+        return []
+    found = ", ".join(f"{name} {interval_text(each)}" for name, each in table.volume.items())
+    return [
+        f"hypervolume over the base on the report items, in yardsticks (1: a merge as good as the best parent "
+        f"at everything): {found}."
+    ]
+
+
+def _percent(probability: float) -> str:
+    return f"{100 * probability:.0f}%"
 
 
 def _searched_text(score: Interval, trust: Trust) -> str:

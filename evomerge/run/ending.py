@@ -15,8 +15,10 @@ from evomerge.run.preflight import Run
 from evomerge.run.scoring import Scoring
 
 
-def end(run: Run, search: Search, scoring: Scoring, journal: Journal) -> None:
-    """Write the table into the journal, once.
+def end(
+    run: Run, search: Search, scoring: Scoring, journal: Journal, ended: EndLine | None
+) -> None:
+    """Write the table into the journal, unless it was (``ended``).
 
     The look at the report items is recorded, once, also if it should have been by a process that died.
 
@@ -24,13 +26,11 @@ def end(run: Run, search: Search, scoring: Scoring, journal: Journal) -> None:
         RunError: they cannot be written.
     """
     book = Book(run.suite)
-    lines = [event for event in journal.events if event["event"] == EndLine.event]
-    if not lines:
+    if ended is None:
         table = _table(run, search.history, scoring)
         ended = EndLine(time=time.time(), table=table.plain, looks=str(book.read()))
         journal.append(ended.plain)
-        lines = [ended.plain]
-    book.record(book.look(lines[0]["time"], "search", str(run.spec.folder), run.spec.digest))
+    book.record(book.look(ended.time, "search", str(run.spec.folder), run.spec.digest))
 
 
 def _table(run: Run, history: History, scoring: Scoring) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,14 @@ from evomerge.record.events import (
     ClosedLine,
     DecisionLine,
     EvaluationLine,
-    Head,
     Line,
     RoundLine,
     SessionLine,
-    blocks,
+    SettledLine,
+    Survey,
     fold,
     lines_of,
     reading,
-    seconds_worked,
 )
 from evomerge.record.journal import Journal
 from evomerge.record.responses import Store
@@ -52,8 +51,20 @@ class Listener:
     def say(self, text: str) -> None:
         """A stage of the preparation began."""
 
-    def started(self, run: Run, search: Search, resumed: bool, interval: IntervalOf) -> None:
-        """The journal is folded; work begins. ``interval``: (batch, candidate) -> of its search score."""
+    def started(
+        self, run: Run, search: Search, resumed: bool, interval: IntervalOf, seconds: float
+    ) -> None:
+        """The journal is folded; work begins.
+
+        Args:
+            run, search: what is worked on.
+            resumed: it had been begun.
+            interval: (batch, candidate) -> of its search score.
+            seconds: that earlier sessions worked.
+        """
+
+    def noted(self, text: str) -> None:
+        """Something that a person should know was found."""
 
     def opened(self, batch: Batch) -> None:
         """A batch was handed out."""
@@ -94,18 +105,16 @@ def search(
     run = prepare(load_run(run_dir), say=listener.say, device=device)
     folder = run.spec.folder
     with Journal.open(folder / JOURNAL) as journal:
-        lines = lines_of(journal.path, journal.events)
-        resumed = bool(lines)
-        head = lines[0] if lines else head_of(run)
-        assert isinstance(head, Head)
+        survey = Survey.of(lines_of(journal.path, journal.read()))
+        resumed = survey.head is not None
+        head = survey.head or head_of(run)
         if resumed:
             check_same(head, run, journal.path)
-        with Store.open(folder / RESPONSES, head.inventory, blocks(lines)) as store:
+        with Store.open(folder / RESPONSES, head.inventory, survey.blocks) as store:
             if not resumed:
                 journal.append(head.plain)
-                lines = [head]
-            loop = _Loop(run, journal, lines, store, listener)
-            listener.started(run, loop.search, resumed, loop.scoring.interval)
+            loop = _Loop(run, journal, survey, store, listener)
+            listener.started(run, loop.search, resumed, loop.scoring.interval, survey.seconds)
             try:
                 if not loop.history.done:
                     if run.texts is not None:
@@ -125,7 +134,7 @@ def search(
                     journal.path.unlink()
                     store.path.unlink()
                 raise
-            end(run, loop.search, loop.scoring, journal)
+            end(run, loop.search, loop.scoring, journal, survey.end)
     return folder
 
 
@@ -137,19 +146,21 @@ class _Loop:
     """
 
     def __init__(
-        self, run: Run, journal: Journal, lines: Sequence[Line], store: Store, listener: Listener
+        self, run: Run, journal: Journal, survey: Survey, store: Store, listener: Listener
     ) -> None:
         self.run, self.journal, self.store, self.listener = run, journal, store, listener
-        self.search = run.search(lead=lambda at: self.scoring.lead(at))
+        self.search = run.search(
+            lead=lambda at: self.scoring.lead(at), credit=lambda at: self.scoring.credit(at)
+        )
         self.history = self.search.history
         self.scoring = Scoring(run, self.search, store)
         # Model (``Scoring.key``) -> evaluations that await its answers, the one that is being asked first.
         # Candidates may merge to one model; it is asked once at a time, so that each asks only the rest.
         self._waiting: dict[str, list[At]] = {}
-        self._decisions = sum(isinstance(line, DecisionLine) for line in lines)
-        for number, line in enumerate(lines, start=1):
+        self._decisions = survey.decisions
+        for number, line in enumerate(lines_of(journal.path, journal.read()), start=1):
             self._fold(line, number)
-        self._spent = seconds_worked(lines)
+        self._spent = survey.seconds
         self._started = time.monotonic()
         if not self.history.done:
             self._write(SessionLine(time=time.time()))
@@ -157,7 +168,7 @@ class _Loop:
     def _fold(self, line: Line, number: int) -> None:
         with reading(self.journal.path, number):
             if isinstance(line, BatchLine):
-                self._open(line.batch_on(self.run.template))
+                self._open(line.batch_on(self.run.template, self.journal.path, number))
                 return
             if isinstance(line, EvaluationLine):
                 at = line.batch, line.candidate
@@ -165,7 +176,7 @@ class _Loop:
                 self.scoring.add(at, line.block_at(number))
                 if line.error:
                     self.scoring.fail(at, line.error)
-            fold(self.history, line, self.run.template)
+            fold(self.history, line, self.run.template, self.journal.path, number)
 
     def _open(self, batch: Batch) -> Items:
         """Fold a batch; its items."""
@@ -208,6 +219,12 @@ class _Loop:
             self._write(ClosedLine(time=time.time(), reason="hours"))
             history.close("hours")
         while True:
+            if history.unsettled:
+                settled = self.scoring.settle()
+                self._write(SettledLine.of(settled))
+                history.settle(settled)
+                for name, why in settled.unable.items():
+                    self.listener.noted(f"{name} cannot rank these models: {why}")
             if (newest := history.unjudged) is not None:
                 verdict = self.scoring.judge(newest)
                 self._write(RoundLine.of(verdict))

@@ -14,14 +14,15 @@ from evomerge.calibration import Calibration, Texts
 from evomerge.checkpoint import Checkpoint, read_json
 from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputError
-from evomerge.evolution.core import Lead, Plan, Search
+from evomerge.evolution.core import Credit, Lead, Plan, Search
 from evomerge.evolution.history import SLOPE_COST, History
 from evomerge.merging import open_model
-from evomerge.optimizers import Optimizer, Problem
-from evomerge.parents import check_compatible
+from evomerge.optimizers import Measure, Optimizer, Problem
+from evomerge.parents import Parents, check_compatible
+from evomerge.parents.kinship import inner_products
 from evomerge.pool import WorkerSpec
 from evomerge.recipe import BASE, Body, Recipe
-from evomerge.record.events import JOURNAL, Head, read_lines
+from evomerge.record.events import JOURNAL, head_at
 from evomerge.registry import ENGINES, LOSSES
 from evomerge.run.calibrating import read_texts
 from evomerge.run.precision import scoring_dtype
@@ -68,8 +69,8 @@ class Run:
         names = {name for model in self.models.values() for name in model.names}
         return SearchSpace(self.spec.space, self.template, self.models[BASE].layers, names)
 
-    def search(self, lead: Lead = lambda at: None) -> Search:
-        """A search that has seen nothing yet; ``lead`` compares candidates, see ``Search``."""
+    def search(self, lead: Lead = lambda at: None, credit: Credit = lambda at: {}) -> Search:
+        """A search that has seen nothing yet; what ``lead`` and ``credit`` tell of candidates: ``Search``."""
         spec, optimizer = self.spec, self.optimizer()
         plan = Plan(
             spec.evaluations,
@@ -77,14 +78,34 @@ class Run:
             spec.lag,
             spec.items,
             spec.tokens,
-            self.suite.cost,
-            self.slope_cost,
+            cost=self.suite.cost,
+            slope=self.slope_cost,
         )
         history = History(self.suite.combine, self.suite.yardsticks, self.suite.shares)
         objectives, front = self.suite.objectives, self.suite.spec.front
         return Search(
-            self.space, optimizer, plan, history, objectives=objectives, front=front, lead=lead
+            self.space,
+            optimizer,
+            plan,
+            history,
+            objectives=objectives,
+            front=front,
+            lead=lead,
+            credit=credit,
         )
+
+    @property
+    def without_slopes(self) -> str:
+        """Why no slope can be taken at all; empty if some can."""
+        name = self.suite.spec.engine
+        if not hasattr(ENGINES.get(name), "traced"):
+            return f"engine {name!r} gives no derivatives: it has no torch module"
+        if not any(self.space.smooth):
+            return "no gene is a real parameter by which every method that has it is smooth"
+        taught = self.suite.teaching()
+        if all(taught.values()):
+            return "; ".join(f"{name}: {why}" for name, why in taught.items())
+        return ""
 
     @cached_property
     def slope_cost(self) -> int:
@@ -96,8 +117,7 @@ class Run:
     @cached_property
     def teaching(self) -> dict[str, str]:
         """Objective -> scorer whose items teach it; empty where no slope can be taken at all."""
-        engine = ENGINES.get(self.suite.spec.engine)
-        if not hasattr(engine, "traced") or not any(self.space.smooth):
+        if self.without_slopes:
             return {}
         scorer = {objective.name: objective.scorer for objective in self.suite.measured}
         return {name: scorer[name] for name, why in self.suite.teaching().items() if not why}
@@ -111,13 +131,7 @@ class Run:
         try:
             return optimizers.make(
                 self.spec.optimizer,
-                Problem(
-                    self.space.dims,
-                    tuple(o.name for o in counting(self.suite.objectives)),
-                    smooth=self.space.smooth if self.teaching else (),
-                    levels=self.space.levels,
-                    mixtures=self.space.mixtures,
-                ),
+                self._problem,
                 seed=self.spec.seed,
                 population=self.spec.population,
                 options=self.spec.options,
@@ -125,6 +139,26 @@ class Run:
         except InputError as error:
             place = self.spec.lines.get("optimizer", self.spec.folder)
             raise InputError(f"{place}: {error}") from None
+
+    @cached_property
+    def _problem(self) -> Problem:
+        """What the optimizer is to do, and may know beforehand."""
+        measures = self.suite.spec.measures.items()
+        sources, kinship = self.space.sources, {}
+        if optimizers.get(self.spec.optimizer).KINSHIP:
+            parents = Parents(self.models, self.spec.tokenizer)
+            kinship = inner_products(parents, sources)
+        return Problem(
+            self.space.dims,
+            tuple(o.name for o in counting(self.suite.objectives)),
+            tuple(Measure(name, *axis) for name, axis in measures),
+            sources,
+            self.space.blend,
+            kinship,
+            smooth=self.space.smooth if self.teaching else (),
+            levels=self.space.levels,
+            mixtures=self.space.mixtures,
+        )
 
     @property
     def splits_digest(self) -> str:
@@ -227,7 +261,7 @@ def prepare(
         InputError: with every problem found, one a line.
     """
     path = spec.folder / JOURNAL
-    started = read_lines(path)[:1] if path.is_file() else []
+    head = head_at(path) if path.is_file() else None
     attempt = _Attempts()
     models = _open_models(spec, attempt, say, tokenizer=True)
     say("building the evaluation tasks")
@@ -237,10 +271,11 @@ def prepare(
     texts = attempt(lambda: read_texts(spec, None if attempt.problems else suite))
     attempt.check()
     scoring = _scoring(spec, models, device)
-    head = started[0] if started else None
-    run = Run(spec, models, suite, head.scoring if isinstance(head, Head) else scoring, texts)
+    run = Run(spec, models, suite, head.scoring if head else scoring, texts)
     _check_space(run)
+    _check_slopes(run)
     _check_budget(run)
+    run.optimizer()  # it may want of the space what that has not
     return run
 
 
@@ -275,6 +310,17 @@ def _scoring(spec: RunSpec, models: Mapping[str, Checkpoint], device: str | None
     """The dtype that candidates are scored in."""
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return scoring_dtype(spec.suite.dtype, spec.dtype or models[BASE].dtype, where)
+
+
+def _check_slopes(run: Run) -> None:
+    """Refuse an optimizer that can do nothing without slopes where there are none."""
+    name = run.spec.optimizer
+    if optimizers.get(name).SLOPES and (why := run.without_slopes):
+        place = run.spec.lines.get("optimizer", run.spec.folder)
+        raise InputError(
+            f"{place}: {name} descends by slopes, and there are none: {why}. Choose another optimizer: auto "
+            "takes slopes where there are some"
+        )
 
 
 def _check_space(run: Run) -> None:

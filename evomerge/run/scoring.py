@@ -9,13 +9,15 @@ from typing import Any
 
 from evomerge.errors import CandidateFailed
 from evomerge.evolution.core import Search
-from evomerge.evolution.history import Batch, Phase, Verdict
+from evomerge.evolution.history import Batch, Phase, Settled, Verdict
 from evomerge.inference.intervals import Interval
+from evomerge.judging.credit import Credit
 from evomerge.judging.estimation import Estimation
 from evomerge.judging.evidence import search_interval
 from evomerge.judging.examples import examples
 from evomerge.judging.lead import lead
 from evomerge.judging.race import Race
+from evomerge.judging.ranking import settle
 from evomerge.judging.shortlist import judge
 from evomerge.params import Genome
 from evomerge.record.answers import Answers, At
@@ -60,8 +62,7 @@ class Scoring:
 
     def key(self, at: At) -> str:
         """Names a model: a recipe, and the dtype that it is scored in."""
-        recipe = self._history.candidates[at[1]].recipe
-        return f"{recipe.digest[:16]} {self.dtype(at)}"
+        return f"{self._history.candidates[at[1]].digest[:16]} {self.dtype(at)}"
 
     def dtype(self, at: At) -> str:
         """Of scoring: the report shows models as they are exported."""
@@ -81,8 +82,9 @@ class Scoring:
 
     def probe(self, at: At) -> Items:
         """Probe items that come first; none if the model passed them before."""
-        if self._phase(at) == Phase.REPORT:
-            return {}
+        batch = self._history.batches[at[0]]
+        if batch.phase == Phase.REPORT or (batch.phase == Phase.SEARCH and batch.slopes):
+            return {}  # a slope is worth its items, whatever the model has become
         return self._answers.missing(self.key(at), self._probe)
 
     def questions(self, at: At) -> Items:
@@ -204,6 +206,16 @@ class Scoring:
         estimation = self._estimation if sampled else self._whole
         return estimation.values(self._answers.results(key, self._answers.known(key, split)))
 
+    def credit(self, at: At) -> Mapping[str, Mapping[str, float]]:
+        """What the answers of a scored candidate to search items are worth: objective -> item -> 0 to 1.
+
+        Of all that it was asked in this batch and in those before, which is the same whatever came early.
+        """
+        key = self.key(at)
+        known = self._answers.known(key, self._suite.splits[Split.SEARCH], until=at[0])
+        asked = {name: ids for name, ids in known.items() if ids}
+        return self._credit.of(self._answers.results(key, asked))
+
     def lead(self, at: At) -> tuple[float, float] | None:
         """By how much a candidate leads the first of its batch on the batch's items; its error."""
         first = self._history.batches[at[0]].candidates[0].id
@@ -217,6 +229,15 @@ class Scoring:
     def interval(self, batch: int, candidate: int) -> Interval:
         """The score of a candidate of a search batch, and how far off it may be."""
         return search_interval(self._history, self._suite.objectives, batch, candidate)
+
+    def settle(self) -> Settled:
+        """What base and parents, all scored, settle: which objectives count, by which yardsticks."""
+        history, split = self._history, self._suite.splits[Split.SEARCH]
+        answers = {
+            c.origin: self._answers.results(self.key((0, c.id)), split)
+            for c in history.batches[0].candidates
+        }
+        return settle(self._suite, answers, history.references(0), self._run.spec.seed)
 
     def judge(self, batch: int) -> Verdict:
         """The verdict on a complete round of the shortlist."""
@@ -238,6 +259,11 @@ class Scoring:
         split = self._suite.splits[Split.SEARCH]
         known = [self._answers.results(key, split) for key in self._models(0)]
         return Race.of(self._suite, self._history.gains, known)
+
+    @cached_property
+    def _credit(self) -> Credit:
+        split = self._suite.splits[Split.SEARCH]
+        return Credit(self._suite, [self._answers.results(key, split) for key in self._models(0)])
 
     @cached_property
     def _estimation(self) -> Estimation:

@@ -12,7 +12,7 @@ are inactive and canonicalised, so equal recipes have equal genomes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,16 @@ from evomerge.lines import NEUTRAL
 from evomerge.params import Derivatives, Genome, Level, Mixture
 from evomerge.recipe import BASE, Body, Recipe, group
 from evomerge.registry import PARTS
+from evomerge.space import simplex
 from evomerge.space.fit import Fit
 from evomerge.space.parts import Part
-from evomerge.space.parts.methods import SWEEP, uniform
+from evomerge.space.parts.methods import SWEEP, everywhere, uniform
 from evomerge.space.spec import METHODS, SpaceSpec, owners, parse_space
 from evomerge.tensors import place_of, places
 
 __all__ = ["SWEEP", "SearchSpace", "SpaceSpec", "parse_space"]
+
+AVERAGES = ("linear", "task_arithmetic")  # methods whose merge is a weighted average of the sources
 
 
 class SearchSpace:
@@ -168,6 +171,22 @@ class SearchSpace:
     def uniform(self) -> Recipe:
         """The plain average of the sources."""
         return self._recipe(self._with_fixed(uniform(self._fit)))
+
+    def blend(self, weights: Mapping[str, float]) -> Genome | None:
+        """The genome of the sources' average with these weights, added to the base where they do not sum to 1.
+
+        Weights are rounded to what recipes resolve; their sum is, too. None if the space does not hold it:
+        it has neither ``linear`` nor ``task_arithmetic`` of all sources, or too narrow ranges.
+        """
+        units = simplex.rounded([simplex.UNITS * weights[name] for name in self.sources])
+        values = {"weight": simplex.weights(self.sources, units)}
+        for name in AVERAGES:
+            if name in self.spec.methods and self.sources in self._fit.teams(name):
+                body = everywhere(self._fit, self.sources, name, **values)
+                genome = self.encode(self._recipe(self._with_fixed(body)))
+                if genome is not None:
+                    return genome
+        return None
 
     def only(self, name: str) -> Recipe:
         """One model unchanged: a source, or the base."""

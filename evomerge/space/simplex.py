@@ -63,17 +63,23 @@ def encode(units: Sequence[int]) -> tuple[float, ...]:
 
 
 def blend(rows: Sequence[Sequence[int]], parts: Sequence[float]) -> tuple[int, ...]:
-    """The rows' average with these parts (which sum to 1), in whole units that sum to ``UNITS``.
+    """The rows' average with these parts (which sum to 1), in whole units that sum to ``UNITS``."""
+    return rounded(
+        [
+            sum(part * unit for part, unit in zip(parts, column, strict=True))
+            for column in zip(*rows, strict=True)
+        ]
+    )
+
+
+def rounded(exact: Sequence[float]) -> tuple[int, ...]:
+    """Units in whole numbers, with the same sum but for its own rounding.
 
     The largest remainders are rounded up; the first of equal ones.
     """
-    exact = [
-        sum(part * unit for part, unit in zip(parts, column, strict=True))
-        for column in zip(*rows, strict=True)
-    ]
     units = [int(value) for value in exact]
     order = sorted(range(len(exact)), key=lambda model: units[model] - exact[model])
-    for model in order[: UNITS - sum(units)]:
+    for model in order[: round(sum(exact)) - sum(units)]:
         units[model] += 1
     return tuple(units)
 

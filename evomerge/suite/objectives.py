@@ -7,8 +7,8 @@ Everything here is a pure function of plain numbers. Values are kept in the metr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 Values = Mapping[str, float]  # objective name -> value, in the metric's own direction
 
@@ -96,7 +96,7 @@ class Objective:
         return min(found) if self.maximize else max(found)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Score:
     """A combined score. ``violation`` sums the relative amounts by which floors are missed."""
 
@@ -143,6 +143,11 @@ def derived(objective: Objective, values: Values, share: float = 1.0) -> dict[st
         return dict.fromkeys(objective.of, share / len(objective.of))
     worst = (min if objective.maximize else max)(objective.of, key=lambda name: values[name])
     return {worst: share}
+
+
+def weightless(objectives: Sequence[Objective], names: Collection[str]) -> list[Objective]:
+    """The same objectives, those called ``names`` without a weight."""
+    return [replace(o, weight=0.0) if o.name in names else o for o in objectives]
 
 
 def why_no_sum(objectives: Sequence[Objective], how: str) -> str | None:
@@ -199,7 +204,7 @@ def shares(
     found = {}
     for objective in objectives:
         if not objective.of:
-            step = 1e-6 * gains[objective.name]
+            step = 1e-6 * gains.get(objective.name, 1.0)
             moved = {**values, objective.name: values[objective.name] + step}
             score = combine(objectives, how, with_derived(objectives, moved), references, gains)
             found[objective.name] = (score.value - plain) / step
@@ -217,7 +222,8 @@ def combine(
 
     ``retention``: the weighted mean of (value - base) / yardstick, so that 0 is the base and 1 as
     good as the best parent at everything. ``worst``: the least of these. ``mean``: the weighted mean
-    of the plain values. Objectives of weight 0 do not count.
+    of the plain values. Objectives of weight 0 do not count, nor in the first two those without a
+    yardstick: they cannot rank these models (see ``judging.ranking``).
 
     Args:
         objectives: what counts.
@@ -226,19 +232,20 @@ def combine(
         references: base and parents, on the same items.
         gains: from ``yardsticks``, fixed for a run.
     """
-    total = sum(objective.weight for objective in objectives)
+    counted = {o.name: o.weight for o in objectives if how == "mean" or o.name in gains}
+    total = sum(counted.values())
     score = math.inf if how == "worst" else 0.0
     violation = 0.0
     for objective in objectives:
-        value = objective.sign * values[objective.name]
-        if how != "mean":
-            value = (value - objective.sign * references[BASE][objective.name]) / gains[
-                objective.name
-            ]
-        if how != "worst":
-            score += objective.weight * value / total
-        elif objective.weight:
-            score = min(score, value)
+        name, weight = objective.name, counted.get(objective.name)
+        if weight is not None:
+            value = objective.sign * values[name]
+            if how != "mean":
+                value = (value - objective.sign * references[BASE][name]) / gains[name]
+            if how != "worst":
+                score += weight * value / total
+            elif weight:
+                score = min(score, value)
         if objective.floor:
             bound = objective.floor.bound(objective, references)
             missed = objective.sign * (bound - values[objective.name])

@@ -23,6 +23,7 @@ KINDS = ("task", "text", "function")
 DERIVED = {"worst_of": "worst", "mean_of": "mean"}  # key of an objective made of others -> how
 LIMITS = {"probe": 10, "search": 200, "select": 200, "report": 400}
 CANDIDATE = (20, 60)  # items per scorer: in the first generation, and in the last
+CELLS = 10  # of a measure
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 _FLOOR = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*%\s*of\s+(\S+)\s*$")
 
@@ -63,6 +64,7 @@ class SuiteSpec:
         estimator: of a candidate's values on the whole search split, from its sample.
         anchors: scorer -> item -> weight: a reduced search split, fixed instead of sampled.
         front: how many members a front may have, to be confirmed on the select split; 0: no front.
+        measures: objective -> low, high and cells of its axis in a grid of elites.
         gates: whether health gates can mark an evaluation invalid.
         dtype: of scoring; ``auto`` is the recipe's where the device computes fast in it.
         engine: what runs the model.
@@ -85,6 +87,7 @@ class SuiteSpec:
     start: int | None = None
     estimator: str = estimators.DEFAULT
     anchors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    measures: Mapping[str, tuple[float, float, int]] = field(default_factory=dict)
     gates: bool = True
     front: int = 0
     dtype: str = "auto"
@@ -115,6 +118,7 @@ class SuiteSpec:
             objectives=tuple(plain for plain in left if names.issuperset(plain["of"])),
             scorers=tuple(scorer for scorer in self.scorers if scorer.name not in unbuilt),
             anchors={} if unbuilt else self.anchors,
+            measures={name: axis for name, axis in self.measures.items() if name in names},
         )
 
     @property
@@ -189,6 +193,7 @@ def parse_suite(
     _check_derived(nodes, objectives, problems, section.path)
     anchored = dict(section.items("anchors"))
     anchors = _parse_anchors(section, anchored, scorers)
+    measures = _parse_measures(section, nodes)
     lines = _lines_of("objectives", nodes) | _lines_of("anchors", anchored)
     if "objectives" not in section:
         section.problem("objectives", "missing; expected a mapping of objective names")
@@ -213,6 +218,7 @@ def parse_suite(
         start=start,
         estimator=estimator,
         anchors=anchors,
+        measures=measures,
         gates=gates,
         front=front,
         dtype=dtype,
@@ -296,6 +302,27 @@ def _parse_anchors(
         else:
             anchors[name] = {str(id): float(weight) for id, weight in found.items()}
     return anchors
+
+
+def _parse_measures(
+    section: config.Section, objectives: Collection[str]
+) -> dict[str, tuple[float, float, int]]:
+    """Objective -> ``low``, ``high``, ``cells`` of its axis."""
+    measures: dict[str, tuple[float, float, int]] = {}
+    for name, node in section.items("measures"):
+        axis = config.Section(node, section.problems, f"{section.path}measures.{name}.")
+        if name not in objectives:
+            hint = did_you_mean(name, objectives)
+            section.problem("measures", f"{name!r} is no objective of this file{hint}", node)
+        for key in ("low", "high"):
+            axis.require(key, "a number, an end of the axis")
+        low, high = axis.number("low", 0.0), axis.number("high", 1.0)
+        cells = axis.integer("cells", CELLS, low=1, high=10_000)
+        axis.finish()
+        if low is not None and high is not None and low >= high:
+            axis.problem("high", f"expected a number above low ({low:g}), found {high:g}")
+        measures[name] = (low or 0.0, high or 0.0, cells)
+    return measures
 
 
 def _parse_objective(

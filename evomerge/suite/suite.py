@@ -23,7 +23,7 @@ from evomerge.suite.scorer import Items, Results, Scorer, Shown, Taught, column
 from evomerge.suite.spec import SuiteSpec
 from evomerge.suite.splits import Split
 
-GLANCE = 3  # a candidate whose slope is wanted is scored on one of so many of its items
+GLANCE = 5  # a candidate whose slope is wanted is scored on one of so many of its items
 FRESH = 1 / 3  # of the search split's sources, for comparisons of what slopes found
 
 
@@ -108,6 +108,11 @@ class Suite:
             else:
                 found[objective.name] = ""
         return found
+
+    @property
+    def directions(self) -> dict[str, bool]:
+        """Objective -> whether more is better."""
+        return {objective.name: objective.maximize for objective in self.objectives}
 
     def shown(self) -> dict[str, str]:
         """Objectives that are taught by answers of base and parents, and why: a proxy for what they measure."""

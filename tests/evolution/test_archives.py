@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from evomerge.evolution.archive import Added, Elite
 from evomerge.evolution.archive.best import Best, best
 from evomerge.evolution.archive.front import Front, dominates, front, point_of, spread
-from evomerge.evolution.archive.grid import Grid
-from evomerge.optimizers import Measure
 from evomerge.suite.objectives import Objective, Score, counting
 
 A, B = Objective("a", "", ""), Objective("b", "", "", maximize=False)
@@ -23,7 +21,7 @@ numbers = st.integers(0, 5).map(float)
 def elites(draw: st.DrawFn) -> list[Elite]:
     rows = draw(st.lists(st.tuples(numbers, numbers, st.booleans()), max_size=12))
     return [
-        Elite(n, 0, Score(a - b, float(missed)), {"a": a, "b": b}, (a, b))
+        Elite(n, 0, Score(a - b, float(missed)), {"a": a, "b": b})
         for n, (a, b, missed) in enumerate(rows)
     ]
 
@@ -33,8 +31,7 @@ def test_the_order_of_adding_changes_nothing(
     added: list[Elite], order: random.Random, count: int
 ) -> None:
     mixed = order.sample(added, len(added))
-    measures = (Measure("a", 0, 6, 3), Measure("b", 0, 6, 3))
-    for make in (lambda: Best(count), lambda: Front(WANTED), lambda: Grid(measures)):
+    for make in (lambda: Best(count), lambda: Front(WANTED)):
         one, other = make(), make()
         for elite in added:
             one.add(elite)
@@ -65,19 +62,6 @@ def test_nobody_on_the_front_is_dominated_and_everybody_off_it_is(added: list[El
     few = spread(added, WANTED, 3)
     assert len(few) == len({e.candidate for e in few}) == min(3, len(members))
     assert all(elite in members for elite in few)
-
-
-def test_a_cell_keeps_its_best() -> None:
-    grid = Grid((Measure("length", 0.0, 10.0, 5),))
-    made = [
-        Elite(n, 0, Score(score), {}, (at,))
-        for n, (score, at) in enumerate(
-            [(0.1, 1.0), (0.3, 1.9), (0.2, 0.5), (0.0, 99.0), (0.5, -1.0)]
-        )
-    ]
-    statuses = [grid.add(elite) for elite in made]
-    assert statuses == [Added.NEW, Added.IMPROVED, Added.REJECTED, Added.NEW, Added.IMPROVED]
-    assert [elite.candidate for elite in grid.elites()] == [4, 3]
 
 
 def test_what_counts_is_what_has_a_weight() -> None:

@@ -15,17 +15,17 @@ from evomerge.checkpoint import ModelRef
 from evomerge.errors import RunError
 from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.front import knees
+from evomerge.evolution.candidate import Candidate
 from evomerge.evolution.core import Plan, Search
 from evomerge.evolution.history import (
     Batch,
-    Candidate,
     Dropped,
     Evaluation,
     History,
     Phase,
     Verdict,
 )
-from evomerge.optimizers import Ask, Optimizer, Problem, Told
+from evomerge.optimizers import Ask, Measure, Optimizer, Problem, Told
 from evomerge.optimizers.random import Random
 from evomerge.params import Genome
 from evomerge.recipe import Body, Recipe
@@ -93,15 +93,18 @@ def make(
     evaluations: int | None = 40,
     population: int = 5,
     lag: int = 1,
+    measures: Sequence[Measure] = (),
+    credit: Callable[[tuple[int, int]], dict[str, dict[str, float]]] = lambda at: {},
     **limits: Any,
 ) -> Search:
     kind = optimizers.get(optimizer) if isinstance(optimizer, str) else optimizer
     return Search(
         SPACE,
-        kind(Problem(SPACE.dims, ("skill",)), seed=7, population=population),
+        kind(Problem(SPACE.dims, ("skill",), tuple(measures)), seed=7, population=population),
         Plan(evaluations, population, lag, **limits),
         empty(),
         objectives=OBJECTIVES,
+        credit=credit,
     )
 
 
@@ -350,6 +353,29 @@ def test_recommendations_of_one_recipe_leave_no_number_out() -> None:
     drive(search)
     numbers = sorted(search.history.candidates)
     assert numbers == list(range(len(numbers))) and len(numbers) == 42
+
+
+def test_measures_and_answers_are_told_where_they_are_wanted() -> None:
+    class Keen(Spy):
+        ANSWERS: ClassVar[bool] = True
+
+    for kind in (Spy, Keen):
+        search = make(
+            kind,
+            evaluations=30,
+            measures=[Measure("skill", 0, 1, 4)],
+            credit=lambda at: {"skill": {"item": at[1] / 100}},
+        )
+        drive(search)
+        spy = search.optimizer
+        assert isinstance(spy, Spy)
+        history = search.history
+        told = {each.genome: each for _, _, all in spy.tells for each in all}
+        for candidate in history.batches[3].candidates:
+            found = told[candidate.genome or ()]
+            assert found.measures == (skill(candidate),)
+            worth = {"skill": {"item": candidate.id / 100}}
+            assert found.answers == (worth if kind is Keen else {})
 
 
 def test_slopes_that_nothing_gives_are_refused() -> None:

@@ -372,7 +372,7 @@ def journal_example() -> str:
     """The journal of a search by a formula, from its head to its end."""
     from evomerge.checkpoint import ModelRef
     from evomerge.evolution.core import Plan, Search
-    from evomerge.evolution.history import Evaluation, History, Verdict
+    from evomerge.evolution.history import Evaluation, History, Settled, Verdict
     from evomerge.inference.intervals import Interval
     from evomerge.judging.table import Count, Effort, Row, Table, Trust
     from evomerge.optimizers import Problem, make
@@ -401,6 +401,10 @@ def journal_example() -> str:
     )  # fmt: skip
     lines: list[events.Line] = [head, events.SessionLine(time=1.0)]
     while not history.done:
+        if history.unsettled:
+            settled = Settled(history.gains, {"skill": "no parent beats the base on it"})
+            lines.append(events.SettledLine.of(settled))
+            history.settle(settled)
         if history.unjudged is not None:
             verdict = Verdict(history.unjudged, last=True)
             lines.append(events.RoundLine.of(verdict))

@@ -82,6 +82,20 @@ def test_tasks_become_objectives(imported: Import) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("filters", "roles"),
+    [
+        ("[q_proj, mlp]", ("q", "mlp", "k", "v", "o", "other")),
+        ("[down_proj, proj]", ("down", "attn", "gate", "up", "other")),
+        ("[mlp, up_proj]", ("mlp", "attn", "other")),
+    ],
+)
+def test_filters_of_projections_become_finer_roles(
+    imported: Import, filters: str, roles: tuple[str, ...]
+) -> None:
+    assert imported(EVOLVE.replace("[self_attn, mlp]", filters)).space.roles == roles
+
+
 def test_smooth_becomes_knots(imported: Import) -> None:
     spec = imported(EVOLVE.replace("filters: [self_attn, mlp]", "smooth: true"))
     assert (spec.space.knots, spec.space.blocks) == (2, None)
@@ -101,14 +115,19 @@ def test_what_is_not_carried_over_is_said(tmp_path: Path, family: dict[str, Path
     path = tmp_path / "evolve.yaml"
     extra = "random_init: true\nshuffle: true\n"
     text = (
-        textwrap.dedent(EVOLVE).format(**family).replace("filters: [self_attn", "filters: [q_proj")
+        textwrap.dedent(EVOLVE)
+        .format(**family)
+        .replace("filters: [", "filters: [q_proj, input_l, up_proj, ")
+        .replace(" mlp]", "]")
     )
     path.write_text(text.lstrip() + extra)
     comments = [line for line in from_mergekit(path).splitlines() if line.startswith("#")]
     for said in (
         "random_init",
         "shuffle",
-        "'q_proj' tells apart",
+        "'input_l' tells apart tensors of the role norm",
+        "'self_attn': k, v, o have a value each here",
+        "gate, down, which no filter names, have a value each here",
         "limit: 25",
         "include: [FOLDER]",
     ):

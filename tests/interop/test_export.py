@@ -86,6 +86,70 @@ def test_blocks_become_slices_and_roles_filters(
     ]
 
 
+def test_tensors_that_differ_become_filters_of_their_own(
+    family: dict[str, Path], recipe_of: MakeRecipe
+) -> None:
+    recipe = recipe_of(
+        family,
+        weigh(0.1, named=["model.layers.0.input_layernorm.weight"]),
+        weigh(0.2, roles=["q", "down"]),
+        weigh(0.3),
+    )
+    slices = exported(recipe)["slices"]
+    assert [part["sources"][0]["layer_range"] for part in slices] == [[0, 1], [1, 4]]
+    first, last = (part["sources"][0]["parameters"]["weight"] for part in slices)
+    attention = [("k", 0.3), ("o", 0.3), ("q", 0.2), ("v", 0.3)]
+    projections = [
+        *({"filter": f"self_attn.{part}_proj", "value": value} for part, value in attention),
+        {"filter": "mlp.down_proj", "value": 0.2},
+        {"filter": "mlp.gate_proj", "value": 0.3},
+        {"filter": "mlp.up_proj", "value": 0.3},
+    ]
+    assert first == [
+        {"filter": "input_layernorm", "value": 0.1},
+        {"filter": "post_attention_layernorm", "value": 0.3},
+        *projections,
+        {"filter": "embed_tokens", "value": 0.3},
+    ]
+    assert last == [
+        {"filter": "norm", "value": 0.3},
+        *projections,
+        {"filter": "lm_head", "value": 0.3},
+    ]
+
+
+def test_norms_inside_attention_come_before_attention(
+    tmp_path: Path, recipe_of: MakeRecipe
+) -> None:
+    qwen = tiny_family(tmp_path, architecture="Qwen3", num_hidden_layers=1)
+    recipe = recipe_of(
+        qwen, weigh(0.1, named=["model.layers.0.self_attn.q_norm.weight"]), weigh(0.3)
+    )
+    (part,) = exported(recipe)["slices"]
+    texts = [entry["filter"] for entry in part["sources"][0]["parameters"]["weight"]]
+    assert texts[:2] == ["model.norm", "input_layernorm"]
+    assert texts.index("self_attn.q_norm") < texts.index("self_attn") == len(texts) - 4
+
+
+def test_a_bias_that_differs_from_its_weight_is_named(
+    tmp_path: Path, recipe_of: MakeRecipe
+) -> None:
+    qwen = tiny_family(tmp_path, architecture="Qwen2", num_hidden_layers=1)
+    head = "model.layers.0.self_attn."
+    recipe = recipe_of(
+        qwen,
+        weigh(0.1, named=[f"{head}q_proj.bias"]),
+        weigh(0.2, named=[f"{head}k_proj.bias", f"{head}k_proj.weight"]),
+        weigh(0.3),
+    )
+    (part,) = exported(recipe)["slices"]
+    weight = part["sources"][0]["parameters"]["weight"]
+    assert [(e["filter"], e["value"]) for e in weight if "self_attn" in e["filter"]] == [
+        ("self_attn.k_proj", 0.2), ("self_attn.o_proj", 0.3), ("self_attn.q_proj.bias", 0.1),
+        ("self_attn.q_proj.weight", 0.3), ("self_attn.v_proj", 0.3),
+    ]  # fmt: skip
+
+
 def test_a_line_over_depth_goes_into_lambda(family: dict[str, Path], recipe_of: MakeRecipe) -> None:
     lines = Lines(0.4, 0.6)
     recipe = recipe_of(family, group("task_arithmetic", SOURCES, {"lambda": 0.5}, lines=lines))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from evomerge import config, merge, methods
-from evomerge.checkpoint import ModelRef
+from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.interop import from_mergekit, to_mergekit
 from evomerge.interop.catalogue import PEERS
 from evomerge.recipe import Body, Group, Recipe, group
@@ -128,6 +129,20 @@ FILES = {
         dtype: float32
         out_dtype: bfloat16
         """,
+    "filters by name": """
+        merge_method: task_arithmetic
+        base_model: {base}
+        models:
+          - model: {chat}
+            parameters:
+              weight: [{{filter: input_layernorm, value: [0.2, 0.7]}}, {{filter: q_proj, value: [0.5, 1]}}, {{value: 0.4}}]
+          - model: {sea}
+            parameters:
+              weight: [{{filter: layers.2.mlp.up, value: 0.9}}, {{filter: proj.weight, value: 0.6}}, {{filter: norm, value: 0.1}}]
+        parameters: {{weight: 0.3}}
+        dtype: float32
+        out_dtype: bfloat16
+        """,
     "weights of both signs": """
         merge_method: ties
         base_model: {base}
@@ -157,8 +172,8 @@ FILES = {
 }
 
 
-def varied(name: str, *, ties: bool) -> tuple[Group, ...]:
-    """Other values by block and role, in the embedding, the final norm and the head.
+def varied(name: str, *, ties: bool, fine: bool = False) -> tuple[Group, ...]:
+    """Other values by block and role, in the embedding, the final norm and the head; ``fine``: by tensor.
 
     ``ties``: entries tie. Which of them sce selects changes the weights of all others, so it
     selects all.
@@ -184,6 +199,18 @@ def varied(name: str, *, ties: bool) -> tuple[Group, ...]:
             values["nuslerp_flatten"], values["nuslerp_row_wise"] = number % 3 == 0, number % 3 == 1
         return group(name, models, {**values, **fixed}, **where)
 
+    if fine:
+        block = "model.layers.1."
+        return (
+            at(0, named=[f"{block}input_layernorm.weight", f"{block}self_attn.k_proj.weight"]),
+            at(1, layers=(0, 1), roles=["q", "down"]),
+            at(2, layers=(1, 3), roles=["v", "gate", "up"]),
+            at(3, named=["model.layers.2.self_attn.q_norm.weight"]),
+            at(4, named=["model.layers.3.self_attn.q_proj.bias"]),
+            at(5, roles=["k", "norm"]),
+            at(6, roles=["embed", "o"]),
+            at(7),
+        )
     return (
         at(0, layers=(0, 1), roles=["attn"]),
         at(1, layers=(0, 1), roles=["mlp"]),
@@ -208,23 +235,45 @@ def several_methods() -> tuple[Group, ...]:
     )
 
 
+def each_tensor(names: Sequence[str]) -> tuple[Group, ...]:
+    """Weights of its own for every tensor, as a search over tensors finds them; two methods."""
+    return tuple(
+        group(
+            ("ties" if number % 7 == 3 else "task_arithmetic"),
+            PAIR,
+            {
+                "weight": {
+                    m: round(0.1 + 0.8 * math.sin(number + i) ** 2, 4) for i, m in enumerate(PAIR)
+                }
+            },
+            named=[name],
+        )
+        for number, name in enumerate(names)
+    )
+
+
 FLOAT32 = "Llama-float32"  # models whose entries do not tie
 FAMILIES = ("Llama", FLOAT32, "Qwen2", "Qwen3", "Gemma2")
-SEVERAL = "several methods"
+SEVERAL, FINE, EACH = "several methods", "values by tensor", "each tensor"
 
 
 def names_of(family: str) -> list[str]:
     """The cases tried with a family: everything with the first, some with the others."""
     if family == "Llama":
-        return [SEVERAL, *(name for name in CASES if name in methods.names()), *FILES]
+        return [SEVERAL, FINE, EACH, *(name for name in CASES if name in methods.names()), *FILES]
     if family == FLOAT32:
         return ["ties", "breadcrumbs", "breadcrumbs_ties", "sce"]
-    return [SEVERAL, "ties", "slerp", "a list of models"]
+    return [SEVERAL, FINE, EACH, "ties", "slerp", "a list of models"]
 
 
 def recipe_for(name: str, family: Mapping[str, Path], *, ties: bool) -> Recipe:
     refs = {model: ModelRef(str(path)) for model, path in family.items()}
-    groups = several_methods() if name == SEVERAL else varied(name, ties=ties)
+    if name == EACH:
+        groups = each_tensor(Checkpoint.open(refs["base"]).names)
+    elif name == FINE:
+        groups = varied("ties", ties=ties, fine=True)
+    else:
+        groups = several_methods() if name == SEVERAL else varied(name, ties=ties)
     return Recipe(refs["base"], {n: refs[n] for n in ALL}, Body(groups), tokenizer="base")
 
 

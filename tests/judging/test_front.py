@@ -7,7 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from evomerge.checkpoint import ModelRef
-from evomerge.evolution.history import Batch, Candidate, Evaluation, History, Phase
+from evomerge.evolution.candidate import Candidate
+from evomerge.evolution.history import Batch, Evaluation, History, Phase
 from evomerge.judging.evidence import Bootstrap
 from evomerge.judging.front import confirm
 from evomerge.judging.shortlist import judge

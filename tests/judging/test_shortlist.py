@@ -7,7 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from evomerge.checkpoint import ModelRef
-from evomerge.evolution.history import Batch, Candidate, Evaluation, History, Phase, Verdict
+from evomerge.evolution.candidate import Candidate
+from evomerge.evolution.history import Batch, Evaluation, History, Phase, Verdict
 from evomerge.judging.race import Race
 from evomerge.judging.shortlist import judge
 from evomerge.recipe import Body, Recipe, group
@@ -109,3 +110,23 @@ def test_a_merge_that_gains_by_a_cap_on_its_parent_is_invalid_and_leads_nobody()
     verdict = judged(MODELS, truncated=truncated)
     assert 3 in verdict.invalid and "length cap" in " ".join(verdict.invalid[3])
     assert all(d.leader != 3 for d in verdict.dropped)
+
+
+def test_the_winner_is_the_best_of_those_whose_floors_are_confirmed() -> None:
+    """Then of those that likely hold them; who likely misses one wins only where all do."""
+    history = history_of({**MODELS, "good": "1111", "near": "1110", "bad": "1100"})
+    uniform, good, near, bad = 2, 3, 4, 5
+
+    def winner(**chances: float) -> int | None:
+        ids = {"uniform": uniform, "good": good, "near": near, "bad": bad}
+        floors = {ids[label]: chance for label, chance in chances.items()}
+        history.verdicts[:] = [Verdict(2, True, floors=floors)]
+        return history.winner
+
+    assert winner() == good, "no floors"
+    assert winner(uniform=0.99, good=0.85, near=0.95, bad=0.99) == near
+    assert winner(uniform=0.2, good=0.4, near=0.55, bad=0.85) == near
+    assert winner(uniform=0.2, good=0.1, near=0.1, bad=0.1) == good
+    floors = {uniform: 0.3, good: 0.1, near: 0.99, bad: 0.6}
+    history.verdicts[:] = [Verdict(2, True, (), {near: ["answers were cut"]}, floors=floors)]
+    assert history.winner == bad

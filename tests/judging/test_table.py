@@ -32,7 +32,11 @@ from evomerge.suite.suite import Results, Suite
 SEED = 0
 FITNESS = {  # five sources or more in each split
     "include": ["."],
-    "objectives": {"sums": {"task": "sums"}, "text": {"text": "texts.jsonl"}},
+    # untrained parents gain nothing: with scales both count all the same
+    "objectives": {
+        "sums": {"task": "sums", "scale": 0.1},
+        "text": {"text": "texts.jsonl", "scale": 0.1},
+    },
     "items": {
         **{"search": 12, "select": 6, "report": 12, "candidate": 6},
         "shares": {"probe": 0.05, "search": 0.3, "select": 0.25, "report": 0.4},
@@ -83,7 +87,7 @@ def fold(folder: Path) -> Finished:
     with Store.open(
         folder / events.RESPONSES,
         record.head.inventory,
-        events.blocks(record.lines),
+        events.Survey.of(record.lines).blocks,
         writable=False,
     ) as store:
         scoring = Scoring(run, search, store)
@@ -294,22 +298,31 @@ def score(model, tokenizer, *, split):
 
 def test_a_missed_floor_is_said(finished: Finished) -> None:
     suite = finished.suite
-    assert not any(row.missed for row in finished.again().rows)
+    assert not any(row.floors for row in finished.again().rows)
     suite.objectives = tuple(
         replace(o, floor=Floor(value=2.0)) if o.name == "sums" else o for o in suite.objectives
     )
     table = finished.again(suite=suite)
-    assert all(row.missed for row in table.rows)
+    assert not any(each.held for row in table.rows for each in row.floors)
+    assert all(len(row.floors) == 1 for row in table.rows)
     winner = next(row for row in table.rows if row.candidate == finished.winner)
     value = winner.objectives["sums"].value
     [line] = [line for line in table_notes(table) if f"FLOOR MISSED: {winner.label}" in line]
-    assert line.endswith(f"sums is {value:.3f} on these items, its floor 2.")
+    [floor] = winner.floors
+    assert floor.margin.value == pytest.approx(value - 2.0) and floor.margin.high < 0
+    assert f"sums {value:.3f} [" in line and f", at least 2: by {value - 2:+.3f} [" in line
+    assert sum("FLOOR MISSED: " in line for line in table_notes(table)) == len(table.rows)
     ceiling = Floor(share=0.5, of="base")
     assert not finished.suite.objectives[1].maximize
     suite.objectives = (suite.objectives[0], replace(suite.objectives[1], floor=ceiling))
-    [*_, missed] = row_of(finished.again(suite=suite), 0).missed
+    again = finished.again(suite=suite)
+    [_, missed] = row_of(again, 0).floors
     bound = row_of(table, 0).objectives["text"].value / 2
-    assert missed.endswith(f" on these items, its ceiling {bound:.3f} (50% of base)")
+    assert missed.ceiling and not missed.held and missed.bound == pytest.approx(bound)
+    assert missed.margin.value == pytest.approx(-bound)
+    [line] = [line for line in table_notes(again) if "FLOOR MISSED: base: text" in line]
+    assert f", at most {bound:.3f} (50% of base): by {-bound:+.3f} [" in line
+    assert Table.from_plain(again.plain) == again
 
 
 def test_if_every_merge_fails_the_references_are_still_reported(

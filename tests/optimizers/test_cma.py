@@ -94,7 +94,7 @@ class TestCMA(OptimizerContract):
     @pytest.mark.parametrize("lag", [1, 2, 3])
     def test_its_own_points_are_found_again_behind_integers_and_bounds(self, lag: int) -> None:
         problem = Problem((Dim("k", "integer", 4), *reals(3).dims))
-        optimizer = make("cma", problem, seed=0)
+        optimizer = make("cma", problem, seed=0, options={"guard": 0})
         assert isinstance(optimizer, CMA)
         optimizer.tell(1, 0, scored([(0.5, 0.0, 1.0, 0.5)], [0.0]))
         asked: dict[int, tuple[int, list[Genome]]] = {}
@@ -107,6 +107,26 @@ class TestCMA(OptimizerContract):
                 assert all(point is not None for point in points)
                 optimizer.tell(late, seen, scored(genomes, [-abs(g[1] - 0.1) for g in genomes]))
                 assert len(optimizer._states) <= lag + 2, "older states are forgotten"
+
+    @pytest.mark.parametrize("lead", [-0.05, 0.0, 0.05])
+    def test_its_mean_is_guarded(self, lead: float) -> None:
+        """A mean that lags is given up, one that leads is what the next must better."""
+        start = (0.2, 0.8)
+        optimizer = make("cma", reals(2), seed=0, options={"guard": 3})
+        optimizer.tell(1, 0, scored([start], [1.0]))
+        for batch in range(2, 5):
+            genomes = genomes_of(optimizer, optimizer.population, batch)
+            optimizer.tell(batch, batch, scored(genomes, [g[0] for g in genomes]))
+        first, mean = optimizer.ask(optimizer.population, 5)
+        assert first.fresh and mean.fresh and first.genome == start and mean.genome[0] > 0.25
+        told = [Told(first.genome, 1.0, lead=(0.0, 0.0)), Told(mean.genome, 1.0, lead=(lead, 0.02))]
+        optimizer.tell(5, 5, told)
+        optimizer.tell(6, 5, told)  # asked twice, it counts once
+        assert len(optimizer.decisions) == 1 and f"{lead:+.3f} ± 0.020" in optimizer.decisions[0]
+        middle = np.median(genomes_of(optimizer, 400, 7), axis=0)
+        away = [np.abs(middle - genome).max() for genome in (start, mean.genome)]
+        assert (away[0] < 0.02) if lead < 0 else (away[1] < away[0])
+        assert optimizer.recommend(2)[-1] == (mean.genome if lead > 0 else start)
 
     def test_what_misses_a_floor_ranks_below_what_misses_none(self) -> None:
         optimizer = make("cma", reals(3), seed=0)

@@ -11,8 +11,11 @@ from evomerge import config, merge
 from evomerge.cli import main
 from evomerge.commands.score import score_model
 from evomerge.commands.search import search
+from evomerge.evolution.history import Phase
 from evomerge.recipe import Recipe
 from evomerge.record.record import Record
+from evomerge.report.slider import Slider
+from evomerge.report.text import interval_text
 
 FITNESS = Path(__file__).parents[2] / "fitness" / "demo_tasks"
 # English questions against words of other languages: what one parent gains the other loses
@@ -63,13 +66,25 @@ def test_a_confirmed_front_is_reported_exported_merged_and_scored_again(
     assert {id: rows[id].front for id in front} == front, "all of them are on the report"
     out = tmp_path / "front"
     assert main(["export", str(folder), "--pareto", str(out)]) == 0
-    *files, table = sorted(out.iterdir())
+    *files, table, slide = sorted(out.iterdir())
     assert [path.stem for path in files] == [f"candidate-{id:05d}" for id in sorted(front)]
     text = table.read_text()
     assert "| candidate | origin | score | chat | sea | on the front |" in text
+    covered = record.table.volume
+    assert covered.keys() == {"front", "parents"} and covered["front"].value > 0
+    assert f"front {interval_text(covered['front'])}, parents " in text
+    slider = Slider.load(slide)
+    assert {stop.recipe for stop in slider.stops} == {*files}
+    best = {name: slider.choose({name: 1}).recipe for name in ("chat", "sea")}
+    select = {e.candidate: e.values for e in record.history.elites(Phase.SELECT)}
+    for name, recipe in best.items():
+        value = select[int(recipe.stem[-5:])][name]
+        assert value == max(select[id][name] for id in front), "by the items that confirmed it"
     for path in files:
         recipe = Recipe.load(path)
         row = rows[recipe.provenance["candidate"]]
+        [stop] = [stop for stop in slider.stops if stop.recipe == path]
+        assert stop.digest == recipe.digest and stop.values == row.objectives
         merged = merge(recipe, tmp_path / path.stem)
         found = score_model(str(merged), folder / "fitness.yaml", "report", again=True)
         for name, interval in row.objectives.items():

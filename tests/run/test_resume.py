@@ -226,6 +226,45 @@ def weights(folder: Path) -> bytes:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("lag", [1, 3])
+def test_a_run_that_takes_slopes_killed(
+    lag: int,
+    run_folder: RunFolder,
+    small: dict[str, Any],
+    drivers: Drivers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Descents on two levels, comparisons, evolution: cut anywhere, they end alike, on Ray, too."""
+    job = {
+        **small,
+        "space": {"methods": ["task_arithmetic"], "groups": "tensor", "start": ["uniform"]},
+        "optimizer": {"name": "auto", "steps": 4, "population": 3},
+        "budget": {"evaluations": 24},
+        "lag": lag,
+    }
+    whole, _ = killed(job, f"slopes {lag}", run_folder, drivers, tmp_path, monkeypatch)
+    journal = (whole / JOURNAL).read_bytes()
+    events = [json.loads(line) for line in journal.splitlines()]
+    slopes = [e for e in events if e["event"] == "evaluation" and e["slopes"]]
+    assert len(slopes) >= 5 and all(len(e["slopes"]["sums"]) == 76 for e in slopes)
+    assert sum(e["event"] == "decision" for e in events) >= 2
+    origins = {c["origin"] for e in events if e["event"] == "batch" for c in e["candidates"]}
+    assert {"auto, descend group", "auto, descend tensor", "auto, evolve group"} <= origins
+    undisturbed = left_in(whole)
+    line_ends = [at + 1 for at, byte in enumerate(journal) if byte == ord("\n")]
+    for cut in line_ends[5:-1:9]:
+        folder = undisturbed.cut(run_folder(f"cut at {cut}", **job), cut)
+        search(folder)
+        assert trajectory(folder) == undisturbed.trajectory, cut
+    folder = undisturbed.cut(run_folder("workers", **job), line_ends[len(line_ends) // 3])
+    place = ("--ray", "local", "--workers", "2", "--num-cpus", "0.5")
+    drivers.start("resume", str(folder), "--quiet", *place)
+    assert drivers.status() == 0, drivers.output.read_text()
+    assert trajectory(folder) == undisturbed.trajectory
+
+
+@pytest.mark.slow
 def test_a_run_with_a_recipe_for_a_parent_killed(
     family: dict[str, Path],
     run_folder: RunFolder,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from evomerge import config
+from evomerge.suite.slopes import SlopeOptions
 from evomerge.suite.spec import CANDIDATE, SuiteSpec, parse_suite
 
 TWO = """
@@ -100,3 +101,50 @@ def test_what_would_fail_later_is_refused(tmp_path: Path, more: str, message: st
     spec, problems = parsed(f"{TWO}{more}", tmp_path)
     assert spec is None
     assert message in "\n".join(problems)
+
+
+def test_measures_are_axes_over_objectives(tmp_path: Path) -> None:
+    measures = "measures: {thai: {low: 0.2, high: 1}, bahasa: {low: -1, high: 1, cells: 4}}"
+    spec, problems = parsed(f"{TWO}{measures}", tmp_path)
+    assert spec is not None and not problems
+    assert spec.measures == {"thai": (0.2, 1, 10), "bahasa": (-1, 1, 4)}
+    assert spec.without(["xcopa_id"]).measures == {"thai": (0.2, 1, 10)}
+
+
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        ("thay: {low: 0, high: 1}", "'thay' is no objective of this file (did you mean 'thai'?)"),
+        ("thai: {low: 1, high: 1}", "high: expected a number above low (1), found 1"),
+        ("thai: {low: 0}", "measures.thai.high: missing; expected a number, an end of the axis"),
+        ("thai: {low: 0, high: 1, cell: 3}", "measures.thai.cell: unknown key"),
+        ("thai: {low: 0, high: 1, cells: 0}", "cells: expected a whole number in 1..10000"),
+    ],
+)
+def test_wrong_measures(tmp_path: Path, axis: str, message: str) -> None:
+    spec, [problem] = parsed(f"{TWO}measures: {{{axis}}}", tmp_path)
+    assert spec is None
+    assert "fitness.yaml:5: " in problem and message in problem
+
+
+def test_how_slopes_are_taken(tmp_path: Path) -> None:
+    spec, problems = parsed(f"{TWO}slopes: {{loss: kl, checkpoint: true}}", tmp_path)
+    assert spec is not None and not problems
+    assert spec.slopes == SlopeOptions("kl", 2.0, True)
+    assert SlopeOptions() == SuiteSpec((), ()).slopes
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "CE", "nll", "logistic"])
+def test_a_loss_without_a_bound_is_refused(tmp_path: Path, loss: str) -> None:
+    spec, [problem] = parsed(f"{TWO}slopes: {{loss: {loss}}}", tmp_path)
+    assert spec is None
+    assert "fitness.yaml:5: fitness.slopes.loss" in problem or "slopes.loss" in problem
+    assert "it has no bound, so it spends everything on hopeless items" in problem
+
+
+def test_wrong_slopes(tmp_path: Path) -> None:
+    spec, problems = parsed(f"{TWO}slopes: {{loss: leed, tau: 0, check: true}}", tmp_path)
+    assert spec is None
+    text = "\n".join(problems)
+    assert "loss: unknown name 'leed' (did you mean 'lead'?)" in text
+    assert "slopes.tau" in text and "slopes.check: unknown key" in text

@@ -1,7 +1,7 @@
 """Archives: what is remembered of evaluations. Each is a fold, rebuilt from the journal.
 
 A file holds one archive: ``best`` (the few with the highest score), ``front`` (those that no other
-dominates), ``grid`` (the best of each cell of a behaviour space).
+dominates).
 """
 
 from __future__ import annotations
@@ -22,14 +22,12 @@ class Elite:
         batch: that it was scored in.
         score: combined.
         values: of all objectives, in the metric's own direction.
-        measures: what a grid sorts it by; empty where there is none.
     """
 
     candidate: int
     batch: int
     score: Score
     values: Values
-    measures: tuple[float, ...] = ()
 
 
 class Added(StrEnum):

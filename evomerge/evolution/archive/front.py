@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from evomerge.evolution.archive import Added, Elite, merit
 from evomerge.suite.objectives import Objective
 
@@ -45,12 +47,26 @@ def dominates(ours: Point, theirs: Point) -> bool:
 
 
 def front(elites: Iterable[Elite], objectives: Sequence[Objective]) -> list[Elite]:
-    """The front of ``elites``, in their order."""
-    archive, elites = Front(objectives), list(elites)
-    for elite in elites:
-        archive.add(elite)
-    kept = {id(elite) for elite in archive.elites()}
-    return [elite for elite in elites if id(elite) in kept]
+    """The front of ``elites``, in their order: what a ``Front`` holds after all of them, sooner.
+
+    Whoever dominates comes before the dominated in falling lexicographic order, and so does a member of
+    the front that does.
+    """
+    feasible = [elite for elite in elites if elite.score.feasible]
+    points = np.array([point_of(elite, objectives) for elite in feasible])
+    if not len(objectives):
+        return feasible
+    kept, members, count = list[int](), np.empty((64, len(objectives))), 0
+    for at in np.lexsort(points.T[::-1])[::-1] if feasible else ():
+        above = (members[:count] >= points[at]).all(1)
+        if above.any() and (members[:count][above] != points[at]).any():
+            continue
+        if count == len(members):
+            members = np.concatenate([members, np.empty_like(members)])
+        members[count] = points[at]
+        count += 1
+        kept.append(int(at))
+    return [feasible[at] for at in sorted(kept)]
 
 
 def knees(elites: Sequence[Elite], objectives: Sequence[Objective], count: int = 3) -> list[Elite]:

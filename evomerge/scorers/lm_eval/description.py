@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ class Description:
         download: a data set of the hub, or None.
         metrics: full names; empty if code decides them.
         code: what building the task, and scoring with it, executes.
+        better: metric, without its filter -> whether more is better, where the file says so.
     """
 
     download: str | None
     metrics: Sequence[str]
     code: Sequence[Code] = ()
+    better: Mapping[str, bool] = field(default_factory=dict)
 
     def check_metric(self, name: str, metric: str) -> None:
         """Refuse a metric that task ``name`` cannot report; a signal passes, as far as one knows.
@@ -41,6 +43,12 @@ class Description:
                 raise InputError(f"{name}: {factor!r} is ambiguous; say {' or '.join(known)}")
             if self.metrics and not known and factor not in SIGNALS:
                 raise InputError(unknown_metric(name, factor, [*self.metrics, *SIGNALS]))
+
+    def maximize(self, metric: str) -> bool | None:
+        """Whether more of ``metric`` is better; None if only executing the task would tell."""
+        first = metric.split("*")[0].rpartition(",")
+        name = first[0] or first[2]
+        return SIGNALS[name] if name in SIGNALS else self.better.get(name)
 
 
 def describe(name: str, include: Sequence[str]) -> Description:
@@ -74,6 +82,11 @@ def described(task: TaskFile) -> Description:
         None if local else str(data),
         [f"{m},{f}" for m in metrics for f in filters if m],
         task.code,
+        {
+            each["metric"]: each["higher_is_better"]
+            for each in content.get("metric_list") or ()
+            if isinstance(each.get("higher_is_better"), bool)
+        },
     )
 
 

@@ -95,10 +95,9 @@ class Methods(Part):
         team = fit.spec.team(name, fit.sources)
         if name == "task_arithmetic":
             return {
-                f"{name} {weight:g}": _everywhere(fit, team, name, weight=weight)
-                for weight in SWEEP
+                f"{name} {weight:g}": everywhere(fit, team, name, weight=weight) for weight in SWEEP
             }
-        return {name: _everywhere(fit, team, name)}
+        return {name: everywhere(fit, team, name)}
 
     # -- genes ----------------------------------------------------------------------------------
 
@@ -355,7 +354,7 @@ def uniform(fit: Fit) -> Body:
     return Body((group("linear", fit.sources, weights),))
 
 
-def _everywhere(fit: Fit, team: Team, name: str, **values: Any) -> Body:
+def everywhere(fit: Fit, team: Team, name: str, **values: Any) -> Body:
     """A method on every tensor: values given, else fixed by the space, else its defaults."""
     spec = fit.spec
     for parameter in methods.get(name).parameters:

@@ -33,13 +33,14 @@ from evomerge.cache import cache_folder, name_of
 from evomerge.evolution.core import Search
 from evomerge.evolution.history import Phase
 from evomerge.recipe import Recipe
-from evomerge.record.events import EndLine, fold
+from evomerge.record.events import JOURNAL, EndLine
 from evomerge.record.record import Record
+from evomerge.run.loop import Listener, _Loop
 from evomerge.run.preflight import Run, prepare
 from evomerge.run.spec import load_run
 from evomerge.suite.duplicates import find_duplicates
 from evomerge.suite.objectives import counting
-from evomerge.suite.scorer import Items, column
+from evomerge.suite.scorer import Items, Results, column
 from evomerge.suite.splits import Split
 from evomerge.worker import Job, Setup, Worker
 
@@ -97,8 +98,10 @@ class Truth:
         """Values of all objectives over all ``items`` (default: every one); None if the recipe fails."""
         self.learn([recipe])
         columns = self._known[recipe.portable().digest]
-        if columns is None:
-            return None
+        return None if columns is None else self.valued(columns, items)
+
+    def valued(self, columns: Columns, items: Mapping[str, set[str]] | None = None) -> Values:
+        """Values of all objectives from ``columns``, over ``items`` (default: every one)."""
         suite, found = self.job.suite, {}
         for objective in suite.measured:
             values, ids = columns[objective.name], self.items[objective.scorer]
@@ -109,6 +112,12 @@ class Truth:
                 objective.metric, values
             )
         return suite.with_derived(found)
+
+    def columns(self, results: Results) -> Columns:
+        """What ``valued`` takes, from responses to every item."""
+        for objective in self.job.suite.measured:
+            assert results[objective.scorer]["items"] == self.items[objective.scorer]
+        return {o.name: column(results[o.scorer], o.metric) for o in self.job.suite.measured}
 
     def score(self, recipe: Recipe) -> float:
         """The plain mean over all items; -inf if the recipe fails."""
@@ -135,11 +144,7 @@ class Truth:
 
     def _write(self, digest: str, answered: Mapping[str, Any]) -> None:
         results = answered["results"]
-        columns: Columns | None = None
-        if results is not None:
-            columns = {o.name: column(results[o.scorer], o.metric) for o in self.job.suite.measured}
-            for objective in self.job.suite.measured:
-                assert results[objective.scorer]["items"] == self.items[objective.scorer]
+        columns = None if results is None else self.columns(results)
         self._known[digest] = columns
         text = json.dumps({"columns": columns, "error": answered["error"]})
         config.write_text(self.folder / f"{digest}.json", text)
@@ -294,12 +299,23 @@ class Replay:
     def _told_first(self, count: int) -> Search:
         """A search with the whole history, whose optimizer was told the first ``count`` batches."""
         if self._search is None or count < self._told:
-            self._search = self.job.search()
-            for line in self.record.lines:
-                fold(self._search.history, line, self.job.template)
+            # as a resumed search stands there; all that is told comes from the journal and the responses
+            store = self.record.open_responses()
+            journal: Any = _Finished(self.record.folder / JOURNAL)
+            self._search = _Loop(self.job, journal, self.record.lines, store, Listener()).search
         self._told = count
         self._search._tell(count)
         return self._search
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """The journal of a finished run: nothing is added to it."""
+
+    path: Path
+
+    def append(self, event: object) -> None:
+        raise SystemExit(f"{self.path}: the search is not finished; resume it first")
 
 
 def judge(folder: Path, truths: Truths) -> Judgement:

@@ -83,6 +83,11 @@ class Reduced:
         if known:
             self.inner.tell(batch, seen, known)
 
-    def recommend(self) -> list[Genome]:
-        """What it believes in, as whole genomes, best first."""
-        return [self.whole(genome) for genome in self.inner.recommend(2)]
+    def mean(self) -> Genome:
+        """Of the distribution, as a whole genome."""
+        return self.whole(self.inner.mean)
+
+    def bettered(self) -> list[Genome]:
+        """What led the centre in a comparison, the last of it, as a whole genome."""
+        found = self.whole(self.inner.compared()[0])
+        return [found] if found != canonical(self._dims, self._centre) else []
