@@ -91,7 +91,7 @@ OPTIMIZERS = Registry(
         "nsga2": "evomerge.optimizers.nsga2:NSGA2",
         "nsga3": "evomerge.optimizers.nsga3:NSGA3",
         "sobol": "evomerge.optimizers.sobol:Sobol",
-        "optuna": "evomerge.optimizers.optuna:TPE",
+        "optuna": "evomerge.optimizers.optuna:Optuna",
     },
 )
 ENGINES = Registry(

@@ -525,10 +525,10 @@ def test_a_journal_of_another_run_is_refused(
             command,
             other,
             *arguments,
-            says=("journal.jsonl", "not the journal of a run in format 4"),
+            says=("journal.jsonl", "not the journal of a run in format 5"),
         )
     (other / "journal.jsonl").write_text('{"event":"batch"}\n{"event":"batch"}\n')
-    refuse("status", other, says=("journal.jsonl", "not the journal of a run in format 4"))
+    refuse("status", other, says=("journal.jsonl", "not the journal of a run in format 5"))
     (other / "journal.jsonl").write_text('words\n{"event":"batch"}\n')
     refuse("status", other, says=("journal.jsonl:1: the journal is damaged",))
 
@@ -551,7 +551,7 @@ def test_a_run_that_lost_its_answers_or_a_key_of_its_journal_is_refused(
     for event in events:
         del event["sum"]
     kinds = {event["event"]: number for number, event in enumerate(events)}
-    assert set(kinds) == {"run", "session", "batch", "evaluation", "round", "end"}
+    assert set(kinds) == {"run", "session", "batch", "evaluation", "settled", "round", "end"}
 
     def forge(changed: list[dict[str, Any]]) -> None:
         """With checksums as they would be written: what is told is that the events make no sense."""

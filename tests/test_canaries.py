@@ -162,7 +162,7 @@ def test_check_executes_nothing_and_says_what_a_search_would(
     assert "as far as can be told without executing what it names" in out
     assert f"evil_tokenizer.Evil ({tmp_path / 'chat' / 'evil_tokenizer.py'}:10), named in" in out
     assert (
-        "not checked, since only executing tells: items, splits and prompts of sums, evil_objective"
+        "not checked, since only executing tells: items, splits, prompts and slopes of sums, evil_objective"
         in out
     )
     assert "the tokenizer of chat" in out and " genes" in out

@@ -236,13 +236,18 @@ class Search:
             answers=self._credit((batch.number, candidate.id)) if self.optimizer.ANSWERS else {},
             slope=_blended(slopes, shares) if slopes else None,
             slopes=tuple(
-                _blended(slopes, derived(o, evaluation.values, o.sign / gains[o.name]))
+                _blended(slopes, derived(o, evaluation.values, self._per_yardstick(o)))
                 for o in self._objectives
             )
             if slopes
             else (),
             lead=self._lead((batch.number, candidate.id)) if batch.fresh else None,
         )
+
+    def _per_yardstick(self, objective: Objective) -> float:
+        """What one unit of an objective counts, more being better; 0 of an idle one."""
+        gain = self.history.gains.get(objective.name)
+        return objective.sign / gain if gain else 0.0
 
     def _select_batch(self) -> Batch:
         """Shortlist: references, baselines, the best observed, also of those that likely hold their

@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 
 from evomerge import seeds
-from evomerge.optimizers import Ask, Optimizer, Problem, Told, canonical, cell, centre
+from evomerge.optimizers import Ask, Optimizer, Problem, Told, canonical, cell, centre, mean
 from evomerge.params import Genome, Value
 
 TOP = 0.15  # JADE's p: the share of the members that trials are drawn towards
@@ -111,24 +111,12 @@ class DE(Optimizer):
         ranked = sorted(self._state.members, key=lambda told: told.merit)
         better = ranked[: (len(ranked) + 1) // 2]
         feasible = [told for told in better if not told.violation] or better
-        found = [self._mean(feasible), *(told.genome for told in better)] if better else []
+        found = [mean(self.dims, feasible), *(told.genome for told in better)] if better else []
         return list(dict.fromkeys(canonical(self.dims, genome) for genome in found))[:count]
 
     @property
     def _state(self) -> _State:
         return self._states[max(self._states)]
-
-    def _mean(self, ranked: Sequence[Told]) -> Genome:
-        """Weighted by rank as in CMA-ES; of a categorical axis the heaviest option."""
-        weights = math.log(len(ranked) + 0.5) - np.log(np.arange(1, len(ranked) + 1))
-        weights /= weights.sum()
-        genes = np.array([told.genome for told in ranked])
-        mean = weights @ genes
-        for axis, dim in enumerate(self.dims):
-            if dim.kind == "categorical":
-                chosen = [cell(dim, gene) for gene in genes[:, axis]]
-                mean[axis] = centre(dim, int(np.argmax(np.bincount(chosen, weights))))
-        return canonical(self.dims, mean.tolist())
 
     def _trials(self, state: _State, count: int, batch: int) -> list[_Trial]:
         """Pure; a larger count only adds to the end."""

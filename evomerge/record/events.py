@@ -55,7 +55,7 @@ from evomerge.suite.objectives import Objective
 from evomerge.suite.scorer import Items
 
 JOURNAL, RESPONSES = "journal.jsonl", "responses.bin"
-_LIBRARIES = ("evomerge", "torch", "transformers", "lm_eval", "cma", "optuna", "ray")
+_LIBRARIES = ("evomerge", "torch", "transformers", "lm_eval", "cma", "optuna", "scipy", "ray")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +171,7 @@ class CandidateLine:
     origin: str
     genome: tuple[float, ...] | None
     body: dict[str, Any]
-    slope: bool = False
+    slope: bool
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class BatchLine(Line):
     progress: float
     seen: int
     candidates: tuple[CandidateLine, ...]
-    fresh: bool = False
+    fresh: bool
 
     @classmethod
     def of(cls, batch: Batch, items: Items) -> BatchLine:
@@ -249,7 +249,7 @@ class EvaluationLine(Line):
     block: tuple[int, int, int] | None
     reused: tuple[tuple[int, int], ...]
     seconds: dict[str, float]
-    slopes: dict[str, tuple[float, ...]] | None = None
+    slopes: dict[str, tuple[float, ...]] | None
 
     @classmethod
     def of(

@@ -15,6 +15,8 @@ Values = Mapping[str, float]  # objective name -> value, in the metric's own dir
 BASE = "base"
 SMALL_GAIN = 0.05  # parents that gain less than this share of the value set no yardstick ...
 YARDSTICK = 0.25  # ... this share of the value does
+PRICE = 4.0  # of missing a floor by its own size, in the score that a slope climbs
+SOFT = 0.02  # of a floor's size: how softly that sets in
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,13 @@ def yardsticks(
     return found
 
 
+def steering(objectives: Sequence[Objective]) -> list[Objective]:
+    """The measured objectives that a slope is wanted of: those that enter the score, or have a floor."""
+    floored = {name for o in objectives if o.floor for name in (*o.of, o.name)}
+    entered = {objective.name for objective in entering(objectives)}
+    return [o for o in objectives if not o.of and o.name in entered | floored]
+
+
 def shares(
     objectives: Sequence[Objective],
     how: str,
@@ -198,17 +207,35 @@ def shares(
 ) -> dict[str, float]:
     """The derivative of the combined score by the value of each measured objective; see ``combine``.
 
-    Of a worst, by that which is the worst now.
+    Of a worst, by that which is the worst now. Each floor takes away, smoothly around it,
+
+        PRICE w softplus(u / w),    u = sign (bound - value) / |bound|,  w = SOFT
+
+    so that who descends is turned back where a floor begins to be missed, and not before.
     """
-    plain = combine(objectives, how, with_derived(objectives, values), references, gains).value
+
+    def merit(measured: Values) -> float:
+        whole = with_derived(objectives, measured)
+        score = combine(objectives, how, whole, references, gains).value
+        for objective in objectives:
+            if objective.floor:
+                bound = objective.floor.bound(objective, references)
+                missed = objective.sign * (bound - whole[objective.name]) / max(abs(bound), 1e-9)
+                score -= PRICE * SOFT * _softplus(missed / SOFT)
+        return score
+
+    plain = merit(values)
     found = {}
     for objective in objectives:
         if not objective.of:
             step = 1e-6 * gains.get(objective.name, 1.0)
             moved = {**values, objective.name: values[objective.name] + step}
-            score = combine(objectives, how, with_derived(objectives, moved), references, gains)
-            found[objective.name] = (score.value - plain) / step
+            found[objective.name] = (merit(moved) - plain) / step
     return found
+
+
+def _softplus(x: float) -> float:
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
 def combine(

@@ -14,8 +14,8 @@ from evomerge.suite.objectives import (
     Objective,
     Score,
     combine,
-    entering,
     shares,
+    steering,
     with_derived,
     yardsticks,
 )
@@ -87,13 +87,13 @@ class Suite:
         return [objective for objective in self.objectives if not objective.of]
 
     def teaching(self) -> dict[str, str]:
-        """Measured objectives that enter the score, and why nothing teaches them; empty where something does.
+        """Measured objectives that enter the score or have a floor, and why nothing teaches them, if so.
 
         An objective is taught where the items of its scorer have right answers, and a better metric means
         that these lead. Where only models are known to have given some, see ``shown``.
         """
         found = {}
-        for objective in entering(self.objectives):
+        for objective in steering(self.objectives):
             scorer = self.scorers[objective.scorer]
             if not isinstance(scorer, Taught):
                 found[objective.name] = (

@@ -24,6 +24,15 @@ from evomerge.recipe import Body, Recipe, group
 
 ROOT = Path(__file__).parents[2]
 LAYERS = 4
+INSIDE = (
+    *(f"self_attn.{name}_proj" for name in "qkvo"),
+    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+    *("input_layernorm", "post_attention_layernorm"),
+)
+NAMES = [
+    *("model.embed_tokens.weight", "model.norm.weight"),
+    *(f"model.layers.{layer}.{name}.weight" for layer in range(LAYERS) for name in INSIDE),
+]
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,7 @@ def run(path: Path) -> None:
     assert len(spec.digest) == 64
     for name in spec.names:
         assert spec.model(name).portable
-    models: Any = {"base": SimpleNamespace(layers=LAYERS, dtype="float32")}
+    models: Any = {"base": SimpleNamespace(layers=LAYERS, dtype="float32", names=NAMES)}
     suite: Any = SimpleNamespace(objectives=())
     job = Run(spec, models, suite, "float32")
     job.space.starts()
@@ -155,7 +164,7 @@ def space(path: Path) -> None:
         {name: ModelRef(f"embedded:{name}") for name in sources},
         Body((group("linear", sources),)),
     )
-    made = SearchSpace(spec, template, LAYERS)
+    made = SearchSpace(spec, template, LAYERS, NAMES)
     made.starts()
     for gene in (0.0, 0.6, 1.0):
         recipe = made.decode((gene,) * len(made.dims))

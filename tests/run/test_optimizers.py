@@ -58,13 +58,16 @@ def test_a_journal_cut_anywhere_tells_the_same(
     run_folder: RunFolder, tells: Tells, name: str
 ) -> None:
     job = {**FEW, "optimizer": {"name": name, "population": 4}}
+    if name in ("kinship", "model_glue"):  # any average may be wanted
+        job["space"] = {"methods": ["linear"], "weights": "simplex", "start": ["uniform"]}
     folder = run_folder("whole", **job)
     search(folder)
     whole, told = trajectory(folder), [*tells]
-    assert [batch for batch, _, _ in told] == [2, 3, 4, 5]
+    assert [batch for batch, _, _ in told][-4:] == [2, 3, 4, 5]
     journal, responses = (folder / JOURNAL).read_bytes(), (folder / RESPONSES).read_bytes()
     line_ends = [at + 1 for at, byte in enumerate(journal) if byte == ord("\n")]
-    for cut in (line_ends[9], line_ends[len(line_ends) // 2], line_ends[-8] - 3):
+    select = next(at for at, line in enumerate(journal.splitlines()) if b'"phase":"select"' in line)
+    for cut in (line_ends[9], line_ends[len(line_ends) // 2], line_ends[select - 1] - 3):
         again = run_folder(f"cut at {cut}", **job)
         (again / JOURNAL).write_bytes(journal[:cut])
         (again / RESPONSES).write_bytes(responses)

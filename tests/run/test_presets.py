@@ -31,6 +31,7 @@ def job(tmp_path: Path) -> Make:
         fitness["items"] = {"search": 40, "select": 60, "report": 60, "candidate": [10, 20]}
         space = str(ROOT / "search_spaces" / Path(content["space"]).name)
         content |= {"space": space, "fitness": "fitness.yaml", "budget": {"evaluations": 36}}
+        content["optimizer"]["population"] = 12
         (tmp_path / "fitness.yaml").write_text(config.dump(fitness))
         (tmp_path / "run.yaml").write_text(config.dump(content))
         return tmp_path

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomerge.suite.objectives import Floor, Objective, Score, combine, why_no_sum, yardsticks
+from evomerge.suite.objectives import (
+    PRICE,
+    Floor,
+    Objective,
+    Score,
+    combine,
+    shares,
+    steering,
+    why_no_sum,
+    yardsticks,
+)
 
 ACC = Objective("acc", "task", "acc,none")
 BITS = Objective("bits", "text", "bits_per_byte", maximize=False)
@@ -161,3 +171,26 @@ def test_worst_is_the_least_retention_of_what_counts() -> None:
     values = {"acc": 0.3, "bits": 0.6, "low": 0.0}
     found = combine(objectives, "worst", values, references, gains)
     assert found.value == pytest.approx(0.5)  # acc; bits gains 0.8, low does not count
+
+
+def test_a_slope_is_turned_back_where_a_floor_begins_to_be_missed() -> None:
+    """And is that of the score alone where there is none, or it is held by far."""
+    free = Objective("acc", "task", "acc,none", weight=0)
+    floored = Objective("acc", "task", "acc,none", weight=0, floor=Floor(None, 0.9, "chat"))
+    capped = Objective("bits", "text", "bits_per_byte", maximize=False, floor=Floor(1.0))
+    gains = yardsticks([free, BITS], REFERENCES)
+
+    def slope(acc: float, bits: float, *objectives: Objective) -> dict[str, float]:
+        return shares(objectives, "retention", {"acc": acc, "bits": bits}, REFERENCES, gains)
+
+    plain = slope(0.3, 0.9, free, BITS)
+    assert plain == pytest.approx({"acc": 0.0, "bits": -1 / 0.4}, abs=1e-6)
+    assert slope(0.8, 0.9, floored, BITS) == pytest.approx(plain, abs=1e-4)
+    assert slope(0.2, 0.9, floored, BITS)["acc"] == pytest.approx(PRICE / 0.45, rel=1e-4)
+    on_it = slope(0.45, 0.9, floored, BITS)["acc"]
+    assert on_it == pytest.approx(PRICE / 2 / 0.45, rel=1e-3), "half of it on the floor"
+    assert slope(0.3, 2.0, free, capped)["bits"] == pytest.approx(-1 / 0.4 - PRICE, rel=1e-4)
+    assert [o.name for o in steering([floored, BITS])] == ["acc", "bits"]
+    assert [o.name for o in steering([free, BITS])] == ["bits"]
+    mean = Objective("both", "", "", weight=0, of=("acc",), how="mean", floor=Floor(0.5))
+    assert [o.name for o in steering([free, BITS, mean])] == ["acc", "bits"]
