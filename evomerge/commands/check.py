@@ -230,6 +230,7 @@ def _slopes(job: Run, parents: Parents) -> list[str]:
         f"{len(job.space.dims)} genes; about {_gigabytes(kept + 3 * largest)} more a worker, for the "
         f"activations of {TYPICAL_BATCH:,} tokens and one tensor's gradient",
         *(f"note: no slope of {name}: {why}" for name, why in taught.items() if why),
+        *(f"note: slope of {name}: {how}" for name, how in job.suite.shown().items()),
     ]
 
 

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.optimizers import Problem
-from evomerge.optimizers.kernel.walk import Walk
 from evomerge.optimizers.kernel.descent import FALL
+from evomerge.optimizers.kernel.walk import Walk
 from evomerge.optimizers.slope import RATE, STEPS
 from evomerge.params import Genome, Level, Parameter, Value
 

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from evomerge.errors import InputError
 from evomerge.optimizers import Problem
-from evomerge.optimizers.kernel.walk import Walk
 from evomerge.optimizers.frank_wolfe import NO_MIXTURES
 from evomerge.optimizers.kernel.descent import B1, B2, FALL, TINY
+from evomerge.optimizers.kernel.walk import Walk
 from evomerge.params import Genome, Integer, Parameter, Real, Shared, Value
 
 Array = NDArray[np.float64]
@@ -161,7 +161,7 @@ class SuperMerge(Walk):
 
 
 class _Adam:
-    """Adam on unknowns without bounds; see ``_descent``."""
+    """Adam on unknowns without bounds; see ``kernel.descent``."""
 
     def __init__(self, start: Array, steps: int, rate: float) -> None:
         self._start, self._steps, self._rate = start, steps, rate

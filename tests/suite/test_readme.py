@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from evomerge import config, estimators
 from evomerge.cli.parser import make_parser
-from evomerge.registry import PREDICTORS
+from evomerge.registry import LOSSES, PREDICTORS
 from evomerge.suite import splits
 from evomerge.suite.scorer import SIGNALS
+from evomerge.suite.slopes import SlopeOptions
 from evomerge.suite.spec import LIMITS, SuiteSpec, parse_suite
 
 FITNESS = Path(__file__).parents[2] / "fitness"
@@ -88,6 +90,12 @@ def test_splits_table() -> None:
     assert [row[:3] for row in table("<!-- splits -->")] == [
         [name, f"{splits.SHARES[name]:g}", str(LIMITS[name])] for name in splits.SPLITS
     ]
+
+
+def test_losses_table() -> None:
+    assert names(table("<!-- losses -->")) == set(LOSSES.built_in)
+    assert asdict(SlopeOptions()) == {"loss": "lead", "tau": 2, "checkpoint": False}
+    assert "`slopes: {loss: lead, tau: 2, checkpoint: false}`" in README
 
 
 def test_estimators_table() -> None:

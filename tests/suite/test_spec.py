@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from evomerge import config
+from evomerge.suite.slopes import SlopeOptions
 from evomerge.suite.spec import CANDIDATE, SuiteSpec, parse_suite
 
 TWO = """
@@ -124,3 +125,26 @@ def test_wrong_measures(tmp_path: Path, axis: str, message: str) -> None:
     spec, [problem] = parsed(f"{TWO}measures: {{{axis}}}", tmp_path)
     assert spec is None
     assert "fitness.yaml:5: " in problem and message in problem
+
+
+def test_how_slopes_are_taken(tmp_path: Path) -> None:
+    spec, problems = parsed(f"{TWO}slopes: {{loss: kl, checkpoint: true}}", tmp_path)
+    assert spec is not None and not problems
+    assert spec.slopes == SlopeOptions("kl", 2.0, True)
+    assert SlopeOptions() == SuiteSpec((), ()).slopes
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "CE", "nll", "logistic"])
+def test_a_loss_without_a_bound_is_refused(tmp_path: Path, loss: str) -> None:
+    spec, [problem] = parsed(f"{TWO}slopes: {{loss: {loss}}}", tmp_path)
+    assert spec is None
+    assert "fitness.yaml:5: fitness.slopes.loss" in problem or "slopes.loss" in problem
+    assert "it has no bound, so it spends everything on hopeless items" in problem
+
+
+def test_wrong_slopes(tmp_path: Path) -> None:
+    spec, problems = parsed(f"{TWO}slopes: {{loss: leed, tau: 0, check: true}}", tmp_path)
+    assert spec is None
+    text = "\n".join(problems)
+    assert "loss: unknown name 'leed' (did you mean 'lead'?)" in text
+    assert "slopes.tau" in text and "slopes.check: unknown key" in text

@@ -18,7 +18,7 @@ class Walk(Optimizer):
 
     SLOPES: ClassVar[bool] = True
     FEWER: ClassVar[bool] = True
-    OBSERVED: ClassVar[int] = 1
+    observed = 1
 
     def __init__(
         self, problem: Problem, *, seed: int, population: int | None = None, **options: Value
