@@ -20,7 +20,7 @@ from typing import Any
 from evomerge import config, lines, methods
 from evomerge.calibration import Calibration
 from evomerge.checkpoint import DTYPES, ModelRef
-from evomerge.errors import InputError, did_you_mean, one_of
+from evomerge.errors import Incompatible, InputError, did_you_mean, one_of
 from evomerge.lines import Lines, line_factor
 from evomerge.params import Parameter, Value
 from evomerge.tensors import FINE, ROLES, Place, place_of
@@ -426,7 +426,7 @@ def _parse_group(
             section.problem(
                 "roles", f"no role {role!r}{did_you_mean(role, GROUP_ROLES)}; {one_of(GROUP_ROLES)}"
             )
-    named = section.texts("tensors") if "tensors" in section else None
+    named = _tensors(section) if "tensors" in section else None
     models = section.texts("models", sources)
     if len(set(models)) < len(models):
         twice = next(model for model in models if models.count(model) > 1)
@@ -455,6 +455,19 @@ def _parse_group(
     if len(problems.found) > before:
         return None
     return group(name, models, values, layers=layers, roles=roles, lines=line, named=named)
+
+
+def _tensors(section: config.Section) -> tuple[str, ...]:
+    """Names of tensors; whether the models have them is known when they are opened."""
+    names = section.texts("tensors")
+    for name in names:
+        try:
+            place_of(name)
+        except Incompatible as error:
+            section.problem("tensors", str(error))
+    if not names and isinstance(section.node.value["tensors"].value, list):
+        section.problem("tensors", "expected at least one name, found []")
+    return names
 
 
 def _lines(section: config.Section) -> Lines | None:
@@ -519,6 +532,22 @@ def _value(section: config.Section, parameter: Parameter, models: Sequence[str])
     if problem := parameter.domain.problem(node.plain):
         section.problem(parameter.name, problem)
     return node.plain
+
+
+def check_named(recipe: Recipe, names: Iterable[str]) -> None:
+    """Refuse a group that names what is none of the merged tensors, ``names``; a head may be tied.
+
+    Raises:
+        Incompatible: with the first of them.
+    """
+    known = set(names)
+    for number, each in enumerate(recipe.groups):
+        for name in each.tensors or ():
+            if name not in known and place_of(name).role != "head":
+                raise Incompatible(
+                    f"groups[{number}].tensors: no tensor of the merged model is called {name!r}"
+                    f"{did_you_mean(name, known)}"
+                )
 
 
 def uncovered(recipe: Recipe, names: Iterable[str]) -> list[str]:

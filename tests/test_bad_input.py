@@ -135,6 +135,8 @@ def test_a_parameter_outside_its_declaration_is_refused(
         ({"roles": ["attn", "mpl"]}, ("no role 'mpl' (did you mean 'mlp'?)",)),
         ({"roles": ["attn", "attn"]}, ("'attn' stands twice",)),
         ({"roles": ["norm", "other"]}, ("'norm' stands twice", "other")),
+        ({"roles": ["q", "attn"]}, ("'q' is part of 'attn'; name one of the two",)),
+        ({"roles": ["qq"]}, ("no role 'qq' (did you mean 'q'?)",)),
     ],
 )
 def test_roles_of_a_space_are_checked(
@@ -143,6 +145,21 @@ def test_roles_of_a_space_are_checked(
     space = config.read(parts / "space.yaml").plain
     write(parts / "space.yaml", {**space, "groups": changes})
     refuse("check", parts, says=(f"{parts / 'space.yaml'}:", ": groups.roles: ", *says))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"groups": "tensors"}, (": groups: expected tensor,", "did you mean 'tensor'?")),
+        ({"groups": "tensor", "knots": 3}, (": knots: give either knots or groups: tensor",)),
+    ],
+)
+def test_a_group_a_tensor_is_said_in_one_word(
+    parts: Path, refuse: Refuse, changes: dict[str, Any], says: tuple[str, ...]
+) -> None:
+    space = config.read(parts / "space.yaml").plain
+    write(parts / "space.yaml", {**space, **changes})
+    refuse("check", parts, says=(f"{parts / 'space.yaml'}:", *says))
 
 
 RECIPE = """\
@@ -173,6 +190,7 @@ def recipe(tmp_path: Path, family: dict[str, Path]) -> Path:
         ("method: linear", "method: linear, models: [chat, chat]", ("'chat' stands twice",)),
         ("method: linear", "method: slerp", ("slerp takes exactly 1 of the source models, found 2",)),
         ("method: linear", "roles: [atn], method: linear", ("no role 'atn' (did you mean 'attn'?)",)),
+        ("method: linear", "tensors: model.norm, method: linear", ("groups[1].tensors: tensor 'model.norm' is not part",)),
     ],
 )  # fmt: skip
 def test_a_mistake_in_a_recipe_is_shown_with_file_line_and_hint(
@@ -188,6 +206,15 @@ def test_a_recipe_that_leaves_tensors_out_is_refused(
 ) -> None:
     edit(recipe, "method: linear", "layers: [2, 9], method: linear")
     says = ("matches 'model.embed_tokens.weight'", "neither layers nor roles")
+    refuse("check", recipe, says=says)
+    refuse("merge", recipe, "-o", tmp_path / "out", says=says)
+
+
+def test_a_tensor_that_the_models_do_not_have_is_refused(
+    recipe: Path, tmp_path: Path, refuse: Refuse
+) -> None:
+    edit(recipe, "layers: [0, 1]", "tensors: [model.layers.7.mlp.up_proj.weight]")
+    says = ("groups[0].tensors: no tensor of the merged model is called", "layers.7.mlp.up_proj")
     refuse("check", recipe, says=says)
     refuse("merge", recipe, "-o", tmp_path / "out", says=says)
 

@@ -12,16 +12,16 @@ from evomerge import config, methods
 from evomerge.calibration import Calibration
 from evomerge.checkpoint import ModelRef
 from evomerge.errors import ConfigError
+from evomerge.interop.skeleton import Skeleton
 from evomerge.lines import Lines, auto_alpha
 from evomerge.params import Choice, Integer, Parameter
 from evomerge.recipe import GROUP_ROLES, Body, Group, Recipe, group, uncovered
-from evomerge.tensors import OTHER, Place
+from evomerge.tensors import OTHER, Place, place_of
 from evomerge.tensors import places as every_place
 
 SOURCES = ("chat", "sea", "math")
 LAYERS = 6
-PLACES = [Place(layer, role) for layer in range(LAYERS) for role in ("attn", "mlp", "norm")]
-PLACES += [Place(None, role) for role in ("embed", "norm", "head")]
+NAMES = Skeleton(architecture="Qwen2ForCausalLM").names(LAYERS)
 
 
 def values(parameter: Parameter) -> st.SearchStrategy[Any]:
@@ -47,7 +47,9 @@ def groups(draw: st.DrawFn) -> Group:
     }
     layers = draw(st.none() | st.tuples(st.integers(0, 3), st.integers(3, 9)))
     roles = draw(st.none() | st.lists(st.sampled_from(GROUP_ROLES), min_size=1, unique=True))
-    return group(name, models, given, layers=layers, roles=roles, lines=draw(st.none() | lines))
+    named = draw(st.none() | st.lists(st.sampled_from(NAMES), min_size=1, unique=True))
+    line = draw(st.none() | lines)
+    return group(name, models, given, layers=layers, roles=roles, lines=line, named=named)
 
 
 numbers = st.floats(-2, 2)
@@ -97,18 +99,38 @@ def test_the_digest_does_not_change_over_time() -> None:
 @settings(max_examples=40, deadline=None)
 @given(recipe=recipes)
 def test_the_first_group_that_matches_decides(recipe: Recipe) -> None:
-    for place in PLACES:
-        matching = [g for g in recipe.groups if matches(g, place)]
-        assert recipe.group_of(place) is (matching[0] if matching else None)
+    for name in NAMES:
+        matching = [g for g in recipe.groups if matches(g, name)]
+        assert recipe.group_of(place_of(name, LAYERS)) is (matching[0] if matching else None)
 
 
-def matches(group: Group, place: Place) -> bool:
-    """The rule as the documents word it."""
-    roles = {each for role in group.roles or () for each in (OTHER if role == "other" else (role,))}
+def matches(group: Group, name: str) -> bool:
+    """The rule as the documents word it: all that a group says of layers, roles and tensors is true."""
+    place = place_of(name)
+    own = {place.role, *(["other"] if place.role in OTHER else [])}
+    own |= {part for part in "qkvo" if f".self_attn.{part}_proj." in name}
+    own |= {part for part in ("gate", "up", "down") if f".mlp.{part}_proj." in name}
     inside = group.layers is None or (
         place.layer is not None and group.layers[0] <= place.layer <= group.layers[1]
     )
-    return inside and (group.roles is None or place.role in roles)
+    named = group.tensors is None or name in group.tensors
+    return inside and named and (group.roles is None or not own.isdisjoint(group.roles))
+
+
+def test_single_tensors_come_before_or_after_as_they_stand() -> None:
+    name, bias = (f"model.layers.2.self_attn.q_proj.{kind}" for kind in ("weight", "bias"))
+    one, role, rest = (
+        group("linear", SOURCES, named=[name]),
+        group("linear", SOURCES, roles=["q"]),
+        group("linear", SOURCES),
+    )
+    assert Body((one, role, rest)).group_of(place_of(name)) is one
+    assert Body((one, role, rest)).group_of(place_of(bias)) is role
+    assert Body((role, one, rest)).group_of(place_of(name)) is role
+    assert Body((rest, one)).group_of(place_of(name)) is rest
+    beyond = replace(one, layers=(3, 9))  # what a group says holds at once
+    assert Body((beyond, rest)).group_of(place_of(name)) is rest
+    assert [each.is_fine for each in (one, role, rest)] == [True, True, False]
 
 
 def test_tensors_that_no_group_matches_are_listed() -> None:
@@ -193,6 +215,8 @@ def test_folders_are_relative_to_the_recipe_and_portable_when_absolute(tmp_path:
         ("models: {a: x}\ngroups: [{method: linear, models: [base]}]", "no source 'base'"),
         ("models: {a: x}\ngroups: [3]", "groups[0]: expected a mapping of keys, found 3"),
         ("models: {a: x}\ngroups: [{}]", "groups[0].method: missing"),
+        ("models: {a: x}\ngroups: [{method: linear, tensors: [model.layers.0.mlp.up]}]", "groups[0].tensors: tensor 'model.layers.0.mlp.up' is not part of the naming scheme"),
+        ("models: {a: x}\ngroups: [{method: linear, tensors: []}]", "groups[0].tensors: expected at least one name"),
         ("base: b\nmodels: {a: x}\ngroups: [{method: ties, lambda: {a: 1}}]", "one value for all models"),
         ("base: b\nmodels: {a: x}\ngroups: [{method: ties, density: 2}]", "expected a number in [0, 1], found 2"),
         ("base: b\nmodels: {a: x}\ngroups: [{method: linear, normalize: 1}]", "expected false or true, found 1"),

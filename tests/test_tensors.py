@@ -7,7 +7,20 @@ import pytest
 from safetensors import safe_open
 
 from evomerge.errors import Incompatible
-from evomerge.tensors import ARCHITECTURES, Place, check_architecture, ignored, ordered, place_of
+from evomerge.interop.skeleton import Skeleton
+from evomerge.tensors import (
+    ARCHITECTURES,
+    FINE,
+    PROJECTIONS,
+    Place,
+    at_layer,
+    brief,
+    check_architecture,
+    ignored,
+    ordered,
+    path_of,
+    place_of,
+)
 from evomerge.testing.models import tiny_family
 
 FAMILIES = [name.removesuffix("ForCausalLM") for name in ARCHITECTURES]
@@ -33,7 +46,14 @@ def test_every_tensor_of_an_architecture_has_its_place(tmp_path: Path, architect
             "lm_head" in name: "head",
         }
         assert place.role == expected[True]
+        assert bool(place.projection) == ("_proj" in name)
+        assert place.projection in ("", *PROJECTIONS.get(place.role, ()))
+        assert place.projection == (
+            name.partition("_proj")[0].rpartition(".")[2] * ("_proj" in name)
+        )
     assert ("lm_head.weight" in names) == bool(shape)
+    known = Skeleton(architecture=f"{architecture}ForCausalLM").names(4)
+    assert known == ordered({*names, "lm_head.weight"}), "what importing needs no weights for"
 
 
 def test_tensors_are_ordered_by_depth() -> None:
@@ -77,6 +97,23 @@ def test_an_unknown_architecture_is_refused() -> None:
     for config in unknown:
         with pytest.raises(Incompatible, match=r"some/model: architecture .* is not supported"):
             check_architecture(config, "some/model")
+
+
+def test_a_tensor_has_the_same_name_in_every_block() -> None:
+    name, norm = "model.layers.12.self_attn.q_proj.weight", "model.norm.weight"
+    assert (path_of(name), path_of(norm)) == ("self_attn.q_proj.weight", norm)
+    assert (at_layer(name, 3), at_layer(norm, 3)) == (name.replace("12", "3"), norm)
+    assert [brief(each) for each in (name, norm)] == ["12.self_attn.q_proj", "norm"]
+
+
+def test_a_place_lies_within_roles_finer_roles_and_names() -> None:
+    name = "model.layers.2.self_attn.q_proj.weight"
+    place = place_of(name)
+    for roles, inside in ((["attn"], True), (["q"], True), (["k", "mlp"], False), (None, True)):
+        assert place.within(None, roles) == place.within((1, 2), roles, [name]) == inside
+        assert not place.within((3, 3), roles)
+        assert not place.within(None, roles, [name.replace("2", "1")])
+    assert all(not Place(2, "attn").within(None, [part]) for part in FINE), "it is not known which"
 
 
 def test_places_compare_by_value() -> None:

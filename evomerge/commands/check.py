@@ -20,7 +20,7 @@ from evomerge.merging import open_parents
 from evomerge.merging.blueprint import Blueprint, notes_on
 from evomerge.parents import Parents
 from evomerge.parents.statistics import Statistics, StatisticStore
-from evomerge.recipe import BASE, Recipe, uncovered
+from evomerge.recipe import BASE, Recipe, check_named, uncovered
 from evomerge.record.events import JOURNAL
 from evomerge.record.record import Record
 from evomerge.run.calibrating import wanted
@@ -56,8 +56,9 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
     if missing := uncovered(recipe, blueprint.names):
         raise ConfigError(
             [f"{file}: groups: no group matches {missing[0]!r} ({len(missing)} tensors in all); end the list "
-             "with a group that has neither layers nor roles"]
+             "with a group that has neither layers nor roles nor tensors"]
         )  # fmt: skip
+    check_named(recipe, blueprint.names)
     Statistics(parents).require(recipe)
     for model in parents.models.values():
         model.check_finite()

@@ -24,7 +24,7 @@ from evomerge.merging import open_parents
 from evomerge.merging.blueprint import Blueprint
 from evomerge.params import Value
 from evomerge.parents import Parents
-from evomerge.recipe import BASE, Group, Recipe, uncovered
+from evomerge.recipe import BASE, Group, Recipe, check_named, uncovered
 from evomerge.tensors import Place, path_of, place_of
 
 EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
@@ -77,6 +77,7 @@ def _documents(recipe: Recipe, prefix: str) -> tuple[list[dict[str, Any]], str]:
     """
     parents = open_parents(recipe)
     blueprint = Blueprint.of(parents)
+    check_named(recipe, blueprint.names)
     if missing := uncovered(recipe, blueprint.names):
         raise InputError(f"no group of the recipe matches {missing[0]!r}; nothing was exported")
     models = {**({BASE: recipe.base} if recipe.base else {}), **recipe.models}

@@ -26,7 +26,7 @@ from evomerge.lines import LINES
 from evomerge.merging.blueprint import Blueprint, Site
 from evomerge.parents import Parents
 from evomerge.parents.statistics import Statistics
-from evomerge.recipe import BASE, Group, Recipe
+from evomerge.recipe import BASE, Group, Recipe, check_named
 
 if TYPE_CHECKING:
     import torch
@@ -172,9 +172,11 @@ class Materializer:
             if group is None:
                 raise Incompatible(
                     f"no group of the recipe matches {site.name!r} (layer {site.place.layer}, role "
-                    f"{site.place.role}); end the list of groups with one that has neither layers nor roles nor tensors"
+                    f"{site.place.role}); end the list of groups with one that has neither layers nor roles nor "
+                    "tensors"
                 )
             groups.setdefault(number[id(group)], []).append(site)
+        check_named(recipe, self.blueprint.names)
         tasks = []
         for index, members in groups.items():
             group = recipe.groups[index]

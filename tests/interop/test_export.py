@@ -256,6 +256,10 @@ def test_a_padded_vocabulary_keeps_its_rows(tmp_path: Path, recipe_of: MakeRecip
         ([group("nearswap", ("chat",), {"t": 1e-7})], "mergekit has no t below 1e-6"),
         ([group("ties", ("base", "chat"))], "does not take the base for one of the sources"),
         ([group("linear", SOURCES, layers=(0, 9))], "no group of the recipe matches"),
+        (
+            [weigh(1.0, named=["model.layers.7.mlp.up_proj.weight"]), weigh(1.0)],
+            "no tensor of the merged model is called 'model.layers.7.mlp.up_proj.weight'",
+        ),
     ],
 )
 def test_what_mergekit_cannot_say_is_refused(
