@@ -4,9 +4,8 @@
 
 * **Descents** start from the best recipe known, on coarse levels of detail (a value a group of tensors) for a
   quarter of the steps, on the finest for all of them (``Problem.levels``; a level is left out that is hardly
-  coarser than the next). What each finds is compared with
-  what it started from on search items by which no slope was taken, and kept only if it leads there. The finest
-  level is descended on for as long as that helps.
+  coarser than the next). What each finds is compared with what it started from on search items by which no
+  slope was taken, and kept only if it leads there. The finest level is descended on for as long as that helps.
 * **Evolution** begins at what was kept, with a step of a few percent of each range, along classes of axes, and
   over choices of methods and all else that has no slope. Its mean is guarded, as ``cma`` does it.
 * **Without slopes** evolution itself goes coarse to fine: few values first, then all, then choices of methods;
@@ -235,7 +234,8 @@ def _plan(problem: Problem, steps: int, patience: int) -> list[_Stage]:
         stages.append(_Stage("descend", finest, steps))
         level = coarse[0] if coarse else finest
         return [*stages, _Stage("evolve", level, patience, last=True)]
-    few = [_Stage("evolve", level, patience, choices=False) for level in _worthwhile(levels, 3)]
+    coarse = _worthwhile(levels, 3) if any(not dim.size for dim in problem.dims) else []
+    few = [_Stage("evolve", level, patience, choices=False) for level in coarse]
     return [*few, _Stage("evolve", finest, patience, last=True)]
 
 

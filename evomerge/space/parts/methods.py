@@ -165,16 +165,19 @@ class Methods(Part):
 
     @property
     def levels(self) -> Sequence[tuple[str, Sequence[int]]]:
-        """Of a space of single tensors: values for the model, for halves of it by role, for layers by role."""
-        if not self._spec.tensors:
+        """Values for the model; of a space of single tensors for halves of it by role, and for layers by role, too."""
+        if len(self._layout.spots) < 2:
             return ()
-        places = [place_of(region.tensors[0]) for region in self._layout.regions if region.tensors]
-        half = self._depth / 2
-        keys: dict[str, Callable[[Place], Any]] = {
-            "model": lambda place: None,
-            "group": lambda place: (place.role, place.layer is not None and place.layer >= half),
-            "layer x role": lambda place: (place.role, place.layer),
-        }
+        places = [Place(None, "other")] * len(self._layout.spots)
+        keys: dict[str, Callable[[Place], Any]] = {"model": lambda place: None}
+        if self._spec.tensors:
+            half = self._depth / 2
+            regions = self._layout.regions
+            places = [place_of(region.tensors[0]) for region in regions if region.tensors]
+            keys |= {
+                "group": lambda at: (at.role, at.layer is not None and at.layer >= half),
+                "layer x role": lambda at: (at.role, at.layer),
+            }
         found = []
         for name, key in keys.items():
             classes: dict[Any, int] = {}
