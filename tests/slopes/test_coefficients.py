@@ -173,7 +173,8 @@ def test_a_line_over_depth_scales_them(tiny: Callable[..., Subject]) -> None:
     found = subject.slope(LESSONS["choices"])
     step, ends = 1e-3, []
     for alpha in (0.5 + step, 0.5 - step):
-        ends.append(subject.merit(LESSONS["choices"], [replace(plain, lines=Lines(alpha, 0.25))]))
+        moved = [replace(plain, lines=Lines(alpha, 0.25))]
+        ends.append(subject.merit(LESSONS["choices"], moved, "lead"))
     whole = sum(by["lines"][ALL] for by in found.tensors.values())
     assert whole == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=0.02)
     check(subject, LESSONS["choices"])

@@ -33,7 +33,8 @@ from evomerge.cache import cache_folder, name_of
 from evomerge.evolution.core import Search
 from evomerge.evolution.history import Phase
 from evomerge.recipe import Recipe
-from evomerge.record.events import JOURNAL, EndLine
+from evomerge.record.events import JOURNAL, EndLine, Survey, lines_of
+from evomerge.record.journal import read
 from evomerge.record.record import Record
 from evomerge.run.loop import Listener, _Loop
 from evomerge.run.preflight import Run, prepare
@@ -301,8 +302,10 @@ class Replay:
         if self._search is None or count < self._told:
             # as a resumed search stands there; all that is told comes from the journal and the responses
             store = self.record.open_responses()
-            journal: Any = _Finished(self.record.folder / JOURNAL)
-            self._search = _Loop(self.job, journal, self.record.lines, store, Listener()).search
+            path = self.record.folder / JOURNAL
+            survey = Survey.of(lines_of(path, read(path)))
+            journal: Any = _Finished(path)
+            self._search = _Loop(self.job, journal, survey, store, Listener()).search
         self._told = count
         self._search._tell(count)
         return self._search
@@ -313,6 +316,9 @@ class _Finished:
     """The journal of a finished run: nothing is added to it."""
 
     path: Path
+
+    def read(self) -> Any:
+        return read(self.path)
 
     def append(self, event: object) -> None:
         raise SystemExit(f"{self.path}: the search is not finished; resume it first")
