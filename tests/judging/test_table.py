@@ -91,9 +91,10 @@ def fold(folder: Path) -> Finished:
         writable=False,
     ) as store:
         scoring = Scoring(run, search, store)
-        for line in record.lines:
+        path = folder / events.JOURNAL
+        for number, line in enumerate(record.lines, start=1):
             if not isinstance(line, events.EndLine):
-                events.fold(history, line, record.template)
+                events.fold(history, line, record.template, path, number)
             if isinstance(line, events.BatchLine):
                 scoring.open(history.batches[-1])
             elif isinstance(line, events.EvaluationLine):
