@@ -265,8 +265,16 @@ class Search:
         if self._floored:
             chosen += [history.candidates[e.candidate] for e in safe(elites, self._chance)]
         chosen += [history.candidates[e.candidate] for e in self._of_front(elites)]
+        failed = {
+            e.candidate
+            for batch in history.batches
+            for e in history.evaluations(batch.number).values()
+            if e.values is None
+        }
         for genome in self.optimizer.recommend(max(RECOMMENDED, self._front)):
-            chosen.append(self._recommended(self.space.canonical(genome), chosen))
+            found = self._recommended(self.space.canonical(genome), chosen)
+            if found.id not in failed:
+                chosen.append(found)
         unique = {c.digest: c for c in reversed(chosen)}
         return self._batch(Phase.SELECT, sorted(unique.values(), key=lambda c: c.id))
 

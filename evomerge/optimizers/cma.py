@@ -179,10 +179,10 @@ class CMA(Optimizer):
         """The mean was compared with the recipe that it is to better."""
         assert self._anchor is not None
         self._unguarded = 0
-        if mean.lead is None:
+        if mean.lead is None and mean.score is not None:
             self._said.append("cma: the mean could not be compared with what it began with")
             return
-        lead, error = mean.lead
+        lead, error = mean.lead or (-math.inf, 0.0)  # it failed
         said = f"cma: the mean leads what it began with by {lead:+.3f} ± {error:.3f} on fresh items"
         if lead < -error:
             self._sigma /= 2

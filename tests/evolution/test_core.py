@@ -100,7 +100,12 @@ def make(
     kind = optimizers.get(optimizer) if isinstance(optimizer, str) else optimizer
     return Search(
         SPACE,
-        kind(Problem(SPACE.dims, ("skill",), tuple(measures)), seed=7, population=population),
+        kind(
+            Problem(SPACE.dims, ("skill",), tuple(measures)),
+            seed=7,
+            population=population,
+            **({"guard": 0} if kind.name == "cma" else {}),
+        ),
         Plan(evaluations, population, lag, **limits),
         empty(),
         objectives=OBJECTIVES,
@@ -376,15 +381,6 @@ def test_measures_and_answers_are_told_where_they_are_wanted() -> None:
             assert found.measures == (skill(candidate),)
             worth = {"skill": {"item": candidate.id / 100}}
             assert found.answers == (worth if kind is Keen else {})
-
-
-def test_slopes_that_nothing_gives_are_refused() -> None:
-    class Steep(Fixed):
-        def ask(self, count: int, batch: int) -> list[Ask]:
-            return [Ask((self.ASKED,) * len(self.dims), slope=True)] * count
-
-    with pytest.raises(RunError, match="spy asks for slopes"):
-        drive(make(Steep))
 
 
 def test_a_recommendation_that_was_scored_keeps_its_number() -> None:

@@ -235,11 +235,11 @@ def test_a_run_that_takes_slopes_killed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Descents on two levels, comparisons, evolution: cut anywhere, they end alike, on Ray, too."""
+    """A descent, a comparison, evolution: cut anywhere, they end alike, on Ray, too."""
     job = {
         **small,
         "space": {"methods": ["task_arithmetic"], "groups": "tensor", "start": ["uniform"]},
-        "optimizer": {"name": "auto", "steps": 4, "population": 3},
+        "optimizer": {"name": "auto", "steps": 4, "population": 3, "evidence": 3},
         "budget": {"evaluations": 24},
         "lag": lag,
     }
@@ -247,10 +247,10 @@ def test_a_run_that_takes_slopes_killed(
     journal = (whole / JOURNAL).read_bytes()
     events = [json.loads(line) for line in journal.splitlines()]
     slopes = [e for e in events if e["event"] == "evaluation" and e["slopes"]]
-    assert len(slopes) >= 5 and all(len(e["slopes"]["sums"]) == 76 for e in slopes)
-    assert sum(e["event"] == "decision" for e in events) >= 2
+    assert len(slopes) >= 4 and all(len(e["slopes"]["sums"]) == 76 for e in slopes)
+    assert any(e["event"] == "decision" for e in events)
     origins = {c["origin"] for e in events if e["event"] == "batch" for c in e["candidates"]}
-    assert {"auto, descend group", "auto, descend tensor", "auto, evolve group"} <= origins
+    assert {"auto, descend tensor", "auto, evolve tensor"} <= origins
     undisturbed = left_in(whole)
     line_ends = [at + 1 for at, byte in enumerate(journal) if byte == ord("\n")]
     for cut in line_ends[5:-1:9]:
