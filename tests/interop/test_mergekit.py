@@ -271,7 +271,14 @@ def recipe_for(name: str, family: Mapping[str, Path], *, ties: bool) -> Recipe:
     if name == EACH:
         groups = each_tensor(Checkpoint.open(refs["base"]).names)
     elif name == FINE:
-        groups = varied("ties", ties=ties, fine=True)
+        there = set(
+            Checkpoint.open(refs["base"]).names
+        )  # norms of queries and biases are of some families
+        groups = tuple(
+            each
+            for each in varied("ties", ties=ties, fine=True)
+            if there.issuperset(each.tensors or ())
+        )
     else:
         groups = several_methods() if name == SEVERAL else varied(name, ties=ties)
     return Recipe(refs["base"], {n: refs[n] for n in ALL}, Body(groups), tokenizer="base")
