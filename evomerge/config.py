@@ -470,20 +470,28 @@ def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
+class Inline(dict[str, Any]):
+    """A mapping that YAML shows in flow style, whatever it holds."""
+
+
 _Dumper.add_representer(str, _represent_text)
+_Dumper.add_representer(
+    Inline,
+    lambda dumper, value: dumper.represent_mapping("tag:yaml.org,2002:map", value, flow_style=True),
+)
 for _first, _resolvers in _Loader.yaml_implicit_resolvers.items():
     for _tag, _pattern in _resolvers:
         _Dumper.add_implicit_resolver(_tag, _pattern, [_first])
 
 
-def dump(value: Any) -> str:
-    """``value`` (plain data) as YAML that ``parse`` reads back exactly."""
+def dump(value: Any, width: int = 110) -> str:
+    """``value`` (plain data) as YAML that ``parse`` reads back exactly, in lines of about ``width``."""
     text = yaml.dump(
         value,
         Dumper=_Dumper,
         sort_keys=False,
         allow_unicode=True,
-        width=110,
+        width=width,
         default_flow_style=None,
     )
     return str(text)

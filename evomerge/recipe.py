@@ -306,7 +306,14 @@ class Recipe:
     def to_yaml(self) -> str:
         """The recipe as YAML, provenance last."""
         extra = {"provenance": dict(self.provenance)} if self.provenance else {}
-        return config.dump({**self.plain, **extra})
+        shown = {**self.plain, **extra}
+        if not any(group.tensors for group in self.groups):
+            return config.dump(shown)
+        shown["groups"] = [  # there may be hundreds: one a line
+            config.Inline(each) if group.tensors else each
+            for group, each in zip(self.groups, shown["groups"], strict=True)
+        ]
+        return config.dump(shown, width=200)
 
     def portable(self) -> Recipe:
         """The same recipe with model folders made absolute."""

@@ -133,6 +133,19 @@ def test_single_tensors_come_before_or_after_as_they_stand() -> None:
     assert [each.is_fine for each in (one, role, rest)] == [True, True, False]
 
 
+def test_a_group_that_names_tensors_is_a_line() -> None:
+    named = [group("task_arithmetic", SOURCES, {"weight": 0.1234}, named=[name]) for name in NAMES]
+    models = {name: ModelRef(name) for name in SOURCES}
+    recipe = Recipe(ModelRef("b"), models, Body((*named, group("linear", SOURCES))))
+    lines = [line for line in recipe.to_yaml().splitlines() if line.startswith("  - ")]
+    assert len(lines) == len(recipe.groups)
+    assert lines[0] == (
+        "  - {tensors: [model.embed_tokens.weight], method: task_arithmetic, weight: {chat: 0.1234, "
+        "sea: 0.1234, math: 0.1234}, lambda: 1.0, normalize: false}"
+    )
+    assert lines[-1] == "  - method: linear"
+
+
 def test_tensors_that_no_group_matches_are_listed() -> None:
     names = ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.norm.weight"]
     models = {"chat": ModelRef("a")}
