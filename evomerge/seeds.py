@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,18 @@ def key(*parts: Part) -> int:
     """A 128-bit integer that names a draw: a hash of ``parts``, stable over time and machines."""
     text = json.dumps(parts, separators=(",", ":"), ensure_ascii=True)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
+
+
+def keys(parts: Sequence[Part], last: Sequence[str]) -> list[int]:
+    """``key(*parts, text)`` of each text of ``last``, sooner; ``parts`` are not empty."""
+    begin = json.dumps(parts, separators=(",", ":"), ensure_ascii=True)[:-1]
+    known = hashlib.blake2b(f"{begin},".encode(), digest_size=16)
+    found = []
+    for text in last:
+        state = known.copy()
+        state.update(f"{json.dumps(text)}]".encode())
+        found.append(int.from_bytes(state.digest(), "little"))
+    return found
 
 
 def generator(*parts: Part) -> np.random.Generator:

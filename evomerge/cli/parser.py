@@ -70,8 +70,18 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("run_dir", metavar="RUN_DIR", help="folder with a run.yaml, or that file")
     placement.add_options(sub)
 
-    sub = command("resume", runs.resume, "resume a search; refuses if there is nothing to resume")
+    sub = command(
+        "resume",
+        runs.resume,
+        "resume a search, also with more budget; refuses if there is nothing to resume",
+        "With more budget the search goes on, also one that had ended: then another shortlist and another\n"
+        "table follow. That is a second look at the report items, and the table says so. The extension is\n"
+        "written into the journal; run.yaml stays as it is.",
+    )
     sub.add_argument("run_dir", metavar="RUN_DIR", help="folder of a started search")
+    more = sub.add_argument_group("more budget: +N for so much more, or N for a new total")
+    for name in ("evaluations", "items", "tokens", "hours"):
+        more.add_argument(f"--{name}", metavar="+N", help=f"of the budget of {name}")
     placement.add_options(sub)
 
     sub = command(

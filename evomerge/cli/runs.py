@@ -23,10 +23,12 @@ def resume(arguments: argparse.Namespace) -> None:
     from evomerge.record.record import head_of
 
     head_of(arguments.run_dir)  # refuses if there is nothing
-    search(arguments)
+    names = ("evaluations", "items", "tokens", "hours")
+    asked = {name: getattr(arguments, name) for name in names}
+    search(arguments, {name: text for name, text in asked.items() if text is not None})
 
 
-def search(arguments: argparse.Namespace) -> None:
+def search(arguments: argparse.Namespace, extension: dict[str, str] | None = None) -> None:
     from evomerge.commands.search import search as run_search
     from evomerge.report.progress import Display
     from evomerge.report.terminal import command_for, show_lines, show_table
@@ -41,6 +43,7 @@ def search(arguments: argparse.Namespace) -> None:
                 placement.pool_of(arguments),
                 listener=display,
                 device=arguments.device,
+                extension=extension,
             )
     except KeyboardInterrupt:
         display.stopped(arguments.run_dir)

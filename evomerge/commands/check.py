@@ -16,6 +16,7 @@ from evomerge.commands.check_suite import (
 )
 from evomerge.commands.code import Tasks, lines_of, read_tasks, remote_code
 from evomerge.errors import ConfigError, InputError
+from evomerge.evolution.core import ENOUGH, ENOUGH_FOR_UNEQUAL
 from evomerge.merging import open_parents
 from evomerge.merging.blueprint import Blueprint, notes_on
 from evomerge.parents import Parents
@@ -156,8 +157,19 @@ def _models_and_space(job: Run, parents: Parents) -> list[str]:
         *_statistics(job),
         _space(job),
         *(f"note: {name} is not scored first: {why}" for name, why in spec.space.left_out.items()),
-        f"optimizer: {spec.optimizer}, population {job.optimizer().population}, lag {spec.lag}",
+        _optimizer(job),
     ]
+
+
+def _optimizer(job: Run) -> str:
+    spec, population = job.spec, job.optimizer().population
+    asked = population * spec.lag
+    few, many = max(1, asked // ENOUGH_FOR_UNEQUAL), max(1, asked // ENOUGH)
+    return (
+        f"optimizer: {spec.optimizer}, population {population}, lag {spec.lag}: at most {asked} candidates at a "
+        f"time, which keep {many} worker{'' if many == 1 else 's'} busy ({few} where some take many times as long "
+        "as others)"
+    )
 
 
 def _space(job: Run) -> str:
@@ -239,7 +251,9 @@ def _budget(spec: RunSpec) -> str:
     limits = {
         "evaluations": spec.evaluations, "items": spec.items, "tokens": spec.tokens, "hours": spec.hours
     }  # fmt: skip
-    return ", ".join(f"{limit:,} {name}" for name, limit in limits.items() if limit is not None)
+    found = [f"{limit:,} {name}" for name, limit in limits.items() if limit is not None]
+    patience = f"or {spec.patience} generations without gain" if spec.patience else ""
+    return ", ".join([*found, *([patience] if patience else [])])
 
 
 def _gigabytes(size: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from evomerge.pool.serial import SerialPool
@@ -18,6 +19,7 @@ def search(
     *,
     listener: loop.Listener | None = None,
     device: str | None = None,
+    extension: Mapping[str, str] | None = None,
 ) -> Result:
     """Run the search in ``run_dir``, and write the winner's recipe and the final table beside its journal.
 
@@ -27,4 +29,6 @@ def search(
         InputError: run.yaml, a model, a task or the journal is wrong; nothing was written.
         RunError: the search stopped and can be resumed.
     """
-    return write(Record(loop.search(run_dir, pool, listener=listener, device=device)))
+    return write(
+        Record(loop.search(run_dir, pool, listener=listener, device=device, extension=extension))
+    )

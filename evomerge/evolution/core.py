@@ -3,32 +3,38 @@
 ``propose`` is a function of what the history has folded so far, so a resumed search that folds the
 journal stands exactly where the interrupted one stood.
 
-Batches come in phases (see ``history.Phase``). The ask for batch b sees exactly the tells of batches
+Batches come in phases (see ``history.Phase``); where the budget is extended after the shortlist or the
+report, the search goes on with all that it was told, and another shortlist and report follow. The ask for batch b sees exactly the tells of batches
 up to b - lag (the first two batches are always seen), however early results arrive. The same batches
 decide what is left of the budgets.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.best import best
 from evomerge.evolution.archive.front import knees, spread
 from evomerge.evolution.candidate import Candidate
 from evomerge.evolution.floors import chance, safe
-from evomerge.evolution.history import SLOPE_COST, Batch, History, Phase
+from evomerge.evolution.history import MERGED, SLOPE_COST, Batch, History, Phase
 from evomerge.optimizers import Optimizer, Told
 from evomerge.params import Genome
 from evomerge.recipe import Recipe
 from evomerge.space import SearchSpace
-from evomerge.suite.objectives import Objective, counting, derived
+from evomerge.suite.objectives import Objective, Score, counting, derived
 
 Credit = Callable[[tuple[int, int]], Mapping[str, Mapping[str, float]]]
 Lead = Callable[[tuple[int, int]], tuple[float, float] | None]
+Margin = Callable[[tuple[int, int]], float]
+# Workers are 95 percent busy if so many times as many candidates may be under way: where all take about as
+# long as each other (log-normal, sigma 0.3), and where some take many times as long (sigma 1).
+ENOUGH, ENOUGH_FOR_UNEQUAL = 2, 16
 RECOMMENDED = 3  # most that an optimizer puts on the shortlist, where no front is wanted
 
 
@@ -42,6 +48,8 @@ class Plan:
         lag: in batches.
         items, tokens: other limits on what is spent before the shortlist.
         cost: items that a candidate is asked when a part (0 to 1) of the search is over.
+        patience: in generations: the search is given up once so many populations of candidates in a row did
+            not lead the best before them by what counts; None never gives up.
         slope: what an item of a slope costs, in items.
     """
 
@@ -51,7 +59,39 @@ class Plan:
     items: int | None = None
     tokens: int | None = None
     cost: Callable[[float], int] = lambda progress: 1
+    patience: int | None = None
     slope: int = SLOPE_COST
+
+    @property
+    def together(self) -> int:
+        """Candidates that may be under way at a time."""
+        return self.population * self.lag
+
+    def extended(self, limits: Mapping[str, float | None]) -> Plan:
+        """With the budgets that ``limits`` names, if it names any."""
+        if not limits:
+            return self
+        evaluations, items, tokens = (
+            None if (limit := limits[name]) is None else int(limit)
+            for name in ("evaluations", "items", "tokens")
+        )
+        return replace(self, evaluations=evaluations, items=items, tokens=tokens)
+
+
+@dataclass
+class _Stall:
+    """How long nothing got better, in the first ``told`` batches; a fold over them.
+
+    Attributes:
+        best: the last that led the one before by what counts: its candidate and its score.
+        count: candidates of the search.
+        since: how many there were with ``best``, or at an extension.
+    """
+
+    told: int = 0
+    best: tuple[int, Score] | None = None
+    count: int = 0
+    since: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,6 +135,7 @@ class Search:
         lead: (batch, candidate) -> by how much it leads the first of its batch there, with the error.
         credit: (batch, candidate) -> what its answers are worth, for optimizers that are told of single
             items (``Told.answers``).
+        margin: (batch, candidate) -> by how much its score must lead another's to count.
     """
 
     def __init__(
@@ -109,12 +150,14 @@ class Search:
         starts: Mapping[str, Recipe] | None = None,
         lead: Lead = lambda at: None,
         credit: Credit = lambda at: {},
+        margin: Margin = lambda at: 0.0,
     ) -> None:
         self.space, self.optimizer, self.plan, self.history = space, optimizer, plan, history
         self._objectives, self._front = counting(objectives), front  # of which some may be idle
         self._floored = [objective for objective in objectives if objective.floor]
         self._starts = space.starts() if starts is None else starts
-        self._lead, self._credit = lead, credit
+        self._lead, self._margin, self._credit = lead, margin, credit
+        self._stall = _Stall()
         self._told = 0  # batches told to the optimizer
 
     def propose(self) -> Batch | None:
@@ -123,15 +166,17 @@ class Search:
         number = len(history.batches)
         if number == 0:
             return self._batch(Phase.REFERENCES, self._named(self.space.references()))
-        if history.phase == Phase.REPORT:
+        if history.phase == Phase.REPORT and not (history.reported and history.reopened):
             return None
-        if history.phase == Phase.SELECT:
+        if history.phase == Phase.SELECT and not (
+            history.reopened and history.complete() and history.unjudged is None
+        ):
             return self._after_select()
         if number == 1:
             return (
                 self._batch(Phase.START, self._named(self._starts)) if history.complete() else None
             )
-        seen = max(2, number - self.plan.lag + 1)
+        seen = self._seen
         if not history.complete(seen):
             return None
         count, progress = (0, 1.0) if history.closed else self._outlook(seen)
@@ -155,13 +200,79 @@ class Search:
         fresh = any(ask.fresh for ask in asked)
         return Batch(number, Phase.SEARCH, tuple(candidates), progress, seen, fresh)
 
-    def _outlook(self, seen: int) -> tuple[int, float]:
+    @property
+    def _seen(self) -> int:
+        """How many batches the next ask sees."""
+        return max(2, len(self.history.batches) - self.plan.lag + 1, self.history.behind)
+
+    def refusal(self, limits: Mapping[str, float | None]) -> str:
+        """Why an extension of the budgets to ``limits`` would change nothing; empty if it would not."""
+        history = self.history
+        if not history.verdicts:
+            return ""
+        count, _ = self._outlook(self._seen, limits)
+        return "" if count > 0 else "it does not pay for another candidate"
+
+    def stalled(self) -> str | None:
+        """Why the search phase is to be closed now, since nothing gets better; None if it is not.
+
+        It depends on the batches alone that the next ask sees. Told from one to the next, the score to
+        beat is that of the last candidate that led the one before it by what counts (``margin``), so that
+        small steps add up.
+        """
+        history, plan, stall = self.history, self.plan, self._stall
+        if plan.patience is None or history.closed or history.phase != Phase.SEARCH:
+            return None
+        seen = self._seen
+        if not history.complete(seen):
+            return None
+        for batch in history.batches[stall.told : seen]:
+            if batch.number in history.extensions:
+                stall.since = stall.count
+            self._compare(stall, batch)
+        stall.told = max(stall.told, seen)
+        if history.extensions and stall.told <= history.extensions[-1]:
+            return None
+        waited = stall.count - stall.since
+        if stall.best is None or waited < plan.patience * plan.population:
+            return None
+        id, score = stall.best
+        return (
+            f"no gain: {waited} candidates in a row did not lead #{id} ({score.value:.3f}) by more than the error "
+            "of a score, and one item"
+        )
+
+    def _compare(self, stall: _Stall, batch: Batch) -> None:
+        if batch.phase not in MERGED:
+            return
+        stall.count += len(batch.candidates) if batch.phase == Phase.SEARCH else 0
+        for candidate in batch.candidates:
+            score = self.history.scores(batch.number)[candidate.id]
+            if score is None:
+                continue
+            if stall.best is not None:
+                known = stall.best[1]
+                if score.feasible != known.feasible:
+                    better = score.feasible
+                else:
+                    lead = score.rank[1] - known.rank[1]
+                    better = lead > 0 and lead > self._margin((batch.number, candidate.id))
+                if not better:
+                    continue
+            stall.best, stall.since = (candidate.id, score), stall.count
+
+    def _outlook(
+        self, seen: int, limits: Mapping[str, float | None] | None = None
+    ) -> tuple[int, float]:
         """How many candidates come next, and which part of the search is over before them.
+
+        ``limits`` are budgets other than those that there are.
 
         What the first ``seen`` batches cost counts as it was, what later ones will cost as it is
         expected, so early results change nothing. The first budget that runs out ends the search.
         """
-        plan, history = self.plan, self.history
+        history = self.history
+        plan = self.plan.extended(history.limits if limits is None else limits)
         spent, known = history.cost(seen), history.cost(2)
         rate = spent.tokens / max(1, spent.items)
         ahead = sum(
@@ -180,12 +291,19 @@ class Search:
             ),
         ]
         progress = max(budget.progress(plan.population) for budget in budgets)
+        if history.extensions:  # more is left than was thought, but no candidate is asked less
+            progress = max([progress, *(b.progress for b in self._newest_searched())])
         count = min(plan.population, *(budget.left(progress) for budget in budgets))
-        newest = history.evaluations(seen - 1).values()
+        newest = history.evaluations(seen - 1).values() if seen > max(2, history.behind) else ()
         cost = "tokens" if plan.items is None else "items"
-        if plan.evaluations is None and seen > 2 and not any(getattr(e, cost) for e in newest):
+        if plan.evaluations is None and newest and not any(getattr(e, cost) for e in newest):
             count = 0  # nothing new was asked, as nothing is left to ask: no budget would run out
         return count, progress
+
+    def _newest_searched(self) -> list[Batch]:
+        """The newest batch of the search, if there is one."""
+        newest = reversed(self.history.batches)
+        return list(itertools.islice((b for b in newest if b.phase == Phase.SEARCH), 1))
 
     def _batch(self, phase: Phase, candidates: Iterable[Candidate]) -> Batch:
         return Batch(len(self.history.batches), phase, tuple(candidates))
@@ -251,11 +369,11 @@ class Search:
 
     def _select_batch(self) -> Batch:
         """Shortlist: references, baselines, the best observed, also of those that likely hold their
-        floors, the front, the recommendation."""
+        floors, the front, the recommendation, and what an earlier shortlist chose."""
         history = self.history
         self._tell(len(history.batches))
         chosen = [c for c in history.batches[0].candidates]
-        chosen += [history.candidates[i] for i in history.baselines]
+        chosen += [history.candidates[i] for i in (*history.baselines, *history.chosen)]
         merges = history.merges()
         distinct = {
             history.candidates[e.candidate].digest: e for e in best(merges, len(merges))[::-1]

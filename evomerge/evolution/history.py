@@ -1,7 +1,8 @@
 """The history of a search: a fold over its events, and what can be read off it.
 
-Six kinds of events exist: a batch was opened, an evaluation arrived, the yardsticks were settled, the
-search phase was closed, a round of the shortlist was judged, the table was made. Scores exist once a batch is complete, because
+Seven kinds of events exist: a batch was opened, an evaluation arrived, the yardsticks were settled, the
+search phase was closed, the budget was extended, a round of the shortlist was judged, the table was made.
+Scores exist once a batch is complete, because
 they are relative to base and parents: on the whole search split while it is searched, later on the
 batch's own items.
 ``evolution.core.Search`` has one and proposes from it; a reader of a journal needs only this. What a
@@ -10,6 +11,7 @@ search asks at each step takes a time that does not grow with the history.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -29,7 +31,7 @@ Yardsticks = Callable[[Mapping[str, Values]], Mapping[str, float]]
 
 
 class Phase(StrEnum):
-    """Of a search; its batches come in this order."""
+    """Of a search; its batches come in this order, from ``SEARCH`` on again after an extension."""
 
     REFERENCES = (
         "references"  # base and parents, on the whole search split: they fix the yardsticks
@@ -209,6 +211,9 @@ class History:
         gains: the yardsticks, once base and parents are scored.
         unable: objective -> why it cannot rank these models, once that is settled.
         closed: why the search phase was ended early, if it was.
+        limits: the budgets as they were last extended: totals by name, None for no limit; empty before.
+        extensions: how many batches there were at each extension.
+        ended: tables that were made.
         verdicts: on the rounds of the shortlist.
         arrived: evaluations, of all phases.
         searched: candidates opened before the shortlist: what the evaluation budget counts.
@@ -223,6 +228,8 @@ class History:
         self._open: set[int] = set()  # numbers of batches with evaluations that are awaited
         self._costs = [Cost()]  # of the first n batches, as far as they are complete in a row
         self._best = Best()
+        self._behind = 0
+        self._tabled = 0  # batches when the newest table was made
         self._template: Recipe | None = None  # of recipes, without a body
         self.candidates: dict[int, Candidate] = {}
         self.batches: list[Batch] = []
@@ -230,6 +237,9 @@ class History:
         self.unable: Mapping[str, str] = {}
         self._settled = False
         self.closed: str | None = None
+        self.limits: Mapping[str, float | None] = {}
+        self.extensions: list[int] = []
+        self.ended = 0
         self.verdicts: list[Verdict] = []
         self.arrived = 0
         self.searched = 0
@@ -245,9 +255,14 @@ class History:
         """
         if batch.number != len(self._batches):
             raise ValueError(f"batch {batch.number} where {len(self._batches)} was expected")
-        self._check_complete(2 if batch.phase.searched else len(self._batches))
+        after = self.phase is not None and not self.phase.searched
+        if after and batch.phase.searched and not self.reopened:
+            raise ValueError(f"batch {batch.number} of the search after its shortlist")
+        self._check_complete(2 if batch.phase.searched and not after else len(self._batches))
         if self.unjudged is not None:
             raise ValueError(f"the verdict on batch {self.unjudged} is missing before it")
+        if batch.phase.searched:
+            self._behind = self.behind
         self._batches.append(_Progress(batch, {c.id: c for c in batch.candidates}))
         self.batches.append(batch)
         self.candidates.update({c.id: c for c in batch.candidates})
@@ -270,6 +285,11 @@ class History:
     def close(self, reason: str) -> None:
         """Fold: nothing more is asked for; go on to the shortlist."""
         self.closed = reason
+
+    def extend(self, limits: Mapping[str, float | None]) -> None:
+        """Fold: from here on the budgets are ``limits``; the search goes on, also after its shortlist."""
+        self.limits, self.closed = dict(limits), None
+        self.extensions.append(len(self._batches))
 
     def judge(self, verdict: Verdict) -> None:
         """Fold: a round of the shortlist was judged.
@@ -323,6 +343,10 @@ class History:
         self._check_complete(len(self._batches))
         if self.phase != Phase.REPORT:
             raise ValueError("the end, before the report batch")
+        if self.tabled:
+            raise ValueError("the end, once more")
+        self.ended += 1
+        self._tabled = len(self._batches)
 
     def _complete(self, progress: _Progress) -> None:
         """All evaluations of a batch are there: score them."""
@@ -404,7 +428,12 @@ class History:
 
     @property
     def done(self) -> bool:
-        """True once the report batch is complete."""
+        """True once the report batch is complete, and nothing is to follow it."""
+        return self.reported and not (self.tabled and self.reopened)
+
+    @property
+    def reported(self) -> bool:
+        """True if the newest batch is the report's, and complete."""
         return self.phase == Phase.REPORT and self.complete()
 
     @property
@@ -416,6 +445,28 @@ class History:
     def idle(self) -> set[str]:
         """Objectives that count nothing, as they cannot rank these models."""
         return {name for name in self.unable if name not in self.gains}
+
+    @property
+    def tabled(self) -> bool:
+        """True if the table of the newest batch was made."""
+        return bool(self._batches) and self._tabled == len(self._batches)
+
+    @property
+    def reopened(self) -> bool:
+        """True if the budget was extended after the newest batch was opened."""
+        return bool(self.extensions) and self.extensions[-1] == len(self._batches)
+
+    @property
+    def behind(self) -> int:
+        """Batches that a shortlist or report had behind it when the search went on: complete, and all told."""
+        after = self.phase is not None and not self.phase.searched
+        return len(self._batches) if after else self._behind
+
+    @property
+    def rounds(self) -> list[Batch]:
+        """The rounds of the newest shortlist."""
+        newest = itertools.takewhile(lambda b: not b.phase.searched, reversed(self.batches))
+        return [batch for batch in newest if batch.phase == Phase.SELECT][::-1]
 
     @property
     def unjudged(self) -> int | None:
@@ -459,13 +510,15 @@ class History:
 
     def elites(self, *phases: Phase) -> list[Elite]:
         """Scored candidates of complete batches, in order of batches."""
+        found = (self._elites_of(p) for p in self._batches if p.batch.phase in phases)
+        return [elite for elites in found for elite in elites]
+
+    def _elites_of(self, progress: _Progress) -> list[Elite]:
         found = []
-        for progress in self._batches:
-            if progress.batch.phase in phases:
-                for candidate, score in progress.scores.items():
-                    values = progress.evaluations[candidate].values
-                    if score is not None and values is not None:
-                        found.append(Elite(candidate, progress.batch.number, score, values))
+        for candidate, score in progress.scores.items():
+            values = progress.evaluations[candidate].values
+            if score is not None and values is not None:
+                found.append(Elite(candidate, progress.batch.number, score, values))
         return found
 
     def merges(self) -> list[Elite]:
@@ -510,7 +563,7 @@ class History:
 
     def ranked(self, batch: int, invalid: Collection[int] = ()) -> list[Elite]:
         """The scored candidates of a complete batch, best first, ``invalid`` ones last."""
-        found = [e for e in self.elites(self._batches[batch].batch.phase) if e.batch == batch]
+        found = self._elites_of(self._batches[batch])
         return sorted(best(found, len(found)), key=lambda elite: elite.candidate in invalid)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from evomerge.evolution.archive.front import spread
-from evomerge.evolution.history import MISSED, Dropped, History, Member, Phase, Verdict
+from evomerge.evolution.history import MISSED, Dropped, History, Member, Verdict
 from evomerge.judging.evidence import Bootstrap
 from evomerge.judging.floors import margins, probability
 from evomerge.judging.front import confirm
@@ -48,7 +48,7 @@ def judge(
         invalid = {id: reasons for id, reasons in found.items() if reasons}
     valid = [id for id in ids if id not in invalid]
     asked, whole = _count(items), _count(suite.splits[Split.SELECT])
-    first = next(b for b in history.batches if b.phase == Phase.SELECT)
+    first = history.rounds[0]
     if isinstance(race, str):
         bootstrap, floors = Bootstrap.of(suite, items, 0), dict[int, float]()
         if any(objective.floor for objective in suite.objectives):

@@ -12,7 +12,8 @@ evaluation ``EvaluationLine``: objective values of one candidate with standard e
 decision   ``DecisionLine``: what the optimizer decided, and why, in words
 settled    ``SettledLine``: the yardsticks, and which objectives cannot rank these models; follows the
            evaluations of base and parents
-closed     the search phase was ended early (out of hours)
+closed     ``ClosedLine``: the search phase was ended early, out of hours or since nothing got better
+extended   ``ExtendedLine``: the budget is another from here on; the search goes on, also after its end
 round      ``RoundLine``, a round of the shortlist: who was beaten, by whom, with what evidence; whose
            scores are invalid and why; why there was no race; who is on the front; how likely floors hold
 end        ``EndLine``: the table on the report split, and which looks at it came before
@@ -54,6 +55,7 @@ from evomerge.record.responses import Block
 from evomerge.suite.objectives import Objective
 from evomerge.suite.scorer import Items
 
+BUDGETS = ("evaluations", "items", "tokens", "hours")
 JOURNAL, RESPONSES = "journal.jsonl", "responses.bin"
 _LIBRARIES = ("evomerge", "torch", "transformers", "lm_eval", "cma", "optuna", "scipy", "ray")
 
@@ -321,6 +323,23 @@ class ClosedLine(Line):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExtendedLine(Line):
+    """The budget was extended. ``budget``: its totals from here on, by name; None is no limit.
+
+    Where it stands decides: what was asked before it, was asked by the budget before.
+    """
+
+    event = "extended"
+    budget: dict[str, int | float | None]
+
+    def __post_init__(self) -> None:
+        if self.budget.keys() != set(BUDGETS):
+            raise ValueError(f"expected {', '.join(BUDGETS)}, found {sorted(self.budget)!r:.60}")
+        if any(isinstance(limit, bool) or not (limit or 1) > 0 for limit in self.budget.values()):
+            raise ValueError("a budget is above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoundLine(Line):
     """A round of the shortlist was judged."""
 
@@ -386,6 +405,7 @@ KINDS: Mapping[str, type[Line]] = {
         DecisionLine,
         SettledLine,
         ClosedLine,
+        ExtendedLine,
         RoundLine,
         EndLine,
     )
@@ -538,6 +558,8 @@ def fold(history: History, line: Line, template: Recipe, path: Path, number: int
         history.judge(line.verdict)
     elif isinstance(line, ClosedLine):
         history.close(line.reason)
+    elif isinstance(line, ExtendedLine):
+        history.extend(line.budget)
     elif isinstance(line, EndLine):
         history.end()
 

@@ -96,7 +96,12 @@ class Record:
     def remarks(self) -> list[str]:
         """What the run left out that it could have done, and how often its report items had been seen."""
         looks = [self.end.looks] if self.end else []
-        return [*remarks_on(self.history, self.head.budget), *looks]
+        return [*remarks_on(self.history, self.budget), *looks]
+
+    @property
+    def budget(self) -> Mapping[str, float | None]:
+        """What the search may spend before its shortlist, extensions counted; None is no limit."""
+        return {**self.head.budget, **self.history.limits}
 
     def open_responses(self) -> Store:
         """Every answer of the run, for reading; close it after use.
@@ -166,10 +171,17 @@ def remarks_on(history: History, budget: Mapping[str, float | None]) -> list[str
             for name, limit in budget.items()
             if limit and name != "hours"
         ]
-        limits += [f"out of {history.closed}"] if history.closed else []
+        limits += [history.closed] if history.closed else []
         found.append(
             "no generation was searched: base, parents and known recipes left too little of the budget "
             f"({', '.join(limits)})"
+        )
+    elif history.closed:
+        found.append(f"the search phase ended early, {history.closed}")
+    if history.ended > 1:
+        found.append(
+            f"this is table {history.ended} of this search: its budget was extended by somebody who may have seen "
+            f"table {history.ended - 1}, which is of the same report items"
         )
     if history.verdicts and (why := history.verdicts[0].unraced):
         found.append(f"the shortlist answered the whole select split, without a race: {why}")

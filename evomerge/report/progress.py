@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from evomerge.evolution.core import Search
+from evomerge.evolution.core import ENOUGH, Plan, Search
 from evomerge.evolution.history import Batch, Evaluation
 from evomerge.judging.final import IntervalOf
 from evomerge.record.events import JOURNAL
@@ -94,6 +94,11 @@ class Display(Listener):
     def noted(self, text: str) -> None:
         self._line(f"note: {text}")
 
+    def working(self, slots: int) -> None:
+        assert self._search is not None
+        if text := idle_text(self._search.plan, slots):
+            self._line(text)
+
     def opened(self, batch: Batch) -> None:
         if not self._arrived:
             self._began = time.monotonic()  # the workers' start-up is no part of the rate
@@ -105,6 +110,9 @@ class Display(Listener):
 
     def decided(self, text: str) -> None:
         self._line(text)
+
+    def closed(self, reason: str) -> None:
+        self._line(f"the search phase ends: {reason}")
 
     def observed(self, evaluation: Evaluation, completed: bool) -> None:
         self._arrived += 1
@@ -141,13 +149,8 @@ class Display(Listener):
     @property
     def _budget(self) -> dict[str, float | None]:
         assert self._run is not None
-        spec = self._run.spec
-        return {
-            "evaluations": spec.evaluations,
-            "items": spec.items,
-            "tokens": spec.tokens,
-            "hours": spec.hours,
-        }
+        extended = self._search.history.limits if self._search else {}
+        return {**self._run.budget, **extended}
 
     @property
     def _spent(self) -> dict[str, float]:
@@ -232,6 +235,20 @@ class Display(Listener):
                 )
             )
         return Group(*lines)
+
+
+def idle_text(plan: Plan, slots: int) -> str:
+    """What to say if so many workers will not be kept busy; empty if they will."""
+    asked = plan.together
+    if slots < 2 or asked >= ENOUGH * slots:
+        return ""
+    lag = -(-ENOUGH * slots // plan.population)
+    idle = f"{slots - asked} of them always idle" if asked < slots else "some of them idle"
+    return (
+        f"{slots} workers, but at most {asked} candidates (population {plan.population} x lag {plan.lag}) are "
+        f"under way at a time: {idle}. In a new run, `lag: {lag}` or a larger population keeps all busy; what an "
+        "optimizer learns it then learns later"
+    )
 
 
 @contextmanager

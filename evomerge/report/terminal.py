@@ -159,9 +159,9 @@ def status_of(record: Record) -> dict[str, Any]:
     best = history.best
     return {
         "run": str(record.folder),
-        "phase": "done" if record.table else history.phase or "starting",
+        "phase": "done" if record.table and history.done else history.phase or "starting",
         "evaluations": history.arrived,
-        "budget": record.head.budget,
+        "budget": dict(record.budget),
         "spent": {**asdict(history.spent), "hours": round(record.seconds / 3600, 4)},
         "batches": len(history.batches),
         "failed": sum(
@@ -181,7 +181,7 @@ def status_of(record: Record) -> dict[str, Any]:
             "values": dict(best.values),
             "errors": history.evaluations(best.batch)[best.candidate].errors,
         },
-        "winner": history.winner if record.table else None,
+        "winner": history.winner if record.table and history.done else None,
         "remarks": record.remarks,
         "table": record.table and record.table.plain,
     }

@@ -17,8 +17,8 @@ from evomerge.run.scoring import Scoring
 
 def end(
     run: Run, search: Search, scoring: Scoring, journal: Journal, ended: EndLine | None
-) -> None:
-    """Write the table into the journal, unless it was (``ended``).
+) -> EndLine:
+    """Write the table of the newest report into the journal, unless it was (``ended``).
 
     The look at the report items is recorded, once, also if it should have been by a process that died.
 
@@ -30,7 +30,9 @@ def end(
         table = _table(run, search.history, scoring)
         ended = EndLine(time=time.time(), table=table.plain, looks=str(book.read()))
         journal.append(ended.plain)
+        search.history.end()
     book.record(book.look(ended.time, "search", str(run.spec.folder), run.spec.digest))
+    return ended
 
 
 def _table(run: Run, history: History, scoring: Scoring) -> Table:

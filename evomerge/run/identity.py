@@ -25,7 +25,7 @@ def head_of(run: Run) -> Head:
         format=FORMAT,
         digest=spec.digest,
         content=dict(spec.content),
-        budget={**spec.content["budget"], "hours": spec.hours},
+        budget=run.budget,
         scoring=run.scoring,
         population=run.optimizer().population,
         template=run.template.plain,

@@ -22,6 +22,7 @@ from evomerge.record.events import (
     ClosedLine,
     DecisionLine,
     EvaluationLine,
+    ExtendedLine,
     Line,
     RoundLine,
     SessionLine,
@@ -35,6 +36,7 @@ from evomerge.record.journal import Journal
 from evomerge.record.responses import Store
 from evomerge.run.calibrating import collect
 from evomerge.run.ending import end
+from evomerge.run.extending import Limits, extended
 from evomerge.run.identity import check_same, head_of
 from evomerge.run.preflight import Run, prepare
 from evomerge.run.scoring import Scoring
@@ -66,6 +68,9 @@ class Listener:
     def noted(self, text: str) -> None:
         """Something that a person should know was found."""
 
+    def working(self, slots: int) -> None:
+        """There are workers, for so many jobs at a time."""
+
     def opened(self, batch: Batch) -> None:
         """A batch was handed out."""
 
@@ -74,6 +79,9 @@ class Listener:
 
     def observed(self, evaluation: Evaluation, completed: bool) -> None:
         """An evaluation arrived; ``completed``: it was the last of its batch."""
+
+    def closed(self, reason: str) -> None:
+        """The search phase was ended early."""
 
     def waiting(self) -> None:
         """About a second passed without news."""
@@ -85,6 +93,7 @@ def search(
     *,
     listener: Listener | None = None,
     device: str | None = None,
+    extension: Mapping[str, str] | None = None,
 ) -> Path:
     """Run the search in ``run_dir``, from its start or from where its journal ends.
 
@@ -93,6 +102,7 @@ def search(
         pool: makes the pool that works; the result does not depend on it.
         listener: is told of progress.
         device: of the workers; default CUDA if there is any, else CPU.
+        extension: more budget for a run that was begun: name -> ``+N``, or ``N`` for a new total.
 
     Returns:
         The run's folder; its journal holds all that was found.
@@ -110,31 +120,40 @@ def search(
         head = survey.head or head_of(run)
         if resumed:
             check_same(head, run, journal.path)
+        elif extension:
+            raise InputError(
+                f"{journal.path}: nothing was searched here yet: say in run.yaml what the budget is"
+            )
         with Store.open(folder / RESPONSES, head.inventory, survey.blocks) as store:
             if not resumed:
                 journal.append(head.plain)
-            loop = _Loop(run, journal, survey, store, listener)
+            loop = _Loop(run, journal, survey, store, listener, extension or {})
             listener.started(run, loop.search, resumed, loop.scoring.interval, survey.seconds)
             try:
-                if not loop.history.done:
-                    if run.texts is not None:
-                        collect(
-                            run.spec,
-                            run.space,
-                            run.models,
-                            run.texts,
-                            device=device,
-                            say=listener.say,
-                        )
-                    with pool(run.worker(device)) as workers:
-                        loop.work(workers)
+                while True:
+                    if not loop.history.done:
+                        if run.texts is not None:
+                            collect(
+                                run.spec,
+                                run.space,
+                                run.models,
+                                run.texts,
+                                device=device,
+                                say=listener.say,
+                            )
+                        with pool(run.worker(device)) as workers:
+                            loop.work(workers)
+                    loop.end()
+                    if (
+                        loop.history.done
+                    ):  # not where the budget was extended while the report was made
+                        break
             except InputError:
                 # a search that never got going leaves nothing to disagree with
                 if not loop.history.arrived:
                     journal.path.unlink()
                     store.path.unlink()
                 raise
-            end(run, loop.search, loop.scoring, journal, survey.end)
     return folder
 
 
@@ -146,11 +165,19 @@ class _Loop:
     """
 
     def __init__(
-        self, run: Run, journal: Journal, survey: Survey, store: Store, listener: Listener
+        self,
+        run: Run,
+        journal: Journal,
+        survey: Survey,
+        store: Store,
+        listener: Listener,
+        extension: Mapping[str, str],
     ) -> None:
         self.run, self.journal, self.store, self.listener = run, journal, store, listener
         self.search = run.search(
-            lead=lambda at: self.scoring.lead(at), credit=lambda at: self.scoring.credit(at)
+            lead=lambda at: self.scoring.lead(at),
+            margin=lambda at: self.scoring.margin(at),
+            credit=lambda at: self.scoring.credit(at),
         )
         self.history = self.search.history
         self.scoring = Scoring(run, self.search, store)
@@ -162,8 +189,23 @@ class _Loop:
             self._fold(line, number)
         self._spent = survey.seconds
         self._started = time.monotonic()
-        if not self.history.done:
+        self._ended = survey.end
+        limits = extended(self.limits, extension)
+        if limits and (why := self.search.refusal(limits)):
+            raise InputError(
+                f"{run.spec.folder}: nothing would come of this budget: {why}. Allow more, of every budget "
+                "that there is"
+            )
+        if limits or not self.history.done:
             self._write(SessionLine(time=time.time()))
+        if limits:
+            self._write(ExtendedLine(time=time.time(), budget=dict(limits)))
+            self.history.extend(limits)
+
+    @property
+    def limits(self) -> Limits:
+        """The budgets as they are now."""
+        return {**self.run.budget, **self.history.limits}
 
     def _fold(self, line: Line, number: int) -> None:
         with reading(self.journal.path, number):
@@ -192,8 +234,11 @@ class _Loop:
         """Until the search is done: hand out what may be asked, take in what comes."""
         for batch in self.history.batches:
             self._hand_out(batch, pool)
+        self.listener.working(pool.slots)
         while not self.history.done:
             self._propose(pool)
+            if self.history.done:  # a report of models that had answered it all
+                return
             answer = pool.next(timeout=1.0)
             if answer is not None:
                 job, outcome = answer
@@ -207,7 +252,7 @@ class _Loop:
 
     def _propose(self, pool: Pool) -> None:
         """Open every batch that may be opened now; first judge the round that is complete."""
-        hours = self.run.spec.hours
+        hours = self.limits["hours"]
         history = self.history
         searching = not history.batches or history.batches[-1].phase.searched
         if (
@@ -216,8 +261,7 @@ class _Loop:
             and not history.closed
             and self._elapsed() > hours * 3600
         ):
-            self._write(ClosedLine(time=time.time(), reason="hours"))
-            history.close("hours")
+            self._close("out of hours")
         while True:
             if history.unsettled:
                 settled = self.scoring.settle()
@@ -229,6 +273,8 @@ class _Loop:
                 verdict = self.scoring.judge(newest)
                 self._write(RoundLine.of(verdict))
                 history.judge(verdict)
+            if reason := self.search.stalled():
+                self._close(reason)
             batch = self.search.propose()
             self._tell_decisions()
             if batch is None:
@@ -236,6 +282,17 @@ class _Loop:
             self._write(BatchLine.of(batch, self._open(batch)))
             self.listener.opened(batch)
             self._hand_out(batch, pool)
+
+    def _close(self, reason: str) -> None:
+        """End the search phase."""
+        self._write(ClosedLine(time=time.time(), reason=reason))
+        self.history.close(reason)
+        self.listener.closed(reason)
+
+    def end(self) -> None:
+        """Make the table of the newest report, unless there is one."""
+        ended = self._ended if self.history.tabled else None
+        self._ended = end(self.run, self.search, self.scoring, self.journal, ended)
 
     def _tell_decisions(self) -> None:
         """Write down what the optimizer decided since."""

@@ -14,7 +14,7 @@ from evomerge.calibration import Calibration, Texts
 from evomerge.checkpoint import Checkpoint, read_json
 from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputError
-from evomerge.evolution.core import Credit, Lead, Plan, Search
+from evomerge.evolution.core import Credit, Lead, Margin, Plan, Search
 from evomerge.evolution.history import SLOPE_COST, History
 from evomerge.merging import open_model
 from evomerge.optimizers import Measure, Optimizer, Problem
@@ -22,7 +22,7 @@ from evomerge.parents import Parents, check_compatible
 from evomerge.parents.kinship import inner_products
 from evomerge.pool import WorkerSpec
 from evomerge.recipe import BASE, Body, Recipe
-from evomerge.record.events import JOURNAL, head_at
+from evomerge.record.events import BUDGETS, JOURNAL, head_at
 from evomerge.registry import ENGINES, LOSSES
 from evomerge.run.calibrating import read_texts
 from evomerge.run.precision import scoring_dtype
@@ -69,8 +69,13 @@ class Run:
         names = {name for model in self.models.values() for name in model.names}
         return SearchSpace(self.spec.space, self.template, self.models[BASE].layers, names)
 
-    def search(self, lead: Lead = lambda at: None, credit: Credit = lambda at: {}) -> Search:
-        """A search that has seen nothing yet; what ``lead`` and ``credit`` tell of candidates: ``Search``."""
+    def search(
+        self,
+        lead: Lead = lambda at: None,
+        margin: Margin = lambda at: 0.0,
+        credit: Credit = lambda at: {},
+    ) -> Search:
+        """A search that has seen nothing yet; what ``lead``, ``margin`` and ``credit`` tell: see ``Search``."""
         spec, optimizer = self.spec, self.optimizer()
         plan = Plan(
             spec.evaluations,
@@ -79,6 +84,7 @@ class Run:
             items=spec.items,
             tokens=spec.tokens,
             cost=self.suite.cost,
+            patience=spec.patience,
             slope=self.slope_cost,
         )
         history = History(self.suite.combine, self.suite.yardsticks, self.suite.shares)
@@ -91,6 +97,7 @@ class Run:
             objectives=objectives,
             front=front,
             lead=lead,
+            margin=margin,
             credit=credit,
         )
 
@@ -113,6 +120,11 @@ class Run:
         options = self.suite.spec.slopes
         follows: bool = LOSSES.get(options.loss).FOLLOWS
         return SLOPE_COST + options.checkpoint + follows
+
+    @property
+    def budget(self) -> dict[str, float | None]:
+        """The budgets before any extension; None is no limit."""
+        return {name: getattr(self.spec, name) for name in BUDGETS}
 
     @cached_property
     def teaching(self) -> dict[str, str]:

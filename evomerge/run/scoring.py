@@ -10,7 +10,7 @@ from typing import Any
 from evomerge.errors import CandidateFailed
 from evomerge.evolution.core import Search
 from evomerge.evolution.history import Batch, Phase, Settled, Verdict
-from evomerge.inference.intervals import Interval
+from evomerge.inference.intervals import NORMAL, Interval
 from evomerge.judging.credit import Credit
 from evomerge.judging.estimation import Estimation
 from evomerge.judging.evidence import search_interval
@@ -24,8 +24,9 @@ from evomerge.record.answers import Answers, At
 from evomerge.record.responses import Block, Store
 from evomerge.registry import LOSSES
 from evomerge.run.preflight import Run
+from evomerge.suite.objectives import Objective, entering
 from evomerge.suite.probe import ProbeLimits, probe_limits
-from evomerge.suite.scorer import Items, Results
+from evomerge.suite.scorer import Items, Results, column
 from evomerge.suite.splits import Split
 
 
@@ -226,6 +227,35 @@ class Scoring:
         ours, theirs = self.results(at), self.results((at[0], first))
         return lead(self._suite, self._history.shares(at[0], values), ours, theirs)
 
+    def margin(self, at: At) -> float:
+        """By how much the score of an evaluation must lead another's to count.
+
+        Its standard error, where that is known, and no less than what one item more would add to it, where
+        items are right or wrong.
+        """
+        values = self._history.evaluations(at[0])[at[1]].values
+        assert values is not None
+        interval = self.interval(*at)
+        error = 0.0 if interval.why else (interval.high - interval.value) / NORMAL
+        shares, asked = self._history.shares(at[0], values), self.items(at)
+        steps = [
+            abs(shares.get(objective.name, 0.0)) / len(asked[objective.scorer])
+            for objective in self._stepped
+            if asked.get(objective.scorer)
+        ]
+        return max(error, *steps, 0.0)
+
+    @cached_property
+    def _stepped(self) -> list[Objective]:
+        """Objectives whose items are right or wrong."""
+        split = self._suite.splits[Split.SEARCH]
+        known = self._answers.results(self._models(0)[0], split)
+        return [
+            objective
+            for objective in entering(self._suite.objectives)
+            if all(v in (0, 1, None) for v in column(known[objective.scorer], objective.metric))
+        ]
+
     def interval(self, batch: int, candidate: int) -> Interval:
         """The score of a candidate of a search batch, and how far off it may be."""
         return search_interval(self._history, self._suite.objectives, batch, candidate)
@@ -297,8 +327,7 @@ class Scoring:
         if batch.phase == Phase.START:
             return self._suite.known(self._run.spec.seed)
         if batch.phase == Phase.SELECT and isinstance(self._race, Race):
-            earlier = sum(b.phase == Phase.SELECT for b in self._history.batches[: batch.number])
-            return self._suite.rounds()[earlier]
+            return self._suite.rounds()[len(self._history.rounds) - 1]
         return self._suite.splits[batch.phase.scored_on]
 
     def _phase(self, at: At) -> Phase:

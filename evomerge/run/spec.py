@@ -52,6 +52,7 @@ class RunSpec:
         space, suite: what may vary; what is wanted.
         optimizer, options, population: the algorithm; None population is the algorithm's own.
         evaluations, items, tokens, hours: the budgets before the shortlist; None is no limit.
+        patience: generations without gain after which the search phase ends; None never ends it.
         lag: how many batches may be under way; see ``evolution``.
         seed: names every random draw.
         dtype: of merged tensors; None is the base's.
@@ -71,6 +72,7 @@ class RunSpec:
     items: int | None
     tokens: int | None
     hours: float | None
+    patience: int | None
     lag: int
     seed: int
     dtype: str | None
@@ -130,12 +132,13 @@ def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
     suite = parse_suite(suite_node, names, problems) if suite_node and names else None
     optimizer, options, population = _parse_optimizer(section)
     counted: dict[str, int | None] = dict.fromkeys(COUNTED)
-    hours, lines = None, dict[str, str]()
+    hours, patience, lines = None, None, dict[str, str]()
     if budget := section.section("budget"):
         counted = {
             name: budget.integer(name, 0, low=1) if name in budget else None for name in COUNTED
         }
         hours = budget.number("hours", None, low=0.0)
+        patience = budget.integer("patience", 0, low=1) if "patience" in budget else None
         lines = {n: f"{at.file}:{at.line}" for n in COUNTED if (at := budget.get(n)) is not None}
         budget.finish()
     if (at := section.get("optimizer")) is not None:
@@ -153,7 +156,7 @@ def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
         return None
     content = {
         **node.plain,
-        "budget": counted,
+        "budget": {**counted, **({"patience": patience} if patience else {})},
         "space": space_node.plain if space_node else None,
         "fitness": suite_node.plain if suite_node else None,
     }
@@ -169,6 +172,7 @@ def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
         population=population,
         **counted,
         hours=hours,
+        patience=patience,
         lag=lag,
         seed=seed,
         dtype=dtype,

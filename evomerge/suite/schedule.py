@@ -34,7 +34,8 @@ def sample(split: Subset, strata: Labels, count: int, *key: seeds.Part) -> Subse
             drawn[scorer] = list(ids)
             continue
         by_stratum: dict[str, list[str]] = {}
-        for id in sorted(ids, key=lambda id: seeds.key(*key, scorer, id)):
+        rank = dict(zip(ids, seeds.keys((*key, scorer), ids), strict=True))
+        for id in sorted(ids, key=rank.__getitem__):
             by_stratum.setdefault(strata[scorer][id], []).append(id)
         chosen: set[str] = set()
         start, before = seeds.unit(*key, scorer), 0

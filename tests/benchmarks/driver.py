@@ -3,15 +3,15 @@
     python tests/benchmarks/driver.py cost [--evaluations 2000 10000 100000] [--display]
     python tests/benchmarks/driver.py busy [--slots 64] [--sigma 1.0]
 
-Both run real searches on the demo's models and tasks (14 genes, four objectives that are estimated, journal
-and store on the disk) whose workers are made up: base and parents are really scored, once; whatever else is asked answers each item as one of
-them did, drawn anew for each model.
-
-* ``cost``: workers answer at once. Prints, by thousands of evaluations, milliseconds of CPU of the driver
-  for each (the pool's own are taken off; waiting for the disk is not counted), and how much memory it holds by then beside what lies on the disk;
-  then how long it takes to fold the journal again.
-* ``busy``: workers take log-normal times (``sigma`` of the logarithm, median 1) in simulated time, in
-  which the driver takes none. Prints the part of the slots' time that is worked, by population and lag.
+* ``cost`` runs real searches on the demo's models and tasks (14 genes, four objectives that are estimated,
+  journal and store on the disk) whose workers are made up and answer at once: base and parents are really
+  scored, once; whatever else is asked answers each item as one of them did, drawn anew for each model.
+  Prints, by thousands of evaluations, milliseconds of CPU of the driver for each (the pool's own are taken
+  off; waiting for the disk is not counted) and the memory it holds by then; then what lies on the disk, and
+  how long it takes to fold the journal again.
+* ``busy`` runs the search core in simulated time: workers take log-normal times (``sigma`` of the logarithm,
+  median 1), the driver none. Prints the part of the slots' time that is worked while the search goes on, by
+  population and lag.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from __future__ import annotations
 import argparse
 import heapq
 import itertools
-import math
 import os
 import sys
 import tempfile
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,11 +35,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np  # noqa: E402
 
-from evomerge import config, seeds  # noqa: E402
+from evomerge import config, optimizers, seeds  # noqa: E402
+from evomerge.checkpoint import ModelRef  # noqa: E402
+from evomerge.evolution.core import Plan, Search  # noqa: E402
+from evomerge.evolution.history import Evaluation, History, Phase  # noqa: E402
+from evomerge.optimizers import Problem  # noqa: E402
 from evomerge.pool import PlainJob, PlainOutcome, PlainWorker, Pool, WorkerSpec  # noqa: E402
+from evomerge.recipe import Body, Recipe  # noqa: E402
 from evomerge.record.events import JOURNAL, RESPONSES  # noqa: E402
 from evomerge.run import loop  # noqa: E402
 from evomerge.run.loop import Listener  # noqa: E402
+from evomerge.space import SearchSpace, SpaceSpec  # noqa: E402
+from evomerge.suite.objectives import Objective, combine, yardsticks  # noqa: E402
 
 DEMO = HERE.parents[1] / "runs" / "demo" / "run.yaml"
 MEGABYTE = 2**20
@@ -64,7 +70,7 @@ def main() -> None:
         "--display", action="store_true", help="with the live display, to /dev/null"
     )
     parser.add_argument("--slots", type=int, default=64)
-    parser.add_argument("--sigma", type=float, default=1.0)
+    parser.add_argument("--sigma", type=float, nargs="+", default=[0.3, 0.5, 1.0])
     options = parser.parse_args()
     if options.what == "cost":
         for count in options.evaluations:
@@ -87,67 +93,42 @@ def run_folder(parent: Path, changes: Mapping[str, Any]) -> Path:
 
 
 class MadeUp(Pool):
-    """Answers as one of the real models did, item by item, in simulated time.
+    """Answers at once, as one of the real models did, item by item.
 
     Args:
         spec: of the real worker, which base and parents are asked of.
-        slots: jobs at a time.
-        seconds: job -> simulated seconds it takes.
     """
 
     _kept: ClassVar[dict[str, dict[str, Any]]] = {}  # answers of a real model to an item
 
-    def __init__(
-        self,
-        spec: WorkerSpec,
-        slots: int = 1,
-        seconds: Callable[[PlainJob], float] = lambda job: 0.0,
-    ) -> None:
-        self._spec, self._slots, self._seconds = spec, slots, seconds
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
         self._worker: PlainWorker | None = None
         self._queue: deque[PlainJob] = deque()
-        self._running: list[tuple[float, int, PlainJob]] = []
-        self._number = 0
-        self.now = 0.0  # simulated
-        self.worked = 0.0  # simulated, summed over slots
-        self.spent = 0.0  # CPU
+        self.spent = 0.0  # seconds of CPU
 
     @property
     def slots(self) -> int:
-        return self._slots
+        return 1
 
     @property
     def pending(self) -> int:
-        return len(self._queue) + len(self._running)
+        return len(self._queue)
 
     def submit(self, job: PlainJob) -> None:
-        began = time.process_time()
         self._queue.append(job)
-        self._start()
-        self.spent += time.process_time() - began
 
     def next(self, timeout: float | None = None) -> tuple[PlainJob, PlainOutcome] | None:
         began = time.process_time()
-        if not self._running:
+        if not self._queue:
             return None
-        after = self._running[0][0]
-        self.worked += len(self._running) * (after - self.now)
-        self.now, _, job = heapq.heappop(self._running)
-        self._start()
+        job = self._queue.popleft()
         outcome = self._outcome(job)
         self.spent += time.process_time() - began
         return job, outcome
 
     def close(self) -> None:
         self._queue.clear()
-        self._running.clear()
-
-    def _start(self) -> None:
-        while self._queue and len(self._running) < self._slots:
-            job = self._queue.popleft()
-            seconds = self._seconds(job)
-            self._number += 1
-            heapq.heappush(self._running, (self.now + seconds, self._number, job))
 
     def _outcome(self, job: PlainJob) -> PlainOutcome:
         groups = job["recipe"]["groups"]
@@ -272,62 +253,57 @@ def resident() -> int:
 # -- busy -------------------------------------------------------------------------------------------
 
 
-def busy(slots: int, sigma: float) -> None:
-    print(f"{slots} simulated workers, log-normal times (sigma {sigma:g})\n")
-    print("| population | lag | under way, in slots | busy |")
-    print("| ---: | ---: | ---: | ---: |")
+def busy(slots: int, sigmas: Sequence[float]) -> None:
+    print(f"{slots} simulated workers, log-normal times, busy by their sigma\n")
+    print(
+        f"| population | lag | asked at once, in slots | {' | '.join(f'{s:g}' for s in sigmas)} |"
+    )
+    print(f"| ---: | ---: | ---: |{' ---: |' * len(sigmas)}")
     for population in (24, 64):
-        for lag in (1, 2, 3, 4, 6, 8, 12, 16, 24):
-            if population * lag > 12 * slots:
-                continue
-            share = part_worked(slots, sigma, population, lag)
-            print(
-                f"| {population} | {lag} | {population * lag / slots:.2f} | {share:.1%} |",
-                flush=True,
-            )
+        for ratio in (1, 2, 3, 4, 8, 12, 16):
+            lag = -(-ratio * slots // population)
+            shares = [f"{part_worked(slots, sigma, population, lag):.1%}" for sigma in sigmas]
+            asked = population * lag / slots
+            print(f"| {population} | {lag} | {asked:.1f} | {' | '.join(shares)} |", flush=True)
 
 
 def part_worked(slots: int, sigma: float, population: int, lag: int) -> float:
-    """The part of the slots' time that is worked while optimizers' batches are under way."""
-    marks: dict[str, tuple[float, float]] = {}
-    pools: list[MadeUp] = []
-
-    def make(spec: WorkerSpec) -> MadeUp:
-        count = iter(range(1_000_000))
-        pools.append(
-            MadeUp(
-                spec,
-                slots,
-                lambda job: math.exp(
-                    sigma * float(seeds.generator("latency", next(count)).standard_normal())
-                ),
-            )
-        )
-        return pools[-1]
-
-    class Phases(Listener):
-        def opened(self, batch: Any) -> None:
-            marks.setdefault(str(batch.phase), (pools[-1].now, pools[-1].worked))
-
-        def observed(self, evaluation: Any, completed: bool) -> None:
-            # the last batches, when nothing can follow, are not what is asked about
-            if self.search.history.searched < self.search.plan.evaluations:
-                marks["end"] = (pools[-1].now, pools[-1].worked)
-
-        def started(self, run: Any, search: Any, *rest: Any) -> None:
-            self.search = search
-
-    with tempfile.TemporaryDirectory() as parent:
-        folder = run_folder(
-            Path(parent),
-            {
-                "optimizer": {"name": "random", "population": population},
-                "budget": {"evaluations": 20 * max(slots, population)},
-                "lag": lag,
-            },
-        )
-        loop.search(folder, make, listener=Phases())
-    (began, before), (ended, after) = marks["search"], marks["end"]
+    """The part of the slots' time that is worked from the first batch of the search to its last."""
+    wanted = (Objective("skill", "sums", "acc"),)
+    template = Recipe(
+        ModelRef("b"), {"chat": ModelRef("c"), "sea": ModelRef("s")}, Body(), "float32"
+    )
+    space = SearchSpace(SpaceSpec(("task_arithmetic",), start=("uniform",)), template, 4)
+    count = 60 * slots + lag * population
+    search = Search(
+        space,
+        optimizers.make("random", Problem(space.dims, ("skill",)), seed=0, population=population),
+        Plan(count, population, lag),
+        History(
+            lambda values, references, gains: combine(wanted, "mean", values, references, gains),
+            lambda references: yardsticks(wanted, references),
+        ),
+        objectives=wanted,
+    )
+    history, queue = search.history, deque[tuple[int, int]]()
+    running: list[tuple[float, int, int]] = []
+    now = worked = 0.0
+    marks: list[tuple[float, float]] = []
+    times = seeds.generator("latency", population, lag).lognormal(0.0, sigma, count + 10).tolist()
+    while history.phase != Phase.SELECT:
+        while (batch := search.propose()) is not None and batch.phase.searched:
+            history.open(batch)
+            queue.extend((batch.number, candidate.id) for candidate in batch.candidates)
+            if batch.phase == Phase.SEARCH:
+                marks = [*marks[:1], (now, worked)]
+        if batch is not None:
+            break
+        while queue and len(running) < slots:
+            heapq.heappush(running, (now + times.pop(), *queue.popleft()))
+        worked += len(running) * (running[0][0] - now)
+        now, number, candidate = heapq.heappop(running)
+        history.observe(Evaluation(number, candidate, {"skill": 0.01 * (candidate % 7)}))
+    (began, before), (ended, after) = marks
     return (after - before) / slots / (ended - began)
 
 

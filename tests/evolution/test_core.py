@@ -37,7 +37,7 @@ OBJECTIVES = (Objective("skill", "quadratic", "value"),)
 FIXED = {"base": 0.0, "chat": 0.4, "sea": 0.5}
 KNOWN = 3 + 7  # references; uniform and the task-arithmetic sweep
 
-Event = Batch | Evaluation | Verdict | str
+Event = Batch | Evaluation | Verdict | str | dict[str, float | None]
 Judge = Callable[[Search], Verdict]
 
 
@@ -155,14 +155,21 @@ def drive(
             search.history.observe(event)
         elif isinstance(event, Verdict):
             search.history.judge(event)
+        elif isinstance(event, dict):
+            search.history.extend(event)
         else:
             search.history.close(event)
+    if search.history.reported and search.history.reopened:
+        search.history.end()
     while not search.history.done:
         while True:
             if search.history.unjudged is not None:
                 verdict = judge(search)
                 search.history.judge(verdict)
                 events.append(verdict)
+            if why := search.stalled():
+                search.history.close(why)
+                events.append(why)
             batch = search.propose()
             if batch is None:
                 break
@@ -453,6 +460,79 @@ def test_what_costs_nothing_any_more_ends_the_search() -> None:
     drive(search, cost=lambda batch, candidate: charge(batch, candidate) if batch.number < 5 else 0)
     assert phases(search)[-3:] == ["search", "select", "report"]
     assert len(search.history.batches) == 2 + 4 + 2
+
+
+# -- giving up, and going on --------------------------------------------------------------------
+
+
+class Climber(Spy):
+    """Is better than what is known, and from batch to batch comes nearer to the top, until ``LAST``."""
+
+    LAST = 5
+
+    def ask(self, count: int, batch: int) -> list[Ask]:
+        self.told_at[batch] = len(self.tells)
+        return [Ask((0.5 + 0.02 * min(batch, self.LAST),) * len(self.dims))] * count
+
+
+def limits(evaluations: int) -> dict[str, float | None]:
+    return {"evaluations": evaluations, "items": None, "tokens": None, "hours": None}
+
+
+@pytest.mark.parametrize("lag", [1, 3])
+def test_a_search_that_gains_nothing_is_given_up(lag: int) -> None:
+    search, shuffled = (make(Climber, evaluations=500, lag=lag, patience=4) for _ in range(2))
+    drive(search)
+    drive(shuffled, random.Random(lag))
+    assert shuffled.history.batches == search.history.batches
+    sizes = [len(b.candidates) for b in search.history.batches if b.phase == Phase.SEARCH]
+    # up to the last step, the patience after it, and what was under way when that was known
+    assert len(sizes) == (Climber.LAST - 1) + 4 + (lag - 1)
+    assert (
+        search.history.closed and "20 candidates in a row did not lead #" in search.history.closed
+    )
+    assert phases(search)[-2:] == ["select", "report"]
+
+
+def test_steps_that_are_no_larger_than_the_error_are_no_gain() -> None:
+    def margin(at: tuple[int, int]) -> float:
+        return 0.5
+
+    plain, careful = (make(Climber, evaluations=500, patience=5) for _ in range(2))
+    careful._margin = margin
+    drive(plain)
+    drive(careful)
+    assert phases(plain).count(Phase.SEARCH) == (Climber.LAST - 1) + 5
+    assert phases(careful).count(Phase.SEARCH) == 5
+
+
+@pytest.mark.parametrize("lag", [1, 2, 4])
+@pytest.mark.parametrize("at", [3, 20, 36, -1])
+def test_an_extended_search_goes_on_from_what_it_knows(at: int, lag: int) -> None:
+    """Wherever it is cut afterwards, and in whatever order answers come."""
+    events = drive(make(lag=lag), random.Random(at))
+    events = [*events[: len(events) if at < 0 else at], limits(60)]
+    whole = make(lag=lag)
+    known = len(events)
+    events = drive(whole, random.Random(1), seen=events)
+    assert whole.history.searched == 60 and whole.history.done
+    assert phases(whole).count(Phase.REPORT) == (2 if at < 0 else 1)
+    for cut in range(known, len(events), 11):
+        resumed = make(lag=lag)
+        drive(resumed, random.Random(cut), seen=events[:cut])
+        assert resumed.history.batches == whole.history.batches, cut
+
+
+def test_an_extension_that_pays_for_nothing_is_known_before() -> None:
+    search = make(Spy, evaluations=40)
+    drive(search)
+    assert search.refusal(limits(40)) and not search.refusal(limits(41))
+    search.history.end()
+    with pytest.raises(ValueError, match="once more"):
+        search.history.end()
+    late = Batch(len(search.history.batches), Phase.SEARCH, search.history.batches[-1].candidates)
+    with pytest.raises(ValueError, match="after its shortlist"):
+        search.history.open(late)
 
 
 # -- rounds of the shortlist ---------------------------------------------------------------------

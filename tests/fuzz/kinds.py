@@ -437,6 +437,9 @@ def journal_example() -> str:
         effort=Effort(3, 3, 0, 0, {3: ("cut",)}),
     )  # fmt: skip
     lines.append(events.EndLine(time=2.0, table=table.plain, looks="none"))
+    more = {"evaluations": 8, "items": None, "tokens": None, "hours": 1.5}
+    lines.append(events.ExtendedLine(time=2.0, budget=more))
+    lines.append(events.ClosedLine(time=2.0, reason="out of hours"))
     return resigned(json.dumps(line.plain) for line in lines)
 
 
