@@ -14,7 +14,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from evomerge.checkpoint import ModelRef
@@ -132,7 +132,8 @@ class Job:
 
     @property
     def plain(self) -> Plain:
-        return asdict(self)
+        """Its items are not copied: nobody changes them."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Job:

@@ -27,10 +27,10 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from evomerge.errors import InputError
 from evomerge.registry import PREDICTORS, unknown
@@ -141,6 +141,18 @@ class Predictor(Protocol):
 
     def predict(self, sample: Sample) -> Float[np.ndarray, "candidates items"]:
         """The response of each of the sample's candidates to every item; the sample may be empty."""
+        ...
+
+
+@runtime_checkable
+class Folding(Protocol):
+    """A predictor that predicts from many parts of one sample at once, which takes less time."""
+
+    def predict_folds(
+        self, sample: Sample, kept: Bool[np.ndarray, "folds sampled"]
+    ) -> Float[np.ndarray, "folds candidates items"] | None:
+        """What ``predict`` tells from each of the parts, none of which is empty, within rounding; None if
+        this cannot be told at once."""
         ...
 
 

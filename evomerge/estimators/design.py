@@ -53,6 +53,17 @@ class Design:
         return found
 
     @cached_property
+    def kept(self) -> Bool[np.ndarray, "folds sampled"]:
+        """Which sampled items are not in a fold."""
+        kept: Bool[np.ndarray, "folds sampled"] = np.unique(self.fold)[:, None] != self.fold
+        return kept
+
+    @cached_property
+    def shares(self) -> Float[np.ndarray, "folds items"]:
+        """The part of every item's stratum that a fold holds."""
+        return np.array([share for _, _, share in self.folds])
+
+    @cached_property
     def rest(self) -> Bool[np.ndarray, " items"]:
         """Which items were not sampled."""
         rest = np.ones(len(self.group), bool)

@@ -38,7 +38,7 @@ def regress(
     return found
 
 
-def sigmoid(x: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
+def sigmoid(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """``1 / (1 + exp(-x))``."""
-    result: Float[np.ndarray, "rows columns"] = 1 / (1 + np.exp(-np.clip(x, -30, 30)))
+    result: Float[np.ndarray, "*shape"] = 1 / (1 + np.exp(-np.clip(x, -30, 30)))
     return result

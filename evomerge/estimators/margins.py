@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from evomerge.estimators import Known, Sample
 from evomerge.estimators.logistic import sigmoid
@@ -55,6 +55,20 @@ class Margins:
         spread = np.sqrt(np.mean((bent - z[:, items]) ** 2, 1, keepdims=True))
         guess[:, self._has] = sigmoid(1.702 * z / np.maximum(spread, 1e-9))
         return guess
+
+    def predict_folds(
+        self, sample: Sample, kept: Bool[np.ndarray, "folds sampled"]
+    ) -> Float[np.ndarray, "folds candidates items"] | None:
+        count, margins = kept.sum(1), sample.margins
+        if margins is None:
+            return self._responses.predict_folds(sample, kept)
+        if not self._has.all() or not np.isfinite(margins).all() or count.min() < FEW:
+            return None
+        bent = bend(margins)
+        z = self._margins.predict_folds(Sample(sample.items, bent), kept)
+        off = (bent - z[:, :, sample.items]) ** 2 @ kept[:, :, None]  # [folds, candidates, 1]
+        spread = np.sqrt(off / count[:, None, None])
+        return sigmoid(1.702 * z / np.maximum(spread, 1e-9))
 
 
 def bend(margins: Float[np.ndarray, "models items"]) -> Float[np.ndarray, "models items"]:

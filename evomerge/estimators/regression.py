@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from evomerge.estimators import Known, Sample
 
@@ -41,4 +41,23 @@ class Regression:
             x -= centre
             beta = np.linalg.solve(x.T @ x + self._ridge, x.T @ (residual - level))
             guess += ((self._apart - centre) @ beta).T
+        return guess
+
+    def predict_folds(
+        self, sample: Sample, kept: Bool[np.ndarray, "folds sampled"]
+    ) -> Float[np.ndarray, "folds candidates items"]:
+        weight = kept.astype(np.float64)
+        weight /= weight.sum(1, keepdims=True)
+        residual = (sample.responses - self._mean[sample.items]).T  # [sampled, candidates]
+        level = weight @ residual  # [folds, candidates]
+        guess: Float[np.ndarray, "folds candidates items"] = self._mean + level[:, :, None]
+        if self._ridge is not None:
+            x = self._apart[sample.items]
+            centre = weight @ x  # [folds, models]
+            there = (x - centre[:, None]) * kept[:, :, None]  # [folds, sampled, models]
+            turned = there.transpose(0, 2, 1)
+            gram = turned @ there + self._ridge
+            beta = np.linalg.solve(gram, turned @ (residual - level[:, None]))
+            shift = (self._apart @ beta) - centre[:, None] @ beta  # [folds, items, candidates]
+            guess += shift.transpose(0, 2, 1)
         return guess

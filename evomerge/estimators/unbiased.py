@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float
 
-from evomerge.estimators import RECENT, Estimate, JointEstimate, Known, Predictor, Sample
+from evomerge.estimators import RECENT, Estimate, Folding, JointEstimate, Known, Predictor, Sample
 from evomerge.estimators.design import Design
 
 DOUBT = 20  # makes intervals hold on easy tasks, where a sample often has no surprise
@@ -35,6 +35,7 @@ class Unbiased:
 
     def __init__(self, predictor: Callable[[Known], Predictor], known: Known) -> None:
         self._predictor, self._strata = predictor(known), known.strata
+        self._folding = self._predictor if isinstance(self._predictor, Folding) else None
         self._ends = known.responses.min(initial=0.0), known.responses.max(initial=1.0)
         self._binary = bool(np.isin(known.responses, (0, 1)).all())
         self._design = lru_cache(RECENT)(
@@ -88,6 +89,12 @@ class Unbiased:
         self, sample: Sample, design: Design
     ) -> tuple[Float[np.ndarray, "candidates items"], Float[np.ndarray, "candidates sampled"]]:
         """Predictions for all items (mean over folds), and for sampled ones without their fold."""
+        if self._folding is not None and design.kept.any(1).all():
+            guesses = self._folding.predict_folds(sample, design.kept)
+            if guesses is not None:
+                return (design.shares[:, None] * guesses).sum(0), guesses[
+                    design.fold, :, sample.items
+                ].T
         predicted = np.zeros((len(sample.responses), len(design.group)))
         held = np.zeros_like(sample.responses)
         for kept, out, share in design.folds:

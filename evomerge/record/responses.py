@@ -95,6 +95,7 @@ class Store:
             for scorer, items in inventory.items()
         }
         self._handle = handle
+        self._newest: tuple[Block, dict[str, Responses]] | None = None
         self._layouts: dict[bytes, dict[str, _Part]] = {}  # many blocks have the same
         self._parsed: list[
             tuple[dict[str, _Part], int]
@@ -159,17 +160,20 @@ class Store:
             ) from error
         block = Block(offset, len(data), zlib.crc32(data))
         self._add(block, data)
+        self._newest = block, dict(results)
         return block
 
     def read(self, block: Block) -> dict[str, Responses]:
-        """The results of one block, as they were appended."""
+        """The results of one block, as they were appended; nobody may change them."""
+        if self._newest and self._newest[0] == block:  # what was appended is asked for at once
+            return self._newest[1]
         data = self._data(block)
         layout, columns, _ = _HEAD.unpack_from(data)
         start = _HEAD.size + layout
         rest = json.loads(zlib.decompress(data[start + columns :]))
         return {
             scorer: self._unpack(scorer, part, data[start : start + columns], *rest[scorer])
-            for scorer, part in _parse(data[_HEAD.size : start]).items()
+            for scorer, part in self._layout(data[_HEAD.size : start]).items()
         }
 
     def matrix(self, scorer: str, metric: str) -> NDArray[np.float64]:
@@ -220,11 +224,13 @@ class Store:
     def _add(self, block: Block, data: bytes) -> None:
         layout, _, _ = _HEAD.unpack_from(data)
         start = _HEAD.size + layout
-        key = data[_HEAD.size : start]
+        self.blocks.append(block)
+        self._parsed.append((self._layout(data[_HEAD.size : start]), block.offset + start))
+
+    def _layout(self, key: bytes) -> dict[str, _Part]:
         if key not in self._layouts:
             self._layouts[key] = _parse(key)
-        self.blocks.append(block)
-        self._parsed.append((self._layouts[key], block.offset + start))
+        return self._layouts[key]
 
     def _encode(self, results: Results) -> bytes:
         layout: list[Any] = []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -130,24 +132,8 @@ def search(
             loop = _Loop(run, journal, survey, store, listener, extension or {})
             listener.started(run, loop.search, resumed, loop.scoring.interval, survey.seconds)
             try:
-                while True:
-                    if not loop.history.done:
-                        if run.texts is not None:
-                            collect(
-                                run.spec,
-                                run.space,
-                                run.models,
-                                run.texts,
-                                device=device,
-                                say=listener.say,
-                            )
-                        with pool(run.worker(device)) as workers:
-                            loop.work(workers)
-                    loop.end()
-                    if (
-                        loop.history.done
-                    ):  # not where the budget was extended while the report was made
-                        break
+                with _settled_memory():
+                    loop.run_on(pool, device)
             except InputError:
                 # a search that never got going leaves nothing to disagree with
                 if not loop.history.arrived:
@@ -155,6 +141,16 @@ def search(
                     store.path.unlink()
                 raise
     return folder
+
+
+@contextmanager
+def _settled_memory() -> Iterator[None]:
+    """What lives by now is not looked through for garbage again and again, which takes longer than all else."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class _Loop:
@@ -229,6 +225,22 @@ class _Loop:
         self.journal.append(line.plain)
 
     # -- working --------------------------------------------------------------------------------
+
+    def run_on(self, pool: MakePool, device: str | None) -> None:
+        """Until the table of the last report is made."""
+        run = self.run
+        while True:
+            if not self.history.done:
+                if run.texts is not None:
+                    say = self.listener.say
+                    collect(run.spec, run.space, run.models, run.texts, device=device, say=say)
+                with pool(run.worker(device)) as workers:
+                    self.work(workers)
+            self.end()
+            if (
+                self.history.done
+            ):  # the budget may have been extended before the report was complete
+                return
 
     def work(self, pool: Pool) -> None:
         """Until the search is done: hand out what may be asked, take in what comes."""

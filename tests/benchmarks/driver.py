@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import heapq
 import itertools
 import os
@@ -149,7 +150,9 @@ class MadeUp(Pool):
     def _real(self, job: PlainJob) -> PlainOutcome:
         if self._worker is None:
             self._worker = self._spec.build()
-        return self._worker(job)
+        outcome = self._worker(job)
+        gc.freeze()  # elsewhere a driver has no worker in its process
+        return outcome
 
     def _keep(self, model: str, results: Mapping[str, Any]) -> None:
         for name, part in results.items():
@@ -260,7 +263,7 @@ def busy(slots: int, sigmas: Sequence[float]) -> None:
     )
     print(f"| ---: | ---: | ---: |{' ---: |' * len(sigmas)}")
     for population in (24, 64):
-        for ratio in (1, 2, 3, 4, 8, 12, 16):
+        for ratio in (1, 2, 3, 4, 8, 16, 24, 32):
             lag = -(-ratio * slots // population)
             shares = [f"{part_worked(slots, sigma, population, lag):.1%}" for sigma in sigmas]
             asked = population * lag / slots
@@ -274,7 +277,7 @@ def part_worked(slots: int, sigma: float, population: int, lag: int) -> float:
         ModelRef("b"), {"chat": ModelRef("c"), "sea": ModelRef("s")}, Body(), "float32"
     )
     space = SearchSpace(SpaceSpec(("task_arithmetic",), start=("uniform",)), template, 4)
-    count = 60 * slots + lag * population
+    count = 300 * slots + lag * population
     search = Search(
         space,
         optimizers.make("random", Problem(space.dims, ("skill",)), seed=0, population=population),

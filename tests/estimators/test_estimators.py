@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,8 @@ from evomerge.estimators import Known, Sample
 from evomerge.estimators.design import Design
 from evomerge.estimators.irt import fit_items
 from evomerge.estimators.logistic import sigmoid
+from evomerge.estimators.margins import Margins
+from evomerge.estimators.regression import Regression
 from evomerge.testing.estimators import ASKED, DRAWS, SIZE, EstimatorContract, World
 
 
@@ -131,6 +135,34 @@ def test_item_response_parameters_are_recovered() -> None:
     shares = fit_items(chance, dimensions=1)  # continuous responses carry more
     assert np.corrcoef(shares.a[:, 0], a)[0, 1] > 0.97
     assert np.sqrt(np.mean((shares.probability(shares.theta) - chance) ** 2)) < 0.03
+
+
+@pytest.mark.parametrize("predictor", [Regression, Margins])
+def test_all_folds_at_once_are_one_after_the_other(
+    predictor: type[Regression | Margins], world: World
+) -> None:
+    made, sample = predictor(world.known), world.sample(world.draw(0))
+    fold = np.arange(len(sample.items)) % 7
+    kept = np.unique(fold)[:, None] != fold
+    together = made.predict_folds(sample, kept)
+    assert together is not None
+    for part, found in zip(kept, together, strict=True):
+        np.testing.assert_allclose(found, made.predict(sample.take(part)), atol=1e-12)
+
+
+def test_folds_that_lack_margins_are_predicted_one_by_one(world: World) -> None:
+    sample = world.sample(world.draw(0))
+    assert sample.margins is not None
+    few = np.ones((1, len(sample.items)), bool)
+    plain = Sample(sample.items, sample.responses)
+    found = Margins(world.known).predict_folds(plain, few)
+    assert found is not None
+    np.testing.assert_allclose(found[0], Margins(world.known).predict(plain), atol=1e-12)
+    holes = sample.margins.copy()
+    holes[:, 0] = np.nan
+    assert Margins(world.known).predict_folds(replace(sample, margins=holes), few) is None
+    few[:, 3:] = False
+    assert Margins(world.known).predict_folds(sample, few) is None
 
 
 def test_item_response_models_refuse_nats(world: World) -> None:

@@ -371,7 +371,7 @@ def test_out_of_hours_a_search_still_ends_with_a_table(run_folder: Callable[...,
     folder = run_folder(budget={"evaluations": 22, "hours": 0})
     assert search(folder).winner is not None
     record = Record(folder)
-    assert record.history.closed == "hours"
+    assert record.history.closed == "out of hours"
     assert [b.phase for b in record.history.batches] == ["references", "start", "select", "report"]
 
 
