@@ -23,6 +23,7 @@ from evomerge.checkpoint import DTYPES, ModelRef
 from evomerge.errors import Incompatible, InputError, did_you_mean, one_of
 from evomerge.lines import Lines, line_factor
 from evomerge.params import Parameter, Value
+from evomerge.rows import SUFFIX, RowWeights
 from evomerge.tensors import FINE, ROLES, Place, place_of
 
 BASE = "base"  # the name under which the base model may be used as a source
@@ -139,10 +140,12 @@ class Body:
     Attributes:
         groups: in order; the first that matches a tensor decides.
         data: what the statistics that methods take were collected from; None where none takes any.
+        rows: factors of the groups' weights, row by row; None where there are none.
     """
 
     groups: tuple[Group, ...] = ()
     data: Calibration | None = None
+    rows: RowWeights | None = None
 
     def group_of(self, place: Place) -> Group | None:
         """The first group that matches, or None."""
@@ -181,7 +184,8 @@ class Body:
     def plain(self, sources: Sequence[str]) -> dict[str, Any]:
         """Plain data, in the order YAML shows it, in a recipe with these ``sources``."""
         groups = [_plain_group(group, tuple(sources)) for group in self.groups]
-        return {"groups": groups, **({"data": self.data.plain} if self.data else {})}
+        data = {"data": self.data.plain} if self.data else {}
+        return {"groups": groups, **data, **({"rows": self.rows.plain} if self.rows else {})}
 
     @classmethod
     def parse(cls, section: config.Section, sources: tuple[str, ...], has_base: bool) -> Body:
@@ -199,6 +203,10 @@ class Body:
                     groups.append(parsed)
         part = section.section("data")
         data = None if part is None else Calibration.parse(part)
+        by_row = section.section("rows")
+        rows = None if by_row is None else RowWeights.parse(by_row)
+        if rows and groups and all(map(_why_not_by_row, groups)):
+            section.problem("rows", f"no tensor can have row weights: {_why_not_by_row(groups[0])}")
         if node is not None and part is None:
             for number, each in enumerate(groups):
                 for name in methods.get(each.method).required:
@@ -208,7 +216,7 @@ class Body:
                         f"`evomerge measure MODEL --statistic {name} --data FILE` collects it from the "
                         "texts in FILE, and prints what belongs here",
                     )
-        return cls(tuple(groups), data)
+        return cls(tuple(groups), data, rows)
 
 
 @dataclass(frozen=True)
@@ -245,11 +253,18 @@ class Recipe:
             ConfigError: it describes none.
         """
         problems = config.Problems()
-        section = config.Section(config.from_plain(dict(plain), "body"), problems)
+        section = config.Section(
+            config.from_plain(dict(plain), str(Path(self.origin) / "body")), problems
+        )
         body = Body.parse(section, tuple(self.models), self.base is not None)
         section.finish()
         problems.check()
         return replace(self, body=body)
+
+    @property
+    def origin(self) -> str:
+        """The folder that relative names start from."""
+        return next(iter(self.models.values())).origin
 
     def group_of(self, place: Place) -> Group | None:
         """See ``Body.group_of``."""
@@ -281,6 +296,8 @@ class Recipe:
     def digest_with(self, body: Mapping[str, Any]) -> str:
         """The digest of this recipe with another body, in the form that ``Body.plain`` gives it."""
         content = {**self._frame, **body}
+        if (rows := body.get("rows")) and isinstance(rows, Mapping):
+            content["rows"] = rows.get("sha256")  # wherever they lie
         refs = {**({BASE: self.base} if self.base else {}), **self.models}
         if named := {name: ref.portable for name, ref in refs.items() if ref.is_recipe}:
             content["recipes"] = {name: digest_of(file) for name, file in named.items()}
@@ -321,11 +338,22 @@ class Recipe:
             self,
             base=self.base and ModelRef(self.base.portable, self.base.origin),
             models={name: ModelRef(ref.portable, ref.origin) for name, ref in self.models.items()},
+            body=replace(self.body, rows=self.body.rows and self.body.rows.portable()),
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the recipe as YAML (beside, then renamed)."""
-        config.write_text(Path(path), self.to_yaml())
+        """Write the recipe as YAML (beside, then renamed), and its row weights into a file beside it.
+
+        Raises:
+            InputError: they cannot be read.
+        """
+        found, path = self, Path(path)
+        if rows := self.body.rows:
+            content = rows.read()
+            rows = replace(rows, file=path.stem + SUFFIX, origin=str(path.parent), held=None)
+            config.write_bytes(rows.path, content)
+            found = replace(self, body=replace(self.body, rows=rows))
+        config.write_text(path, found.to_yaml())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Recipe:
@@ -555,6 +583,34 @@ def check_named(recipe: Recipe, names: Iterable[str]) -> None:
                     f"groups[{number}].tensors: no tensor of the merged model is called {name!r}"
                     f"{did_you_mean(name, known)}"
                 )
+
+
+def _why_not_by_row(group: Group) -> str | None:
+    return methods.get(group.method).why_not_by_row(group.values)
+
+
+def check_rows(recipe: Recipe, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Refuse row weights that do not fit the merged tensors of these ``shapes``.
+
+    Raises:
+        InputError: the file cannot be read, or names what the recipe does not weigh so.
+    """
+    rows = recipe.body.rows
+    for tensor, model, length in rows.spans() if rows else ():
+        assert rows is not None
+        where = f"{rows.path}: {model}/{tensor}"
+        shape = shapes.get(tensor)
+        if shape is None:
+            raise InputError(f"{where}: no tensor of the merged model has this name")
+        if length != shape[0]:
+            raise InputError(
+                f"{where}: expected {shape[0]} factors, one for each row of {list(shape)}, found {length}"
+            )
+        group = recipe.group_of(place_of(tensor))
+        if group is not None and model not in group.models:
+            raise InputError(f"{where}: its group merges {', '.join(group.models)}")
+        if group is not None and (why := _why_not_by_row(group)):
+            raise InputError(f"{where}: weights there have no factors row by row: {why}")
 
 
 def uncovered(recipe: Recipe, names: Iterable[str]) -> list[str]:

@@ -10,11 +10,12 @@ for JSON, and ``from_plain`` reads it back.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from evomerge.checkpoint import ModelRef
@@ -28,7 +29,7 @@ from evomerge.scorers import build_scorers, evaluate
 from evomerge.scorers.lessons import Lesson, Teaching
 from evomerge.slopes import losses
 from evomerge.slopes.backward import hear
-from evomerge.slopes.coefficients import plain, slope
+from evomerge.slopes.coefficients import plain, row_slope, slope
 from evomerge.slopes.losses import Loss
 from evomerge.suite.probe import ProbeLimits, find_collapse
 from evomerge.suite.scorer import Items, Results
@@ -115,6 +116,9 @@ class Job:
         answers: scorer -> item -> a right answer that a model wrote, where the slope needs one.
         teachers: scorer -> the recipe, in plain form, of the model that is followed on its items, where the
             loss follows one.
+        rows: the file of the recipe's row weights in base 64, so that a worker need not see it; empty: there
+            are none, or it does.
+        by_rows: the derivative is wanted by these instead.
     """
 
     key: str
@@ -129,6 +133,8 @@ class Job:
     checkpoint: bool = False
     answers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     teachers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rows: str = ""
+    by_rows: bool = False
 
     @property
     def plain(self) -> Plain:
@@ -205,7 +211,7 @@ class Worker:
         probe, results, slope, error, merged = None, None, None, None, started
         asked = 0.0
         try:
-            merge = Merge(self._materializer, Recipe.from_plain(job.recipe))
+            merge = Merge(self._materializer, _recipe_of(job))
             self._load(merge)
             merged = time.perf_counter()
             if job.probe:
@@ -237,9 +243,10 @@ class Worker:
         if loss.FOLLOWS:
             self._follow(job, lessons, loss)
             self._load(merge)
+        take = row_slope if job.by_rows else slope
         return plain(
             {
-                name: slope(self._engine, merge, each, loss, checkpoint=job.checkpoint)
+                name: take(self._engine, merge, each, loss, checkpoint=job.checkpoint)
                 for name, each in lessons.items()
             }
         )
@@ -277,6 +284,15 @@ class Worker:
             raise
         except InputError as error:  # weights that sum to 0
             raise CandidateFailed(str(error)) from error
+
+
+def _recipe_of(job: Job) -> Recipe:
+    """The recipe of a job, with the row weights that it brings."""
+    recipe = Recipe.from_plain(job.recipe)
+    if not job.rows or recipe.body.rows is None:
+        return recipe
+    held = replace(recipe.body.rows, held=base64.b64decode(job.rows))
+    return replace(recipe, body=replace(recipe.body, rows=held))
 
 
 def start(plain: Mapping[str, Any]) -> Any:

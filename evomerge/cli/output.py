@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evomerge.errors import InputError
+
+if TYPE_CHECKING:
+    from evomerge.recipe import Recipe
 
 
 def put(text: str, arguments: argparse.Namespace) -> None:
@@ -20,6 +24,16 @@ def put(text: str, arguments: argparse.Namespace) -> None:
 def refuse_existing(path: Path, force: bool) -> None:
     if path.exists() and not force:
         raise InputError(f"{path}: exists already; choose another name, or replace it with --force")
+
+
+def save(recipe: Recipe, path: Path, force: bool) -> None:
+    """A recipe, with its row weights in a file beside it, if it has any."""
+    refuse_existing(path, force)
+    try:
+        recipe.save(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+    print(f"wrote {path}", file=sys.stderr)
 
 
 def write(path: Path, text: str, force: bool) -> None:

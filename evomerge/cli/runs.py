@@ -78,7 +78,11 @@ def export(arguments: argparse.Namespace) -> None:
         candidate = record.history.best.candidate
     if candidate is None:
         raise InputError(f"{arguments.run_dir}: no merge was scored yet; see `evomerge status`")
-    output.put(_text(record.recipe(candidate), arguments.format), arguments)
+    recipe = record.recipe(candidate)
+    if arguments.output and arguments.format != "mergekit":
+        output.save(recipe, Path(arguments.output), arguments.force)
+    else:
+        output.put(_text(recipe, arguments.format), arguments)
 
 
 def _export_front(record: Any, arguments: argparse.Namespace) -> None:
@@ -91,15 +95,17 @@ def _export_front(record: Any, arguments: argparse.Namespace) -> None:
     folder = Path(arguments.pareto or arguments.unconfirmed)
     members = confirmed(record) if arguments.pareto else unconfirmed(record)
     files = {member: f"candidate-{member:05d}.yaml" for member in members}
-    texts = {
-        folder / name: _text(record.recipe(member), arguments.format)
-        for member, name in files.items()
-    }
-    texts[folder / "front.md"] = front_markdown(record, members)
+    recipes = {folder / name: record.recipe(member) for member, name in files.items()}
+    texts = {folder / "front.md": front_markdown(record, members)}
     if arguments.pareto and (slider := slider_of(record, members, files)) is not None:
         texts[folder / FILE] = slider.to_yaml()
-    for path in texts:
+    if arguments.format == "mergekit":
+        texts |= {path: _text(recipe, arguments.format) for path, recipe in recipes.items()}
+        recipes = {}
+    for path in (*recipes, *texts):
         output.refuse_existing(path, arguments.force)
+    for path, recipe in recipes.items():
+        output.save(recipe, path, arguments.force)
     for path, text in texts.items():
         output.write(path, text, arguments.force)
 

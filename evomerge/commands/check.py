@@ -21,7 +21,7 @@ from evomerge.merging import open_parents
 from evomerge.merging.blueprint import Blueprint, notes_on
 from evomerge.parents import Parents
 from evomerge.parents.statistics import Statistics, StatisticStore
-from evomerge.recipe import BASE, Recipe, check_named, uncovered
+from evomerge.recipe import BASE, Recipe, check_named, check_rows, uncovered
 from evomerge.record.events import JOURNAL
 from evomerge.record.record import Record
 from evomerge.run.calibrating import wanted
@@ -61,6 +61,7 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
         )  # fmt: skip
     check_named(recipe, blueprint.names)
     Statistics(parents).require(recipe)
+    check_rows(recipe, blueprint.shapes)
     for model in parents.models.values():
         model.check_finite()
     asked = {
@@ -80,6 +81,7 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
         f"{parents.first.architecture}, {blueprint.layers} layers, {parents.first.parameters:,} parameters",
         f"merged model: {_gigabytes(size)} in {recipe.dtype}; tokenizer of {recipe.tokenizer}",
         *notes_on(parents),
+        *([f"row weights: {row_text(recipe.body.rows.size)}"] if recipe.body.rows else []),
         f"digest {recipe.digest[:16]}",
         *idle,
     ]
@@ -156,6 +158,7 @@ def _models_and_space(job: Run, parents: Parents) -> list[str]:
         *notes_on(parents),
         *_statistics(job),
         _space(job),
+        *_rows(job),
         *(f"note: {name} is not scored first: {why}" for name, why in spec.space.left_out.items()),
         _optimizer(job),
     ]
@@ -176,6 +179,24 @@ def _space(job: Run) -> str:
     spec, count = job.spec.space, len(job.space.dims)
     named = ", ".join(dict.fromkeys((*spec.methods, *spec.parts)))
     return f"space: {named}; {count} gene{'' if count == 1 else 's'}"
+
+
+def _rows(job: Run) -> list[str]:
+    """What row weights are, in plain words."""
+    spec = job.space.rows
+    if spec is None:
+        return []
+    count, cost = job.space.row_weights(job.space.uniform()).size, job.reserve
+    items = f", {cost.items:,} items of the budget" if cost.items else ""
+    return [
+        f"row weights: {row_text(count)}",
+        f"they take {spec.steps} steps by slopes from what the optimizer recommends{items}; each is a file of {_gigabytes(4 * count)} in the run's folder, its slope one an objective",
+    ]
+
+
+def row_text(count: int) -> str:
+    """What ``count`` row weights are."""
+    return f"{count:,} coefficients; this is careful fine-tuning in a small subspace, not a recipe that one can read"
 
 
 def _statistics(job: Run) -> list[str]:

@@ -25,7 +25,7 @@ class Candidate:
         id: its number.
         origin: in words.
         digest: of the recipe.
-        slope: its slope is wanted, too.
+        slope: its slope is wanted, too; by its row weights, in the phase ``rows``.
     """
 
     __slots__ = ("_body", "_genome", "_make", "_recipe", "digest", "id", "origin", "slope")

@@ -4,9 +4,9 @@
 journal stands exactly where the interrupted one stood.
 
 Batches come in phases (see ``history.Phase``); where the budget is extended after the shortlist or the
-report, the search goes on with all that it was told, and another shortlist and report follow. The ask for batch b sees exactly the tells of batches
-up to b - lag (the first two batches are always seen), however early results arrive. The same batches
-decide what is left of the budgets.
+report, the search goes on with all that it was told, and another shortlist and report follow. The ask for
+batch b sees exactly the tells of batches up to b - lag (the first two batches are always seen), however
+early results arrive. The same batches decide what is left of the budgets.
 """
 
 from __future__ import annotations
@@ -15,23 +15,28 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.best import best
 from evomerge.evolution.archive.front import knees, spread
 from evomerge.evolution.candidate import Candidate
 from evomerge.evolution.floors import chance, safe
-from evomerge.evolution.history import MERGED, SLOPE_COST, Batch, History, Phase
+from evomerge.evolution.history import OUT_OF_HOURS, SLOPE_COST, Batch, Cost, History, Phase
+from evomerge.evolution.row_descent import RowDescent, Slope
 from evomerge.optimizers import Optimizer, Told
 from evomerge.params import Genome
 from evomerge.recipe import Recipe
+from evomerge.rows import Array
 from evomerge.space import SearchSpace
 from evomerge.suite.objectives import Objective, Score, counting, derived
 
 Credit = Callable[[tuple[int, int]], Mapping[str, Mapping[str, float]]]
 Lead = Callable[[tuple[int, int]], tuple[float, float] | None]
 Margin = Callable[[tuple[int, int]], float]
+RowSlopes = Callable[[str], Mapping[str, Array]]
 # Workers are 95 percent busy if so many times as many candidates may be under way: where all take about as
 # long as each other (log-normal, sigma 0.3), and where some take many times as long (sigma 1).
 ENOUGH, ENOUGH_FOR_UNEQUAL = 2, 16
@@ -51,6 +56,7 @@ class Plan:
         patience: in generations: the search is given up once so many populations of candidates in a row did
             not lead the best before them by what counts; None never gives up.
         slope: what an item of a slope costs, in items.
+        reserve: what the descent on row weights takes of the budgets, its tokens left out.
     """
 
     evaluations: int | None
@@ -61,6 +67,7 @@ class Plan:
     cost: Callable[[float], int] = lambda progress: 1
     patience: int | None = None
     slope: int = SLOPE_COST
+    reserve: Cost = field(default_factory=Cost)
 
     @property
     def together(self) -> int:
@@ -136,6 +143,7 @@ class Search:
         credit: (batch, candidate) -> what its answers are worth, for optimizers that are told of single
             items (``Told.answers``).
         margin: (batch, candidate) -> by how much its score must lead another's to count.
+        row_slopes: ``Evaluation.vectors`` -> objective -> its derivative by every row weight.
     """
 
     def __init__(
@@ -151,14 +159,19 @@ class Search:
         lead: Lead = lambda at: None,
         credit: Credit = lambda at: {},
         margin: Margin = lambda at: 0.0,
+        row_slopes: RowSlopes = lambda sha256: {},
     ) -> None:
         self.space, self.optimizer, self.plan, self.history = space, optimizer, plan, history
         self._objectives, self._front = counting(objectives), front  # of which some may be idle
         self._floored = [objective for objective in objectives if objective.floor]
         self._starts = space.starts() if starts is None else starts
         self._lead, self._margin, self._credit = lead, margin, credit
+        self._row_slopes = row_slopes
         self._stall = _Stall()
         self._told = 0  # batches told to the optimizer
+        self._rows: RowDescent | None = None
+        self._searched = 0  # batches that the descent on row weights began behind
+        self._descended = 0  # batches that it knows
 
     def propose(self) -> Batch | None:
         """The next batch; None while results are awaited, and when the search is done."""
@@ -172,6 +185,8 @@ class Search:
             history.reopened and history.complete() and history.unjudged is None
         ):
             return self._after_select()
+        if history.phase == Phase.ROWS and not history.reopened:
+            return self._after_search()
         if number == 1:
             return (
                 self._batch(Phase.START, self._named(self._starts)) if history.complete() else None
@@ -181,7 +196,7 @@ class Search:
             return None
         count, progress = (0, 1.0) if history.closed else self._outlook(seen)
         if count <= 0:
-            return self._select_batch() if history.complete() else None
+            return self._after_search()
         self._tell(seen)
         asked = self.optimizer.ask(count, number)
         first = len(history.candidates)
@@ -243,7 +258,7 @@ class Search:
         )
 
     def _compare(self, stall: _Stall, batch: Batch) -> None:
-        if batch.phase not in MERGED:
+        if batch.phase not in (Phase.START, Phase.SEARCH):
             return
         stall.count += len(batch.candidates) if batch.phase == Phase.SEARCH else 0
         for candidate in batch.candidates:
@@ -280,11 +295,21 @@ class Search:
             for b in history.batches[seen:]
             for c in b.candidates
         )
+        kept = plan.reserve
+
+        def allowed(limit: int | None, reserve: float) -> int | None:
+            return None if limit is None else max(0, limit - round(reserve))
+
         budgets = [
-            _Budget(plan.evaluations, history.searched, known.evaluations, lambda progress: 1),
-            _Budget(plan.items, spent.items + ahead, known.items, plan.cost),
             _Budget(
-                plan.tokens,
+                allowed(plan.evaluations, kept.evaluations),
+                history.searched,
+                known.evaluations,
+                lambda progress: 1,
+            ),
+            _Budget(allowed(plan.items, kept.items), spent.items + ahead, known.items, plan.cost),
+            _Budget(
+                allowed(plan.tokens, rate * kept.items),
                 spent.tokens + rate * ahead,
                 known.tokens,
                 lambda p: rate * plan.cost(p),
@@ -367,6 +392,90 @@ class Search:
         gain = self.history.gains.get(objective.name)
         return objective.sign / gain if gain else 0.0
 
+    # -- row weights ----------------------------------------------------------------------------
+
+    @property
+    def decisions(self) -> Sequence[str]:
+        """What the optimizer decided so far, and what came of row weights, in words."""
+        compared = (
+            b for b in self.history.batches if self.space.rows and b.phase == Phase.ROWS and b.fresh
+        )
+        return [
+            *self.optimizer.decisions,
+            *(self._said(b) for b in compared if self.history.scores(b.number)),
+        ]
+
+    def _after_search(self) -> Batch | None:
+        """The next step of the descent on row weights, where there are any; then the shortlist."""
+        history = self.history
+        if not history.complete():
+            return None
+        descent = (
+            self._descent_so_far() if self.space.rows and history.closed != OUT_OF_HOURS else None
+        )
+        if descent is None or descent.over:
+            return self._select_batch()
+        number, first = len(history.batches), len(history.candidates)
+        fresh = descent.comparing
+        asked = (
+            [("row weights: before", descent.start), ("row weights", descent.found)]
+            if fresh
+            else [(f"row weights, step {descent.steps + 1}", descent.point)]
+        )
+        candidates = [
+            Candidate(first + i, origin, recipe, None, not fresh)
+            for i, (origin, recipe) in enumerate(asked)
+        ]
+        return Batch(number, Phase.ROWS, tuple(candidates), 1.0, number, fresh)
+
+    def _descent_so_far(self) -> RowDescent | None:
+        """The descent behind all that was searched, of what is complete; None where it has no start."""
+        batches = self.history.batches
+        searched = 1 + max(b.number for b in batches if b.phase in (Phase.START, Phase.SEARCH))
+        if self._rows is None or self._searched != searched:
+            self._tell(len(batches))
+            genomes = self.optimizer.recommend(1)
+            if not genomes:
+                return None
+            self._rows = RowDescent(self.space, self.space.decode(genomes[0]))
+            self._searched = self._descended = searched
+        for batch in batches[self._descended :]:
+            if batch.fresh:
+                self._rows.end()
+            else:
+                self._rows.move(self._row_slope(batch))
+        self._descended = len(batches)
+        return self._rows
+
+    def _said(self, compared: Batch) -> str:
+        """What came of a descent on row weights."""
+        found = compared.candidates[-1]
+        rows = found.recipe.body.rows
+        said = f"row weights, {rows.size if rows else 0:,} of them"
+        lead = self._lead((compared.number, found.id))
+        if lead is None:
+            return f"{said}: they could not be compared with what they refine"
+        return (
+            f"{said}: they lead what they refine by {lead[0]:+.3f} ± {lead[1]:.3f} on fresh items; the shortlist "
+            "decides"
+        )
+
+    def _is_row_step(self, elite: Elite) -> bool:
+        batch = self.history.batches[elite.batch]
+        return batch.phase == Phase.ROWS and not batch.fresh
+
+    def _row_slope(self, batch: Batch) -> Slope | None:
+        """The derivative of the score by every row weight of the batch's one candidate."""
+        evaluation = self.history.evaluations(batch.number)[batch.candidates[0].id]
+        if evaluation.values is None or evaluation.vectors is None:
+            return None
+        shares = self.history.shares(batch.number, evaluation.values)
+        slopes = self._row_slopes(evaluation.vectors)
+        total = np.zeros(len(next(iter(slopes.values()))))
+        for name, slope in slopes.items():
+            total += shares.get(name, 0.0) * slope.astype(np.float64)
+        return total
+
     def _select_batch(self) -> Batch:
         """Shortlist: references, baselines, the best observed, also of those that likely hold their
         floors, the front, the recommendation, and what an earlier shortlist chose."""
@@ -374,7 +483,8 @@ class Search:
         self._tell(len(history.batches))
         chosen = [c for c in history.batches[0].candidates]
         chosen += [history.candidates[i] for i in (*history.baselines, *history.chosen)]
-        merges = history.merges()
+        # a step on row weights is scored on few items; what all steps led to stands for them
+        merges = [e for e in history.merges() if not self._is_row_step(e)]
         distinct = {
             history.candidates[e.candidate].digest: e for e in best(merges, len(merges))[::-1]
         }
@@ -389,6 +499,8 @@ class Search:
             for e in history.evaluations(batch.number).values()
             if e.values is None
         }
+        # what a descent on row weights led to, the second of its comparison
+        chosen += [b.candidates[-1] for b in history.batches if b.phase == Phase.ROWS and b.fresh]
         for genome in self.optimizer.recommend(max(RECOMMENDED, self._front)):
             found = self._recommended(self.space.canonical(genome), chosen)
             if found.id not in failed:

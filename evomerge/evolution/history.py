@@ -38,6 +38,7 @@ class Phase(StrEnum):
     )
     START = "start"  # the known recipes, on the whole search split: the optimizer's warm start
     SEARCH = "search"  # what the optimizer asks for
+    ROWS = "rows"  # a descent on row weights, from what the optimizer recommends
     SELECT = "select"  # the shortlist, in rounds, on items that no search has seen
     REPORT = (
         "report"  # base, parents, baselines and what was chosen, on items that no choice has seen
@@ -54,11 +55,12 @@ class Phase(StrEnum):
         return Split.SEARCH if self.searched else Split(self.value)
 
 
+OUT_OF_HOURS = "out of hours"  # why a search phase is closed that took too long
 SLOPE_COST = 3  # item-forwards that a forward and a backward pass of an item take
 CONFIRMED = 0.9  # how likely all floors must hold on the select items for them to be confirmed
 LIKELY = 0.5
 MISSED = 2  # the tier of who more likely than not misses a floor
-MERGED = (Phase.START, Phase.SEARCH)  # phases whose candidates are merges that were tried
+MERGED = (Phase.START, Phase.SEARCH, Phase.ROWS)  # phases whose candidates are tried merges
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,9 @@ class Evaluation:
 
     ``errors`` are standard errors of the values: 0 is exact on the batch's split, None is unknown.
     ``items`` and ``tokens`` went through the model for it; what was answered before cost nothing. An item of
-    a slope counts as ``SLOPE_COST`` or a little more. ``slopes`` has, by measured objective, the derivative of a bounded
-    stand-in for its value, in its own direction, by every gene, where it was wanted.
+    a slope counts as ``SLOPE_COST`` or a little more. ``slopes`` has, by measured objective, the derivative of
+    a bounded stand-in for its value, in its own direction, by every gene, where it was wanted. ``vectors`` is
+    the sha256 of a file with the same by every row weight.
     """
 
     batch: int
@@ -106,6 +109,7 @@ class Evaluation:
     items: int = 0
     tokens: int = 0
     slopes: Mapping[str, Genome] | None = None
+    vectors: str | None = None
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,10 @@ def _documents(recipe: Recipe, prefix: str) -> tuple[list[dict[str, Any]], str]:
 
     ``prefix`` begins the names of the others: those of two recipes must differ.
     """
+    if recipe.body.rows:
+        raise InputError(
+            f"mergekit has one weight a tensor and model, and this recipe has row weights; {MATERIALIZE}"
+        )
     parents = open_parents(recipe)
     blueprint = Blueprint.of(parents)
     check_named(recipe, blueprint.names)

@@ -67,5 +67,5 @@ def write_merge(
         config = {**blueprint.config(), "dtype": recipe.dtype}
         (work / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         copy_companions(parents.donor.folder, work)
-        (work / "evomerge.yaml").write_text(recipe.portable().to_yaml(), encoding="utf-8")
+        recipe.portable().save(work / "evomerge.yaml")
     return out

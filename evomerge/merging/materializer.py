@@ -26,7 +26,8 @@ from evomerge.lines import LINES
 from evomerge.merging.blueprint import Blueprint, Site
 from evomerge.parents import Parents
 from evomerge.parents.statistics import Statistics
-from evomerge.recipe import BASE, Group, Recipe, check_named
+from evomerge.recipe import BASE, Group, Recipe, check_named, check_rows
+from evomerge.rows import Array
 
 if TYPE_CHECKING:
     import torch
@@ -145,6 +146,19 @@ class Materializer:
 
         return of
 
+    def row_tangents(self, recipe: Recipe) -> Callable[[str], Iterator[tuple[str, torch.Tensor]]]:
+        """By the name of a tensor: its derivatives by row weights, see ``Method.row_tangents``."""
+        tasks = {task.site.name: task for task in self._tasks(recipe)}
+
+        def of(name: str) -> Iterator[tuple[str, torch.Tensor]]:
+            task = tasks[name]
+            method = methods.get(task.group.method)
+            if method.by_row:
+                given = replace(self._inputs(recipe, task.group, task.site), totals=task.totals)
+                yield from method.row_tangents(given, scale=task.group.scale(task.site.place))
+
+        return of
+
     def _check_fit(self, parameters: Mapping[str, torch.Tensor]) -> None:
         """Refuse a model whose parameters are not the merged ones."""
         problems, shapes = [], self.blueprint.shapes
@@ -165,6 +179,7 @@ class Materializer:
     def _tasks(self, recipe: Recipe) -> list[_Task]:
         """One task a tensor, the biggest first, so that no thread is left with one at the end."""
         self._statistics.require(recipe)
+        check_rows(recipe, self.blueprint.shapes)
         groups: dict[int, list[Site]] = {}
         number = {id(group): index for index, group in enumerate(recipe.groups)}
         for site in self.blueprint.sites:
@@ -189,6 +204,8 @@ class Materializer:
                 digest.update(total.numpy().tobytes())
             for site in members:
                 signature = f"{digest.hexdigest()} {group.scale(site.place)}"
+                for model, factors in _rows_of(recipe, site).items():
+                    signature += f" {model} {hashlib.sha256(factors.tobytes()).hexdigest()}"
                 tasks.append(_Task(site, group, totals, signature))
         return sorted(tasks, key=lambda task: -math.prod(task.site.shape))
 
@@ -204,7 +221,10 @@ class Materializer:
 
     def _inputs(self, recipe: Recipe, group: Group, site: Site) -> methods.Inputs:
         """What the merge of one tensor depends on, but for the totals of surveys."""
+        import torch
+
         reads_base = group.needs_base and recipe.base is not None
+        rows = {name: torch.from_numpy(each) for name, each in _rows_of(recipe, site).items()}
         return methods.Inputs(
             models={model: self._tensor(model, site) for model in group.models},
             values=group.values,
@@ -214,6 +234,7 @@ class Materializer:
             place=site.place,
             facts=self.facts,
             stats=self._statistics.of(group, site.origin, recipe.body.data),
+            rows=rows or None,
         )
 
     def _tensor(self, model: str, site: Site) -> torch.Tensor:
@@ -279,6 +300,15 @@ class Merge:
     def tangents(self) -> Callable[[str], Iterator[tuple[str, str | None, torch.Tensor]]]:
         """See ``Materializer.tangents``."""
         return self.materializer.tangents(self.recipe)
+
+    def row_tangents(self) -> Callable[[str], Iterator[tuple[str, torch.Tensor]]]:
+        """See ``Materializer.row_tangents``."""
+        return self.materializer.row_tangents(self.recipe)
+
+
+def _rows_of(recipe: Recipe, site: Site) -> Mapping[str, Array]:
+    """Source -> row weights of a tensor, where the recipe has any."""
+    return recipe.body.rows.vectors.get(site.name, {}) if recipe.body.rows else {}
 
 
 class _Room(threading.local):

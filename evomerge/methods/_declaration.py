@@ -28,6 +28,7 @@ def merge_method(
     statistics: Mapping[str, Need] | None = None,
     by_default: str = "",
     smooth: Collection[str] = (),
+    by_row: bool = False,
 ) -> Callable[[Kernel], Kernel]:
     """Register a kernel as a merge method; the function itself stays as it is.
 
@@ -69,6 +70,8 @@ def merge_method(
         smooth: real parameters by which the result has a derivative (at fixed masks, where entries are
             trimmed or dropped), so that slopes can be taken by them. Not weights that elect a sign, which
             jumps.
+        by_row: whether the result is linear in each model's ``weight``, and the kernel takes the weights from
+            ``operands.weights``, so that a recipe may have row weights.
 
     Raises:
         TypeError: the signature does not follow these rules.
@@ -101,6 +104,7 @@ def merge_method(
                 statistics=dict(statistics or {}),
                 by_default=by_default,
                 smooth=tuple(smooth),
+                by_row=by_row,
             )
         )
         return kernel

@@ -69,6 +69,7 @@ class Inputs:
             was not collected.
         totals: the sums of the method's surveys over the whole model; for a survey, of those before.
         facts: where candidate-invariant work is kept for the next merge.
+        rows: model -> factors of its weight, one for each index of the first axis; float32, on the CPU.
     """
 
     models: Mapping[str, Tensor]
@@ -81,6 +82,7 @@ class Inputs:
     stats: Stats | None = None
     totals: Sequence[Tensor] = ()
     facts: FactStore | None = None
+    rows: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ class Method:
     ``inputs`` are the argument names of the kernel that are not parameters, ``statistics`` (name -> need)
     among them. The result has a derivative by each of the parameters ``smooth``. ``surveys`` are summed over all tensors before the kernel sees any; ``exempt`` names
     the laws that the method does not obey, with the reason; ``by_default`` names the known recipe that
-    the method is at its defaults, if it is another one's.
+    the method is at its defaults, if it is another one's; ``by_row`` says whether weights may have factors
+    row by row.
     """
 
     name: str
@@ -108,6 +111,7 @@ class Method:
     statistics: Mapping[str, Need] = field(default_factory=dict)
     by_default: str = ""
     smooth: tuple[str, ...] = ()
+    by_row: bool = False
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -229,17 +233,18 @@ class Method:
         return out, bool(out.isfinite().all())
 
     def tangents(
-        self, inputs: Inputs, *, scale: float = 1.0
+        self, inputs: Inputs, *, scale: float = 1.0, names: Sequence[str] | None = None
     ) -> Iterator[tuple[str, str | None, Tensor]]:
         """The derivative of the merge of one tensor by each smooth parameter, of each model.
 
         By central differences of the kernel itself: exact, but for rounding, where the result is linear
-        in the parameter, as it is in most weights; elsewhere to second order in ``STEP``.
+        in the parameter, as it is in most weights; elsewhere to second order in ``STEP``. ``names``: of
+        these parameters only.
 
         Yields:
             parameter, model (None where all share it), and the derivative [*shape] in float32.
         """
-        for name in self.smooth:
+        for name in self.smooth if names is None else names:
             value = inputs.values[name]
             models = inputs.models if isinstance(value, Mapping) else (None,)
             for model in models if value is not None else ():
@@ -251,6 +256,26 @@ class Method:
                     for step in (STEP, -STEP)
                 )
                 yield name, model, (high[0] - low[0]) / (2 * STEP)
+
+    def row_tangents(self, inputs: Inputs, *, scale: float = 1.0) -> Iterator[tuple[str, Tensor]]:
+        """The derivative of the merge of one tensor by the factor of each of its rows.
+
+        Yields:
+            model, and the derivative [*shape] in float32: each row by its own factor.
+        """
+        weights: Any = inputs.values["weight"]
+        plain = replace(inputs, rows=None)
+        for _, model, tangent in self.tangents(plain, scale=scale, names=("weight",)):
+            if model is not None and model in (inputs.rows or ()):
+                yield model, tangent * weights[model]
+
+    def why_not_by_row(self, values: Arguments) -> str | None:
+        """Why weights have no factors row by row, at these values; None where they may."""
+        if not self.by_row:
+            return f"{self.name} is not linear in its weights"
+        if values.get("normalize"):
+            return f"{self.name} divides by the sum of its weights (normalize: true)"
+        return None
 
     @torch.no_grad()
     def plain(self, inputs: Inputs) -> Tensor | None:
@@ -358,7 +383,8 @@ class _Given:
     @cached_property
     def operands(self) -> Operands:
         base = None if self.method.base == "none" else self.inputs.base
-        return Operands(self.inputs.models, base, self.facts, self._key, self.inputs.noise)
+        given = self.inputs
+        return Operands(given.models, base, self.facts, self._key, given.noise, given.rows)
 
     def _key(self, model: str) -> int:
         return draw_key(self.inputs.seed, self.inputs.name, model)

@@ -11,12 +11,16 @@ from evomerge.errors import InputError
 from evomerge.methods import merge_method
 from evomerge.methods.kernel.entrywise import Entrywise, entrywise
 from evomerge.methods.kernel.operands import Operands
-from evomerge.methods.kernel.weights import fractions, weighted
+from evomerge.methods.kernel.weights import weighted
 from evomerge.params import Flag, PerModel, Real, Shared
 
 
 @merge_method(
-    base="none", paper="https://arxiv.org/abs/2203.05482", by_default="uniform", smooth=("weight",)
+    base="none",
+    paper="https://arxiv.org/abs/2203.05482",
+    by_default="uniform",
+    smooth=("weight",),
+    by_row=True,
 )
 def linear(
     operands: Operands,
@@ -48,4 +52,4 @@ def linear(
             f"linear: weights {weight.tolist()} sum to 0, so their average does not exist; "
             "change a weight, or set normalize: false"
         )
-    return entrywise(weighted, fractions(weight), 1 / total, of="tensors")
+    return entrywise(weighted, operands.weights(weight), 1 / total, of="tensors")

@@ -10,12 +10,15 @@ from torch import Tensor
 from evomerge.methods import merge_method
 from evomerge.methods.kernel.entrywise import Entrywise, entrywise
 from evomerge.methods.kernel.operands import Operands
-from evomerge.methods.kernel.weights import fractions, weight_total, weighted
+from evomerge.methods.kernel.weights import weight_total, weighted
 from evomerge.params import Flag, PerModel, Real, Shared
 
 
 @merge_method(
-    base="required", paper="https://arxiv.org/abs/2212.04089", smooth=("weight", "lambda")
+    base="required",
+    paper="https://arxiv.org/abs/2212.04089",
+    smooth=("weight", "lambda"),
+    by_row=True,
 )
 def task_arithmetic(
     operands: Operands,
@@ -41,4 +44,4 @@ def task_arithmetic(
     Deviations: none.
     """
     total = weight_total(weight, normalize)
-    return entrywise(weighted, fractions(weight), lambda_ / total)
+    return entrywise(weighted, operands.weights(weight), lambda_ / total)

@@ -8,7 +8,8 @@ session    a process began to work on the run
 batch      ``BatchLine``: candidates (id, origin, genome, body) and how many items they are scored on;
            written before the first of them is handed out
 evaluation ``EvaluationLine``: objective values of one candidate with standard errors, or why it
-           failed; where its responses lie, and which earlier ones (batch, candidate) were used again
+           failed; where its responses lie, and which earlier ones (batch, candidate) were used again;
+           the sha256 of its slope by row weights, in ``vectors``
 decision   ``DecisionLine``: what the optimizer decided, and why, in words
 settled    ``SettledLine``: the yardsticks, and which objectives cannot rank these models; follows the
            evaluations of base and parents
@@ -252,6 +253,7 @@ class EvaluationLine(Line):
     reused: tuple[tuple[int, int], ...]
     seconds: dict[str, float]
     slopes: dict[str, tuple[float, ...]] | None
+    vectors: str | None
 
     @classmethod
     def of(
@@ -281,6 +283,7 @@ class EvaluationLine(Line):
             items=self.items,
             tokens=self.tokens,
             slopes=self.slopes,
+            vectors=self.vectors,
         )
 
     def block_at(self, line: int = 0) -> Block | None:
@@ -469,7 +472,7 @@ class Survey:
         blocks: of the response store, in order.
         end: the last ``EndLine``.
         seconds: over all sessions: from each start to the last event before the next.
-        decisions: how many were told.
+        decisions: that were told.
         count: of lines.
     """
 
@@ -477,7 +480,7 @@ class Survey:
     blocks: list[Block] = field(default_factory=list)
     end: EndLine | None = None
     seconds: float = 0.0
-    decisions: int = 0
+    decisions: list[str] = field(default_factory=list)
     count: int = 0
     _last: float | None = None  # time of the line before, in this session
 
@@ -491,7 +494,7 @@ class Survey:
         elif isinstance(line, EndLine):
             self.end = line
         elif isinstance(line, DecisionLine):
-            self.decisions += 1
+            self.decisions.append(line.text)
         elif isinstance(line, EvaluationLine) and (block := line.block_at(self.count)):
             self.blocks.append(block)
         if self._last is not None:

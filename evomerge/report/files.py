@@ -43,13 +43,14 @@ def write(record: Record) -> Result:
 
     Raises:
         RunError: it cannot be written.
+        InputError: the winner's row weights are gone.
     """
     result = result_of(record)
     remarks = "".join(f"* {markdown_text(remark)}.\n" for remark in result.remarks)
     try:
         config.write_text(record.folder / REPORT, table_markdown(result.table) + remarks)
         if result.winner is not None:
-            config.write_text(record.folder / BEST, result.winner.to_yaml())
+            result.winner.save(record.folder / BEST)
     except OSError as error:
         raise RunError(
             f"{record.folder}: the results cannot be written: {error.strerror}. The journal is complete: "

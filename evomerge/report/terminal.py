@@ -28,6 +28,7 @@ PHASES: Mapping[str, str] = {
     Phase.REFERENCES: "base and parents",
     Phase.START: "known recipes",
     Phase.SEARCH: "search",
+    Phase.ROWS: "row weights",
     Phase.SELECT: "re-scoring the shortlist",
     Phase.REPORT: "final report",
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,7 +14,7 @@ from typing import Any
 
 from evomerge.errors import CandidateFailed, InputError, RunError
 from evomerge.evolution.core import Search
-from evomerge.evolution.history import Batch, Evaluation
+from evomerge.evolution.history import OUT_OF_HOURS, Batch, Evaluation
 from evomerge.judging.final import IntervalOf
 from evomerge.pool import Pool, WorkerSpec
 from evomerge.pool.serial import SerialPool
@@ -36,6 +38,7 @@ from evomerge.record.events import (
 )
 from evomerge.record.journal import Journal
 from evomerge.record.responses import Store
+from evomerge.record.vectors import Vectors
 from evomerge.run.calibrating import collect
 from evomerge.run.ending import end
 from evomerge.run.extending import Limits, extended
@@ -170,17 +173,19 @@ class _Loop:
         extension: Mapping[str, str],
     ) -> None:
         self.run, self.journal, self.store, self.listener = run, journal, store, listener
+        self.vectors = Vectors(run.spec.folder)
         self.search = run.search(
             lead=lambda at: self.scoring.lead(at),
             margin=lambda at: self.scoring.margin(at),
             credit=lambda at: self.scoring.credit(at),
+            row_slopes=lambda sha256: self.vectors.slopes(sha256),
         )
         self.history = self.search.history
         self.scoring = Scoring(run, self.search, store)
         # Model (``Scoring.key``) -> evaluations that await its answers, the one that is being asked first.
         # Candidates may merge to one model; it is asked once at a time, so that each asks only the rest.
         self._waiting: dict[str, list[At]] = {}
-        self._decisions = survey.decisions
+        self._decided = Counter(survey.decisions)
         for number, line in enumerate(lines_of(journal.path, journal.read()), start=1):
             self._fold(line, number)
         self._spent = survey.seconds
@@ -273,7 +278,7 @@ class _Loop:
             and not history.closed
             and self._elapsed() > hours * 3600
         ):
-            self._close("out of hours")
+            self._close(OUT_OF_HOURS)
         while True:
             if history.unsettled:
                 settled = self.scoring.settle()
@@ -291,6 +296,7 @@ class _Loop:
             self._tell_decisions()
             if batch is None:
                 return
+            batch = self.vectors.kept(batch)
             self._write(BatchLine.of(batch, self._open(batch)))
             self.listener.opened(batch)
             self._hand_out(batch, pool)
@@ -308,11 +314,12 @@ class _Loop:
 
     def _tell_decisions(self) -> None:
         """Write down what the optimizer decided since."""
-        for text in self.search.optimizer.decisions[self._decisions :]:
-            batch = len(self.history.batches)
-            self._write(DecisionLine(time=time.time(), batch=batch, text=text))
-            self.listener.decided(text)
-            self._decisions += 1
+        for text, count in (Counter(self.search.decisions) - self._decided).items():
+            for _ in range(count):
+                batch = len(self.history.batches)
+                self._write(DecisionLine(time=time.time(), batch=batch, text=text))
+                self.listener.decided(text)
+                self._decided[text] += 1
 
     def _elapsed(self) -> float:
         """Seconds spent on this run, over all sessions."""
@@ -335,12 +342,13 @@ class _Loop:
             items, probe, error = scoring.missing(at), scoring.probe(at), scoring.error(at)
             slope = scoring.slope(at)
             if (items or slope) and error is None:
-                recipe = self.history.candidates[at[1]].recipe.portable().plain
+                recipe = self.history.candidates[at[1]].recipe
                 # base and parents, batch 0, set the limits themselves
                 limits = scoring.limits if probe and at[0] else None
+                rows = recipe.body.rows
                 job = Job(
                     key,
-                    recipe,
+                    recipe.portable().plain,
                     items,
                     probe,
                     limits,
@@ -348,6 +356,8 @@ class _Loop:
                     slope=slope,
                     answers=scoring.shown(slope),
                     teachers=scoring.teachers(slope),
+                    rows=base64.b64encode(rows.read()).decode("ascii") if rows else "",
+                    by_rows=scoring.by_rows(at),
                     **asdict(self.run.suite.spec.slopes),
                 )
                 pool.submit(job.plain)
@@ -374,11 +384,14 @@ class _Loop:
         scoring, reused = self.scoring, self.scoring.reused(at)  # before its own answers count, too
         block = self.store.append(results) if results else None
         scoring.add(at, block)
-        values = errors = slopes = None
+        values = errors = slopes = vectors = None
         if error is None:
             try:
                 values, errors = scoring.values(at)
-                slopes = scoring.slopes(at, slope) if slope else None
+                if slope and scoring.by_rows(at):
+                    vectors = self.vectors.keep_slopes(scoring.row_slopes(at, slope))
+                elif slope:
+                    slopes = scoring.slopes(at, slope)
             except CandidateFailed as failure:  # finite answers, but a metric or a slope is not
                 values = errors = None
                 error = str(failure)
@@ -393,7 +406,7 @@ class _Loop:
         items, tokens = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
         items += self.run.slope_cost * sum(each["items"] for each in (slope or {}).values())
         evaluation = Evaluation(
-            *at, values, error, errors, items=items, tokens=tokens, slopes=slopes
+            *at, values, error, errors, items=items, tokens=tokens, slopes=slopes, vectors=vectors
         )
         self._write(
             EvaluationLine.of(evaluation, block=block, reused=reused, seconds=seconds or {})

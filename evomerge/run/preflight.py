@@ -14,9 +14,10 @@ from evomerge.calibration import Calibration, Texts
 from evomerge.checkpoint import Checkpoint, read_json
 from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputError
-from evomerge.evolution.core import Credit, Lead, Margin, Plan, Search
-from evomerge.evolution.history import SLOPE_COST, History
+from evomerge.evolution.core import Credit, Lead, Margin, Plan, RowSlopes, Search
+from evomerge.evolution.history import SLOPE_COST, Cost, History
 from evomerge.merging import open_model
+from evomerge.merging.blueprint import Blueprint
 from evomerge.optimizers import Measure, Optimizer, Problem
 from evomerge.parents import Parents, check_compatible
 from evomerge.parents.kinship import inner_products
@@ -67,15 +68,31 @@ class Run:
     @cached_property
     def space(self) -> SearchSpace:
         names = {name for model in self.models.values() for name in model.names}
-        return SearchSpace(self.spec.space, self.template, self.models[BASE].layers, names)
+        heights = None
+        if "rows" in self.spec.space.parts:
+            shapes = Blueprint.of(Parents(self.models, self.spec.tokenizer)).shapes
+            heights = {name: shape[0] for name, shape in shapes.items()}
+        layers = self.models[BASE].layers
+        return SearchSpace(self.spec.space, self.template, layers, names, heights)
+
+    @property
+    def reserve(self) -> Cost:
+        """What the descent on row weights takes of the budget."""
+        rows, suite = self.space.rows, self.suite
+        if rows is None:
+            return Cost()
+        batch, glance = suite.minibatch(0, 0, 1.0), suite.glance(0, 0)
+        step = self.slope_cost * sum(map(len, batch.values())) + sum(map(len, glance.values()))
+        return Cost(rows.steps + 2, rows.steps * step + 2 * sum(map(len, suite.fresh.values())))
 
     def search(
         self,
         lead: Lead = lambda at: None,
         margin: Margin = lambda at: 0.0,
         credit: Credit = lambda at: {},
+        row_slopes: RowSlopes = lambda sha256: {},
     ) -> Search:
-        """A search that has seen nothing yet; what ``lead``, ``margin`` and ``credit`` tell: see ``Search``."""
+        """A search that has seen nothing yet; for the arguments see ``Search``."""
         spec, optimizer = self.spec, self.optimizer()
         plan = Plan(
             spec.evaluations,
@@ -86,6 +103,7 @@ class Run:
             cost=self.suite.cost,
             patience=spec.patience,
             slope=self.slope_cost,
+            reserve=self.reserve,
         )
         history = History(self.suite.combine, self.suite.yardsticks, self.suite.shares)
         objectives, front = self.suite.objectives, self.suite.spec.front
@@ -99,20 +117,33 @@ class Run:
             lead=lead,
             margin=margin,
             credit=credit,
+            row_slopes=row_slopes,
         )
 
     @property
     def without_slopes(self) -> str:
-        """Why no slope can be taken at all; empty if some can."""
+        """Why no slope can be taken by any gene; empty if some can."""
+        still = "no gene is a real parameter by which every method that has it is smooth"
+        if any(self.space.smooth):
+            still = ""
+        return self._without_gradients or still or self._without_lessons
+
+    @property
+    def without_row_slopes(self) -> str:
+        """Why no slope can be taken by any row weight; empty if some can."""
+        return self._without_gradients or self._without_lessons
+
+    @property
+    def _without_gradients(self) -> str:
         name = self.suite.spec.engine
-        if not hasattr(ENGINES.get(name), "traced"):
-            return f"engine {name!r} gives no derivatives: it has no torch module"
-        if not any(self.space.smooth):
-            return "no gene is a real parameter by which every method that has it is smooth"
+        if hasattr(ENGINES.get(name), "traced"):
+            return ""
+        return f"engine {name!r} gives no derivatives: it has no torch module"
+
+    @property
+    def _without_lessons(self) -> str:
         taught = self.suite.teaching()
-        if all(taught.values()):
-            return "; ".join(f"{name}: {why}" for name, why in taught.items())
-        return ""
+        return "; ".join(f"{n}: {why}" for n, why in taught.items()) if all(taught.values()) else ""
 
     @cached_property
     def slope_cost(self) -> int:
@@ -129,7 +160,7 @@ class Run:
     @cached_property
     def teaching(self) -> dict[str, str]:
         """Objective -> scorer whose items teach it; empty where no slope can be taken at all."""
-        if self.without_slopes:
+        if self.without_row_slopes if self.space.rows else self.without_slopes:
             return {}
         scorer = {objective.name: objective.scorer for objective in self.suite.measured}
         return {name: scorer[name] for name, why in self.suite.teaching().items() if not why}
@@ -167,7 +198,7 @@ class Run:
             sources,
             self.space.blend,
             kinship,
-            smooth=self.space.smooth if self.teaching else (),
+            smooth=() if self.without_slopes else self.space.smooth,
             levels=self.space.levels,
             mixtures=self.space.mixtures,
         )
@@ -325,13 +356,18 @@ def _scoring(spec: RunSpec, models: Mapping[str, Checkpoint], device: str | None
 
 
 def _check_slopes(run: Run) -> None:
-    """Refuse an optimizer that can do nothing without slopes where there are none."""
+    """Refuse an optimizer or row weights, which can do nothing without slopes, where there are none."""
     name = run.spec.optimizer
     if optimizers.get(name).SLOPES and (why := run.without_slopes):
         place = run.spec.lines.get("optimizer", run.spec.folder)
         raise InputError(
             f"{place}: {name} descends by slopes, and there are none: {why}. Choose another optimizer: auto "
             "takes slopes where there are some"
+        )
+    if run.space.rows and (why := run.without_row_slopes):
+        raise InputError(
+            f"{run.spec.folder}: space.rows: row weights are found by slopes, and there are none: {why}. Leave "
+            "rows out"
         )
 
 
@@ -357,9 +393,12 @@ def _check_budget(run: Run) -> None:
     }
     # one a token at least, but for functions, which count none
     told = sum(each[scorer.name] for scorer in suite.spec.scorers if scorer.kind != "function")
+    kept = run.reserve
     least = {
-        "evaluations": references + starts, "items": sum(each.values()), "tokens": told
-    }  # fmt: skip
+        "evaluations": references + starts + kept.evaluations,
+        "items": sum(each.values()) + kept.items,
+        "tokens": told,
+    }
     _check_limits(run, least)
 
 
@@ -370,7 +409,8 @@ def _check_limits(run: Run, least: Mapping[str, int]) -> None:
     for name, used in least.items():
         allowed = limits[name]
         if allowed is not None and allowed <= used:
+            rows = " and the descent on row weights" if run.space.rows else ""
             raise InputError(
                 f"{spec.lines.get(name, spec.folder)}: budget.{name} is {allowed}, but base, parents and known "
-                f"recipes alone take at least {used}; allow more, or list fewer under space.start"
+                f"recipes{rows} alone take at least {used}; allow more, or list fewer under space.start"
             )

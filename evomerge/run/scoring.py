@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from evomerge.errors import CandidateFailed
 from evomerge.evolution.core import Search
 from evomerge.evolution.history import Batch, Phase, Settled, Verdict
@@ -23,6 +25,7 @@ from evomerge.params import Genome
 from evomerge.record.answers import Answers, At
 from evomerge.record.responses import Block, Store
 from evomerge.registry import LOSSES
+from evomerge.rows import Array, array_of
 from evomerge.run.preflight import Run
 from evomerge.suite.objectives import Objective, entering
 from evomerge.suite.probe import ProbeLimits, probe_limits
@@ -84,7 +87,7 @@ class Scoring:
     def probe(self, at: At) -> Items:
         """Probe items that come first; none if the model passed them before."""
         batch = self._history.batches[at[0]]
-        if batch.phase == Phase.REPORT or (batch.phase == Phase.SEARCH and batch.slopes):
+        if batch.phase == Phase.REPORT or (batch.phase.searched and batch.slopes):
             return {}  # a slope is worth its items, whatever the model has become
         return self._answers.missing(self.key(at), self._probe)
 
@@ -98,9 +101,12 @@ class Scoring:
     def slope(self, at: At) -> Items:
         """Items by which the slope of a candidate is wanted: a minibatch of those whose scorers teach."""
         wanted = set(self._run.teaching.values())
-        if self._phase(at) != Phase.SEARCH or not self._history.candidates[at[1]].slope:
+        batch = self._history.batches[at[0]]
+        asked = batch.phase == Phase.SEARCH or (batch.phase == Phase.ROWS and not batch.fresh)
+        if not asked or not self._history.candidates[at[1]].slope:
             return {}
-        drawn = self._suite.minibatch(self._run.spec.seed, at[0])
+        size = 1.0 if batch.phase == Phase.ROWS else 0.0
+        drawn = self._suite.minibatch(self._run.spec.seed, at[0], size)
         return {name: ids for name, ids in drawn.items() if name in wanted and ids}
 
     def shown(self, items: Items) -> dict[str, dict[str, str]]:
@@ -172,6 +178,31 @@ class Scoring:
             raise CandidateFailed("its slope is not finite")
         return slopes
 
+    def by_rows(self, at: At) -> bool:
+        """Whether the slope of a candidate is wanted by its row weights."""
+        return self._phase(at) == Phase.ROWS
+
+    def row_slopes(self, at: At, found: Mapping[str, Any]) -> dict[str, Array]:
+        """As ``slopes``, by every row weight.
+
+        Raises:
+            CandidateFailed: one is not finite.
+        """
+        sign = {objective.name: objective.sign for objective in self._suite.measured}
+        asked = self.slope(at)
+        slopes = {
+            # items that teach nothing have the slope 0
+            objective: (
+                array_of(found[scorer]["rows"])
+                * np.float32(sign[objective] * found[scorer]["items"] / len(asked[scorer]))
+            )
+            for objective, scorer in self._run.teaching.items()
+            if scorer in found
+        }
+        if not all(np.isfinite(slope).all() for slope in slopes.values()):
+            raise CandidateFailed("its slope is not finite")
+        return slopes
+
     def reused(self, at: At) -> list[At]:
         """Earlier evaluations whose answers count for this one."""
         return self._answers.sources(self.key(at), self.items(at))
@@ -201,7 +232,7 @@ class Scoring:
         phase, key, split = self._phase(at), self.key(at), self._suite.splits[Split.SEARCH]
         if not phase.searched:
             return self._suite.values(self.results(at)), None
-        sampled = phase == Phase.SEARCH or (
+        sampled = phase in (Phase.SEARCH, Phase.ROWS) or (
             phase == Phase.START and self._suite.spec.start is not None
         )
         estimation = self._estimation if sampled else self._whole
@@ -317,9 +348,10 @@ class Scoring:
 
     def _items_of(self, batch: Batch) -> Items:
         """A split, a sample of the search split, or a round of the select split."""
-        if batch.phase == Phase.SEARCH and batch.fresh:
+        searched = batch.phase in (Phase.SEARCH, Phase.ROWS)
+        if searched and batch.fresh:
             return self._suite.fresh
-        if batch.phase == Phase.SEARCH:
+        if searched:
             seed = self._run.spec.seed
             if batch.slopes:
                 return self._suite.glance(seed, batch.number)

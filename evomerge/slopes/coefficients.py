@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from evomerge.engines import Differentiable
 from evomerge.merging import Merge
 from evomerge.params import ALL, Derivatives
+from evomerge.rows import Array, text_of
 from evomerge.scorers.lessons import Lesson
 from evomerge.slopes.backward import descend
 from evomerge.slopes.losses import Loss
@@ -23,11 +25,14 @@ class Slope:
         merit: the mean merit of the lessons.
         items: how many there were.
         tensors: its derivative by every coefficient of every tensor.
+        rows: its derivative by every row weight, in the order of ``RowWeights.flat``, where these were asked
+            for instead.
     """
 
     merit: float
     items: int
     tensors: Derivatives = field(default_factory=dict)
+    rows: Array | None = None
 
 
 def slope(
@@ -53,9 +58,42 @@ def slope(
     return Slope(merit, len(lessons), found)
 
 
+def row_slope(
+    engine: Differentiable,
+    merge: Merge,
+    lessons: Sequence[Lesson],
+    loss: Loss,
+    *,
+    checkpoint: bool = False,
+) -> Slope:
+    """As ``slope``, by the row weights: each row's own share of the derivative by a weight."""
+    rows = merge.recipe.body.rows
+    assert rows is not None
+    tangents = merge.row_tangents()
+    found = {
+        tensor: {model: torch.zeros(len(each), dtype=torch.float64) for model, each in by.items()}
+        for tensor, by in rows.vectors.items()
+    }
+
+    def take(name: str, gradient: Tensor) -> None:
+        for model, tangent in tangents(name):
+            product = gradient.float() * tangent.view(gradient.shape)
+            by_row = product.flatten(1).sum(1) if product.ndim > 1 else product
+            found[name][model] += by_row.cpu().double()
+
+    merit = descend(engine, lessons, loss, take, checkpoint=checkpoint) if lessons else 0.0
+    flat = torch.cat([found[tensor][model] for tensor, model, _ in rows.spans()])
+    return Slope(merit, len(lessons), rows=flat.float().numpy())
+
+
 def plain(slopes: Mapping[str, Slope]) -> dict[str, dict[str, object]]:
-    """As JSON holds it: scorer -> its slope."""
+    """As JSON holds it: scorer -> its slope; derivatives by rows as the text of their bytes."""
     return {
-        name: {"merit": each.merit, "items": each.items, "tensors": each.tensors}
+        name: {
+            "merit": each.merit,
+            "items": each.items,
+            "tensors": each.tensors,
+            **({} if each.rows is None else {"rows": text_of(each.rows)}),
+        }
         for name, each in slopes.items()
     }

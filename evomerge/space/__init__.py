@@ -17,15 +17,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from evomerge.errors import ConfigError
 from evomerge.lines import NEUTRAL
 from evomerge.params import Derivatives, Genome, Level, Mixture
 from evomerge.recipe import BASE, Body, Recipe, group
 from evomerge.registry import PARTS
+from evomerge.rows import Array, RowWeights
 from evomerge.space import simplex
 from evomerge.space.fit import Fit
 from evomerge.space.parts import Part
 from evomerge.space.parts.methods import SWEEP, everywhere, uniform
+from evomerge.space.parts.rows import RowSpec
 from evomerge.space.spec import METHODS, SpaceSpec, owners, parse_space
 from evomerge.tensors import place_of, places
 
@@ -42,16 +46,25 @@ class SearchSpace:
         template: a recipe without groups.
         layers: blocks of the merged model.
         names: of its tensors; a space that tells those of one layer and role apart cannot do without.
+        heights: tensor -> length of its first axis; a space with row weights cannot do without.
 
     Attributes:
         dims: the axes, as optimizers see them.
         spec: the configuration it was made from.
+        rows: what it says of row weights; None where it has none.
     """
 
     def __init__(
-        self, spec: SpaceSpec, template: Recipe, layers: int, names: Iterable[str] = ()
+        self,
+        spec: SpaceSpec,
+        template: Recipe,
+        layers: int,
+        names: Iterable[str] = (),
+        heights: Mapping[str, int] | None = None,
     ) -> None:
         self.spec, self.layers = spec, layers
+        self.rows: RowSpec | None = spec.parts.get("rows")
+        self._heights = heights or {}
         self._template = template
         self.sources = tuple(template.models)
         pairs = [(PARTS.get(name), settings) for name, settings in spec.parts.items()]
@@ -144,6 +157,22 @@ class SearchSpace:
                 body = self._parts[number - 1].draw(found[self._genes[number - 1]], body)
             found += part.canonical(genome[genes], body)
         return found, body
+
+    def row_weights(self, recipe: Recipe) -> RowWeights:
+        """Row weights of a recipe of this space that change nothing: a 1 for each row that may vary."""
+        kept = self._with_fixed(Body())
+        found: dict[str, dict[str, Array]] = {}
+        for name, height in self._heights.items():
+            place = place_of(name, self.layers)
+            group = recipe.group_of(place)
+            if group is None or kept.group_of(place) is not None:
+                continue
+            weights: Any = group.values["weight"]
+            # a weight of 0 has no use for factors
+            by_model = {m: np.ones(height, np.float32) for m in group.models if weights[m]}
+            if by_model:
+                found[name] = by_model
+        return RowWeights.of(found)
 
     def encode(self, recipe: Recipe) -> Genome | None:
         """The genome of ``recipe``, or None if this space does not hold it."""

@@ -121,6 +121,9 @@ def parse_space(
         parts=parts,
         tensors=tensors,
     )
+    for name in parts if len(problems.found) == before else ():
+        if why := PARTS.get(name).refuses(spec):
+            section.problem(name, why)
     spec = _with_start(spec, section, sources)
     section.finish()
     return spec if len(problems.found) == before else None

@@ -194,9 +194,10 @@ class Suite:
         drawn = schedule.sample(split, self.stratum_of, count, seed, "items", batch)
         return {name: split[name] if name in self.spec.anchors else drawn[name] for name in split}
 
-    def minibatch(self, seed: int, batch: int) -> Items:
-        """The items of one slope: a keyed draw of as many as a candidate of the first generation gets."""
-        count = self.spec.candidate[0]
+    def minibatch(self, seed: int, batch: int, progress: float = 0.0) -> Items:
+        """The items of one slope: a keyed draw of as many as a candidate of the first generation gets, or one
+        of a later generation."""
+        count = schedule.size(*self.spec.candidate, progress)
         return schedule.sample(self._teaching, self.stratum_of, count, seed, "slope", batch)
 
     def glance(self, seed: int, batch: int) -> Items:

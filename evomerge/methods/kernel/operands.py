@@ -12,7 +12,8 @@ from torch import Tensor
 from evomerge.methods.kernel import passes
 from evomerge.methods.kernel.entrywise import Entrywise, Number, Numbers, Pass
 from evomerge.methods.kernel.facts import Facts
-from evomerge.methods.kernel.leaves import Argument, Entries, Uniforms
+from evomerge.methods.kernel.leaves import Argument, Columns, Entries, Rows, Uniforms
+from evomerge.methods.kernel.weights import fractions
 
 
 class Operands:
@@ -34,13 +35,14 @@ class Operands:
         facts: Facts,
         draw_key: Callable[[str], int],
         noise: Mapping[str, Tensor] | None = None,
+        rows: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.names = tuple(models)
         self.shape = next(iter(models.values())).shape
         self.tensors = tuple(_matrix(tensor) for tensor in models.values())
         self.base = None if base is None else _matrix(base.to(self.device))
         self.facts = facts
-        self._draw_key, self._noise = draw_key, noise
+        self._draw_key, self._noise, self._rows = draw_key, noise, rows or {}
 
     @property
     def device(self) -> torch.device:
@@ -76,6 +78,20 @@ class Operands:
         if self._noise is not None:
             return [Entries(self._noise[name].float()) for name in self.names]
         return [Uniforms(self._draw_key(name)) for name in self.names]
+
+    def weights(self, weight: Tensor) -> list[float | Rows | Columns]:
+        """The models' weights [models] for an entry function, row by row where the recipe says so.
+
+        Of a tensor of one axis, entry by entry.
+        """
+        by_entry = Columns if len(self.shape) < 2 else Rows
+        return [
+            value
+            if (factors := self._rows.get(name)) is None
+            # the product is rounded once, whatever the device
+            else by_entry((factors.double() * value).float())
+            for name, value in zip(self.names, fractions(weight), strict=True)
+        ]
 
     # -- passes over memory ----------------------------------------------------------------------
 

@@ -64,6 +64,11 @@ class Part(Protocol):
         """The settings under the part's key; None for no such part, and where problems were noted."""
         ...
 
+    @classmethod
+    def refuses(cls, spec: SpaceSpec) -> str | None:
+        """Why a space that has this part is none; None if it is one."""
+        return None
+
     # -- known recipes ---------------------------------------------------------------------------
 
     @staticmethod
