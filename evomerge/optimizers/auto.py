@@ -27,6 +27,7 @@ from evomerge.optimizers.kernel.reduced import Reduced
 from evomerge.optimizers.slope import RATE, STEPS
 from evomerge.params import Genome, Integer, Level, Parameter, Real, Shared, Value
 
+EARLY = 5  # what a descent found is recommended from one of so many of its steps on
 COARSE = 4  # a coarse level gets one of so many planned steps
 REACH = 0.5  # how wide evolution looks around what descents found, as a part of each range
 
@@ -121,7 +122,7 @@ class Auto(Optimizer):
         if self._best is None:
             return []
         found = self._evolution.bettered() if self._evolution else []
-        if self._descent is not None and 2 * len(self._descent.points) > self._descent.steps:
+        if self._descent is not None and EARLY * len(self._descent.points) > self._descent.steps:
             found = [canonical(self.dims, self._descent.mean)]  # as a rule it leads, once compared
         return list(dict.fromkeys([*found, self._kept, *self._found[::-1]]))[:count]
 
