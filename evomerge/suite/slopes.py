@@ -8,7 +8,7 @@ from evomerge import config
 from evomerge.registry import LOSSES, unknown
 
 DEFAULT = "lead"
-TAU = 2.0  # nats
+TAU = 1.0  # nats
 # names of losses that grow without bound as an answer gets worse
 UNBOUNDED = ("cross_entropy", "ce", "nll", "log_likelihood", "logistic", "perplexity")
 

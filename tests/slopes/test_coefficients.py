@@ -28,6 +28,7 @@ from evomerge.slopes.losses import Loss, kl
 from evomerge.slopes.losses.entropy import Entropy
 from evomerge.slopes.losses.kl import KL
 from evomerge.slopes.losses.lead import Lead
+from evomerge.suite.slopes import TAU
 from evomerge.testing.models import tiny_family
 
 SOURCES = ("chat", "sea")
@@ -223,7 +224,7 @@ def test_what_is_scored_is_what_is_taught(tiny: Callable[..., Subject]) -> None:
         nats = [each.nats for each in subject.engine.loglikelihood(lesson.requests)]
         right = max(n for at, n in enumerate(nats) if at in lesson.right)  # type: ignore[union-attr]
         wrong = max(n for at, n in enumerate(nats) if at not in lesson.right)  # type: ignore[union-attr]
-        merits.append(1 / (1 + np.exp(-(right - wrong) / 2)))
+        merits.append(1 / (1 + np.exp(-(right - wrong) / TAU)))
     assert found.merit == pytest.approx(float(np.mean(merits)), rel=1e-4)
 
 

@@ -15,6 +15,7 @@ from evomerge.pool.serial import SerialPool
 from evomerge.record.events import JOURNAL
 from evomerge.run.preflight import prepare
 from evomerge.run.spec import load_run
+from evomerge.suite.slopes import TAU
 
 PAIRS = {
     "frank_wolfe": {"loss": "kl", "checkpoint": True},
@@ -57,7 +58,7 @@ def test_a_search_takes_the_slopes_that_its_suite_asks_for(
     asking = [job for job in Watched.jobs if job["slope"]]
     assert len(asking) == 3
     for job in asking:
-        wanted = {"loss": "lead", "tau": 2.0, "checkpoint": False} | PAIRS[name]
+        wanted = {"loss": "lead", "tau": TAU, "checkpoint": False} | PAIRS[name]
         assert {key: job[key] for key in wanted} == wanted
         assert set(job["slope"]) == {"sums", "texts.jsonl"}
         followed = [job["teachers"][scorer]["groups"] for scorer in job["teachers"]]

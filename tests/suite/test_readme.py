@@ -94,8 +94,8 @@ def test_splits_table() -> None:
 
 def test_losses_table() -> None:
     assert names(table("<!-- losses -->")) == set(LOSSES.built_in)
-    assert asdict(SlopeOptions()) == {"loss": "lead", "tau": 2, "checkpoint": False}
-    assert "`slopes: {loss: lead, tau: 2, checkpoint: false}`" in README
+    assert asdict(SlopeOptions()) == {"loss": "lead", "tau": 1, "checkpoint": False}
+    assert "`slopes: {loss: lead, tau: 1, checkpoint: false}`" in README
 
 
 def test_estimators_table() -> None:

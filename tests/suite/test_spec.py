@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evomerge import config
-from evomerge.suite.slopes import SlopeOptions
+from evomerge.suite.slopes import TAU, SlopeOptions
 from evomerge.suite.spec import CANDIDATE, SuiteSpec, parse_suite
 
 TWO = """
@@ -130,7 +130,7 @@ def test_wrong_measures(tmp_path: Path, axis: str, message: str) -> None:
 def test_how_slopes_are_taken(tmp_path: Path) -> None:
     spec, problems = parsed(f"{TWO}slopes: {{loss: kl, checkpoint: true}}", tmp_path)
     assert spec is not None and not problems
-    assert spec.slopes == SlopeOptions("kl", 2.0, True)
+    assert spec.slopes == SlopeOptions("kl", TAU, True)
     assert SlopeOptions() == SuiteSpec((), ()).slopes
 
 

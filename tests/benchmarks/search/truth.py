@@ -305,7 +305,7 @@ class Replay:
             path = self.record.folder / JOURNAL
             survey = Survey.of(lines_of(path, read(path)))
             journal: Any = _Finished(path)
-            self._search = _Loop(self.job, journal, survey, store, Listener()).search
+            self._search = _Loop(self.job, journal, survey, store, Listener(), {}).search
         self._told = count
         self._search._tell(count)
         return self._search
