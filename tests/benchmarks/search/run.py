@@ -46,7 +46,11 @@ TENSORS = {
     "start": ["parents", "uniform", "task_arithmetic"],
 }
 RUNS: Mapping[str, Mapping[str, Any]] = {
-    "auto": {"optimizer": {"name": "auto"}},
+    "auto": {"optimizer": {"name": "auto", "population": 12, "steps": 20, "rate": 0.12}},
+    "auto, rows": {
+        "optimizer": {"name": "auto", "population": 12, "steps": 20, "rate": 0.12},
+        "space": {**TENSORS, "rows": {"steps": 32, "rate": 0.1}},
+    },
     "slope": {"optimizer": {"name": "slope"}},
     "slope, per tensor": {"optimizer": {"name": "slope"}, "space": TENSORS},
     "cma, sigma0 .1": {"optimizer": {"name": "cma", "population": 14, "sigma0": 0.1}},
