@@ -223,7 +223,7 @@ def _parse_models(
 def _merging(space: SpaceSpec) -> tuple[str, ...]:
     """The methods that a search merges by: those of its space, and those it starts with."""
     known = methods.names()
-    return tuple(dict.fromkeys((*space.methods, *(n for n in space.start if n in known))))
+    return tuple(dict.fromkeys((*space.methods, *(str(n) for n in space.start if n in known))))
 
 
 def _parse_calibration(section: config.Section, names: tuple[str, ...]) -> CalibrationFile | None:
