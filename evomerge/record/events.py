@@ -145,7 +145,7 @@ class Head(Line):
     splits: Splits
     scorers: dict[str, ScorerLine]
     versions: dict[str, str]
-    given: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    given: dict[str, dict[str, dict[str, Any]]]
 
     def __post_init__(self) -> None:
         if not any(objective.weight for objective in self.objectives):
