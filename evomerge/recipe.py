@@ -53,6 +53,17 @@ class Group:
     lines: Lines | None = None
     tensors: tuple[str, ...] | None = None
 
+    def renamed(self, names: Mapping[str, str]) -> Group:
+        """The same with sources called ``names[source]``."""
+        values = {
+            parameter: {names.get(model, model): each for model, each in value.items()}
+            if isinstance(value, Mapping)
+            else value
+            for parameter, value in self.values.items()
+        }
+        models = tuple(names.get(model, model) for model in self.models)
+        return replace(self, values=values, models=models)
+
     @property
     def needs_base(self) -> bool:
         """True if merging reads the base, where there is one, though it is not one of ``models``."""
@@ -175,6 +186,17 @@ class Body:
             for number, group in enumerate(self.groups)
             if group.tensors is None or group.layers is not None or group.roles is not None
         ]
+
+    def renamed(self, names: Mapping[str, str]) -> Body:
+        """The same with sources called ``names[source]``.
+
+        Raises:
+            InputError: row weights cannot be read.
+        """
+        if all(old == new for old, new in names.items()):
+            return self
+        groups = tuple(group.renamed(names) for group in self.groups)
+        return replace(self, groups=groups, rows=self.rows and self.rows.renamed(names))
 
     def informed(self, data: Calibration | None) -> Body:
         """The same groups, with ``data`` if one of them takes a statistic."""

@@ -166,6 +166,19 @@ class RowWeights:
         """How many factors there are."""
         return sum(length for _, _, length in self.spans())
 
+    def renamed(self, names: Mapping[str, str]) -> RowWeights:
+        """The same with sources called ``names[source]``.
+
+        Raises:
+            InputError: see ``vectors``.
+        """
+        return RowWeights.of(
+            {
+                tensor: {names.get(model, model): vector for model, vector in by_model.items()}
+                for tensor, by_model in self.vectors.items()
+            }
+        )
+
     def moved(self, flat: NDArray[Any]) -> RowWeights:
         """Others of the same tensors and sources: ``flat`` holds the factors."""
         found: dict[str, dict[str, Array]] = {}

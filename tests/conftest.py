@@ -64,6 +64,7 @@ SLOW = (
     ),
     *(
         "test_cli",
+        "test_add_parent",
         "engines/test_contract",
         "optimizers/test_cma",
         "scorers/test_lm_eval",

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -551,6 +551,47 @@ def test_a_start_file_about_other_models_is_refused(tmp_path: Path) -> None:
         ConfigError, match=r"other\.yaml: its sources are math; this run's are chat, sea"
     ):
         space.starts()
+
+
+def starting_from(
+    content: dict[str, Any], template: Recipe, **merges: Mapping[str, Body]
+) -> SearchSpace:
+    """A space that starts from other runs with these merges by label."""
+    start = [{"run": f"../{run}"} for run in merges]
+    spec = fit({**content, "start": start}, template=template).spec
+    found = {f"../{run}": bodies for run, bodies in merges.items()}
+    return SearchSpace(spec, template, 6, names_in(6), given=found)
+
+
+def test_merges_of_other_runs_are_known_recipes() -> None:
+    body = Body((group("task_arithmetic", SOURCES, {"weight": {"chat": 0.5, "sea": 0.75}}),))
+    drawn = Body((group("ties", SOURCES, {"weight": 0.3}),))
+    content = {"methods": ["task_arithmetic", "ties"]}
+    space = starting_from(content, THREE, one={"#4 of one": body, "#5 of one": drawn})
+    starts = space.starts()
+    assert list(starts) == ["uniform", "#4 of one", "#5 of one"]
+    joined = starts["#4 of one"].groups[0]
+    assert joined.models == ("chat", "sea", "math")
+    assert joined.values["weight"] == {"chat": 0.5, "sea": 0.75, "math": 0.0}
+    assert space.encode(starts["#4 of one"]) is not None
+    assert starts["#5 of one"].body == drawn, "a weight of 0 is not the same as being left out"
+    assert space.encode(starts["#5 of one"]) is None, "scored like a recipe file that has no genome"
+
+    narrow = {**content, "parameters": {"weight": {"range": [0.25, 1]}}}
+    assert starting_from(narrow, THREE, one={"#4 of one": body}).starts()["#4 of one"].body == body
+    again = starting_from(
+        content, TEMPLATE, one={"#4 of one": body}, two={"#4 of one": drawn, "#9": body}
+    )
+    assert list(again.starts()) == ["uniform", "#4 of one", "#4 of one (../two)"], "once each"
+
+
+def test_merges_by_statistics_of_other_texts_are_refused() -> None:
+    fisher = Body((group("fisher", SOURCES),), Calibration("theirs.txt", None, "1e" * 32))
+    with pytest.raises(ConfigError, match=r"#4 of one: its statistics are of other texts .*theirs"):
+        starting_from({"methods": ["fisher"]}, TEMPLATE, one={"#4 of one": fisher}).starts()
+    same = replace(fisher, data=TEMPLATE.body.data)
+    starts = starting_from({"methods": ["fisher"]}, TEMPLATE, one={"#4 of one": same}).starts()
+    assert starts["#4 of one"].body == same
 
 
 def test_depth_is_placed_once() -> None:

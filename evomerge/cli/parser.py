@@ -85,6 +85,41 @@ def make_parser() -> argparse.ArgumentParser:
     placement.add_options(sub)
 
     sub = command(
+        "add-parent",
+        runs.add_parent,
+        "go on from a search with another model to merge: a new run that starts from its best merges",
+        "RUN_DIR stays as it is: a source more is another search, as every score is relative to the parents. The\n"
+        "new folder has its run.yaml with NAME among the sources, and its best merges as known recipes, scored\n"
+        "first: the winner, the shortlist, then the best by search score. RUN_DIR need not be finished. What it\n"
+        "has is read when the new search starts. The space stands in the new run.yaml: look it over.\n\n"
+        "  evomerge add-parent runs/mine maths=org/maths-model && evomerge search runs/mine-maths\n\n"
+        "With --method opcm nothing is searched: one recipe adds the model to the winner, without the part of it\n"
+        "that lies where the winner already is strong (opcm; see `evomerge methods opcm`).",
+    )
+    sub.add_argument("run_dir", metavar="RUN_DIR", help="folder of a started search")
+    sub.add_argument(
+        "parent",
+        metavar="NAME=MODEL",
+        help="a name that is free, and a folder, hub id or recipe.yaml",
+    )
+    sub.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        help="folder to make (default: RUN_DIR-NAME beside RUN_DIR)",
+    )
+    sub.add_argument(
+        "--best",
+        type=int,
+        metavar="N",
+        default=8,
+        help="merges of RUN_DIR to score first (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--method", choices=("opcm",), help="write a recipe instead, which merges by this method"
+    )
+
+    sub = command(
         "status",
         runs.status,
         "show how far a search is, from its journal alone",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,25 @@ def search(arguments: argparse.Namespace, extension: dict[str, str] | None = Non
     show_table(result.table)
     show_lines([f"{remark}." for remark in result.remarks])
     print(visible(command_for(result)))
+
+
+def add_parent(arguments: argparse.Namespace) -> None:
+    from evomerge.commands.add_parent import add, parent_of, reopen
+    from evomerge.report.terminal import show_lines
+
+    parent = parent_of(arguments.parent)
+    out = Path(arguments.output) if arguments.output else None
+    if arguments.method:
+        recipe = add(arguments.run_dir, parent, out)
+        name = shlex.quote(str(recipe))
+        show_lines(
+            [f"wrote {recipe}", f"materialize it with: evomerge merge {name} -o merged-model"]
+        )
+        return
+    folder, remarks = reopen(arguments.run_dir, parent, out, arguments.best)
+    name = shlex.quote(str(folder))
+    show_lines([*(f"note: {remark}" for remark in remarks), f"wrote {folder / 'run.yaml'}"])
+    show_lines([f"look it over (`evomerge check {name}`), then go on with: evomerge search {name}"])
 
 
 def status(arguments: argparse.Namespace) -> None:

@@ -127,6 +127,7 @@ class Head(Line):
         splits: the items.
         scorers: by name.
         versions: of libraries.
+        given: merges of other runs that are scored first, as they were at the start: run -> label -> body.
     """
 
     event = "run"
@@ -144,6 +145,7 @@ class Head(Line):
     splits: Splits
     scorers: dict[str, ScorerLine]
     versions: dict[str, str]
+    given: dict[str, dict[str, dict[str, Any]]]
 
     def __post_init__(self) -> None:
         if not any(objective.weight for objective in self.objectives):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,20 @@ from evomerge.checkpoint.contents import digests, files_of
 from evomerge.errors import InputError
 from evomerge.record.events import Head, Parent, ScorerLine, Splits, versions
 from evomerge.record.journal import FORMAT
+from evomerge.record.vectors import Vectors
 from evomerge.run.preflight import Run
 
 _log = logging.getLogger("evomerge.run")
 
 
 def head_of(run: Run) -> Head:
-    """The journal's first line: what this run is."""
-    spec = run.spec
+    """The journal's first line: what this run is. Row weights of merges that were given are kept beside it.
+
+    Raises:
+        InputError: those cannot be read.
+        RunError: they cannot be written.
+    """
+    spec, sources, vectors = run.spec, tuple(run.spec.sources), Vectors(run.spec.folder)
     return Head(
         time=time.time(),
         format=FORMAT,
@@ -42,6 +49,13 @@ def head_of(run: Run) -> Head:
             for name, scorer in run.suite.scorers.items()
         },
         versions=versions(),
+        given={
+            other: {
+                label: vectors.keep_rows(replace(run.template, body=body)).body.plain(sources)
+                for label, body in bodies.items()
+            }
+            for other, bodies in run.given.items()
+        },
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -23,12 +23,14 @@ from evomerge.parents import Parents, check_compatible
 from evomerge.parents.kinship import inner_products
 from evomerge.pool import WorkerSpec
 from evomerge.recipe import BASE, Body, Recipe
-from evomerge.record.events import BUDGETS, JOURNAL, head_at
+from evomerge.record.events import BUDGETS, JOURNAL, Head, head_at
 from evomerge.registry import ENGINES, LOSSES
 from evomerge.run.calibrating import read_texts
+from evomerge.run.others import given_at_start, given_by_runs
 from evomerge.run.precision import scoring_dtype
 from evomerge.run.spec import RunSpec
 from evomerge.space import SearchSpace
+from evomerge.space.start import Given
 from evomerge.suite import splits
 from evomerge.suite.objectives import counting
 from evomerge.suite.spec import SuiteSpec
@@ -48,6 +50,7 @@ class Run:
     suite: Suite
     scoring: str  # dtype that candidates are scored in; the report's is the recipe's
     texts: Texts | None = None  # that statistics are taken from
+    given: Given = field(default_factory=dict)  # merges of other runs that are scored first
 
     @property
     def dtype(self) -> str:
@@ -73,7 +76,8 @@ class Run:
             shapes = Blueprint.of(Parents(self.models, self.spec.tokenizer)).shapes
             heights = {name: shape[0] for name, shape in shapes.items()}
         layers = self.models[BASE].layers
-        return SearchSpace(self.spec.space, self.template, layers, names, heights)
+        given = self.given
+        return SearchSpace(self.spec.space, self.template, layers, names, heights, given=given)
 
     @property
     def reserve(self) -> Cost:
@@ -303,8 +307,7 @@ def prepare(
     Raises:
         InputError: with every problem found, one a line.
     """
-    path = spec.folder / JOURNAL
-    head = head_at(path) if path.is_file() else None
+    head = _head(spec)
     attempt = _Attempts()
     models = _open_models(spec, attempt, say, tokenizer=True)
     say("building the evaluation tasks")
@@ -312,9 +315,10 @@ def prepare(
     if suite is not None:
         attempt(lambda: suite.splits)
     texts = attempt(lambda: read_texts(spec, None if attempt.problems else suite))
+    given = attempt(lambda: _given(spec, head))
     attempt.check()
     scoring = _scoring(spec, models, device)
-    run = Run(spec, models, suite, head.scoring if head else scoring, texts)
+    run = Run(spec, models, suite, head.scoring if head else scoring, texts, given)
     _check_space(run)
     _check_slopes(run)
     _check_budget(run)
@@ -341,12 +345,30 @@ def inspect(spec: RunSpec, unbuilt: Collection[str], *, tokenizer: bool) -> Run:
     texts = attempt(
         lambda: read_texts(spec, None if attempt.problems or not suite.scorers else suite)
     )
+    given = attempt(lambda: _given(spec, _head(spec)))
     attempt.check()
-    run = Run(spec, models, suite, _scoring(spec, models, None), texts)
+    run = Run(spec, models, suite, _scoring(spec, models, None), texts, given)
     _check_space(run)
     known = len(run.space.references()) + len(run.space.starts())
     _check_limits(run, {"evaluations": known})
     return run
+
+
+def _head(spec: RunSpec) -> Head | None:
+    """Of the journal, if the search was begun."""
+    path = spec.folder / JOURNAL
+    return head_at(path) if path.is_file() else None
+
+
+def _given(spec: RunSpec, head: Head | None) -> Given:
+    """Merges of other runs that are scored first: those that they have now, or had when this run began."""
+    starts, template = (
+        spec.space.start,
+        spec.template(spec.dtype or "float32"),
+    )  # no body has a dtype
+    if head is None:
+        return given_by_runs(starts, template)
+    return given_at_start(starts, template, head, spec.folder / JOURNAL)
 
 
 def _scoring(spec: RunSpec, models: Mapping[str, Checkpoint], device: str | None) -> str:

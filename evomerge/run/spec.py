@@ -114,8 +114,17 @@ def load_run(path: str | Path) -> RunSpec:
         raise InputError(
             f"{file}: no such file; expected a run folder with a {NAME} in it (see `evomerge search --help`)"
         )
+    return run_of(config.read(file))
+
+
+def run_of(node: config.Node) -> RunSpec:
+    """The run that a run.yaml says.
+
+    Raises:
+        ConfigError: every problem in it and in the files it names.
+    """
     problems = config.Problems()
-    spec = _parse(config.read(file), problems)
+    spec = _parse(node, problems)
     problems.check()
     assert spec is not None
     return spec
@@ -223,7 +232,7 @@ def _parse_models(
 def _merging(space: SpaceSpec) -> tuple[str, ...]:
     """The methods that a search merges by: those of its space, and those it starts with."""
     known = methods.names()
-    return tuple(dict.fromkeys((*space.methods, *(n for n in space.start if n in known))))
+    return tuple(dict.fromkeys((*space.methods, *(str(n) for n in space.start if n in known))))
 
 
 def _parse_calibration(section: config.Section, names: tuple[str, ...]) -> CalibrationFile | None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from evomerge import methods
 from evomerge.errors import ConfigError
 from evomerge.lines import NEUTRAL
 from evomerge.params import Derivatives, Genome, Level, Mixture
@@ -31,6 +32,7 @@ from evomerge.space.parts import Part
 from evomerge.space.parts.methods import SWEEP, everywhere, uniform
 from evomerge.space.parts.rows import RowSpec
 from evomerge.space.spec import METHODS, SpaceSpec, owners, parse_space
+from evomerge.space.start import Given, OtherRun
 from evomerge.tensors import place_of, places
 
 __all__ = ["SWEEP", "SearchSpace", "SpaceSpec", "parse_space"]
@@ -47,6 +49,7 @@ class SearchSpace:
         layers: blocks of the merged model.
         names: of its tensors; a space that tells those of one layer and role apart cannot do without.
         heights: tensor -> length of its first axis; a space with row weights cannot do without.
+        given: the merges of each other run that ``start`` names.
 
     Attributes:
         dims: the axes, as optimizers see them.
@@ -61,8 +64,11 @@ class SearchSpace:
         layers: int,
         names: Iterable[str] = (),
         heights: Mapping[str, int] | None = None,
+        *,
+        given: Given | None = None,
     ) -> None:
         self.spec, self.layers = spec, layers
+        self._given = given or {}
         self.rows: RowSpec | None = spec.parts.get("rows")
         self._heights = heights or {}
         self._template = template
@@ -228,15 +234,18 @@ class SearchSpace:
     def starts(self) -> dict[str, Recipe]:
         """The known recipes of ``start`` by label, parents excluded (they are references).
 
-        ``uniform`` always is one. What the space keeps is kept in them, recipe files excepted.
+        ``uniform`` always is one. What the space keeps is kept in them, recipe files and merges of other
+        runs excepted.
 
         Raises:
             ConfigError: one is impossible here: a method that cannot merge these models, a recipe file
-                that is wrong or about others.
+                that is wrong or about others, statistics of other texts.
         """
         found, owner = {"uniform": self.uniform()}, owners(self.spec)
         for name in self.spec.start:
-            if name.endswith((".yaml", ".yml")):
+            if isinstance(name, OtherRun):
+                found |= self._from_run(name, found)
+            elif name.endswith((".yaml", ".yml")):
                 found[name] = replace(self._template, body=self._from_file(name))
             elif name not in ("parents", "uniform"):
                 known = owner[name].known(name, self._fit)
@@ -264,10 +273,48 @@ class SearchSpace:
                     f"{', '.join(self.sources)}"
                 ]
             )
+        return self._informed(loaded.body, name)
+
+    def _from_run(self, other: OtherRun, known: Mapping[str, Recipe]) -> dict[str, Recipe]:
+        """The merges of another run by label, those left out that are ``known``."""
+        found: dict[str, Recipe] = {}
+        for label, body in self._given[other.text].items():
+            recipe = self._joined(replace(self._template, body=self._informed(body, label)))
+            if all(recipe.body != each.body for each in (*known.values(), *found.values())):
+                taken = label in known or label in found  # two runs may have one name
+                found[f"{label} ({other.text})" if taken else label] = recipe
+        return found
+
+    def _joined(self, recipe: Recipe) -> Recipe:
+        """The same merge with every source in it, absent ones at weight 0, where this space holds that.
+
+        Else no optimizer would know the merge of a run that had fewer sources.
+        """
+        groups = tuple(
+            group(
+                each.method,
+                self.sources,
+                {**each.values, "weight": {**dict.fromkeys(self.sources, 0.0), **weights}},
+                layers=each.layers,
+                roles=each.roles,
+                lines=each.lines,
+                named=each.tensors,
+            )
+            if methods.get(each.method).by_row
+            and set(each.models) < set(self.sources)
+            and isinstance(weights := each.values["weight"], Mapping)
+            else each
+            for each in recipe.groups
+        )
+        joined = replace(recipe, body=replace(recipe.body, groups=groups))
+        return recipe if self.encode(joined) is None else joined
+
+    def _informed(self, body: Body, name: str) -> Body:
+        """With the run's data; ``name`` is for a message if it has other statistics."""
         ours = self._template.body.data
-        if loaded.body.data and loaded.body.data.digest != (ours and ours.digest):
+        if body.data and body.data.digest != (ours and ours.digest):
             raise ConfigError(
                 [f"{name}: its statistics are of other texts than this run's (data.digest): make "
-                 f"{loaded.body.data.file} the run's calibration, or leave the recipe out of space.start"]
+                 f"{body.data.file} the run's calibration, or leave the recipe out of space.start"]
             )  # fmt: skip
-        return loaded.body.informed(ours)
+        return body.informed(ours)

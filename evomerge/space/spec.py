@@ -14,6 +14,7 @@ from evomerge.params import Parameter
 from evomerge.recipe import BASE, GROUP_ROLES
 from evomerge.registry import PARTS
 from evomerge.space.settings import parse_setting
+from evomerge.space.start import Entry, OtherRun, parse_entries
 from evomerge.tensors import FINE, OTHER, PROJECTIONS
 
 # keys of a space file that belong to the part ``methods``
@@ -37,7 +38,7 @@ class SpaceSpec:
         knots: number of depths, or None.
         tensors: True if every tensor has values of its own.
         parameters: name -> fixed value, domain, or {model: value or domain}.
-        start: known recipes scored first.
+        start: known recipes, and other runs, whose merges are scored first.
         models: method -> the models it may merge; all sources where nothing is said.
         parts: name -> settings of the parts beside methods and their parameters, in order.
         left_out: known recipes that would be scored first, and why they are not.
@@ -49,7 +50,7 @@ class SpaceSpec:
     roles: tuple[str, ...] = ()
     knots: int | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    start: tuple[str, ...] = (PARENTS, "uniform", "task_arithmetic")
+    start: tuple[Entry, ...] = (PARENTS, "uniform", "task_arithmetic")
     origin: str = "."
     models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     parts: Mapping[str, Any] = field(default_factory=dict)
@@ -142,9 +143,9 @@ def _with_start(spec: SpaceSpec, section: config.Section, sources: Sequence[str]
         start = (PARENTS, *(name for name in usual if not wrong[name]))
         left_out = {name: why for name, why in wrong.items() if why and name in spec.methods}
         return replace(spec, start=start, left_out=left_out)
-    start = section.texts("start")
+    start = parse_entries(section)
     for name in start:
-        if name == PARENTS:
+        if isinstance(name, OtherRun) or name == PARENTS:
             continue
         if name.endswith((".yaml", ".yml")):
             if not os.path.isfile(section.node.folder / name):
@@ -154,8 +155,8 @@ def _with_start(spec: SpaceSpec, section: config.Section, sources: Sequence[str]
             others = [each for each in owner if each not in methods.names()]
             section.problem(
                 "start",
-                f"no known recipe {name!r}{hint}; expected {', '.join((PARENTS, *others))}, a method or a "
-                "recipe file",
+                f"no known recipe {name!r}{hint}; expected {', '.join((PARENTS, *others))}, a method, a "
+                "recipe file or {run: FOLDER, best: N}",
             )
         elif why := owner[name].problem(name, spec, sources):
             hint = f"leave it out, or name its models (`models: {{{name}: [...]}}`)"

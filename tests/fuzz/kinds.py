@@ -406,7 +406,7 @@ def journal_example() -> str:
         models={name: events.Parent(name, "0", {}) for name in ("base", *models)},
         dims=[dim.name for dim in space.dims], objectives=wanted, combine="mean",
         splits=events.Splits("0", {"search": items}), scorers={"sums": events.ScorerLine("0", {})},
-        versions={},
+        versions={}, given={},
     )  # fmt: skip
     lines: list[events.Line] = [head, events.SessionLine(time=1.0)]
     while not history.done:
