@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import subprocess
@@ -18,6 +19,7 @@ from lm_eval.tasks import TaskManager
 
 from evomerge.engines.huggingface import HuggingFaceEngine
 from evomerge.errors import InputError
+from evomerge.scorers.lessons import Text, Written
 from evomerge.scorers.lm_eval import LmEvalTask
 from evomerge.suite.scorer import NonFinite
 
@@ -505,3 +507,29 @@ def test_a_cap_of_our_own(tasks: Path, live: HuggingFaceEngine) -> None:
         InputError, match=r"choice: max_gen_toks is 3, but the task generates nothing"
     ):
         LmEvalTask("choice", include=[tasks], max_gen_toks=3)
+
+
+def test_a_likelihood_teaches_its_text(tasks: Path, live: HuggingFaceEngine) -> None:
+    """What it is scored by is what is taught: bits a byte of the text, or the lead of each of its tokens."""
+    rolling = LmEvalTask("rolling", include=[tasks])
+    rolling.bind(live)
+    assert rolling.teaches == "" and "bits_per_byte,none" in rolling.taught
+    ids = [item.id for item in rolling.items()]
+    scored = rolling.score(ids)
+    bits = [
+        -sum(each.nats for each in live.loglikelihood(lesson.requests)) / math.log(2) / lesson.size
+        for lesson in rolling.lessons(ids)
+        if isinstance(lesson, Text)
+    ]
+    told = [
+        rolling.aggregate("bits_per_byte", [v]) for v in scored["metrics"]["bits_per_byte,none"]
+    ]
+    assert bits == pytest.approx(told, rel=1e-5)
+    greedy = LmEvalTask("likelihood", include=[tasks])
+    greedy.bind(live)
+    assert greedy.teaches == "" and "acc,none" in greedy.taught
+    assert "perplexity,none" not in greedy.taught
+    item = greedy.items()[0].id
+    [lesson] = greedy.lessons([item])
+    assert isinstance(lesson, Written) and not lesson.ends
+    assert live.tokenizer.decode(lesson.request.continuation).startswith("=")

@@ -14,9 +14,15 @@ def why_nothing(task: Any, signals: Signals) -> str:
         if "margin" in signals.names:
             return ""
         return "it computes its results by code of its own, so nobody knows which choice is right"
-    if kind == "generate_until":
+    if kind in ("generate_until", "loglikelihood") or of_likelihood(task):
         return ""
     return "it has no wrong answer that the right one could lead; an unbounded loss is not descended on"
+
+
+def of_likelihood(task: Any) -> bool:
+    """Whether ``task`` asks how likely texts are and less is better of all that it measures: bits, perplexity."""
+    kinds = "loglikelihood", "loglikelihood_rolling"
+    return task.OUTPUT_TYPE in kinds and not any(task.higher_is_better().values())
 
 
 def why_shown(task: Any, signals: Signals) -> str:

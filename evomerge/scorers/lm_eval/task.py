@@ -24,14 +24,14 @@ from lm_eval.models.utils import postprocess_generated_text
 
 from evomerge.engines import Engine
 from evomerge.errors import InputError
-from evomerge.scorers.lessons import Choice, Lesson
+from evomerge.scorers.lessons import Choice, Lesson, Text, Written
 from evomerge.scorers.lm_eval.documents import find_sources, find_strata, name_documents, text_of
 from evomerge.scorers.lm_eval.isolation import pinned, quiet
 from evomerge.scorers.lm_eval.loading import load, set_cap, set_fewshot
 from evomerge.scorers.lm_eval.prompts import Asked, Prompts
 from evomerge.scorers.lm_eval.reading import fingerprints
 from evomerge.scorers.lm_eval.signals import Signals, plain
-from evomerge.scorers.lm_eval.targets import why_nothing, why_shown, written_target
+from evomerge.scorers.lm_eval.targets import of_likelihood, why_nothing, why_shown, written_target
 from evomerge.scorers.lm_eval.templates import rendered
 from evomerge.suite.language import check_language
 from evomerge.suite.scorer import SIGNALS, Item, NonFinite, Responses, unknown_metric
@@ -214,7 +214,12 @@ class LmEvalTask:
 
     @property
     def taught(self) -> Sequence[str]:
-        """Metrics that are better where the right answer leads: all of its own that go up, and the margin."""
+        """Metrics that are better where the right answer leads: all of its own that go up, and the margin.
+
+        Where the task measures likelihoods alone, those by which less is better: bits per byte stand for them.
+        """
+        if of_likelihood(self._task):
+            return list(self.metrics)
         own = [name for name, better in self._own.items() if better]
         return [*own, *(name for name in ("margin",) if name in self.metrics)]
 
@@ -237,7 +242,8 @@ class LmEvalTask:
     ) -> list[Lesson | None]:
         """Choices with their right answers; of written answers the target, as the task words it.
 
-        Where ``shown`` says so, it is the item's text in ``answers``.
+        Where ``shown`` says so, it is the item's text in ``answers``. Of a likelihood, the text that is to be
+        likely, or to be the likeliest token by token.
         """
         assert self._engine is not None and self._prompts is not None
         with quiet(), pinned(self._engine.device):
@@ -245,6 +251,11 @@ class LmEvalTask:
 
     def _lesson(self, row: int, answer: str | None) -> Lesson | None:
         asked = self._prepared(row)
+        if self._task.OUTPUT_TYPE in ("loglikelihood", "loglikelihood_rolling"):
+            requests = tuple(asked[0].requests)
+            if len(asked) > 1 or not of_likelihood(self._task):
+                return Written(requests[0]) if len(asked) == len(requests) == 1 else None
+            return Text(requests, len(asked[0].instance.args[-1].encode()))
         if asked[0].settings is None:
             requests = tuple(each.requests[0] for each in self._signals.once(asked))
             right = frozenset(self._right[row])
