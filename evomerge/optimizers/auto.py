@@ -52,6 +52,7 @@ class Auto(Optimizer):
 
     name: ClassVar[str] = "auto"
     FEWER: ClassVar[bool] = True
+    DESCENDS: ClassVar[bool] = True
     OPTIONS: ClassVar[tuple[Parameter, ...]] = (
         RATE,
         STEPS,

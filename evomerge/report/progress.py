@@ -87,6 +87,8 @@ class Display(Listener):
         genes = f"{len(run.space.dims)} genes, {run.spec.optimizer}, population {search.plan.population}"
         limits = ", ".join(f"{limit:,} {name}" for name, limit in self._budget.items() if limit)
         self._line(f"{verb}\n{genes}; at most {limits} before the shortlist")
+        for name, why in run.untaught.items():
+            self.noted(f"no slope of {name}, so descents do not see it: {why}")
         self._earlier = seconds
         self._over = self._share
         self.say("starting workers")

@@ -169,6 +169,14 @@ class Run:
         scorer = {objective.name: objective.scorer for objective in self.suite.measured}
         return {name: scorer[name] for name, why in self.suite.teaching().items() if not why}
 
+    @property
+    def untaught(self) -> dict[str, str]:
+        """Objectives that descents of this search do not see, and why."""
+        optimizer = optimizers.get(self.spec.optimizer)
+        if not self.teaching or not (optimizer.SLOPES or optimizer.DESCENDS or self.space.rows):
+            return {}
+        return {name: why for name, why in self.suite.teaching().items() if why}
+
     def optimizer(self) -> Optimizer:
         """Fresh.
 
