@@ -68,6 +68,14 @@ def searched(
     job = config.read(place / "run.yaml").plain
     job["fitness"]["objectives"]["chat_en"]["floor"] = f"{floor:g}% of chat"
     job["space"]["rows"] = by_row
+    if by_row:
+        # the descent behind the search takes none of what the search alone has
+        budget = int(job["budget"]["items"])
+        config.write_text(
+            place / "run.yaml", config.dump({**job, "budget": {"items": 10 * budget}})
+        )
+        reserve = prepare(load_run(place)).reserve.items
+        job["budget"] = {"items": budget + reserve}
     config.write_text(place / "run.yaml", config.dump(job))
     winner = search(place).winner
     values = Truth(prepare(load_run(place)), cache=cache).values(winner) if winner else None
