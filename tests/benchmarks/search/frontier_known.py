@@ -89,8 +89,8 @@ GRIDS: Mapping[str, tuple[Grid, ...]] = {
 }
 
 
-def recipe_of(job: Run, method: str, settings: Settings) -> Recipe:
-    """The recipe of ``settings``; a parameter that they do not name has its default."""
+def arguments(settings: Settings) -> dict[str, Any]:
+    """A method's arguments; a parameter that ``settings`` do not name has its default."""
     values: dict[str, Any] = {}
     for name, value in settings.items():
         parameter, _, model = name.partition(".")
@@ -98,7 +98,12 @@ def recipe_of(job: Run, method: str, settings: Settings) -> Recipe:
             values.setdefault(parameter, {})[model] = value
         elif name != "seed":
             values[name] = value
-    body = Body((group(method, job.spec.sources, values),))
+    return values
+
+
+def recipe_of(job: Run, method: str, settings: Settings) -> Recipe:
+    """The recipe of ``settings``."""
+    body = Body((group(method, tuple(job.spec.sources), arguments(settings)),))
     seed = int(settings.get("seed", job.template.seed))
     return replace(job.template, seed=seed, body=body)
 
