@@ -59,6 +59,14 @@ def search_tables() -> str:
     return tables(load(ROOT / "tests/benchmarks/search/results.jsonl"))
 
 
+def frontier_tables() -> str:
+    """What is kept of one parent under a floor on another, from the frozen rows."""
+    sys.path.insert(0, str(ROOT))
+    from tests.benchmarks.search.frontier_rows import ROWS, load, tables
+
+    return tables(load(ROWS))
+
+
 def optimizers_table() -> str:
     """Every optimizer with its options and the first sentence about it."""
     from evomerge import optimizers
@@ -78,6 +86,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {  # marker -> file, table
     "rooms table": ("CONTRIBUTING.md", rooms_table),
     "optimizers table": ("docs/optimizers.md", optimizers_table),
     "search tables": ("docs/search.md", search_tables),
+    "frontier tables": ("docs/search.md", frontier_tables),
 }
 
 

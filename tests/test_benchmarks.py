@@ -16,6 +16,10 @@ from tests.benchmarks.search import analytic, replay
 from tests.benchmarks.search.controls import ANYTIME, CONTROLS
 from tests.benchmarks.search.driving import Entry, drive
 from tests.benchmarks.search.families import noisy
+from tests.benchmarks.search.frontier_known import GRIDS, arguments, neighbours, points
+from tests.benchmarks.search.frontier_picture import picture
+from tests.benchmarks.search.frontier_rows import FLOORS, Reached, Scale, Winners, best
+from tests.benchmarks.search.frontier_rows import tables as frontier_tables
 from tests.benchmarks.search.ground import Ground, Point, hypervolume
 from tests.benchmarks.search.landscapes import Landscape
 from tests.benchmarks.search.results import Row, load, paired, reached, save, tables
@@ -192,6 +196,57 @@ def test_paired_intervals_and_when_the_hero_passes() -> None:
     assert (mean, count) == (pytest.approx(0.01), 3)
     assert half == pytest.approx(0, abs=1e-9), "the seeds' own level cancels"
     assert reached(rows, "a", "b") == 1.0
+
+
+FRONTIER = [
+    Reached("parent", {"model": "chat"}, 1.0, 0.5, 0.4, 0.2),
+    Reached("parent", {"model": "sea"}, 0.5, 0.8, 0.2, 0.0),
+    Reached("widen", {"a": 1}, 0.98, 0.6, 0.5, 0.3),
+    Reached("widen", {"a": 2}, 0.97, 0.7, 0.5, 0.2),
+    Reached("search", {"rows": False, "floor": 98.0, "seed": 0}, 0.98, 0.76, 0.7, 0.6, 6800),
+    Reached("search", {"rows": False, "floor": 98.0, "seed": 1}, 0.97, 0.76, 0.8, 0.6, 6900),
+]
+
+
+def test_a_floor_is_a_share_of_what_chat_has_and_leads_are_at_a_winners_own() -> None:
+    scale, (winners,) = Scale.of(FRONTIER), Winners.of(FRONTIER)
+    known = [row for row in FRONTIER if row.source == "widen"]
+    at_floor = {floor: best(known, scale, floor, scale.kept) for floor in FLOORS}
+    assert at_floor[98.0] == FRONTIER[2], "exactly at the floor holds it"
+    assert at_floor[97.0] == FRONTIER[3] and at_floor[99.0] is None
+    assert best(known, scale, 97.0, scale.combined) == FRONTIER[2], (
+        "each value has a best of its own"
+    )
+    assert winners.held(scale) == 1
+    mean, half = winners.lead([*FRONTIER[:2], *known], scale, scale.kept)
+    assert mean == pytest.approx(((76 - 60) + (76 - 70)) / 2 / 0.8)
+    assert half > 0
+    text = frontier_tables(FRONTIER)
+    assert "| WIDEN | 2 | 87.5 / 0.400 |" in text
+    assert "| 98 % | 1 of 2 |" in text
+
+
+def test_the_frontiers_picture_is_a_drawing_with_every_mark() -> None:
+    from xml.etree import ElementTree
+
+    drawn = list(ElementTree.fromstring(picture(FRONTIER)).iter())
+    circles = [each for each in drawn if each.tag.endswith("circle")]
+    assert len(circles) == 2 + 1, "the searches' mean in each panel, and in the legend"
+    lines = [each for each in drawn if each.tag.endswith("polyline")]
+    assert len(lines) == 2, "the stairs of the only method"
+
+
+@pytest.mark.parametrize("method", GRIDS)
+def test_known_methods_settings_are_valid_and_finer_ones_are_new(method: str) -> None:
+    from evomerge import methods
+
+    models = ("chat", "sea")
+    for grid in GRIDS[method]:
+        coarse = list(points(method, grid, models))
+        finer = list(neighbours(method, grid, coarse[0], 0.5))
+        for settings in [*coarse, *finer]:
+            assert not list(methods.get(method).problems(arguments(settings), models))
+        assert finer and coarse[0] not in finer
 
 
 @pytest.mark.slow
