@@ -52,7 +52,7 @@ GRIDS: Mapping[str, tuple[Grid, ...]] = {
     "widen": (
         Grid(
             {
-                "above_average_value_ratio": (0.5, 0.75, 1.0, 1.25, 1.5),
+                "above_average_value_ratio": (0.25, 0.5, 0.75, 1.0, 1.25, 1.5),
                 "score_calibration_value": (0.5, 0.75, 1.0, 1.25),
             }
         ),
