@@ -31,7 +31,7 @@ from evomerge.params import Genome
 from evomerge.recipe import Recipe
 from evomerge.rows import Array
 from evomerge.space import SearchSpace
-from evomerge.suite.objectives import Objective, Score, counting, derived
+from evomerge.suite.objectives import Objective, Score, Values, counting, derived
 
 Credit = Callable[[tuple[int, int]], Mapping[str, Mapping[str, float]]]
 Lead = Callable[[tuple[int, int]], tuple[float, float] | None]
@@ -40,6 +40,7 @@ RowSlopes = Callable[[str], Mapping[str, Array]]
 # Workers are 95 percent busy if so many times as many candidates may be under way: where all take about as
 # long as each other (log-normal, sigma 0.3), and where some take many times as long (sigma 1).
 ENOUGH, ENOUGH_FOR_UNEQUAL = 2, 16
+STEADY = 8  # so many candidates tell together how a descent stands to a floor
 RECOMMENDED = 3  # most that an optimizer puts on the shortlist, where no front is wanted
 
 
@@ -362,7 +363,8 @@ class Search:
         gains = self.history.gains
         found = [(o, errors.get(o.name)) for o in self._objectives]
         slopes = evaluation.slopes or {}
-        shares = self.history.shares(batch.number, evaluation.values) if slopes else {}
+        steady = self._steadied(batch.number, evaluation.values) if slopes else {}
+        shares = self.history.shares(batch.number, steady) if slopes else {}
         return Told(
             genome,
             score.value,
@@ -386,6 +388,23 @@ class Search:
             else (),
             lead=self._lead((batch.number, candidate.id)) if batch.fresh else None,
         )
+
+    def _steadied(self, number: int, values: Values) -> Values:
+        """``values``, those that have a floor averaged over the newest candidates that a slope was taken of.
+
+        One is scored on few items: its own luck is not to decide whether a floor is missed.
+        """
+        names = [o.name for o in self._floored if not o.of]
+        batches = (self.history.batches[at] for at in range(number, 1, -1))
+        found = (
+            each.values
+            for batch in (batches if names else ())
+            if batch.slopes
+            for each in self.history.evaluations(batch.number).values()
+            if each.values is not None
+        )
+        newest = list(itertools.islice(found, STEADY))
+        return {**values, **{n: math.fsum(each[n] for each in newest) / len(newest) for n in names}}
 
     def _per_yardstick(self, objective: Objective) -> float:
         """What one unit of an objective counts, more being better; 0 of an idle one."""
@@ -469,7 +488,7 @@ class Search:
         evaluation = self.history.evaluations(batch.number)[batch.candidates[0].id]
         if evaluation.values is None or evaluation.vectors is None:
             return None
-        shares = self.history.shares(batch.number, evaluation.values)
+        shares = self.history.shares(batch.number, self._steadied(batch.number, evaluation.values))
         slopes = self._row_slopes(evaluation.vectors)
         total = np.zeros(len(next(iter(slopes.values()))))
         for name, slope in slopes.items():

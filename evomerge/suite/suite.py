@@ -201,9 +201,13 @@ class Suite:
         return schedule.sample(self._teaching, self.stratum_of, count, seed, "slope", batch)
 
     def glance(self, seed: int, batch: int) -> Items:
-        """Those of a slope's items that its candidate is scored on: its score decides nothing."""
+        """Those of a slope's items that its candidate is scored on: its score decides nothing.
+
+        But for floors, which turn a descent back where they are missed: of these, all.
+        """
         drawn, count = self.minibatch(seed, batch), max(1, self.spec.candidate[0] // GLANCE)
-        return schedule.sample(drawn, self.stratum_of, count, seed, "glance", batch)
+        part = schedule.sample(drawn, self.stratum_of, count, seed, "glance", batch)
+        return part | {o.scorer: drawn[o.scorer] for o in self.measured if o.floor}
 
     def known(self, seed: int) -> Items:
         """The items of known recipes: the search split, or a draw from it."""

@@ -16,7 +16,7 @@ from evomerge.errors import RunError
 from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.front import knees
 from evomerge.evolution.candidate import Candidate
-from evomerge.evolution.core import Plan, Search
+from evomerge.evolution.core import STEADY, Plan, Search
 from evomerge.evolution.history import (
     Batch,
     Dropped,
@@ -30,7 +30,7 @@ from evomerge.optimizers.random import Random
 from evomerge.params import Genome
 from evomerge.recipe import Body, Recipe
 from evomerge.space import SearchSpace, SpaceSpec
-from evomerge.suite.objectives import Objective, Score, combine, yardsticks
+from evomerge.suite.objectives import Floor, Objective, Score, combine, yardsticks
 
 SOURCES = ("chat", "sea")
 OBJECTIVES = (Objective("skill", "quadratic", "value"),)
@@ -595,3 +595,40 @@ def test_an_invalid_merge_ranks_below_all_others() -> None:
     )
     second = plain.history.ranked(plain.history.batches[-2].number)[1].candidate
     assert search.history.winner == second
+
+
+class Asking(Spy):
+    """Asks for the slope of one genome again and again."""
+
+    name: ClassVar[str] = "asking"
+
+    def ask(self, count: int, batch: int) -> list[Ask]:
+        return [Ask((0.25,) * len(self.dims), slope=True)]
+
+
+def test_whether_a_floor_is_missed_is_not_one_candidates_luck() -> None:
+    """The price of a floor follows the mean of the newest candidates that a slope was taken of."""
+    floored = (Objective("skill", "quadratic", "value", floor=Floor(value=0.5)),)
+    history = History(
+        lambda v, r, g: combine(floored, "retention", v, r, g),
+        lambda r: yardsticks(floored, r),
+        lambda v, r, g: {"skill": v["skill"]},
+    )
+    problem = Problem(SPACE.dims, ("skill",))
+    spy = Asking(problem, seed=7, population=1)
+    search = Search(SPACE, spy, Plan(KNOWN + 12, 1), history, objectives=floored)
+    drawn: list[float] = []
+    while len(drawn) < 12 and (batch := search.propose()):
+        history.open(batch)
+        for candidate in batch.candidates:
+            value = skill(candidate)
+            if candidate.slope:
+                drawn.append(value := 0.1 * (len(drawn) % 3 + 1) + 0.01 * len(drawn))
+            slopes = {"skill": (1.0,) * len(SPACE.dims)} if candidate.slope else None
+            history.observe(Evaluation(batch.number, candidate.id, {"skill": value}, slopes=slopes))
+    search.propose()
+    told = [each.slope[0] for _, _, tells in spy.tells for each in tells if each.slope]
+    assert len(told) >= 11
+    for at, price in enumerate(told):
+        newest = drawn[max(0, at + 1 - STEADY) : at + 1]
+        assert price == pytest.approx(sum(newest) / len(newest))
