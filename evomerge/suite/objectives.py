@@ -15,8 +15,8 @@ Values = Mapping[str, float]  # objective name -> value, in the metric's own dir
 BASE = "base"
 SMALL_GAIN = 0.05  # parents that gain less than this share of the value set no yardstick ...
 YARDSTICK = 0.25  # ... this share of the value does
-PRICE = 4.0  # of missing a floor by its own size, in the score that a slope climbs
-SOFT = 0.02  # of a floor's size: how softly that sets in
+PRICE = 3.0  # of missing a floor by its own size, in the score that a slope climbs
+SOFT = 0.01  # of a floor's size: how softly that sets in
 
 
 @dataclass(frozen=True)
