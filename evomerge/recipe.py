@@ -363,16 +363,25 @@ class Recipe:
             body=replace(self.body, rows=self.body.rows and self.body.rows.portable()),
         )
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def rows_beside(self, path: str | os.PathLike[str], suffix: str = SUFFIX) -> Path | None:
+        """Where ``save`` writes row weights; None if there are none."""
+        return Path(path).with_name(Path(path).stem + suffix) if self.body.rows else None
+
+    def save(self, path: str | os.PathLike[str], suffix: str = SUFFIX) -> None:
         """Write the recipe as YAML (beside, then renamed), and its row weights into a file beside it.
+
+        Args:
+            path: of the YAML.
+            suffix: of the other file, in place of the YAML's own.
 
         Raises:
             InputError: they cannot be read.
         """
         found, path = self, Path(path)
-        if rows := self.body.rows:
+        beside = self.rows_beside(path, suffix)
+        if beside and (rows := self.body.rows):
             content = rows.read()
-            rows = replace(rows, file=path.stem + SUFFIX, origin=str(path.parent), held=None)
+            rows = replace(rows, file=beside.name, origin=str(path.parent), held=None)
             config.write_bytes(rows.path, content)
             found = replace(self, body=replace(self.body, rows=rows))
         config.write_text(path, found.to_yaml())

@@ -84,8 +84,14 @@ def test_what_a_space_in_a_file_starts_with_comes_along_where_it_can(
         "start": ["uniform", "mine.yaml", "ties"],
     }
     space.write_text(config.dump(content))
+    plain = config.read(folder / "run.yaml").plain["fitness"]
+    plain["objectives"]["text"] = {"text": str(folder / "texts.jsonl")}
+    plain["include"] = [str((folder / each).resolve()) for each in plain["include"]]
+    (space.parent / "fitness.yaml").write_text(config.dump(plain))
     job = {**small, "space": "../../space.yaml", "calibration": {"file": "others.txt", "items": 1}}
     second = run_folder("runs/second", **job)
+    named = {**config.read(second / "run.yaml").plain, "fitness": "../../fitness.yaml"}
+    (second / "run.yaml").write_text(config.dump(named))
     (second / "others.txt").write_text("what nobody is asked\n\nand more of it\n")
     search(second)
     out = folder.parent / "elsewhere" / "third run"

@@ -29,11 +29,14 @@ def refuse_existing(path: Path, force: bool) -> None:
 def save(recipe: Recipe, path: Path, force: bool) -> None:
     """A recipe, with its row weights in a file beside it, if it has any."""
     refuse_existing(path, force)
+    rows = recipe.rows_beside(path)
+    if rows is not None:
+        refuse_existing(rows, force)
     try:
         recipe.save(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-    print(f"wrote {path}", file=sys.stderr)
+    print(f"wrote {path}" + (f" and {rows}" if rows else ""), file=sys.stderr)
 
 
 def write(path: Path, text: str, force: bool) -> None:

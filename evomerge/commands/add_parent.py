@@ -67,7 +67,7 @@ def reopen(run: str | Path, parent: Parent, out: Path | None, best: int) -> tupl
     content = {**node.plain, "models": _models(spec, parent, node.plain["models"])}
     for key, rebase in (("fitness", _fitness), ("calibration", _calibration)):
         if key in content:
-            content[key] = rebase(content[key], spec.folder, out)
+            content[key] = rebase(content[key], spec.folder)
     remarks = []
     content["space"], left = _space(spec, content["space"])
     file = str(out / NAME)
@@ -75,7 +75,7 @@ def reopen(run: str | Path, parent: Parent, out: Path | None, best: int) -> tupl
         start = run_of(config.from_plain(content, file)).space.start
         content["space"]["start"] = [
             *(name for name in start if isinstance(name, str)),
-            {"run": _moved(".", spec.folder, out), "best": best},
+            {"run": str(spec.folder), "best": best},
         ]
         new = run_of(config.from_plain(content, file))
         given_by_runs(new.space.start, new.template("float32"))
@@ -189,17 +189,17 @@ def _space(spec: RunSpec, plain: Any) -> tuple[dict[str, Any], list[str]]:
     return {**plain, "start": names}, [*files, *runs]
 
 
-def _fitness(plain: Any, folder: Path, out: Path) -> Any:
+def _fitness(plain: Any, folder: Path) -> Any:
     if isinstance(plain, str):
-        return _moved(plain, folder, out)
+        return _absolute(plain, folder)
     found = dict(plain)
     if "include" in found:
         include = found["include"]
         listed = [include] if isinstance(include, str) else include
-        found["include"] = [_moved(each, folder, out) for each in listed]
+        found["include"] = [_absolute(each, folder) for each in listed]
     objectives = found["objectives"]
     texts = {
-        each["text"]: _moved(each["text"], folder, out)
+        each["text"]: _absolute(each["text"], folder)
         for each in objectives.values()
         if "text" in each
     }
@@ -212,15 +212,13 @@ def _fitness(plain: Any, folder: Path, out: Path) -> Any:
     return found
 
 
-def _calibration(plain: Mapping[str, Any], folder: Path, out: Path) -> dict[str, Any]:
-    return {**plain, "file": _moved(plain["file"], folder, out)}
+def _calibration(plain: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    return {**plain, "file": _absolute(plain["file"], folder)}
 
 
-def _moved(file: str, folder: Path, out: Path) -> str:
-    """What ``file``, as written in ``folder``, is called in ``out``; absolute names stay."""
-    if os.path.isabs(os.path.expanduser(file)):
-        return file
-    return os.path.relpath(folder / file, out)
+def _absolute(file: str, folder: Path) -> str:
+    """What ``file``, as written in ``folder``, is called anywhere."""
+    return os.path.abspath(folder / os.path.expanduser(file))
 
 
 def _write(path: Path, text: str) -> None:

@@ -223,10 +223,10 @@ class Search:
 
     def refusal(self, limits: Mapping[str, float | None]) -> str:
         """Why an extension of the budgets to ``limits`` would change nothing; empty if it would not."""
-        history = self.history
-        if not history.verdicts:
+        batches = self.history.batches
+        if not batches or batches[-1].phase.searched:
             return ""
-        count, _ = self._outlook(self._seen, limits)
+        count, _ = self._outlook(1 + max(b.number for b in batches if b.phase.searched), limits)
         return "" if count > 0 else "it does not pay for another candidate"
 
     def stalled(self) -> str | None:
@@ -261,8 +261,10 @@ class Search:
     def _compare(self, stall: _Stall, batch: Batch) -> None:
         if batch.phase not in (Phase.START, Phase.SEARCH):
             return
-        stall.count += len(batch.candidates) if batch.phase == Phase.SEARCH else 0
-        for candidate in batch.candidates:
+        # points of a descent are glanced at: their scores decide nothing
+        scored = [candidate for candidate in batch.candidates if not candidate.slope]
+        stall.count += len(scored) if batch.phase == Phase.SEARCH else 0
+        for candidate in scored:
             score = self.history.scores(batch.number)[candidate.id]
             if score is None:
                 continue

@@ -67,5 +67,6 @@ def write_merge(
         config = {**blueprint.config(), "dtype": recipe.dtype}
         (work / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         copy_companions(parents.donor.folder, work)
-        recipe.portable().save(work / "evomerge.yaml")
+        # some loaders take every *.safetensors of a folder for weights
+        recipe.portable().save(work / "evomerge.yaml", suffix=".rows")
     return out

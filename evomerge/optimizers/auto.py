@@ -120,7 +120,7 @@ class Auto(Optimizer):
         ]
 
     def recommend(self, count: int) -> list[Genome]:
-        if self._best is None:
+        if self._best is None and not (self._found or self._descent or self._evolution):
             return []
         found = self._evolution.bettered() if self._evolution else []
         if self._descent is not None and EARLY * len(self._descent.points) > self._descent.steps:
@@ -147,6 +147,8 @@ class Auto(Optimizer):
         for each in told:
             if each.score is not None and (self._best is None or each.merit < self._best.merit):
                 self._best, self._kept = each, each.genome
+        if self._best is None:  # no known recipe to fall back on
+            self.observed = type(self).observed
 
     def _descend(self, stage: _Stage, told: Sequence[Told]) -> None:
         if self._descent is None:

@@ -197,6 +197,12 @@ class _Loop:
                 f"{run.spec.folder}: nothing would come of this budget: {why}. Allow more, of every budget "
                 "that there is"
             )
+        hours = limits["hours"] if limits else None
+        if hours is not None and self._spent >= hours * 3600:
+            raise InputError(
+                f"{run.spec.folder}: nothing would come of this budget: {self._spent / 3600:.3g} of its {hours:g} hours "
+                "are over. Allow more of them, too: --hours +N"
+            )
         if limits or not self.history.done:
             self._write(SessionLine(time=time.time()))
         if limits:

@@ -85,7 +85,7 @@ class Run:
         rows, suite = self.space.rows, self.suite
         if rows is None:
             return Cost()
-        batch, glance = suite.minibatch(0, 0, 1.0), suite.glance(0, 0)
+        batch, glance = suite.minibatch(0, 0, 1.0), suite.glance(0, 0, 1.0)
         step = self.slope_cost * sum(map(len, batch.values())) + sum(map(len, glance.values()))
         return Cost(rows.steps + 2, rows.steps * step + 2 * sum(map(len, suite.fresh.values())))
 

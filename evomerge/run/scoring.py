@@ -105,8 +105,7 @@ class Scoring:
         asked = batch.phase == Phase.SEARCH or (batch.phase == Phase.ROWS and not batch.fresh)
         if not asked or not self._history.candidates[at[1]].slope:
             return {}
-        size = 1.0 if batch.phase == Phase.ROWS else 0.0
-        drawn = self._suite.minibatch(self._run.spec.seed, at[0], size)
+        drawn = self._suite.minibatch(self._run.spec.seed, at[0], _size_of_slope(batch))
         return {name: ids for name, ids in drawn.items() if name in wanted and ids}
 
     def shown(self, items: Items) -> dict[str, dict[str, str]]:
@@ -354,7 +353,7 @@ class Scoring:
         if searched:
             seed = self._run.spec.seed
             if batch.slopes:
-                return self._suite.glance(seed, batch.number)
+                return self._suite.glance(seed, batch.number, _size_of_slope(batch))
             return self._suite.sample(seed, batch.number, batch.progress)
         if batch.phase == Phase.START:
             return self._suite.known(self._run.spec.seed)
@@ -364,3 +363,8 @@ class Scoring:
 
     def _phase(self, at: At) -> Phase:
         return self._history.batches[at[0]].phase
+
+
+def _size_of_slope(batch: Batch) -> float:
+    """From the items of an early candidate, 0, to those of a late one, 1: thousands of rows take more."""
+    return 1.0 if batch.phase == Phase.ROWS else 0.0

@@ -200,12 +200,15 @@ class Suite:
         count = schedule.size(*self.spec.candidate, progress)
         return schedule.sample(self._teaching, self.stratum_of, count, seed, "slope", batch)
 
-    def glance(self, seed: int, batch: int) -> Items:
+    def glance(self, seed: int, batch: int, progress: float = 0.0) -> Items:
         """Those of a slope's items that its candidate is scored on: its score decides nothing.
 
         But for floors, which turn a descent back where they are missed: of these, all.
         """
-        drawn, count = self.minibatch(seed, batch), max(1, self.spec.candidate[0] // GLANCE)
+        drawn, count = (
+            self.minibatch(seed, batch, progress),
+            max(1, self.spec.candidate[0] // GLANCE),
+        )
         part = schedule.sample(drawn, self.stratum_of, count, seed, "glance", batch)
         return part | {o.scorer: drawn[o.scorer] for o in self.measured if o.floor}
 

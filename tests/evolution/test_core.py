@@ -606,6 +606,17 @@ class Asking(Spy):
         return [Ask((0.25,) * len(self.dims), slope=True)]
 
 
+def test_points_of_a_descent_do_not_count_as_no_gain() -> None:
+    """They are scored on few items; a search that only descends ends with its budget."""
+    problem = Problem(SPACE.dims, ("skill",))
+    plan = Plan(KNOWN + 20, 1, patience=2)
+    search = Search(
+        SPACE, Asking(problem, seed=7, population=1), plan, empty(), objectives=OBJECTIVES
+    )
+    drive(search)
+    assert search.history.closed is None and search.history.searched == KNOWN + 20
+
+
 def test_whether_a_floor_is_missed_is_not_one_candidates_luck() -> None:
     """The price of a floor follows the mean of the newest candidates that a slope was taken of."""
     floored = (Objective("skill", "quadratic", "value", floor=Floor(value=0.5)),)

@@ -135,6 +135,17 @@ def test_auto_keeps_nothing_that_does_not_lead() -> None:
     assert "not kept" in optimizer.decisions[0]
 
 
+def test_auto_needs_no_known_recipe() -> None:
+    """What it found is recommended, and what scored best joins the shortlist."""
+    optimizer = make("auto", Problem(DIMS, ("a",), smooth=(True,) * AXES), seed=0)
+    optimizer.tell(1, 0, [])
+    assert optimizer.recommend(3) == [] and optimizer.observed > 0
+    for batch in range(2, 30):
+        asks = optimizer.ask(5, batch)
+        optimizer.tell(batch, batch, answers(asks, batch))
+    assert value(optimizer.recommend(1)[0]) > value((0.5,) * AXES)
+
+
 def test_auto_without_slopes_goes_few_genes_first_then_all_then_choices() -> None:
     dims = (*DIMS, Dim("method", "categorical", 3))
     levels = (Level("model", (*(0,) * AXES, 1)), Level("all", tuple(range(AXES + 1))))
