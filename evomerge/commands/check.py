@@ -190,7 +190,8 @@ def _rows(job: Run) -> list[str]:
     items = f", {cost.items:,} items of the budget" if cost.items else ""
     return [
         f"row weights: {row_text(count)}",
-        f"they take {spec.steps} steps by slopes from what the optimizer recommends{items}; each is a file of {_gigabytes(4 * count)} in the run's folder, its slope one an objective",
+        f"they take {spec.steps} steps by slopes from what the optimizer recommends{items}; each is a file of "
+        f"{_gigabytes(4 * count)} at most in the run's folder, its slope one as large an objective",
     ]
 
 
@@ -243,7 +244,8 @@ def _needs(job: Run, parents: Parents) -> list[str]:
     return [
         f"memory of a worker: {_gigabytes(resident + largest * (len(job.models) + 2))} and activations; "
         "the parents' files are mapped and shared",
-        "disk: journal and responses only, some kilobytes a candidate",
+        "disk: journal and responses, some kilobytes a candidate"
+        + (", and the files of row weights" if job.space.rows else " only"),
         *[f"disk: {name} is a recipe: its merge lies in the cache" for name in merged],
     ]
 
@@ -273,9 +275,15 @@ def _budget(spec: RunSpec) -> str:
         "evaluations": spec.evaluations, "items": spec.items, "tokens": spec.tokens, "hours": spec.hours
     }  # fmt: skip
     found = [f"{limit:,} {name}" for name, limit in limits.items() if limit is not None]
-    patience = f"or {spec.patience} generations without gain" if spec.patience else ""
+    patience = (
+        f"or {spec.patience} population{'s' if spec.patience > 1 else ''} without gain"
+        if spec.patience
+        else ""
+    )
     return ", ".join([*found, *([patience] if patience else [])])
 
 
 def _gigabytes(size: float) -> str:
+    if size < 2**20:
+        return f"{size / 2**10:.0f} kB"
     return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.0f} MB"

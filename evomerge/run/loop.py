@@ -248,9 +248,8 @@ class _Loop:
                 with pool(run.worker(device)) as workers:
                     self.work(workers)
             self.end()
-            if (
-                self.history.done
-            ):  # the budget may have been extended before the report was complete
+            # the budget may have been extended before the report was complete
+            if self.history.done:
                 return
 
     def work(self, pool: Pool) -> None:
