@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ from evomerge.run.identity import check_same, head_of
 from evomerge.run.preflight import Run, prepare
 from evomerge.run.scoring import Scoring
 from evomerge.run.spec import load_run
+from evomerge.space.parts.rows import WIDER
 from evomerge.suite.scorer import Items, Results
 from evomerge.worker import Job, Outcome
 
@@ -350,7 +351,10 @@ class _Loop:
                 recipe = self.history.candidates[at[1]].recipe
                 # base and parents, batch 0, set the limits themselves
                 limits = scoring.limits if probe and at[0] else None
-                rows = recipe.body.rows
+                rows, by_rows = recipe.body.rows, scoring.by_rows(at)
+                slopes = self.run.suite.spec.slopes
+                if by_rows:
+                    slopes = replace(slopes, tau=WIDER * slopes.tau)
                 job = Job(
                     key,
                     recipe.portable().plain,
@@ -362,8 +366,8 @@ class _Loop:
                     answers=scoring.shown(slope),
                     teachers=scoring.teachers(slope),
                     rows=base64.b64encode(rows.read()).decode("ascii") if rows else "",
-                    by_rows=scoring.by_rows(at),
-                    **asdict(self.run.suite.spec.slopes),
+                    by_rows=by_rows,
+                    **asdict(slopes),
                 )
                 pool.submit(job.plain)
                 return

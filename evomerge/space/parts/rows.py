@@ -17,6 +17,9 @@ from evomerge.space.parts import Part
 from evomerge.space.spec import SpaceSpec
 
 LIMIT = 100  # of factors
+WIDER = (
+    2  # times the suite's tau: so many factors would learn the few items near the border by heart
+)
 STEPS = Parameter("steps", Shared(Integer(1, 10_000, default=16)), "of the descent")
 RATE = Parameter(
     "rate",
