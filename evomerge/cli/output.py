@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,25 +28,34 @@ def refuse_existing(path: Path, force: bool) -> None:
         raise InputError(f"{path}: exists already; choose another name, or replace it with --force")
 
 
+def files_of(recipe: Recipe, path: Path) -> list[Path]:
+    """What ``save`` writes."""
+    rows = recipe.rows_beside(path)
+    return [path, *([rows] if rows else [])]
+
+
 def save(recipe: Recipe, path: Path, force: bool) -> None:
     """A recipe, with its row weights in a file beside it, if it has any."""
-    refuse_existing(path, force)
-    rows = recipe.rows_beside(path)
-    if rows is not None:
-        refuse_existing(rows, force)
-    try:
+    files = files_of(recipe, path)
+    for each in files:
+        refuse_existing(each, force)
+    with _told(*files):
         recipe.save(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-    print(f"wrote {path}" + (f" and {rows}" if rows else ""), file=sys.stderr)
 
 
 def write(path: Path, text: str, force: bool) -> None:
     from evomerge.config import write_text
 
     refuse_existing(path, force)
-    try:
+    with _told(path):
         write_text(path, text)
+
+
+@contextmanager
+def _told(*files: Path) -> Iterator[None]:
+    """Says what was written, or that it cannot be."""
+    try:
+        yield
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-    print(f"wrote {path}", file=sys.stderr)
+        raise InputError(f"{files[0]}: cannot be written: {error.strerror}") from None
+    print(f"wrote {' and '.join(map(str, files))}", file=sys.stderr)

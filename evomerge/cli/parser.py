@@ -80,7 +80,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("run_dir", metavar="RUN_DIR", help="folder of a started search")
     more = sub.add_argument_group("more budget: +N for so much more, or N for a new total")
-    for name in ("evaluations", "items", "tokens", "hours"):
+    for name in runs.BUDGETS:
         more.add_argument(f"--{name}", metavar="+N", help=f"of the budget of {name}")
     placement.add_options(sub)
 

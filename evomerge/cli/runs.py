@@ -12,6 +12,8 @@ from evomerge.cli import output, placement
 from evomerge.errors import InputError
 from evomerge.visible import visible
 
+BUDGETS = ("evaluations", "items", "tokens", "hours")  # that can be extended
+
 
 def demo(arguments: argparse.Namespace) -> None:
     from evomerge.demo import prepare_run
@@ -24,8 +26,7 @@ def resume(arguments: argparse.Namespace) -> None:
     from evomerge.record.record import head_of
 
     head_of(arguments.run_dir)  # refuses if there is nothing
-    names = ("evaluations", "items", "tokens", "hours")
-    asked = {name: getattr(arguments, name) for name in names}
+    asked = {name: getattr(arguments, name) for name in BUDGETS}
     search(arguments, {name: text for name, text in asked.items() if text is not None})
 
 
@@ -122,7 +123,8 @@ def _export_front(record: Any, arguments: argparse.Namespace) -> None:
     if arguments.format == "mergekit":
         texts |= {path: _text(recipe, arguments.format) for path, recipe in recipes.items()}
         recipes = {}
-    for path in (*recipes, *texts):
+    written = [file for path, each in recipes.items() for file in output.files_of(each, path)]
+    for path in (*written, *texts):
         output.refuse_existing(path, arguments.force)
     for path, recipe in recipes.items():
         output.save(recipe, path, arguments.force)

@@ -271,16 +271,12 @@ def _slopes(job: Run, parents: Parents) -> list[str]:
 
 
 def _budget(spec: RunSpec) -> str:
-    limits = {
-        "evaluations": spec.evaluations, "items": spec.items, "tokens": spec.tokens, "hours": spec.hours
-    }  # fmt: skip
-    found = [f"{limit:,} {name}" for name, limit in limits.items() if limit is not None]
-    patience = (
-        f"or {spec.patience} population{'s' if spec.patience > 1 else ''} without gain"
-        if spec.patience
-        else ""
-    )
-    return ", ".join([*found, *([patience] if patience else [])])
+    found = [f"{limit:,} {name}" for name, limit in spec.budget.items() if limit is not None]
+    if spec.patience:
+        found.append(
+            f"or {spec.patience} population{'s' if spec.patience > 1 else ''} without gain"
+        )
+    return ", ".join(found)
 
 
 def _gigabytes(size: float) -> str:

@@ -173,6 +173,8 @@ class Search:
         self._rows: RowDescent | None = None
         self._searched = 0  # batches that the descent on row weights began behind
         self._descended = 0  # batches that it knows
+        self._said: list[str] = []  # of each descent on row weights, what came of it
+        self._heard = 0  # batches that this is of
 
     def propose(self) -> Batch | None:
         """The next batch; None while results are awaited, and when the search is done."""
@@ -227,7 +229,9 @@ class Search:
         if not batches or batches[-1].phase.searched:
             return ""
         count, _ = self._outlook(1 + max(b.number for b in batches if b.phase.searched), limits)
-        return "" if count > 0 else "it does not pay for another candidate"
+        if count > 0:
+            return ""
+        return "it does not pay for another candidate. Allow more, of every budget that there is"
 
     def stalled(self) -> str | None:
         """Why the search phase is to be closed now, since nothing gets better; None if it is not.
@@ -245,7 +249,7 @@ class Search:
         for batch in history.batches[stall.told : seen]:
             if batch.number in history.extensions:
                 stall.since = stall.count
-            self._compare(stall, batch)
+            self._compare(batch)
         stall.told = max(stall.told, seen)
         if history.extensions and stall.told <= history.extensions[-1]:
             return None
@@ -258,7 +262,9 @@ class Search:
             "of a score, and one item"
         )
 
-    def _compare(self, stall: _Stall, batch: Batch) -> None:
+    def _compare(self, batch: Batch) -> None:
+        """Fold a batch into the stall."""
+        stall = self._stall
         if batch.phase not in (Phase.START, Phase.SEARCH):
             return
         # points of a descent are glanced at: their scores decide nothing
@@ -266,18 +272,18 @@ class Search:
         stall.count += len(scored) if batch.phase == Phase.SEARCH else 0
         for candidate in scored:
             score = self.history.scores(batch.number)[candidate.id]
-            if score is None:
-                continue
-            if stall.best is not None:
-                known = stall.best[1]
-                if score.feasible != known.feasible:
-                    better = score.feasible
-                else:
-                    lead = score.rank[1] - known.rank[1]
-                    better = lead > 0 and lead > self._margin((batch.number, candidate.id))
-                if not better:
-                    continue
-            stall.best, stall.since = (candidate.id, score), stall.count
+            if score is not None and self._leads((batch.number, candidate.id), score):
+                stall.best, stall.since = (candidate.id, score), stall.count
+
+    def _leads(self, at: tuple[int, int], score: Score) -> bool:
+        """Whether a candidate leads the one to beat by what counts."""
+        if self._stall.best is None:
+            return True
+        _, known = self._stall.best
+        if score.feasible != known.feasible:
+            return score.feasible
+        lead = score.rank[1] - known.rank[1]
+        return lead > 0 and lead > self._margin(at)
 
     def _outlook(
         self, seen: int, limits: Mapping[str, float | None] | None = None
@@ -320,18 +326,15 @@ class Search:
         ]
         progress = max(budget.progress(plan.population) for budget in budgets)
         if history.extensions:  # more is left than was thought, but no candidate is asked less
-            progress = max([progress, *(b.progress for b in self._newest_searched())])
+            newest_first = reversed(history.batches)
+            before = next((b.progress for b in newest_first if b.phase == Phase.SEARCH), 0.0)
+            progress = max(progress, before)
         count = min(plan.population, *(budget.left(progress) for budget in budgets))
         newest = history.evaluations(seen - 1).values() if seen > max(2, history.behind) else ()
         cost = "tokens" if plan.items is None else "items"
         if plan.evaluations is None and newest and not any(getattr(e, cost) for e in newest):
             count = 0  # nothing new was asked, as nothing is left to ask: no budget would run out
         return count, progress
-
-    def _newest_searched(self) -> list[Batch]:
-        """The newest batch of the search, if there is one."""
-        newest = reversed(self.history.batches)
-        return list(itertools.islice((b for b in newest if b.phase == Phase.SEARCH), 1))
 
     def _batch(self, phase: Phase, candidates: Iterable[Candidate]) -> Batch:
         return Batch(len(self.history.batches), phase, tuple(candidates))
@@ -418,13 +421,14 @@ class Search:
     @property
     def decisions(self) -> Sequence[str]:
         """What the optimizer decided so far, and what came of row weights, in words."""
-        compared = (
-            b for b in self.history.batches if self.space.rows and b.phase == Phase.ROWS and b.fresh
-        )
-        return [
-            *self.optimizer.decisions,
-            *(self._said(b) for b in compared if self.history.scores(b.number)),
-        ]
+        if self.space.rows:
+            for batch in self.history.batches[self._heard :]:
+                if batch.phase == Phase.ROWS and batch.fresh:
+                    if not self.history.scores(batch.number):
+                        break
+                    self._said.append(self._what_came_of_rows(batch))
+                self._heard = batch.number + 1
+        return [*self.optimizer.decisions, *self._said]
 
     def _after_search(self) -> Batch | None:
         """The next step of the descent on row weights, where there are any; then the shortlist."""
@@ -468,8 +472,8 @@ class Search:
         self._descended = len(batches)
         return self._rows
 
-    def _said(self, compared: Batch) -> str:
-        """What came of a descent on row weights."""
+    def _what_came_of_rows(self, compared: Batch) -> str:
+        """In words."""
         found = compared.candidates[-1]
         rows = found.recipe.body.rows
         said = f"row weights, {rows.size if rows else 0:,} of them"

@@ -165,9 +165,7 @@ class Optimizer(ABC):
     KINSHIP: ClassVar[bool] = False  # True: it wants ``Problem.kinship``
     FEWER: ClassVar[bool] = False  # whether an ask may return fewer genomes than were asked for
     SLOPES: ClassVar[bool] = False  # whether it can do nothing without slopes
-    DESCENDS: ClassVar[bool] = (
-        False  # whether it takes them where there are some, and does without else
-    )
+    DESCENDS: ClassVar[bool] = False  # whether it takes them where there are some
     observed: int = (
         6  # so many of the best by search score join what it recommends on the shortlist
     )

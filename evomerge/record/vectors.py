@@ -7,14 +7,13 @@ sha256. A file is on the disk before the line that names it, and never changes.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from evomerge import config
 from evomerge.durable import sync, why
 from evomerge.errors import InputError, RunError
 from evomerge.evolution.candidate import Candidate
@@ -41,16 +40,10 @@ class Vectors:
         path = self._path(sha256)
         if path.is_file() and path.stat().st_size == len(content):
             return sha256
-        beside = path.with_suffix(f".{os.getpid()}")
         try:
-            self._folder.mkdir(exist_ok=True)
-            beside.write_bytes(content)
-            sync(beside)
-            os.replace(beside, path)
+            config.write_bytes(path, content)
             sync(self._folder)
         except OSError as error:
-            with suppress(OSError):
-                beside.unlink(missing_ok=True)
             raise RunError(
                 f"{path}: cannot be written: {why(error)}. Make room, then resume the run"
             ) from None

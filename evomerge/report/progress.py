@@ -152,7 +152,7 @@ class Display(Listener):
     def _budget(self) -> dict[str, float | None]:
         assert self._run is not None
         extended = self._search.history.limits if self._search else {}
-        return {**self._run.budget, **extended}
+        return {**self._run.spec.budget, **extended}
 
     @property
     def _spent(self) -> dict[str, float]:

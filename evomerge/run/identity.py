@@ -32,7 +32,7 @@ def head_of(run: Run) -> Head:
         format=FORMAT,
         digest=spec.digest,
         content=dict(spec.content),
-        budget=run.budget,
+        budget=spec.budget,
         scoring=run.scoring,
         population=run.optimizer().population,
         template=run.template.plain,

@@ -193,27 +193,25 @@ class _Loop:
         self._started = time.monotonic()
         self._ended = survey.end
         limits = extended(self.limits, extension)
-        if limits and (why := self.search.refusal(limits)):
-            raise InputError(
-                f"{run.spec.folder}: nothing would come of this budget: {why}. Allow more, of every budget "
-                "that there is"
-            )
-        hours = limits["hours"] if limits else None
-        if hours is not None and self._spent >= hours * 3600:
-            raise InputError(
-                f"{run.spec.folder}: nothing would come of this budget: {self._spent / 3600:.3g} of its {hours:g} hours "
-                "are over. Allow more of them, too: --hours +N"
-            )
+        if limits and (why := self.search.refusal(limits) or self._too_late(limits)):
+            raise InputError(f"{run.spec.folder}: nothing would come of this budget: {why}")
         if limits or not self.history.done:
             self._write(SessionLine(time=time.time()))
         if limits:
             self._write(ExtendedLine(time=time.time(), budget=dict(limits)))
             self.history.extend(limits)
 
+    def _too_late(self, limits: Limits) -> str:
+        """Why nothing could be asked within so many hours; empty if something can."""
+        hours = limits["hours"]
+        if hours is None or self._spent < hours * 3600:
+            return ""
+        return f"{self._spent / 3600:.3g} of its {hours:g} hours are over. Allow more of them, too: --hours +N"
+
     @property
     def limits(self) -> Limits:
         """The budgets as they are now."""
-        return {**self.run.budget, **self.history.limits}
+        return {**self.run.spec.budget, **self.history.limits}
 
     def _fold(self, line: Line, number: int) -> None:
         with reading(self.journal.path, number):

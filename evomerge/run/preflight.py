@@ -23,7 +23,7 @@ from evomerge.parents import Parents, check_compatible
 from evomerge.parents.kinship import inner_products
 from evomerge.pool import WorkerSpec
 from evomerge.recipe import BASE, Body, Recipe
-from evomerge.record.events import BUDGETS, JOURNAL, Head, head_at
+from evomerge.record.events import JOURNAL, Head, head_at
 from evomerge.registry import ENGINES, LOSSES
 from evomerge.run.calibrating import read_texts
 from evomerge.run.others import given_at_start, given_by_runs
@@ -127,10 +127,11 @@ class Run:
     @property
     def without_slopes(self) -> str:
         """Why no slope can be taken by any gene; empty if some can."""
-        still = "no gene is a real parameter by which every method that has it is smooth"
-        if any(self.space.smooth):
-            still = ""
-        return self._without_gradients or still or self._without_lessons
+        if why := self._without_gradients:
+            return why
+        if not any(self.space.smooth):
+            return "no gene is a real parameter by which every method that has it is smooth"
+        return self._without_lessons
 
     @property
     def without_row_slopes(self) -> str:
@@ -155,11 +156,6 @@ class Run:
         options = self.suite.spec.slopes
         follows: bool = LOSSES.get(options.loss).FOLLOWS
         return SLOPE_COST + options.checkpoint + follows
-
-    @property
-    def budget(self) -> dict[str, float | None]:
-        """The budgets before any extension; None is no limit."""
-        return {name: getattr(self.spec, name) for name in BUDGETS}
 
     @cached_property
     def teaching(self) -> dict[str, str]:
@@ -370,10 +366,8 @@ def _head(spec: RunSpec) -> Head | None:
 
 def _given(spec: RunSpec, head: Head | None) -> Given:
     """Merges of other runs that are scored first: those that they have now, or had when this run began."""
-    starts, template = (
-        spec.space.start,
-        spec.template(spec.dtype or "float32"),
-    )  # no body has a dtype
+    starts = spec.space.start
+    template = spec.template(spec.dtype or "float32")  # whose dtype no body has
     if head is None:
         return given_by_runs(starts, template)
     return given_at_start(starts, template, head, spec.folder / JOURNAL)
@@ -435,9 +429,8 @@ def _check_budget(run: Run) -> None:
 def _check_limits(run: Run, least: Mapping[str, int]) -> None:
     """Refuse a budget of no more than ``least``."""
     spec = run.spec
-    limits = {"evaluations": spec.evaluations, "items": spec.items, "tokens": spec.tokens}
     for name, used in least.items():
-        allowed = limits[name]
+        allowed = spec.budget[name]
         if allowed is not None and allowed <= used:
             rows = " and the descent on row weights" if run.space.rows else ""
             raise InputError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -102,8 +102,7 @@ class Scoring:
         """Items by which the slope of a candidate is wanted: a minibatch of those whose scorers teach."""
         wanted = set(self._run.teaching.values())
         batch = self._history.batches[at[0]]
-        asked = batch.phase == Phase.SEARCH or (batch.phase == Phase.ROWS and not batch.fresh)
-        if not asked or not self._history.candidates[at[1]].slope:
+        if not batch.phase.searched or not self._history.candidates[at[1]].slope:
             return {}
         drawn = self._suite.minibatch(self._run.spec.seed, at[0], _size_of_slope(batch))
         return {name: ids for name, ids in drawn.items() if name in wanted and ids}
@@ -167,15 +166,20 @@ class Scoring:
             ]
             for name, each in found.items()
         }
-        sign = {objective.name: objective.sign for objective in self._suite.measured}
         slopes = {
-            objective: tuple(sign[objective] * value for value in pulled[scorer])
-            for objective, scorer in self._run.teaching.items()
-            if scorer in pulled
+            objective: tuple(sign * value for value in pulled[scorer])
+            for objective, scorer, sign in self._taught(found)
         }
         if not all(math.isfinite(value) for slope in slopes.values() for value in slope):
             raise CandidateFailed("its slope is not finite")
         return slopes
+
+    def _taught(self, found: Collection[str]) -> Iterator[tuple[str, str, float]]:
+        """Objectives that the scorers ``found`` teach: name, scorer, and 1 if more is better, -1 if less."""
+        sign = {objective.name: objective.sign for objective in self._suite.measured}
+        for objective, scorer in self._run.teaching.items():
+            if scorer in found:
+                yield objective, scorer, sign[objective]
 
     def by_rows(self, at: At) -> bool:
         """Whether the slope of a candidate is wanted by its row weights."""
@@ -187,16 +191,14 @@ class Scoring:
         Raises:
             CandidateFailed: one is not finite.
         """
-        sign = {objective.name: objective.sign for objective in self._suite.measured}
         asked = self.slope(at)
         slopes = {
             # items that teach nothing have the slope 0
             objective: (
                 array_of(found[scorer]["rows"])
-                * np.float32(sign[objective] * found[scorer]["items"] / len(asked[scorer]))
+                * np.float32(sign * found[scorer]["items"] / len(asked[scorer]))
             )
-            for objective, scorer in self._run.teaching.items()
-            if scorer in found
+            for objective, scorer, sign in self._taught(found)
         }
         if not all(np.isfinite(slope).all() for slope in slopes.values()):
             raise CandidateFailed("its slope is not finite")

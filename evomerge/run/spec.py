@@ -15,6 +15,7 @@ from evomerge import config, methods, optimizers
 from evomerge.checkpoint import DTYPES, ModelRef
 from evomerge.errors import ConfigError, InputError, did_you_mean, one_of
 from evomerge.recipe import BASE, Body, Recipe
+from evomerge.record.events import BUDGETS
 from evomerge.registry import OPTIMIZERS
 from evomerge.space import SpaceSpec, parse_space
 from evomerge.suite.spec import SuiteSpec, parse_suite
@@ -87,6 +88,11 @@ class RunSpec:
         """sha256 of everything that can change the result; hours can only end a search sooner."""
         text = json.dumps(self.content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def budget(self) -> dict[str, float | None]:
+        """The budgets before any extension; None is no limit."""
+        return {name: getattr(self, name) for name in BUDGETS}
 
     def model(self, name: str) -> ModelRef:
         return self.base if name == BASE else self.sources[name]

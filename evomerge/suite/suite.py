@@ -205,10 +205,8 @@ class Suite:
 
         But for floors, which turn a descent back where they are missed: of these, all.
         """
-        drawn, count = (
-            self.minibatch(seed, batch, progress),
-            max(1, self.spec.candidate[0] // GLANCE),
-        )
+        drawn = self.minibatch(seed, batch, progress)
+        count = max(1, self.spec.candidate[0] // GLANCE)
         part = schedule.sample(drawn, self.stratum_of, count, seed, "glance", batch)
         return part | {o.scorer: drawn[o.scorer] for o in self.measured if o.floor}
 

@@ -13,11 +13,11 @@ import pytest
 from evomerge.cli import main
 from evomerge.commands.search import search
 from evomerge.errors import InputError
-from evomerge.evolution.history import Evaluation, Phase
+from evomerge.evolution.history import Phase
 from evomerge.record.events import JOURNAL, RESPONSES
 from evomerge.record.record import Record
 from evomerge.run.extending import extended
-from evomerge.run.loop import Listener
+from evomerge.testing.stopping import Stopper
 from evomerge.testing.trajectory import Trajectory, trajectory
 
 RunFolder = Callable[..., Path]
@@ -89,18 +89,6 @@ def test_cut_anywhere_after_the_extension_it_goes_on_alike(
         search(killed)
         assert trajectory(killed) == undisturbed, number
         assert (killed / RESPONSES).read_bytes() == (folder / RESPONSES).read_bytes()
-
-
-class Stopper(Listener):
-    """Stops a search after so many evaluations."""
-
-    def __init__(self, after: int) -> None:
-        self._left = after
-
-    def observed(self, evaluation: Evaluation, completed: bool) -> None:
-        self._left -= 1
-        if not self._left:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.slow

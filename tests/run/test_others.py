@@ -13,26 +13,14 @@ import pytest
 from evomerge.cli import main
 from evomerge.commands.search import search
 from evomerge.errors import InputError
-from evomerge.evolution.history import Evaluation, Phase
+from evomerge.evolution.history import Phase
 from evomerge.record.events import JOURNAL, RESPONSES
 from evomerge.record.record import Record
-from evomerge.run.loop import Listener
 from evomerge.run.others import best_merges
+from evomerge.testing.stopping import Stopper
 from evomerge.testing.trajectory import trajectory
 
 RunFolder = Callable[..., Path]
-
-
-class Stopper(Listener):
-    """Stops a search after so many evaluations."""
-
-    def __init__(self, after: int) -> None:
-        self._left = after
-
-    def observed(self, evaluation: Evaluation, completed: bool) -> None:
-        self._left -= 1
-        if not self._left:
-            raise KeyboardInterrupt
 
 
 def stopped(folder: Path, after: int) -> Path:

@@ -14,6 +14,7 @@ from evomerge.scorers.signals import repetitive
 from evomerge.suite.language import off_language
 
 ItemSignals = dict[str, float | None]
+LIKELIHOODS = ("loglikelihood", "loglikelihood_rolling")  # how likely texts are
 
 
 class Signals:
@@ -36,7 +37,7 @@ class Signals:
         self.names: tuple[str, ...] = ()
         if kind == "multiple_choice" and plain(task):
             self.names = ("margin", "target_nats")
-        elif kind in ("loglikelihood", "loglikelihood_rolling"):
+        elif kind in LIKELIHOODS:
             self.names = ("target_nats",)
         elif kind == "generate_until":
             self.names = ("length", "truncated", "repetitive")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from evomerge.scorers.lm_eval.signals import Signals, plain
+from evomerge.scorers.lm_eval.signals import LIKELIHOODS, Signals, plain
 
 
 def why_nothing(task: Any, signals: Signals) -> str:
@@ -21,8 +21,7 @@ def why_nothing(task: Any, signals: Signals) -> str:
 
 def of_likelihood(task: Any) -> bool:
     """Whether ``task`` asks how likely texts are and less is better of all that it measures: bits, perplexity."""
-    kinds = "loglikelihood", "loglikelihood_rolling"
-    return task.OUTPUT_TYPE in kinds and not any(task.higher_is_better().values())
+    return task.OUTPUT_TYPE in LIKELIHOODS and not any(task.higher_is_better().values())
 
 
 def why_shown(task: Any, signals: Signals) -> str:

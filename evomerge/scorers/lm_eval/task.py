@@ -30,7 +30,7 @@ from evomerge.scorers.lm_eval.isolation import pinned, quiet
 from evomerge.scorers.lm_eval.loading import load, set_cap, set_fewshot
 from evomerge.scorers.lm_eval.prompts import Asked, Prompts
 from evomerge.scorers.lm_eval.reading import fingerprints
-from evomerge.scorers.lm_eval.signals import Signals, plain
+from evomerge.scorers.lm_eval.signals import LIKELIHOODS, Signals, plain
 from evomerge.scorers.lm_eval.targets import of_likelihood, why_nothing, why_shown, written_target
 from evomerge.scorers.lm_eval.templates import rendered
 from evomerge.suite.language import check_language
@@ -251,11 +251,8 @@ class LmEvalTask:
 
     def _lesson(self, row: int, answer: str | None) -> Lesson | None:
         asked = self._prepared(row)
-        if self._task.OUTPUT_TYPE in ("loglikelihood", "loglikelihood_rolling"):
-            requests = tuple(asked[0].requests)
-            if len(asked) > 1 or not of_likelihood(self._task):
-                return Written(requests[0]) if len(asked) == len(requests) == 1 else None
-            return Text(requests, len(asked[0].instance.args[-1].encode()))
+        if self._task.OUTPUT_TYPE in LIKELIHOODS:
+            return self._likely(asked)
         if asked[0].settings is None:
             requests = tuple(each.requests[0] for each in self._signals.once(asked))
             right = frozenset(self._right[row])
@@ -266,6 +263,13 @@ class LmEvalTask:
         with self._rendered():
             target = written_target(self._task, deepcopy(self._docs[row]))
         return self._prompts.answer(asked[0], target) if target else None
+
+    def _likely(self, asked: Sequence[Asked]) -> Lesson | None:
+        """The text that is to be likely, or, where the likeliest counts, to be written token by token."""
+        [one, *others], text = asked, of_likelihood(self._task)
+        if text and not others:
+            return Text(tuple(one.requests), len(one.instance.args[-1].encode()))
+        return Written(one.requests[0]) if not others and len(one.requests) == 1 else None
 
     def aggregate(self, metric: str, values: Sequence[Any]) -> float:
         """lm-eval's aggregation of ``metric``, the mean of a signal or product; None is skipped."""

@@ -17,9 +17,7 @@ from evomerge.space.parts import Part
 from evomerge.space.spec import SpaceSpec
 
 LIMIT = 100  # of factors
-WIDER = (
-    2  # times the suite's tau: so many factors would learn the few items near the border by heart
-)
+WIDER = 2  # times the suite's tau: so many factors would learn by heart what lies near the border
 STEPS = Parameter("steps", Shared(Integer(1, 10_000, default=16)), "of the descent")
 RATE = Parameter(
     "rate",
