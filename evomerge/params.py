@@ -85,8 +85,8 @@ class Real:
             return self.decode(gene) * (math.log(self.high) - math.log(self.low))
         return self.high - self.low
 
-    def narrowed(self, low: float, high: float) -> Real:
-        """The same parameter searched in a smaller range."""
+    def over(self, low: float, high: float) -> Real:
+        """The same parameter searched in another range, within ``valid``."""
         default = self.default if self.default is None else min(max(self.default, low), high)
         return replace(self, low=low, high=high, default=default)
 
@@ -119,7 +119,13 @@ class Integer:
         """Centre of the value's cell of [0, 1]."""
         return (min(max(int(value), self.low), self.high) - self.low + 0.5) / self.size
 
-    def narrowed(self, low: float, high: float) -> Integer:
+    @property
+    def valid(self) -> tuple[int, int]:
+        """The values that have a meaning."""
+        return self.low, self.high
+
+    def over(self, low: float, high: float) -> Integer:
+        """The same parameter searched in another range, within ``valid``."""
         low, high = math.ceil(low), math.floor(high)
         return replace(self, low=low, high=high, default=min(max(self.default, low), high))
 

@@ -107,7 +107,7 @@ def test_a_mistake_in_a_run_is_shown_with_file_line_and_hint(
 @pytest.mark.parametrize(
     ("parameters", "says"),
     [
-        ({"weight": {"range": [0, 3]}}, ("[0, 3] reaches outside the declared [0, 2]", "not widen")),
+        ({"density": {"range": [0, 3]}}, ("[0, 3] reaches outside of [0, 1]; nothing else has a meaning",)),
         ({"weight": {"range": [1, 0]}}, ("expected [low, high], found [1, 0]",)),
         ({"weight": {"range": [float("nan"), 1]}}, ("expected [low, high], found [nan, 1]",)),
         ({"weight": {"choices": []}}, ("expected at least one value",)),

@@ -68,7 +68,7 @@ def test_every_option_has_an_equal_share_of_the_gene(domain: Any) -> None:
 @given(domain=reals(), pair=st.tuples(genes, genes), gene=genes)
 def test_a_narrowed_range_is_kept(domain: Real, pair: tuple[float, float], gene: float) -> None:
     low, high = sorted(map(domain.decode, pair))
-    narrow = domain.narrowed(low, high)
+    narrow = domain.over(low, high)
     assert low <= narrow.decode(gene) <= high
     assert narrow.default is not None and low <= narrow.default <= high
     assert narrow.decode(narrow.encode(low)) == low

@@ -809,7 +809,7 @@ def test_forms_have_known_recipes() -> None:
         ({"methods": ["slerp"], "weights": "simplex"}, "weights: no method here has a weight for each model"),
         ({"weights": "simplex", "parameters": {"weight": 1}}, "remove parameters.weight"),
         ({"weights": "simple"}, "did you mean 'simplex'?"),
-        ({"lines": {"alpha": {"range": [0, 2]}}}, "lines.alpha.range: [0, 2] reaches outside the declared [0, 1]"),
+        ({"lines": {"alpha": {"range": [0]}}}, "lines.alpha.range: expected [low, high], found [0]"),
         ({"lines": {"gamma": 1}}, "lines.gamma: unknown key"),
         ({"lines": 3}, "lines: expected a mapping of keys, found 3"),
         ({"keep": {"embed": "chta"}}, "keep.embed: no model 'chta' (did you mean 'chat'?)"),
@@ -828,6 +828,14 @@ def test_what_is_no_space_is_refused(content: dict[str, Any], says: str) -> None
     with pytest.raises(ConfigError) as caught:
         fit(content)
     assert says in str(caught.value)
+
+
+def test_a_range_may_reach_beyond_what_is_searched_by_default() -> None:
+    space = fit({"methods": ["task_arithmetic"], "parameters": {"weight": {"range": [-1, 3]}}})
+    ends = {gene: space.decode((gene,) * len(space.dims)) for gene in (0.0, 1.0)}
+    weights = [ends[gene].body.groups[0].values["weight"] for gene in ends]
+    assert weights == [{"chat": -1.0, "sea": -1.0}, {"chat": 3.0, "sea": 3.0}]
+    assert space.encode(ends[0.0]) == (0.0,) * len(space.dims)
 
 
 # -- the presets ---------------------------------------------------------------------------------

@@ -75,6 +75,15 @@ class Design:
         """Of items that were not sampled."""
         return 1 - len(self.items) / len(self.group)
 
+    def means(
+        self, values: Float[np.ndarray, "candidates sampled"]
+    ) -> Float[np.ndarray, "groups candidates"]:
+        """Of the sampled items of each stratum."""
+        means: Float[np.ndarray, "groups candidates"] = (self._strata @ values.T) / self.taken[
+            :, None
+        ]
+        return means
+
     def covariance(
         self, residuals: Float[np.ndarray, "candidates sampled"]
     ) -> Float[np.ndarray, "candidates candidates"]:
@@ -83,24 +92,38 @@ class Design:
         ``sum_g (N_g / N)^2 (1 - n_g / N_g) S_g / n_g`` with ``S_g`` the residuals' covariance in
         stratum g.
         """
-        total = np.zeros((len(residuals), len(residuals)))
-        for group, scale in enumerate(self._scales):
-            if self.taken[group] > 1:
-                part = residuals[:, self.group[self.items] == group]
-                part = part - part.mean(1, keepdims=True)
-                total += scale * (part @ part.T) / (self.taken[group] - 1)
-        return total
+        apart = residuals - self.means(residuals).T @ self._strata
+        found: Float[np.ndarray, "candidates candidates"] = (apart * self._weights) @ apart.T
+        return found
 
     def variance(
         self, variances: Float[np.ndarray, "candidates items"]
     ) -> Float[np.ndarray, " candidates"]:
         """Of the estimated means, given the variance of every residual that was not seen."""
-        total = np.zeros(len(variances))
-        for group, scale in enumerate(self._scales):
-            unseen = self.rest & (self.group == group)
-            if unseen.any():
-                total += scale * variances[:, unseen].mean(1)
-        return total
+        found: Float[np.ndarray, " candidates"] = variances @ self._unseen
+        return found
+
+    @cached_property
+    def _strata(self) -> Float[np.ndarray, "groups sampled"]:
+        """1 where a sampled item is of a stratum."""
+        strata = self.group[self.items] == np.arange(len(self.size))[:, None]
+        numbers: Float[np.ndarray, "groups sampled"] = strata.astype(np.float64)
+        return numbers
+
+    @cached_property
+    def _weights(self) -> Float[np.ndarray, " sampled"]:
+        """Of the squares of sampled items in ``covariance``; one item alone has no variance."""
+        free = self.taken > 1
+        weights = np.where(free, self._scales / np.maximum(self.taken - 1, 1), 0.0)
+        sampled: Float[np.ndarray, " sampled"] = weights[self.group[self.items]]
+        return sampled
+
+    @cached_property
+    def _unseen(self) -> Float[np.ndarray, " items"]:
+        """Of the items that were not sampled in ``variance``."""
+        count = np.maximum(self.size - self.taken, 1)
+        unseen: Float[np.ndarray, " items"] = self.rest * (self._scales / count)[self.group]
+        return unseen
 
     @cached_property
     def _scales(self) -> Float[np.ndarray, " groups"]:

@@ -48,14 +48,10 @@ class Unbiased:
 
     def estimate_many(self, sample: Sample) -> JointEstimate:
         design = self._design(np.asarray(sample.items, np.int64).tobytes())
-        asked = design.group[sample.items]
         predicted, held = self._cross_fit(sample, design)
         residuals = sample.responses - held
-        correction = np.array(
-            [residuals[:, asked == group].mean(1) for group in range(len(design.size))]
-        )  # [groups, candidates]
-        rest = design.rest
-        total = sample.responses.sum(1) + predicted[:, rest].sum(1)
+        correction = design.means(residuals)
+        total = sample.responses.sum(1) + predicted @ design.rest
         total += (design.size - design.taken) @ correction
         covariance, least = self._covariance(sample.responses, residuals, predicted, design)
         return JointEstimate(total / len(design.group), covariance, least)

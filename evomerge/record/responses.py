@@ -21,10 +21,12 @@ import os
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -249,8 +251,7 @@ class Store:
             position = self._position[scorer]
             layout.append([scorer, [position[item] for item in responses["items"]], listed])
             rest[scorer] = [responses["responses"], plain, responses["tokens"]]
-        head = json.dumps(layout, separators=(",", ":")).encode()
-        tail = zlib.compress(json.dumps(rest, separators=(",", ":"), allow_nan=False).encode())
+        head, tail = _json(layout), zlib.compress(_json(rest))
         return _HEAD.pack(len(head), len(columns), len(tail)) + head + columns + tail
 
     def _unpack(
@@ -273,6 +274,18 @@ class Store:
         known = self._inventory[scorer]
         items = [known[at] for at in part.items]
         return {"items": items, "responses": responses, "metrics": metrics, "tokens": tokens}
+
+
+def _json(content: Any) -> bytes:
+    """What ``json.dumps`` writes, in a tenth of the time where it can be.
+
+    Raises:
+        ValueError: NaN or infinity, for which the faster one writes null.
+    """
+    with suppress(TypeError, ValueError, OverflowError):  # numbers of numpy, half a surrogate pair
+        if b"null" not in (fast := msgspec.json.encode(content)):
+            return fast
+    return json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _parse(layout: bytes) -> dict[str, _Part]:

@@ -186,7 +186,8 @@ class _Loop:
         # Model (``Scoring.key``) -> evaluations that await its answers, the one that is being asked first.
         # Candidates may merge to one model; it is asked once at a time, so that each asks only the rest.
         self._waiting: dict[str, list[At]] = {}
-        self._decided = Counter(survey.decisions)
+        self._decided = Counter(survey.decisions)  # on the disk
+        self._heard = 0  # of the decisions that the search has told
         for number, line in enumerate(lines_of(journal.path, journal.read()), start=1):
             self._fold(line, number)
         self._spent = survey.seconds
@@ -318,7 +319,11 @@ class _Loop:
 
     def _tell_decisions(self) -> None:
         """Write down what the optimizer decided since."""
-        for text, count in (Counter(self.search.decisions) - self._decided).items():
+        said = self.search.decisions
+        if len(said) == self._heard:
+            return
+        self._heard = len(said)
+        for text, count in (Counter(said) - self._decided).items():
             for _ in range(count):
                 batch = len(self.history.batches)
                 self._write(DecisionLine(time=time.time(), batch=batch, text=text))

@@ -83,7 +83,8 @@ def _parse_domain(
     value = spread.plain if spread else None
     numbers = value if isinstance(value, list) else []
     if any(
-        isinstance(v, bool) or not isinstance(v, (int, float)) or math.isnan(v) for v in numbers
+        isinstance(v, bool) or not isinstance(v, (int, float)) or not math.isfinite(v)
+        for v in numbers
     ):
         numbers = []
     if len(numbers) != 2 or numbers[0] > numbers[1]:
@@ -98,12 +99,19 @@ def _parse_domain(
         if isinstance(mine, Choice):
             problems.add(node, where, f"has choices ({mine}), not a range")
             return None
-        if low < mine.low or high > mine.high:
+        least, most = mine.valid
+        if low < least or high > most:
             problems.add(
                 spread or node,
                 f"{where}.range",
-                f"[{low:g}, {high:g}] reaches outside the declared [{mine.low:g}, {mine.high:g}]; "
-                "a space may narrow a range, not widen it",
+                f"[{low:g}, {high:g}] reaches outside of [{least:g}, {most:g}]; nothing else has a meaning",
+            )
+            return None
+        if isinstance(mine, Real) and mine.scale == "log" and low <= 0:
+            problems.add(
+                spread or node,
+                f"{where}.range",
+                f"a log-scaled range starts above 0, found {low:g}",
             )
             return None
         if isinstance(mine, Integer) and math.ceil(low) > math.floor(high):
@@ -111,5 +119,5 @@ def _parse_domain(
                 spread or node, f"{where}.range", f"[{low:g}, {high:g}] holds no whole number"
             )
             return None
-        domain = mine.narrowed(low, high)
+        domain = mine.over(low, high)
     return domain
