@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,7 +23,7 @@ from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.best import best
 from evomerge.evolution.archive.front import knees, spread
 from evomerge.evolution.candidate import Candidate
-from evomerge.evolution.floors import chance, safe
+from evomerge.evolution.floors import PARTS, chance, pulled, safe
 from evomerge.evolution.history import OUT_OF_HOURS, SLOPE_COST, Batch, Cost, History, Phase
 from evomerge.evolution.row_descent import RowDescent, Slope
 from evomerge.optimizers import Optimizer, Told
@@ -526,12 +526,24 @@ class Search:
         }
         # what a descent on row weights led to, the second of its comparison
         chosen += [b.candidates[-1] for b in history.batches if b.phase == Phase.ROWS and b.fresh]
-        for genome in self.optimizer.recommend(max(RECOMMENDED, self._front)):
-            found = self._recommended(self.space.canonical(genome), chosen)
+        for genome, origin in self._recommendations():
+            found = self._recommended(self.space.canonical(genome), origin, chosen)
             if found.id not in failed:
                 chosen.append(found)
         unique = {c.digest: c for c in reversed(chosen)}
         return self._batch(Phase.SELECT, sorted(unique.values(), key=lambda c: c.id))
+
+    def _recommendations(self) -> Iterator[tuple[Genome, str]]:
+        """What the optimizer puts on the shortlist; of the first also what holds each floor more surely."""
+        said = f"{self.optimizer.name} recommends"
+        genomes = self.optimizer.recommend(max(RECOMMENDED, self._front))
+        yield from ((genome, said) for genome in genomes)
+        mixtures = self.space.mixtures
+        named = dict.fromkeys(o.floor.of for o in self._floored if o.floor and o.floor.of)
+        for model in named if genomes and mixtures else ():
+            for part in PARTS:
+                nearer = pulled(genomes[0], mixtures, model, part)
+                yield nearer, f"{said}, {part:.0%} nearer to {model}"
 
     def _chance(self, elite: Elite) -> float:
         """How likely a candidate holds its floors, by its search scores."""
@@ -544,7 +556,7 @@ class Search:
             return spread(elites, ranking, self._front)
         return knees(elites, ranking) if len(ranking) > 1 and self.optimizer.observed else []
 
-    def _recommended(self, genome: tuple[float, ...], others: Sequence[Candidate]) -> Candidate:
+    def _recommended(self, genome: Genome, origin: str, others: Sequence[Candidate]) -> Candidate:
         """The candidate of a canonical genome: a known one if it was drawn before, or if its recipe is
         among ``others``."""
         given = {c.id for batch in self.history.batches[:2] for c in batch.candidates}
@@ -560,7 +572,6 @@ class Search:
                 return other
         number = len(self.history.candidates)
         number += len({candidate.id for candidate in others if candidate.id >= number})
-        origin = f"{self.optimizer.name} recommends"
         return Candidate(number, origin, recipe, genome)
 
     def _after_select(self) -> Batch | None:

@@ -17,10 +17,12 @@ from statistics import NormalDist
 
 from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.best import best
+from evomerge.params import Genome, Mixture
 from evomerge.suite.objectives import Objective, Values
 
 LEVELS = (0.8, 0.95)  # of the chance that all floors hold
 EACH = 2  # candidates of the shortlist for each level
+PARTS = (0.04, 0.08, 0.12)  # of the way from a recommendation to a model that a floor names
 
 
 def chance(
@@ -54,3 +56,17 @@ def safe(elites: Sequence[Elite], chance_of: Callable[[Elite], float]) -> list[E
         for level in LEVELS
         for elite in best([e for e, likely in chances if likely >= level], EACH)
     ]
+
+
+def pulled(genome: Genome, mixtures: Sequence[Mixture], model: str, part: float) -> Genome:
+    """``genome`` with its weights of sources moved a ``part`` of the way to those of ``model`` alone.
+
+    A search ends where its floors begin to be missed, half of the time beyond; on the way to the model that a
+    floor names it is held ever more surely.
+    """
+    moved = list(genome)
+    for mixture in mixtures:
+        ends = mixture.genes([float(source == model) for source in mixture.sources])
+        for axis, end in zip(mixture.axes, ends, strict=True):
+            moved[axis] += part * (end - moved[axis])
+    return tuple(moved)

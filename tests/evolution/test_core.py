@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +17,7 @@ from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.front import knees
 from evomerge.evolution.candidate import Candidate
 from evomerge.evolution.core import STEADY, Plan, Search
+from evomerge.evolution.floors import PARTS
 from evomerge.evolution.history import (
     Batch,
     Dropped,
@@ -365,6 +366,28 @@ def test_recommendations_of_one_recipe_leave_no_number_out() -> None:
     drive(search)
     numbers = sorted(search.history.candidates)
     assert numbers == list(range(len(numbers))) and len(numbers) == 42
+
+
+def test_the_shortlist_goes_towards_the_model_of_a_floor() -> None:
+    """What is recommended sits on the floor; nearer to the model that the floor names it holds more surely."""
+    floored = (Objective("skill", "quadratic", "value", floor=Floor(share=0.9, of="chat")),)
+    history = History(
+        lambda v, r, g: combine(floored, "retention", v, r, g),
+        lambda r: yardsticks(floored, r),
+    )
+    optimizer = Fixed(Problem(SPACE.dims, ("skill",)), seed=7, population=5)
+    search = Search(SPACE, optimizer, Plan(KNOWN + 10, 5), history, objectives=floored)
+    drive(search)
+    shortlist = {c.origin: c for c in search.history.batches[-2].candidates}
+    recommended = shortlist["spy recommends"]
+    nearer = [shortlist[f"spy recommends, {part:.0%} nearer to chat"] for part in PARTS]
+    for part, candidate in zip(PARTS, nearer, strict=True):
+        pairs = zip(recommended.recipe.body.groups, candidate.recipe.body.groups, strict=True)
+        for group, moved in pairs:
+            weight, shifted = cast(Any, group.values["weight"]), cast(Any, moved.values["weight"])
+            for source, end in (("chat", 1.0), ("sea", 0.0)):
+                way = weight[source] + part * (end - weight[source])
+                assert shifted[source] == pytest.approx(way, abs=1e-3)
 
 
 def test_measures_and_answers_are_told_where_they_are_wanted() -> None:
