@@ -158,6 +158,9 @@ def test_what_cannot_be_added_is_refused_and_nothing_is_written(
     assert "--best: expected a whole number in 1..1000, found 0" in refused(
         f"more={third}", "--best", "0"
     )
+    assert "--best 3: nothing is scored first where --method opcm" in refused(
+        f"more={third}", "--best", "3", "--method", "opcm"
+    )
     assert "choose another name" in refused(f"winner={third}", "--method", "opcm")
     lines = journal.splitlines(keepends=True)
     (folder / JOURNAL).write_bytes(b"".join(lines[:3]))

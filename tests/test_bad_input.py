@@ -492,6 +492,25 @@ def test_a_run_changed_after_its_start_is_refused(started: Path, refuse: Refuse)
     refuse("resume", started, "--ray", "off", says=says)
 
 
+def test_a_recipe_of_start_changed_after_the_start_is_refused(
+    run_folder: Make, refuse: Refuse
+) -> None:
+    from evomerge.record.events import JOURNAL
+    from evomerge.run.identity import head_of
+    from evomerge.run.preflight import prepare
+    from evomerge.run.spec import load_run
+
+    space = {"methods": ["task_arithmetic"], "start": ["known.yaml"]}
+    folder = run_folder(space=space)
+    recipe = prepare(load_run(run_folder("other"))).space.uniform()
+    recipe.save(folder / "known.yaml")
+    with Journal.open(folder / JOURNAL) as journal:
+        journal.append(head_of(prepare(load_run(folder))).plain)
+    edit(folder / "known.yaml", "sea: 1.0", "sea: 0.5")
+    says = ("space.start: known.yaml: this recipe changed since the search was started",)
+    refuse("search", folder, "--ray", "off", says=says)
+
+
 def test_a_parent_changed_after_the_start_is_refused(
     run_folder: Make, family: dict[str, Path], parent: Path, refuse: Refuse
 ) -> None:

@@ -112,8 +112,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--best",
         type=int,
         metavar="N",
-        default=8,
-        help="merges of RUN_DIR to score first (default: %(default)s)",
+        help="merges of RUN_DIR to score first (default: 8)",
     )
     sub.add_argument(
         "--method", choices=("opcm",), help="write a recipe instead, which merges by this method"

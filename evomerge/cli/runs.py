@@ -62,6 +62,11 @@ def add_parent(arguments: argparse.Namespace) -> None:
     parent = parent_of(arguments.parent)
     out = Path(arguments.output) if arguments.output else None
     if arguments.method:
+        if arguments.best is not None:
+            raise InputError(
+                f"--best {arguments.best}: nothing is scored first where --method {arguments.method} adds the model "
+                "to the winner; leave one of them out"
+            )
         recipe = add(arguments.run_dir, parent, out)
         name = shlex.quote(str(recipe))
         show_lines(

@@ -17,7 +17,7 @@ from evomerge.recipe import BASE, Body, Recipe, group
 from evomerge.record.record import Record
 from evomerge.run.others import given_by_runs
 from evomerge.run.spec import NAME, RunSpec, load_run, run_of
-from evomerge.space.start import MOST, OtherRun
+from evomerge.space.start import BEST, MOST, OtherRun
 
 WINNER = "winner"  # what a recipe that adds a parent calls the merge that it is added to
 
@@ -44,14 +44,16 @@ def parent_of(text: str) -> Parent:
     return Parent(name, ModelRef(ModelRef(model).portable))
 
 
-def reopen(run: str | Path, parent: Parent, out: Path | None, best: int) -> tuple[Path, list[str]]:
+def reopen(
+    run: str | Path, parent: Parent, out: Path | None, best: int | None = None
+) -> tuple[Path, list[str]]:
     """Make a folder with the job of ``run`` and one source more, that starts from the best merges of it.
 
     Args:
         run: the folder of a search that scored a merge.
         parent: what comes in.
         out: the folder to make; default ``RUN-NAME`` beside it.
-        best: how many merges of ``run`` are scored first, at most.
+        best: how many merges of ``run`` are scored first, at most; default ``BEST``.
 
     Returns:
         The folder, and remarks.
@@ -60,6 +62,7 @@ def reopen(run: str | Path, parent: Parent, out: Path | None, best: int) -> tupl
         InputError: ``run`` is no such search, the name is taken, the model cannot be merged with the others,
             or the folder exists. Nothing was written.
     """
+    best = BEST if best is None else best
     if not 1 <= best <= MOST:
         raise InputError(f"--best: expected a whole number in 1..{MOST}, found {best}")
     spec, out = _checked(run, parent, out)

@@ -127,7 +127,7 @@ class Head(Line):
         splits: the items.
         scorers: by name.
         versions: of libraries.
-        given: merges of other runs that are scored first, as they were at the start: run -> label -> body.
+        given: merges that are scored first, as they were at the start: other run or recipe file -> label -> body.
     """
 
     event = "run"

@@ -30,7 +30,7 @@ def extended(limits: Limits, asked: Mapping[str, str]) -> Limits | None:
             raise InputError(
                 f"{option}: this run has no budget of {name} that could be extended; it has {known}"
             )
-        number = _number(text, option, whole=name != "hours")
+        number = _number(name, text)
         total = before + number if text.strip().startswith("+") else number
         if total < before:
             raise InputError(
@@ -41,7 +41,18 @@ def extended(limits: Limits, asked: Mapping[str, str]) -> Limits | None:
     return found if changed else None
 
 
-def _number(text: str, option: str, *, whole: bool) -> float:
+def check(asked: Mapping[str, str]) -> None:
+    """Refuse what makes no sense for any run.
+
+    Raises:
+        InputError: it is no number above 0.
+    """
+    for name, text in asked.items():
+        _number(name, text)
+
+
+def _number(name: str, text: str) -> float:
+    whole = name != "hours"
     try:
         number = int(text.replace(",", "")) if whole else float(text)
     except ValueError:
@@ -49,6 +60,6 @@ def _number(text: str, option: str, *, whole: bool) -> float:
     if not 0 < number < math.inf:
         kind = "whole number" if whole else "number"
         raise InputError(
-            f"{option}: expected +N for so much more, or N for a new total, N a {kind} above 0"
+            f"--{name} {text}: expected +N for so much more, or N for a new total, N a {kind} above 0"
         )
     return number

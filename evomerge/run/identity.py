@@ -15,6 +15,7 @@ from evomerge.record.events import Head, Parent, ScorerLine, Splits, versions
 from evomerge.record.journal import FORMAT
 from evomerge.record.vectors import Vectors
 from evomerge.run.preflight import Run
+from evomerge.space.start import Given
 
 _log = logging.getLogger("evomerge.run")
 
@@ -54,7 +55,7 @@ def head_of(run: Run) -> Head:
                 label: vectors.keep_rows(replace(run.template, body=body)).body.plain(sources)
                 for label, body in bodies.items()
             }
-            for other, bodies in run.given.items()
+            for other, bodies in {**run.given, **_recipe_files(run)}.items()
         },
     )
 
@@ -73,6 +74,12 @@ def check_same(head: Head, run: Run, path: Path) -> None:
     if head.template.get("data") != run.template.plain.get("data"):
         texts = run.spec.calibration.path if run.spec.calibration else "calibration"
         raise InputError(f"{texts}: these texts changed since the search was started. {advice}")
+    for name, bodies in _recipe_files(run).items():
+        started = run.template.with_body(head.given[name][name])
+        if replace(run.template, body=bodies[name]).digest != started.digest:
+            raise InputError(
+                f"space.start: {name}: this recipe changed since the search was started. {advice}"
+            )
     for name, model in run.models.items():
         ref = run.spec.model(name)
         if ref.is_recipe and head.models[name].sha256 != model.fingerprint:
@@ -117,6 +124,13 @@ def check_same(head: Head, run: Run, path: Path) -> None:
         raise InputError(
             f"the items of the evaluation tasks changed since the search was started. {advice}"
         )
+
+
+def _recipe_files(run: Run) -> Given:
+    """The recipes that ``start`` names as files."""
+    files = [name for name in run.spec.space.start if str(name).endswith((".yaml", ".yml"))]
+    starts = run.space.starts() if files else {}
+    return {str(name): {str(name): starts[str(name)].body} for name in files}
 
 
 def _files(scorer: Any) -> Mapping[str, str]:

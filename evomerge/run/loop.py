@@ -39,9 +39,9 @@ from evomerge.record.events import (
 from evomerge.record.journal import Journal
 from evomerge.record.responses import Store
 from evomerge.record.vectors import Vectors
+from evomerge.run import extending
 from evomerge.run.calibrating import collect
 from evomerge.run.ending import end
-from evomerge.run.extending import Limits, extended
 from evomerge.run.identity import check_same, head_of
 from evomerge.run.preflight import Run, prepare
 from evomerge.run.scoring import Scoring
@@ -118,6 +118,7 @@ def search(
         RunError: the search stopped and can be resumed.
     """
     listener = listener or Listener()
+    extending.check(extension or {})
     run = prepare(load_run(run_dir), say=listener.say, device=device)
     folder = run.spec.folder
     with Journal.open(folder / JOURNAL) as journal:
@@ -193,7 +194,7 @@ class _Loop:
         self._spent = survey.seconds
         self._started = time.monotonic()
         self._ended = survey.end
-        limits = extended(self.limits, extension)
+        limits = extending.extended(self.limits, extension)
         if limits and (why := self.search.refusal(limits) or self._too_late(limits)):
             raise InputError(f"{run.spec.folder}: nothing would come of this budget: {why}")
         if limits or not self.history.done:
@@ -202,7 +203,7 @@ class _Loop:
             self._write(ExtendedLine(time=time.time(), budget=dict(limits)))
             self.history.extend(limits)
 
-    def _too_late(self, limits: Limits) -> str:
+    def _too_late(self, limits: extending.Limits) -> str:
         """Why nothing could be asked within so many hours; empty if something can."""
         hours = limits["hours"]
         if hours is None or self._spent < hours * 3600:
@@ -210,7 +211,7 @@ class _Loop:
         return f"{self._spent / 3600:.3g} of its {hours:g} hours are over. Allow more of them, too: --hours +N"
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> extending.Limits:
         """The budgets as they are now."""
         return {**self.run.spec.budget, **self.history.limits}
 

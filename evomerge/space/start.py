@@ -52,7 +52,7 @@ def parse_entries(section: config.Section) -> tuple[Entry, ...]:
             best = part.integer("best", BEST, low=1, high=MOST)
             part.finish()
             folder = Path(os.path.normpath(node.folder / os.path.expanduser(text)))
-            if any(isinstance(each, OtherRun) and each.text == text for each in found):
+            if any(isinstance(each, OtherRun) and each.folder == folder for each in found):
                 part.problem(
                     "run", f"{text!r} stands twice; once, with a larger `best`, takes more"
                 )

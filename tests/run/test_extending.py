@@ -147,6 +147,8 @@ def test_what_makes_no_sense_is_refused(
             extended(BUDGET, {"evaluations": asked})
     with pytest.raises(InputError, match=r"no budget of items .* it has --evaluations, --hours"):
         extended(BUDGET, {"items": "+100"})
+    with pytest.raises(InputError, match=r"--items -5: expected \+N for so much more"):
+        search("nowhere", extension={"items": "-5"})  # before anything is opened
     folder = run_folder("fresh", **small)
     assert main(["resume", str(folder), "--evaluations", "+3"]) == 2
     assert "nothing was searched here yet" in capsys.readouterr().err

@@ -202,6 +202,7 @@ def test_a_run_that_cannot_be_a_start_is_refused(
         ([{"best": 3}], r"start\[0\].run: missing; expected text"),
         (["uniform", {"run": "../a", "bests": 3}], r"start\[1\].bests: unknown key .*did you mean"),
         ([{"run": "../a"}, {"run": "../a", "best": 2}], r"start\[1\].run: '../a' stands twice"),
+        ([{"run": "../a"}, {"run": "../a/."}], r"start\[1\].run: '../a/.' stands twice"),
         ([7], r"start: expected names of known recipes, .*\{run: FOLDER, best: N\}, found 7"),
     ],
 )
