@@ -534,16 +534,21 @@ class Search:
         return self._batch(Phase.SELECT, sorted(unique.values(), key=lambda c: c.id))
 
     def _recommendations(self) -> Iterator[tuple[Genome, str]]:
-        """What the optimizer puts on the shortlist; of the first also what holds each floor more surely."""
+        """What the optimizer puts on the shortlist; where there are floors, of its first find also what lies
+        nearer to their models, and farther."""
         said = f"{self.optimizer.name} recommends"
         genomes = self.optimizer.recommend(max(RECOMMENDED, self._front))
         yield from ((genome, said) for genome in genomes)
         mixtures = self.space.mixtures
         named = dict.fromkeys(o.floor.of for o in self._floored if o.floor and o.floor.of)
-        for model in named if genomes and mixtures else ():
-            for part in PARTS:
-                nearer = pulled(genomes[0], mixtures, model, part)
-                yield nearer, f"{said}, {part:.0%} nearer to {model}"
+        if not (genomes and mixtures and named):
+            return
+        known = (c.genome for batch in self.history.batches[:2] for c in batch.candidates)
+        given = {self.space.canonical(genome) for genome in known if genome is not None}
+        found = next((g for g in genomes if self.space.canonical(g) not in given), genomes[0])
+        for model, part in itertools.product(named, PARTS):
+            way = f"{abs(part):.0%} {'nearer to' if part > 0 else 'farther from'} {model}"
+            yield pulled(found, mixtures, model, part), f"{said}, {way}"
 
     def _chance(self, elite: Elite) -> float:
         """How likely a candidate holds its floors, by its search scores."""

@@ -22,7 +22,7 @@ from evomerge.evolution.archive.best import Best, best
 from evomerge.evolution.candidate import Candidate
 from evomerge.params import Genome
 from evomerge.recipe import Body, Recipe
-from evomerge.suite.objectives import Score, Values
+from evomerge.suite.objectives import CONFIDENCE, Score, Values
 from evomerge.suite.splits import Split
 
 Combine = Callable[[Values, Mapping[str, Values], Mapping[str, float]], Score]
@@ -57,7 +57,6 @@ class Phase(StrEnum):
 
 OUT_OF_HOURS = "out of hours"  # why a search phase is closed that took too long
 SLOPE_COST = 3  # item-forwards that a forward and a backward pass of an item take
-CONFIRMED = 0.9  # how likely all floors must hold on the select items for them to be confirmed
 LIKELY = 0.5
 MISSED = 2  # the tier of who more likely than not misses a floor
 MERGED = (Phase.START, Phase.SEARCH, Phase.ROWS)  # phases whose candidates are tried merges
@@ -157,6 +156,7 @@ class Verdict:
         front: its confirmed members, best first by score; empty if no front is asked for.
         floors: candidate -> how likely it holds all floors, by resamples of the round's items; empty
             if there are none.
+        confidence: how likely they must be to count as confirmed.
     """
 
     batch: int
@@ -167,11 +167,12 @@ class Verdict:
     unraced: str = ""
     front: tuple[Member, ...] = ()
     floors: Mapping[int, float] = field(default_factory=dict)
+    confidence: float = CONFIDENCE
 
     def tier(self, candidate: int) -> int:
         """0: its floors are confirmed; 1: more likely than not they hold; ``MISSED``: they do not."""
         chance = self.floors.get(candidate, 1.0)
-        return 0 if chance >= CONFIRMED else 1 if chance >= LIKELY else MISSED
+        return 0 if chance >= self.confidence else 1 if chance >= LIKELY else MISSED
 
 
 @dataclass(frozen=True)
@@ -547,8 +548,8 @@ class History:
     def winner(self) -> int | None:
         """The best merge of the newest judged round of the shortlist; None before, or if all failed.
 
-        Invalid merges rank below all others. Where there are floors, those that hold them with a
-        probability of ``CONFIRMED`` come first, then those that more likely than not do, each by score.
+        Invalid merges rank below all others. Where there are floors, those that hold them with the asked
+        confidence come first, then those that more likely than not do, each by score.
         """
         if not self.verdicts:
             return None

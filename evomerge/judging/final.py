@@ -138,6 +138,7 @@ def final_table(
             report=reported,
             gap=_gap(searched, reported, suite) if searched and reported else None,
             floors=None if winner is None else history.verdicts[-1].floors.get(winner),
+            confidence=suite.spec.confidence,
             search_items=count_all(suite, suite.splits[Split.SEARCH]),
             anchored=any(
                 o.scorer in suite.spec.anchors

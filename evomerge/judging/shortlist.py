@@ -53,7 +53,12 @@ def judge(
         bootstrap, floors = Bootstrap.of(suite, items, 0), dict[int, float]()
         if any(objective.floor for objective in suite.objectives):
             floors = {id: probability(margins(bootstrap, results(id), known)) for id in ids}
-        verdict = Verdict(batch.number, True, (), invalid, unraced=race, floors=floors)
+        verdict = Verdict(
+            *(batch.number, True, (), invalid),
+            unraced=race,
+            floors=floors,
+            confidence=suite.spec.confidence,
+        )
         members = _front(history, bootstrap, results, list(references), valid, verdict)
         return replace(verdict, front=members)
     if asked == whole:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from evomerge.inference.intervals import Interval
+from evomerge.suite.objectives import CONFIDENCE
 
 VERSION = 2  # of the plain form
 
@@ -171,6 +172,7 @@ class Trust:
         report: on the report items.
         gap: search less report.
         floors: how likely the winner holds all of them, by the select items; None if there are none.
+        confidence: how likely that must be to count as confirmed.
         search_items: of the search split.
         anchored: whether search scores are of weighted anchors.
     """
@@ -183,9 +185,11 @@ class Trust:
     search_items: Count
     anchored: bool
     floors: float | None = None
+    confidence: float = CONFIDENCE
 
     def __post_init__(self) -> None:
         _check(self, anchored=bool)
+        _number(self.confidence)
         if self.floors is not None:
             _number(self.floors)
 
@@ -200,6 +204,7 @@ class Trust:
             "search_items": asdict(self.search_items),
             "anchored": self.anchored,
             "floors": self.floors,
+            "confidence": self.confidence,
         }
 
     @classmethod
@@ -215,6 +220,7 @@ class Trust:
             search_items=Count(**plain["search_items"]),
             anchored=plain["anchored"],
             floors=plain["floors"],
+            confidence=plain["confidence"],
         )
 
 

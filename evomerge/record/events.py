@@ -357,6 +357,7 @@ class RoundLine(Line):
     unraced: str
     front: tuple[Member, ...]
     floors: dict[int, float]
+    confidence: float
 
     @classmethod
     def of(cls, verdict: Verdict) -> RoundLine:
@@ -371,6 +372,7 @@ class RoundLine(Line):
             unraced=verdict.unraced,
             front=verdict.front,
             floors=dict(verdict.floors),
+            confidence=verdict.confidence,
         )
 
     @property
@@ -384,6 +386,7 @@ class RoundLine(Line):
             unraced=self.unraced,
             front=self.front,
             floors=self.floors,
+            confidence=self.confidence,
         )
 
 

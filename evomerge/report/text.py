@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from evomerge.evolution.history import CONFIRMED
 from evomerge.inference.intervals import Interval
 from evomerge.judging.estimation import ANCHORED
 from evomerge.judging.table import Count, Effort, Held, Row, Table, Trust
@@ -86,10 +85,10 @@ def _floor_lines(table: Table) -> list[str]:
     """How the winner and others stand to the floors; who misses one is named in capitals."""
     lines, trust = list[str](), table.trust
     if trust.floors is not None:
-        sure = "confirmed" if trust.floors >= CONFIRMED else "NOT CONFIRMED"
+        sure = "confirmed" if trust.floors >= trust.confidence else "NOT CONFIRMED"
         lines.append(
             f"the winner's floors: {sure} on the select items it was chosen by; all of them hold with "
-            f"probability {_percent(trust.floors)} (paired resamples)."
+            f"probability {_percent(trust.floors)} (paired resamples; asked: {_percent(trust.confidence)})."
         )
     for row in table.rows:
         if row.candidate == table.winner or row.front is not None:

@@ -15,6 +15,7 @@ Values = Mapping[str, float]  # objective name -> value, in the metric's own dir
 BASE = "base"
 SMALL_GAIN = 0.05  # parents that gain less than this share of the value set no yardstick ...
 YARDSTICK = 0.25  # ... this share of the value does
+CONFIDENCE = 0.9  # how likely all floors must hold on the select items for them to be confirmed
 PRICE = 3.0  # of missing a floor by its own size, in the score that a slope climbs
 SOFT = 0.01  # of a floor's size: how softly that sets in
 

@@ -15,7 +15,7 @@ from evomerge.errors import InputError, did_you_mean, one_of
 from evomerge.registry import ENGINES, SCORERS
 from evomerge.suite import splits
 from evomerge.suite.language import check_language
-from evomerge.suite.objectives import BASE, Floor
+from evomerge.suite.objectives import BASE, CONFIDENCE, Floor
 from evomerge.suite.slopes import SlopeOptions, parse_slopes
 
 COMBINATIONS = ("retention", "mean", "worst")
@@ -64,6 +64,7 @@ class SuiteSpec:
         estimator: of a candidate's values on the whole search split, from its sample.
         anchors: scorer -> item -> weight: a reduced search split, fixed instead of sampled.
         front: how many members a front may have, to be confirmed on the select split; 0: no front.
+        confidence: how likely all floors must hold on the select items for them to be confirmed.
         measures: objective -> low, high and cells of its axis in a grid of elites.
         gates: whether health gates can mark an evaluation invalid.
         dtype: of scoring; ``auto`` is the recipe's where the device computes fast in it.
@@ -90,6 +91,7 @@ class SuiteSpec:
     measures: Mapping[str, tuple[float, float, int]] = field(default_factory=dict)
     gates: bool = True
     front: int = 0
+    confidence: float = CONFIDENCE
     dtype: str = "auto"
     engine: str = "huggingface"
     batch_tokens: int | None = None
@@ -150,6 +152,7 @@ def parse_suite(
     engine = section.choice("engine", ENGINES.names(), "huggingface")
     gates = section.flag("gates", True)
     front = section.integer("front", 0, low=0)
+    confidence = section.number("confidence", CONFIDENCE, low=0.5, high=0.999) or CONFIDENCE
     slopes = parse_slopes(section)
     batch_tokens = section.integer("batch_tokens", 0, low=1) or None
     max_length = section.integer("max_length", 0, low=1) or None
@@ -221,6 +224,7 @@ def parse_suite(
         measures=measures,
         gates=gates,
         front=front,
+        confidence=confidence,
         dtype=dtype,
         engine=engine,
         batch_tokens=batch_tokens,

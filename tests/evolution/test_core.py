@@ -380,8 +380,9 @@ def test_the_shortlist_goes_towards_the_model_of_a_floor() -> None:
     drive(search)
     shortlist = {c.origin: c for c in search.history.batches[-2].candidates}
     recommended = shortlist["spy recommends"]
-    nearer = [shortlist[f"spy recommends, {part:.0%} nearer to chat"] for part in PARTS]
-    for part, candidate in zip(PARTS, nearer, strict=True):
+    ways = {part: "nearer to" if part > 0 else "farther from" for part in PARTS}
+    for part, way in ways.items():
+        candidate = shortlist[f"spy recommends, {abs(part):.0%} {way} chat"]
         pairs = zip(recommended.recipe.body.groups, candidate.recipe.body.groups, strict=True)
         for group, moved in pairs:
             weight, shifted = cast(Any, group.values["weight"]), cast(Any, moved.values["weight"])
