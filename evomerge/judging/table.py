@@ -220,7 +220,7 @@ class Trust:
             search_items=Count(**plain["search_items"]),
             anchored=plain["anchored"],
             floors=plain["floors"],
-            confidence=plain["confidence"],
+            confidence=plain.get("confidence", CONFIDENCE),
         )
 
 

@@ -117,14 +117,15 @@ def test_the_winner_is_the_best_of_those_whose_floors_are_confirmed() -> None:
     history = history_of({**MODELS, "good": "1111", "near": "1110", "bad": "1100"})
     uniform, good, near, bad = 2, 3, 4, 5
 
-    def winner(**chances: float) -> int | None:
+    def winner(confidence: float = 0.9, **chances: float) -> int | None:
         ids = {"uniform": uniform, "good": good, "near": near, "bad": bad}
         floors = {ids[label]: chance for label, chance in chances.items()}
-        history.verdicts[:] = [Verdict(2, True, floors=floors)]
+        history.verdicts[:] = [Verdict(2, True, floors=floors, confidence=confidence)]
         return history.winner
 
     assert winner() == good, "no floors"
     assert winner(uniform=0.99, good=0.85, near=0.95, bad=0.99) == near
+    assert winner(0.8, uniform=0.99, good=0.85, near=0.95, bad=0.99) == good
     assert winner(uniform=0.2, good=0.4, near=0.55, bad=0.85) == near
     assert winner(uniform=0.2, good=0.1, near=0.1, bad=0.1) == good
     floors = {uniform: 0.3, good: 0.1, near: 0.99, bad: 0.6}

@@ -63,12 +63,15 @@ def test_three_recipes_of_the_front_reproduce_their_figures(job: Make, tmp_path:
 @pytest.mark.slow
 def test_a_floor_is_confirmed_on_select_and_told_on_report(job: Make) -> None:
     folder = job("demo-constrained")
+    fitness = folder / "fitness.yaml"
+    fitness.write_text(f"{fitness.read_text()}confidence: 0.75\n")
     result = search(folder)
     record, table = Record(folder), result.table
     verdict = record.history.verdicts[-1]
     assert verdict.floors[table.winner] == table.trust.floors
+    assert verdict.confidence == table.trust.confidence == 0.75
     best = max(chance for id, chance in verdict.floors.items())
-    assert table.trust.floors >= min(0.9, best), "who is sure goes before who scores higher"
+    assert table.trust.floors >= min(0.75, best), "who is sure goes before who scores higher"
     row = table.winner_row
     assert row is not None
     [floor] = row.floors
@@ -78,7 +81,11 @@ def test_a_floor_is_confirmed_on_select_and_told_on_report(job: Make) -> None:
     assert floor.margin.value == pytest.approx(row.objectives["chat_en"].value - floor.bound)
     assert not next(row for row in table.rows if row.label == "sea").floors[0].held
     report = (folder / "report.md").read_text()
-    assert "the winner's floors: " in report and "FLOOR MISSED: sea: chat_en" in report
+    assert (
+        "the winner's floors: " in report
+        and "resamples; asked: 75%)" in report
+        and "FLOOR MISSED: sea: chat_en" in report
+    )
     assert "floor held: " in report or "FLOOR MISSED: winner: " in report
     bound = 0.98 * record.history.references(0)["chat"]["chat_en"]
     words = "floor: chat_en: at least 98% of chat's (it may lose 2 percent)"
