@@ -571,10 +571,10 @@ def test_a_journal_of_another_run_is_refused(
             command,
             other,
             *arguments,
-            says=("journal.jsonl", "not the journal of a run in format 6"),
+            says=("journal.jsonl", "not the journal of a run in format 7"),
         )
     (other / "journal.jsonl").write_text('{"event":"batch"}\n{"event":"batch"}\n')
-    refuse("status", other, says=("journal.jsonl", "not the journal of a run in format 6"))
+    refuse("status", other, says=("journal.jsonl", "not the journal of a run in format 7"))
     (other / "journal.jsonl").write_text('words\n{"event":"batch"}\n')
     refuse("status", other, says=("journal.jsonl:1: the journal is damaged",))
 

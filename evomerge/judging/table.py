@@ -14,7 +14,7 @@ from typing import Any
 from evomerge.inference.intervals import Interval
 from evomerge.suite.objectives import CONFIDENCE
 
-VERSION = 2  # of the plain form
+VERSION = 3  # of the plain form
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class Trust:
             search_items=Count(**plain["search_items"]),
             anchored=plain["anchored"],
             floors=plain["floors"],
-            confidence=plain.get("confidence", CONFIDENCE),
+            confidence=plain["confidence"],
         )
 
 

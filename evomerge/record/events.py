@@ -53,7 +53,7 @@ from evomerge.judging.table import Table
 from evomerge.recipe import Recipe
 from evomerge.record import journal
 from evomerge.record.responses import Block
-from evomerge.suite.objectives import CONFIDENCE, Objective
+from evomerge.suite.objectives import Objective
 from evomerge.suite.scorer import Items
 
 BUDGETS = ("evaluations", "items", "tokens", "hours")
@@ -357,7 +357,7 @@ class RoundLine(Line):
     unraced: str
     front: tuple[Member, ...]
     floors: dict[int, float]
-    confidence: float = CONFIDENCE  # journals from before it could be asked
+    confidence: float
 
     @classmethod
     def of(cls, verdict: Verdict) -> RoundLine:

@@ -28,7 +28,7 @@ from evomerge.errors import InputError, RunError
 Event = dict[str, Any]
 
 _log = logging.getLogger("evomerge.record.journal")
-FORMAT = 6
+FORMAT = 7
 _SUM = re.compile(rb',"sum":"([0-9a-f]{8})"}$')
 
 

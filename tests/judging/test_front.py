@@ -31,7 +31,9 @@ class Accuracy:
 
 class Planted(Suite):
     def __init__(self, front: int = 0) -> None:
-        self.spec: Any = SimpleNamespace(combination="mean", gates=False, front=front)
+        self.spec: Any = SimpleNamespace(
+            combination="mean", gates=False, front=front, confidence=0.9
+        )
         self.objectives = (*OBJECTIVES, GUARD)
         self.scorers: Any = {name: Accuracy() for name in "abc"}
         self.__dict__["source_of"] = {name: {id: id for id in IDS} for name in "abc"}
