@@ -4,8 +4,8 @@ A parameter is declared once, in the signature of its kernel; search dimensions,
 and property tests derive from it.
 
 * A *domain* (``Real``, ``Integer``, ``Flag``, ``Choice``) says which values exist. ``low..high`` is
-  the range a search explores (a space may narrow it, never widen it); ``valid`` bounds what is
-  mathematically allowed in a hand-written recipe.
+  the range a search explores, unless its space says another; ``valid`` bounds what is
+  mathematically allowed, in a space as in a hand-written recipe.
 * A *scope* (``Shared``, ``PerModel``) says whether one value serves all models.
 
 A domain maps a gene in [0, 1] to a value (``decode``) and back (``encode``). Decoded numbers are

@@ -471,18 +471,21 @@ def test_score_refuses_what_a_search_would(
 # -- runs ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def started(run_folder: Make) -> Path:
-    """A run that was stopped before its first evaluation."""
+def begin(folder: Path) -> Path:
+    """Start the run in a folder, and stop it before its first evaluation."""
     from evomerge.record.events import JOURNAL
     from evomerge.run.identity import head_of
     from evomerge.run.preflight import prepare
     from evomerge.run.spec import load_run
 
-    folder = run_folder("started")
     with Journal.open(folder / JOURNAL) as journal:
         journal.append(head_of(prepare(load_run(folder))).plain)
     return folder
+
+
+@pytest.fixture
+def started(run_folder: Make) -> Path:
+    return begin(run_folder("started"))
 
 
 def test_a_run_changed_after_its_start_is_refused(started: Path, refuse: Refuse) -> None:
@@ -495,8 +498,6 @@ def test_a_run_changed_after_its_start_is_refused(started: Path, refuse: Refuse)
 def test_a_recipe_of_start_changed_after_the_start_is_refused(
     run_folder: Make, refuse: Refuse
 ) -> None:
-    from evomerge.record.events import JOURNAL
-    from evomerge.run.identity import head_of
     from evomerge.run.preflight import prepare
     from evomerge.run.spec import load_run
 
@@ -504,8 +505,7 @@ def test_a_recipe_of_start_changed_after_the_start_is_refused(
     folder = run_folder(space=space)
     recipe = prepare(load_run(run_folder("other"))).space.uniform()
     recipe.save(folder / "known.yaml")
-    with Journal.open(folder / JOURNAL) as journal:
-        journal.append(head_of(prepare(load_run(folder))).plain)
+    begin(folder)
     edit(folder / "known.yaml", "sea: 1.0", "sea: 0.5")
     says = ("space.start: known.yaml: this recipe changed since the search was started",)
     refuse("search", folder, "--ray", "off", says=says)
@@ -514,15 +514,8 @@ def test_a_recipe_of_start_changed_after_the_start_is_refused(
 def test_a_parent_changed_after_the_start_is_refused(
     run_folder: Make, family: dict[str, Path], parent: Path, refuse: Refuse
 ) -> None:
-    from evomerge.record.events import JOURNAL
-    from evomerge.run.identity import head_of
-    from evomerge.run.preflight import prepare
-    from evomerge.run.spec import load_run
-
     models = {"base": str(family["base"]), "sources": {"sea": str(parent)}}
-    folder = run_folder(models=models)
-    with Journal.open(folder / JOURNAL) as journal:
-        journal.append(head_of(prepare(load_run(folder))).plain)
+    folder = begin(run_folder(models=models))
     shutil.copy(family["chat"] / "model.safetensors", parent)
     weights = parent / "model.safetensors"
     says = (f"sea ({parent}): {weights}: this file changed since the search was started",)

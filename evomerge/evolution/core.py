@@ -536,19 +536,23 @@ class Search:
     def _recommendations(self) -> Iterator[tuple[Genome, str]]:
         """What the optimizer puts on the shortlist; where there are floors, of its first find also what lies
         nearer to their models, and farther."""
-        said = f"{self.optimizer.name} recommends"
+        canonical, said = self.space.canonical, f"{self.optimizer.name} recommends"
         genomes = self.optimizer.recommend(max(RECOMMENDED, self._front))
         yield from ((genome, said) for genome in genomes)
         mixtures = self.space.mixtures
         named = dict.fromkeys(o.floor.of for o in self._floored if o.floor and o.floor.of)
         if not (genomes and mixtures and named):
             return
-        known = (c.genome for batch in self.history.batches[:2] for c in batch.candidates)
-        given = {self.space.canonical(genome) for genome in known if genome is not None}
-        found = next((g for g in genomes if self.space.canonical(g) not in given), genomes[0])
+        given = {canonical(c.genome) for c in self._given if c.genome is not None}
+        found = next((genome for genome in genomes if canonical(genome) not in given), genomes[0])
         for model, part in itertools.product(named, PARTS):
             way = f"{abs(part):.0%} {'nearer to' if part > 0 else 'farther from'} {model}"
             yield pulled(found, mixtures, model, part), f"{said}, {way}"
+
+    @property
+    def _given(self) -> list[Candidate]:
+        """Base, parents and known recipes."""
+        return [c for batch in self.history.batches[:2] for c in batch.candidates]
 
     def _chance(self, elite: Elite) -> float:
         """How likely a candidate holds its floors, by its search scores."""
@@ -564,7 +568,7 @@ class Search:
     def _recommended(self, genome: Genome, origin: str, others: Sequence[Candidate]) -> Candidate:
         """The candidate of a canonical genome: a known one if it was drawn before, or if its recipe is
         among ``others``."""
-        given = {c.id for batch in self.history.batches[:2] for c in batch.candidates}
+        given = {candidate.id for candidate in self._given}
         recipe = self.space.decode(genome)
         for known in self.history.candidates.values():
             # a drawn one's recipe is that of its genome; a known recipe's may be written otherwise

@@ -15,7 +15,7 @@ from evomerge.record.events import Head, Parent, ScorerLine, Splits, versions
 from evomerge.record.journal import FORMAT
 from evomerge.record.vectors import Vectors
 from evomerge.run.preflight import Run
-from evomerge.space.start import Given
+from evomerge.space.start import Given, is_recipe_file
 
 _log = logging.getLogger("evomerge.run")
 
@@ -128,9 +128,9 @@ def check_same(head: Head, run: Run, path: Path) -> None:
 
 def _recipe_files(run: Run) -> Given:
     """The recipes that ``start`` names as files."""
-    files = [name for name in run.spec.space.start if str(name).endswith((".yaml", ".yml"))]
+    files = [entry for entry in run.spec.space.start if is_recipe_file(entry)]
     starts = run.space.starts() if files else {}
-    return {str(name): {str(name): starts[str(name)].body} for name in files}
+    return {name: {name: starts[name].body} for name in files}
 
 
 def _files(scorer: Any) -> Mapping[str, str]:

@@ -32,7 +32,7 @@ from evomerge.space.parts import Part
 from evomerge.space.parts.methods import SWEEP, everywhere, uniform
 from evomerge.space.parts.rows import RowSpec
 from evomerge.space.spec import METHODS, SpaceSpec, owners, parse_space
-from evomerge.space.start import Given, OtherRun
+from evomerge.space.start import Given, OtherRun, is_recipe_file
 from evomerge.tensors import place_of, places
 
 __all__ = ["SWEEP", "SearchSpace", "SpaceSpec", "parse_space"]
@@ -245,7 +245,7 @@ class SearchSpace:
         for name in self.spec.start:
             if isinstance(name, OtherRun):
                 found |= self._from_run(name, found)
-            elif name.endswith((".yaml", ".yml")):
+            elif is_recipe_file(name):
                 found[name] = replace(self._template, body=self._from_file(name))
             elif name not in ("parents", "uniform"):
                 known = owner[name].known(name, self._fit)

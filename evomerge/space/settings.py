@@ -30,7 +30,7 @@ def parse_setting(
     sources: Sequence[str],
     problems: config.Problems,
 ) -> Any:
-    """A fixed value, a narrowed domain, or {model: either}; ``declared`` share the name."""
+    """A fixed value, a domain to search, or {model: either}; ``declared`` share the name."""
     if isinstance(node.value, dict) and not {"range", "choices"} & set(node.value):
         if not sources:  # an inner one names no models again
             problems.add(
@@ -99,25 +99,21 @@ def _parse_domain(
         if isinstance(mine, Choice):
             problems.add(node, where, f"has choices ({mine}), not a range")
             return None
-        least, most = mine.valid
-        if low < least or high > most:
-            problems.add(
-                spread or node,
-                f"{where}.range",
-                f"[{low:g}, {high:g}] reaches outside of [{least:g}, {most:g}]; nothing else has a meaning",
-            )
-            return None
-        if isinstance(mine, Real) and mine.scale == "log" and low <= 0:
-            problems.add(
-                spread or node,
-                f"{where}.range",
-                f"a log-scaled range starts above 0, found {low:g}",
-            )
-            return None
-        if isinstance(mine, Integer) and math.ceil(low) > math.floor(high):
-            problems.add(
-                spread or node, f"{where}.range", f"[{low:g}, {high:g}] holds no whole number"
-            )
+        if problem := _misfit(mine, low, high):
+            problems.add(spread or node, f"{where}.range", problem)
             return None
         domain = mine.over(low, high)
     return domain
+
+
+def _misfit(domain: Real | Integer, low: float, high: float) -> str | None:
+    """Why ``domain`` cannot be searched from ``low`` to ``high``, or None."""
+    least, most = domain.valid
+    if low < least or high > most:
+        return f"[{low:g}, {high:g}] reaches outside of [{least:g}, {most:g}]; nothing else has a meaning"
+    if isinstance(domain, Integer):
+        empty = math.ceil(low) > math.floor(high)
+        return f"[{low:g}, {high:g}] holds no whole number" if empty else None
+    if domain.scale == "log" and low <= 0:
+        return f"a log-scaled range starts above 0, found {low:g}"
+    return None

@@ -14,7 +14,7 @@ from evomerge.params import Parameter
 from evomerge.recipe import BASE, GROUP_ROLES
 from evomerge.registry import PARTS
 from evomerge.space.settings import parse_setting
-from evomerge.space.start import Entry, OtherRun, parse_entries
+from evomerge.space.start import Entry, OtherRun, is_recipe_file, parse_entries
 from evomerge.tensors import FINE, OTHER, PROJECTIONS
 
 # keys of a space file that belong to the part ``methods``
@@ -147,7 +147,7 @@ def _with_start(spec: SpaceSpec, section: config.Section, sources: Sequence[str]
     for name in start:
         if isinstance(name, OtherRun) or name == PARENTS:
             continue
-        if name.endswith((".yaml", ".yml")):
+        if is_recipe_file(name):
             if not os.path.isfile(section.node.folder / name):
                 section.problem("start", f"no such recipe file: {section.node.folder / name}")
         elif name not in owner:

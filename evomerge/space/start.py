@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeGuard
 
 from evomerge import config
 from evomerge.recipe import Body
@@ -35,6 +36,11 @@ class OtherRun:
 
 
 Entry = str | OtherRun
+
+
+def is_recipe_file(entry: object) -> TypeGuard[str]:
+    """True for the name of a recipe file."""
+    return isinstance(entry, str) and entry.endswith((".yaml", ".yml"))
 
 
 def parse_entries(section: config.Section) -> tuple[Entry, ...]:

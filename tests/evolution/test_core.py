@@ -114,10 +114,10 @@ def make(
     )
 
 
-def empty() -> History:
+def empty(objectives: Sequence[Objective] = OBJECTIVES) -> History:
     return History(
-        lambda v, r, g: combine(OBJECTIVES, "retention", v, r, g),
-        lambda r: yardsticks(OBJECTIVES, r),
+        lambda v, r, g: combine(objectives, "retention", v, r, g),
+        lambda r: yardsticks(objectives, r),
     )
 
 
@@ -371,24 +371,20 @@ def test_recommendations_of_one_recipe_leave_no_number_out() -> None:
 def test_the_shortlist_goes_towards_the_model_of_a_floor() -> None:
     """What is recommended sits on the floor; nearer to the model that the floor names it holds more surely."""
     floored = (Objective("skill", "quadratic", "value", floor=Floor(share=0.9, of="chat")),)
-    history = History(
-        lambda v, r, g: combine(floored, "retention", v, r, g),
-        lambda r: yardsticks(floored, r),
-    )
     optimizer = Fixed(Problem(SPACE.dims, ("skill",)), seed=7, population=5)
-    search = Search(SPACE, optimizer, Plan(KNOWN + 10, 5), history, objectives=floored)
+    search = Search(SPACE, optimizer, Plan(KNOWN + 10, 5), empty(floored), objectives=floored)
     drive(search)
     shortlist = {c.origin: c for c in search.history.batches[-2].candidates}
     recommended = shortlist["spy recommends"]
-    ways = {part: "nearer to" if part > 0 else "farther from" for part in PARTS}
-    for part, way in ways.items():
+    for part in PARTS:
+        way = "nearer to" if part > 0 else "farther from"
         candidate = shortlist[f"spy recommends, {abs(part):.0%} {way} chat"]
         pairs = zip(recommended.recipe.body.groups, candidate.recipe.body.groups, strict=True)
         for group, moved in pairs:
             weight, shifted = cast(Any, group.values["weight"]), cast(Any, moved.values["weight"])
             for source, end in (("chat", 1.0), ("sea", 0.0)):
-                way = weight[source] + part * (end - weight[source])
-                assert shifted[source] == pytest.approx(way, abs=1e-3)
+                between = weight[source] + part * (end - weight[source])
+                assert shifted[source] == pytest.approx(between, abs=1e-3)
 
 
 def test_measures_and_answers_are_told_where_they_are_wanted() -> None:
