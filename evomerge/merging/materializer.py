@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from evomerge import methods
 from evomerge.errors import CandidateFailed, Incompatible
 from evomerge.lines import LINES
 from evomerge.merging.blueprint import Blueprint, Site
+from evomerge.merging.remembered import remembered
 from evomerge.parents import Parents
 from evomerge.parents.statistics import Statistics
 from evomerge.recipe import BASE, Group, Recipe, check_named, check_rows
@@ -297,13 +299,15 @@ class Merge:
         """See ``Materializer.each``."""
         self.materializer.each(self.recipe, take)
 
+    @cached_property
     def tangents(self) -> Callable[[str], Iterator[tuple[str, str | None, torch.Tensor]]]:
-        """See ``Materializer.tangents``."""
-        return self.materializer.tangents(self.recipe)
+        """See ``Materializer.tangents``; one scorer after the other asks for them."""
+        return remembered(self.materializer.tangents(self.recipe))
 
+    @cached_property
     def row_tangents(self) -> Callable[[str], Iterator[tuple[str, torch.Tensor]]]:
-        """See ``Materializer.row_tangents``."""
-        return self.materializer.row_tangents(self.recipe)
+        """See ``Materializer.row_tangents``; likewise."""
+        return remembered(self.materializer.row_tangents(self.recipe))
 
 
 def _rows_of(recipe: Recipe, site: Site) -> Mapping[str, Array]:

@@ -45,11 +45,10 @@ def slope(
 ) -> Slope:
     """The slope of ``merge``, which the engine runs, by what ``lessons`` ask; see ``descend``."""
     found: dict[str, dict[str, dict[str, float]]] = {}
-    tangents = merge.tangents()
 
     def take(name: str, gradient: Tensor) -> None:
         own = found.setdefault(name, {})
-        for parameter, model, tangent in tangents(name):
+        for parameter, model, tangent in merge.tangents(name):
             by_model = own.setdefault(parameter, {})
             product = float((gradient.float() * tangent.view(gradient.shape)).sum())
             by_model[model or ALL] = by_model.get(model or ALL, 0.0) + product
@@ -69,14 +68,13 @@ def row_slope(
     """As ``slope``, by the row weights: each row's own share of the derivative by a weight."""
     rows = merge.recipe.body.rows
     assert rows is not None
-    tangents = merge.row_tangents()
     found = {
         tensor: {model: torch.zeros(len(each), dtype=torch.float64) for model, each in by.items()}
         for tensor, by in rows.vectors.items()
     }
 
     def take(name: str, gradient: Tensor) -> None:
-        for model, tangent in tangents(name):
+        for model, tangent in merge.row_tangents(name):
             product = gradient.float() * tangent.view(gradient.shape)
             by_row = product.flatten(1).sum(1) if product.ndim > 1 else product
             found[name][model] += by_row.cpu().double()
