@@ -11,22 +11,43 @@ from evomerge.suite.suite import Suite
 
 
 def lead(
-    suite: Suite, shares: Mapping[str, float], ours: Results, theirs: Results
+    suite: Suite,
+    shares: Mapping[str, float],
+    ours: Results,
+    theirs: Results,
+    floors: Mapping[str, float] | None = None,
 ) -> tuple[float, float] | None:
     """The difference of two scores to first order, paired item by item, and its standard error.
 
         D = sum_o share_o (our mean_o - their mean_o) = sum_s c_s,   var D = S / (S - 1) sum_s (c_s - D / S)^2
 
-    with c_s what the items of source s add to it: all that was made from one source errs together.
+    with c_s what the items of source s add to it: all that was made from one source errs together. What
+    floors add is taken as far as it is more than its own error. Their price is many times what it costs to mend
+    a floor on the way to the model that it names, so their noise would drown all else.
 
     Args:
         suite: measures.
         shares: objective -> derivative of the score by its value.
         ours, theirs: responses to the same items in the same order.
+        floors: objective -> the derivative of what floors take away.
 
     Returns:
         None where an objective is neither a mean nor a ratio of sums, or there is one source only.
     """
+    found = _difference(suite, shares, ours, theirs)
+    if found is None or not any((floors or {}).values()):
+        return found
+    mended = _difference(suite, floors or {}, ours, theirs)
+    if mended is None:
+        return None
+    beyond = math.copysign(max(0.0, abs(mended[0]) - mended[1]), mended[0])
+    return found[0] + beyond, found[1]
+
+
+def _difference(
+    suite: Suite, shares: Mapping[str, float], ours: Results, theirs: Results
+) -> tuple[float, float] | None:
+    """D and its standard error."""
     added: dict[str, float] = defaultdict(float)
     for objective in suite.measured:
         share = shares.get(objective.name, 0.0)

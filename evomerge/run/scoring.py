@@ -257,7 +257,11 @@ class Scoring:
         if values is None or evaluations[at[1]].values is None:
             return None
         ours, theirs = self.results(at), self.results((at[0], first))
-        return lead(self._suite, self._history.shares(at[0], values), ours, theirs)
+        history = self._history
+        whole = history.shares(at[0], values)
+        free = self._suite.shares(values, history.references(at[0]), history.gains, floors=False)
+        floors = {name: share - free[name] for name, share in whole.items()}
+        return lead(self._suite, free, ours, theirs, floors)
 
     def margin(self, at: At) -> float:
         """By how much the score of an evaluation must lead another's to count.

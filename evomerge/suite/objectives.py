@@ -205,10 +205,13 @@ def shares(
     values: Values,
     references: Mapping[str, Values],
     gains: Values,
+    *,
+    floors: bool = True,
 ) -> dict[str, float]:
     """The derivative of the combined score by the value of each measured objective; see ``combine``.
 
-    Of a worst, by that which is the worst now. Each floor takes away, smoothly around it,
+    Of a worst, by that which is the worst now. Each floor, unless ``floors`` is false, takes away, smoothly
+    around it,
 
         PRICE w softplus(u / w),    u = sign (bound - value) / |bound|,  w = SOFT
 
@@ -219,7 +222,7 @@ def shares(
         whole = with_derived(objectives, measured)
         score = combine(objectives, how, whole, references, gains).value
         for objective in objectives:
-            if objective.floor:
+            if floors and objective.floor:
                 bound = objective.floor.bound(objective, references)
                 missed = objective.sign * (bound - whole[objective.name]) / max(abs(bound), 1e-9)
                 score -= PRICE * SOFT * _softplus(missed / SOFT)

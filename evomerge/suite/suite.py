@@ -273,9 +273,12 @@ class Suite:
         values: Mapping[str, float],
         references: Mapping[str, Mapping[str, float]],
         gains: Mapping[str, float],
+        *,
+        floors: bool = True,
     ) -> dict[str, float]:
         """See ``objectives.shares``."""
-        return shares(self.objectives, self.spec.combination, values, references, gains)
+        how = self.spec.combination
+        return shares(self.objectives, how, values, references, gains, floors=floors)
 
 
 def _objective(plain: Mapping[str, Any], metric: str, maximize: bool) -> Objective:
