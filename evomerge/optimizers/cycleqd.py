@@ -7,9 +7,9 @@ can be good at several.
 Paper: Kuroki et al., "Agent skill acquisition for large language models via CycleQD", ICLR 2025,
     https://arxiv.org/abs/2410.14735.
 Deviations: crossover and mutation are of genomes, whose real genes are coefficients of task vectors.
-    Mutation is a normal step; the paper's scales each singular direction of a matrix of the parents' task
-    vectors by itself, which a recipe cannot say. The objective changes with the batch, not with the
-    candidate. Cells reach from the lowest to the highest value told, unless the suite declares measures.
+    Mutation is a normal step; the paper's strengthens each singular direction of a task vector by a share drawn
+    for it, which a step does in a space of the method ``svd_jitter``. The objective changes with the batch,
+    not with the candidate. Cells reach from the lowest to the highest value told, unless the suite declares measures.
 """
 
 from __future__ import annotations

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evomerge import seeds
 from evomerge.methods.kernel import passes
+from evomerge.methods.kernel.draws import uniforms
 from evomerge.methods.kernel.entrywise import Entrywise, Number, Numbers, Pass
 from evomerge.methods.kernel.facts import Facts
 from evomerge.methods.kernel.leaves import Argument, Columns, Entries, Rows, Uniforms
@@ -78,6 +80,11 @@ class Operands:
         if self._noise is not None:
             return [Entries(self._noise[name].float()) for name in self.names]
         return [Uniforms(self._draw_key(name)) for name in self.names]
+
+    def draws(self, index: int, draw: int, count: int) -> Tensor:
+        """``count`` uniform numbers of one model for this tensor, others for every ``draw``."""
+        key = seeds.key(self._draw_key(self.names[index]), "draw", draw) & (1 << 64) - 1
+        return uniforms(key, 0, count, self.device)
 
     def weights(self, weight: Tensor) -> list[float | Rows | Columns]:
         """The models' weights [models] for an entry function, row by row where the recipe says so.
