@@ -23,7 +23,7 @@ from evomerge.checkpoint import DTYPES, ModelRef
 from evomerge.errors import Incompatible, InputError, did_you_mean, one_of
 from evomerge.lines import Lines, line_factor
 from evomerge.params import Parameter, Value
-from evomerge.rows import SUFFIX, RowWeights
+from evomerge.rows import SUFFIX, RowWeights, count_of
 from evomerge.tensors import FINE, ROLES, Place, place_of
 
 BASE = "base"  # the name under which the base model may be used as a source
@@ -633,9 +633,9 @@ def check_rows(recipe: Recipe, shapes: Mapping[str, Sequence[int]]) -> None:
         shape = shapes.get(tensor)
         if shape is None:
             raise InputError(f"{where}: no tensor of the merged model has this name")
-        if length != shape[0]:
+        if length != (count := count_of(shape, rows.by)):
             raise InputError(
-                f"{where}: expected {shape[0]} factors, one for each row of {list(shape)}, found {length}"
+                f"{where}: expected {count} factors, one for each of the {rows.by} of {list(shape)}, found {length}"
             )
         group = recipe.group_of(place_of(tensor))
         if group is not None and model not in group.models:

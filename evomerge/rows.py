@@ -1,8 +1,9 @@
-"""Row weights: by what a recipe multiplies a source's weight in a tensor, row by row.
+"""Row weights: by what a recipe multiplies a source's weight in a tensor, row by row or column by column.
 
 They lie in a safetensors file beside the recipe, which names it and its sha256: for each tensor and source
-one float32 vector ``SOURCE/TENSOR`` with a factor for each index of the tensor's first axis: for each row of
-a matrix, for each entry of a norm or bias. What the file does not name has the factor 1.
+one float32 vector ``SOURCE/TENSOR`` with a factor for each row of a matrix (each index of a tensor's first axis)
+and for each entry of a norm or bias; or, where the file's metadata say ``by: columns``, for each column. What
+the file does not name has the factor 1.
 
 A weight per tensor can be read; thousands of factors cannot. They are careful fine-tuning in a small
 subspace, that of the sources' task vectors.
@@ -12,8 +13,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,10 +29,18 @@ from evomerge.config import Section
 from evomerge.errors import InputError
 
 Array = NDArray[np.float32]
-Vectors = Mapping[str, Mapping[str, Array]]  # tensor -> source -> [rows]
+Vectors = Mapping[str, Mapping[str, Array]]  # tensor -> source -> [rows], or [columns]
+
+ROWS, COLUMNS = "rows", "columns"
+BY = (ROWS, COLUMNS)
 
 SUFFIX = ".rows.safetensors"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def count_of(shape: Sequence[int], by: str) -> int:
+    """How many factors a tensor of a ``shape`` has for each source."""
+    return math.prod(shape[1:]) if by == COLUMNS and len(shape) > 1 else shape[0]
 
 
 def text_of(flat: Array) -> str:
@@ -59,7 +70,7 @@ class RowWeights:
     held: bytes | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def of(cls, vectors: Vectors) -> RowWeights:
+    def of(cls, vectors: Vectors, by: str = ROWS) -> RowWeights:
         """Row weights that lie in no file yet; named by their content."""
         from safetensors.numpy import save
 
@@ -68,7 +79,7 @@ class RowWeights:
             for tensor, by_model in vectors.items()
             for model, vector in by_model.items()
         }
-        content = save(flat)
+        content = save(flat, None if by == ROWS else {"by": by})
         sha256 = hashlib.sha256(content).hexdigest()
         return cls(f"{sha256[:16]}{SUFFIX}", sha256, held=content)
 
@@ -122,8 +133,27 @@ class RowWeights:
         return content
 
     @cached_property
+    def by(self) -> str:
+        """What has a factor: ``rows`` or ``columns``.
+
+        Raises:
+            InputError: see ``read``; or the file says neither.
+        """
+        content = self.read()
+        try:
+            length = int.from_bytes(content[:8], "little")
+            said = json.loads(content[8 : 8 + length]).get("__metadata__", {}).get("by", ROWS)
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise InputError(f"{self.path}: is no safetensors file: {error}") from None
+        if said not in BY:
+            raise InputError(
+                f"{self.path}: its metadata say by: {said!r:.100}; expected {' or '.join(BY)}"
+            )
+        return str(said)
+
+    @cached_property
     def vectors(self) -> Vectors:
-        """Tensor -> source -> factors [rows], in the file's order of names.
+        """Tensor -> source -> factors [rows] or [columns], in the file's order of names.
 
         Raises:
             InputError: see ``read``; or the content is no such file.
@@ -176,7 +206,8 @@ class RowWeights:
             {
                 tensor: {names.get(model, model): vector for model, vector in by_model.items()}
                 for tensor, by_model in self.vectors.items()
-            }
+            },
+            self.by,
         )
 
     def moved(self, flat: NDArray[Any]) -> RowWeights:
@@ -186,4 +217,4 @@ class RowWeights:
         for tensor, model, length in self.spans():
             found.setdefault(tensor, {})[model] = flat[at : at + length].astype(np.float32)
             at += length
-        return RowWeights.of(found)
+        return RowWeights.of(found, self.by)

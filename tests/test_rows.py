@@ -21,7 +21,7 @@ from evomerge.lines import Lines
 from evomerge.merging import Materializer, open_parents
 from evomerge.methods.kernel import compiled, passes, tiled
 from evomerge.recipe import Body, Group, Recipe, group
-from evomerge.rows import RowWeights, Vectors, array_of, text_of
+from evomerge.rows import BY, COLUMNS, ROWS, RowWeights, Vectors, array_of, count_of, text_of
 from evomerge.testing.models import tiny_family
 
 SOURCES = ("chat", "sea")
@@ -35,18 +35,18 @@ def recipe_of(folder: Mapping[str, Path], *groups: Group, **changes: Any) -> Rec
     return Recipe(ModelRef(str(folder["base"])), models, body, **{"dtype": "float32", **changes})
 
 
-def drawn(recipe: Recipe, seed: int = 0) -> Vectors:
-    """A factor for each row of each tensor of each source."""
+def drawn(recipe: Recipe, seed: int = 0, by: str = ROWS) -> Vectors:
+    """A factor for each row, or column, of each tensor of each source."""
     shapes = Materializer(open_parents(recipe)).blueprint.shapes
     draws = np.random.default_rng(seed)
     return {
-        name: {m: draws.uniform(-1, 3, shape[0]).astype(np.float32) for m in SOURCES}
+        name: {m: draws.uniform(-1, 3, count_of(shape, by)).astype(np.float32) for m in SOURCES}
         for name, shape in shapes.items()
     }
 
 
-def with_rows(recipe: Recipe, vectors: Vectors) -> Recipe:
-    return replace(recipe, body=replace(recipe.body, rows=RowWeights.of(vectors)))
+def with_rows(recipe: Recipe, vectors: Vectors, by: str = ROWS) -> Recipe:
+    return replace(recipe, body=replace(recipe.body, rows=RowWeights.of(vectors, by)))
 
 
 def merged(recipe: Recipe) -> dict[str, torch.Tensor]:
@@ -58,19 +58,23 @@ def merged(recipe: Recipe) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("method", ["task_arithmetic", "linear"])
 @pytest.mark.parametrize("architecture", ["Llama", "Qwen2"])
-def test_they_multiply_weights_row_by_row(tmp_path: Path, method: str, architecture: str) -> None:
+@pytest.mark.parametrize("by", BY)
+def test_they_multiply_weights_row_by_row_or_column_by_column(
+    tmp_path: Path, method: str, architecture: str, by: str
+) -> None:
     """Also those of biases and norms, entry by entry."""
     folder = tiny_family(tmp_path, architecture=architecture)
     values = {"weight": WEIGHT, "normalize": False}
     plain = recipe_of(folder, group(method, SOURCES, values))
-    vectors = drawn(plain)
+    vectors = drawn(plain, by=by)
     parents = open_parents(plain)
     kinds = set()
-    for name, found in merged(with_rows(plain, vectors)).items():
+    for name, found in merged(with_rows(plain, vectors, by)).items():
+        whole = [-1, *[1] * (found.ndim - 1)] if by == ROWS else [-1]
         base = parents.tensor("base", name).float() if method == "task_arithmetic" else 0.0
         expected = base + sum(
             (parents.tensor(m, name).float() - base)
-            * (WEIGHT[m] * torch.from_numpy(vectors[name][m])).view(-1, *[1] * (found.ndim - 1))
+            * (WEIGHT[m] * torch.from_numpy(vectors[name][m])).view(whole)
             for m in SOURCES
         )
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
@@ -100,12 +104,13 @@ def test_what_the_file_does_not_name_is_merged_as_it_is(family: dict[str, Path])
         assert torch.equal(tensor, without[name])
 
 
-def test_one_set_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("by", BY)
+def test_one_set_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
     """In memory, on disk, compiled and tiled, after another recipe in the same model."""
     shape = {"hidden_size": 64, "intermediate_size": 528, "num_hidden_layers": 1}
     folder = tiny_family(tmp_path / "family", **shape)
     plain = recipe_of(folder, dtype="bfloat16")
-    recipe = with_rows(plain, drawn(plain))
+    recipe = with_rows(plain, drawn(plain, by=by), by)
     recipe.save(tmp_path / "recipe.yaml")
     merge(Recipe.load(tmp_path / "recipe.yaml"), tmp_path / "out")
     from transformers import AutoModelForCausalLM
@@ -115,7 +120,7 @@ def test_one_set_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     merge_into(recipe, model)
     materializer = Materializer(open_parents(recipe))
     again = AutoModelForCausalLM.from_pretrained(folder["base"], dtype=torch.bfloat16)
-    materializer.into(with_rows(plain, drawn(plain, 1)), again)
+    materializer.into(with_rows(plain, drawn(plain, 1, by), by), again)
     materializer.into(recipe, again)
     monkeypatch.setattr(compiled, "_loop", lambda *_, **__: None)
     assert passes.on(torch.device("cpu")) is not tiled
@@ -144,15 +149,31 @@ def test_the_digest_covers_their_content_alone(family: dict[str, Path], tmp_path
     assert (tmp_path / "there" / "again.rows.safetensors").is_file()
 
 
-def test_moved_ones_keep_the_order(family: dict[str, Path]) -> None:
-    rows = RowWeights.of(drawn(recipe_of(family)))
+@pytest.mark.parametrize("by", BY)
+def test_moved_ones_keep_the_order(family: dict[str, Path], by: str) -> None:
+    rows = RowWeights.of(drawn(recipe_of(family), by=by), by)
     moved = rows.moved(rows.flat * 2)
+    assert moved.by == rows.renamed({"chat": "c"}).by == by
     for tensor, by_model in rows.vectors.items():
         for model, vector in by_model.items():
             assert np.array_equal(moved.vectors[tensor][model], vector * 2)
     assert rows.moved(rows.flat) == rows
     assert rows.size == len(rows.flat)
     assert np.array_equal(array_of(text_of(rows.flat)), rows.flat)
+
+
+def test_the_file_says_what_has_a_factor(family: dict[str, Path], tmp_path: Path) -> None:
+    """Of a square matrix, no length would tell."""
+    plain = recipe_of(family)
+    name = "model.layers.0.self_attn.o_proj.weight"
+    some = {name: drawn(plain)[name]}
+    by_row, by_column = with_rows(plain, some), with_rows(plain, some, COLUMNS)
+    assert by_row.digest != by_column.digest
+    one, other = merged(by_row)[name], merged(by_column)[name]
+    assert one.shape[0] == one.shape[1] and not torch.equal(one, other)
+    by_column.save(tmp_path / "recipe.yaml")
+    loaded = Recipe.load(tmp_path / "recipe.yaml")
+    assert torch.equal(merged(loaded)[name], other)
 
 
 def test_what_is_no_file_of_theirs_is_refused(family: dict[str, Path], tmp_path: Path) -> None:
@@ -179,6 +200,7 @@ NAME = "model.layers.0.mlp.up_proj.weight"
         ({"chat/model.nothing.weight": np.ones(3, np.float32)}, "no tensor of the merged model"),
         ({f"code/{NAME}": np.ones(48, np.float32)}, "its group merges chat, sea"),
         ({NAME: np.ones(48, np.float32)}, "called SOURCE/TENSOR"),
+        ({f"chat/{NAME}": np.ones(48, np.float32)}, "'diagonals'; expected rows or columns"),
         ({f"chat/{NAME}": np.ones(48, np.float64)}, "expected float32 vectors"),
         ({f"chat/{NAME}": np.full(48, np.nan, np.float32)}, "NaN or infinite"),
     ],
@@ -188,7 +210,8 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     import hashlib
 
-    save_file(flat, tmp_path / "r.safetensors")
+    metadata = {"by": "diagonals"} if "diagonals" in message else None
+    save_file(flat, tmp_path / "r.safetensors", metadata)
     sha256 = hashlib.sha256((tmp_path / "r.safetensors").read_bytes()).hexdigest()
     recipe = recipe_of(family, rows=RowWeights("r.safetensors", sha256, str(tmp_path)))
     with pytest.raises(InputError, match=message):

@@ -29,7 +29,7 @@ from evomerge.merging.remembered import remembered
 from evomerge.parents import Parents
 from evomerge.parents.statistics import Statistics
 from evomerge.recipe import BASE, Group, Recipe, check_named, check_rows
-from evomerge.rows import Array
+from evomerge.rows import COLUMNS, Array
 
 if TYPE_CHECKING:
     import torch
@@ -206,8 +206,9 @@ class Materializer:
                 digest.update(total.numpy().tobytes())
             for site in members:
                 signature = f"{digest.hexdigest()} {group.scale(site.place)}"
-                for model, factors in _rows_of(recipe, site).items():
-                    signature += f" {model} {hashlib.sha256(factors.tobytes()).hexdigest()}"
+                for model, factors in _factors_of(recipe, site).items():
+                    sha256 = hashlib.sha256(factors.tobytes()).hexdigest()
+                    signature += f" {model} {factors.shape} {sha256}"
                 tasks.append(_Task(site, group, totals, signature))
         return sorted(tasks, key=lambda task: -math.prod(task.site.shape))
 
@@ -226,7 +227,7 @@ class Materializer:
         import torch
 
         reads_base = group.needs_base and recipe.base is not None
-        rows = {name: torch.from_numpy(each) for name, each in _rows_of(recipe, site).items()}
+        rows = {name: torch.from_numpy(each) for name, each in _factors_of(recipe, site).items()}
         return methods.Inputs(
             models={model: self._tensor(model, site) for model in group.models},
             values=group.values,
@@ -310,9 +311,15 @@ class Merge:
         return remembered(self.materializer.row_tangents(self.recipe))
 
 
-def _rows_of(recipe: Recipe, site: Site) -> Mapping[str, Array]:
-    """Source -> row weights of a tensor, where the recipe has any."""
-    return recipe.body.rows.vectors.get(site.name, {}) if recipe.body.rows else {}
+def _factors_of(recipe: Recipe, site: Site) -> Mapping[str, Array]:
+    """Source -> row weights of a tensor, where the recipe has any: [rows], or [1, columns] of a matrix."""
+    rows = recipe.body.rows
+    if rows is None:
+        return {}
+    found = rows.vectors.get(site.name, {})
+    if rows.by == COLUMNS and len(site.shape) > 1:
+        return {model: factors[None] for model, factors in found.items()}
+    return found
 
 
 class _Room(threading.local):

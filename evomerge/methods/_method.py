@@ -69,7 +69,8 @@ class Inputs:
             was not collected.
         totals: the sums of the method's surveys over the whole model; for a survey, of those before.
         facts: where candidate-invariant work is kept for the next merge.
-        rows: model -> factors of its weight, one for each index of the first axis; float32, on the CPU.
+        rows: model -> factors of its weight, float32, on the CPU: one for each index of the first axis, or
+            [1, columns] of a matrix.
     """
 
     models: Mapping[str, Tensor]
@@ -258,10 +259,10 @@ class Method:
                 yield name, model, (high[0] - low[0]) / (2 * STEP)
 
     def row_tangents(self, inputs: Inputs, *, scale: float = 1.0) -> Iterator[tuple[str, Tensor]]:
-        """The derivative of the merge of one tensor by the factor of each of its rows.
+        """The derivative of the merge of one tensor by the factor of each of its rows, or columns.
 
         Yields:
-            model, and the derivative [*shape] in float32: each row by its own factor.
+            model, and the derivative [*shape] in float32: each entry by the factor that it has.
         """
         weights: Any = inputs.values["weight"]
         plain = replace(inputs, rows=None)

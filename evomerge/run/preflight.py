@@ -71,13 +71,12 @@ class Run:
     @cached_property
     def space(self) -> SearchSpace:
         names = {name for model in self.models.values() for name in model.names}
-        heights = None
+        shapes = None
         if "rows" in self.spec.space.parts:
             shapes = Blueprint.of(Parents(self.models, self.spec.tokenizer)).shapes
-            heights = {name: shape[0] for name, shape in shapes.items()}
         layers = self.models[BASE].layers
         given = self.given
-        return SearchSpace(self.spec.space, self.template, layers, names, heights, given=given)
+        return SearchSpace(self.spec.space, self.template, layers, names, shapes, given=given)
 
     @property
     def reserve(self) -> Cost:

@@ -11,7 +11,7 @@ from torch import Tensor
 from evomerge.engines import Differentiable
 from evomerge.merging import Merge
 from evomerge.params import ALL, Derivatives
-from evomerge.rows import Array, text_of
+from evomerge.rows import COLUMNS, Array, text_of
 from evomerge.scorers.lessons import Lesson
 from evomerge.slopes.backward import descend
 from evomerge.slopes.losses import Loss
@@ -65,7 +65,7 @@ def row_slope(
     *,
     checkpoint: bool = False,
 ) -> Slope:
-    """As ``slope``, by the row weights: each row's own share of the derivative by a weight."""
+    """As ``slope``, by the row weights: each row's own share of the derivative by a weight, or each column's."""
     rows = merge.recipe.body.rows
     assert rows is not None
     found = {
@@ -76,8 +76,9 @@ def row_slope(
     def take(name: str, gradient: Tensor) -> None:
         for model, tangent in merge.row_tangents(name):
             product = gradient.float() * tangent.view(gradient.shape)
-            by_row = product.flatten(1).sum(1) if product.ndim > 1 else product
-            found[name][model] += by_row.cpu().double()
+            if product.ndim > 1:
+                product = product.flatten(1).sum(0 if rows.by == COLUMNS else 1)
+            found[name][model] += product.cpu().double()
 
     merit = descend(engine, lessons, loss, take, checkpoint=checkpoint) if lessons else 0.0
     flat = torch.cat([found[tensor][model] for tensor, model, _ in rows.spans()])

@@ -12,7 +12,7 @@ are inactive and canonicalised, so equal recipes have equal genomes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from evomerge.lines import NEUTRAL
 from evomerge.params import Derivatives, Genome, Level, Mixture
 from evomerge.recipe import BASE, Body, Recipe, group
 from evomerge.registry import PARTS
-from evomerge.rows import Array, RowWeights
+from evomerge.rows import Array, RowWeights, count_of
 from evomerge.space import simplex
 from evomerge.space.fit import Fit
 from evomerge.space.parts import Part
@@ -48,7 +48,7 @@ class SearchSpace:
         template: a recipe without groups.
         layers: blocks of the merged model.
         names: of its tensors; a space that tells those of one layer and role apart cannot do without.
-        heights: tensor -> length of its first axis; a space with row weights cannot do without.
+        shapes: of its tensors; a space with row weights cannot do without.
         given: the merges of each other run that ``start`` names.
 
     Attributes:
@@ -63,14 +63,14 @@ class SearchSpace:
         template: Recipe,
         layers: int,
         names: Iterable[str] = (),
-        heights: Mapping[str, int] | None = None,
+        shapes: Mapping[str, Sequence[int]] | None = None,
         *,
         given: Given | None = None,
     ) -> None:
         self.spec, self.layers = spec, layers
         self._given = given or {}
         self.rows: RowSpec | None = spec.parts.get("rows")
-        self._heights = heights or {}
+        self._shapes = shapes or {}
         self._template = template
         self.sources = tuple(template.models)
         pairs = [(PARTS.get(name), settings) for name, settings in spec.parts.items()]
@@ -165,20 +165,22 @@ class SearchSpace:
         return found, body
 
     def row_weights(self, recipe: Recipe) -> RowWeights:
-        """Row weights of a recipe of this space that change nothing: a 1 for each row that may vary."""
-        kept = self._with_fixed(Body())
+        """Row weights of a recipe of this space that change nothing: a 1 for each row, or column, that may vary."""
+        assert self.rows is not None
+        kept, by = self._with_fixed(Body()), self.rows.by
         found: dict[str, dict[str, Array]] = {}
-        for name, height in self._heights.items():
+        for name, shape in self._shapes.items():
             place = place_of(name, self.layers)
             group = recipe.group_of(place)
             if group is None or kept.group_of(place) is not None:
                 continue
             weights: Any = group.values["weight"]
             # a weight of 0 has no use for factors
-            by_model = {m: np.ones(height, np.float32) for m in group.models if weights[m]}
+            ones = np.ones(count_of(shape, by), np.float32)
+            by_model = {m: ones for m in group.models if weights[m]}
             if by_model:
                 found[name] = by_model
-        return RowWeights.of(found)
+        return RowWeights.of(found, by)
 
     def encode(self, recipe: Recipe) -> Genome | None:
         """The genome of ``recipe``, or None if this space does not hold it."""

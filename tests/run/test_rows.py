@@ -14,6 +14,7 @@ from evomerge.commands.check import check
 from evomerge.commands.search import search
 from evomerge.errors import ConfigError, InputError
 from evomerge.evolution.history import Phase
+from evomerge.merging import open_parents
 from evomerge.pool.serial import SerialPool
 from evomerge.record.events import JOURNAL, RESPONSES, DecisionLine
 from evomerge.record.record import Record
@@ -207,7 +208,30 @@ def test_export_takes_them_along(undisturbed: Path, tmp_path: Path) -> None:
 def test_check_says_what_they_are(run_folder: RunFolder, by_rows: dict[str, Any]) -> None:
     said = "\n".join(check(run_folder(**by_rows)))
     assert "coefficients; this is careful fine-tuning in a small subspace" in said
-    assert f"they take {STEPS} steps by slopes from what the optimizer recommends" in said
+    assert (
+        f"a tensor's rows: they take {STEPS} steps by slopes from what the optimizer recommends"
+        in said
+    )
+
+
+def test_columns_that_follow_the_best_parent(
+    run_folder: RunFolder, by_rows: dict[str, Any]
+) -> None:
+    """DAM: weights a column, by how close the merge stays to each parent on its own tasks."""
+    rows = {**by_rows["space"]["rows"], "by": "columns"}
+    fitness = {**by_rows["fitness"], "slopes": {"loss": "kl"}}
+    folder = run_folder(
+        **{**by_rows, "space": {**by_rows["space"], "rows": rows}, "fitness": fitness}
+    )
+    assert "a tensor's columns" in "\n".join(check(folder))
+    search(folder)
+    last = [b for b in Record(folder).history.batches if b.phase == Phase.ROWS][-1]
+    found = last.candidates[-1].recipe.body.rows
+    assert found is not None and found.by == "columns"
+    assert not (found.flat == 1).all()
+    name = "model.layers.0.mlp.down_proj.weight"
+    columns = open_parents(last.candidates[-1].recipe).shape("base", name)[1]
+    assert {len(each) for each in found.vectors[name].values()} == {columns}
 
 
 def test_what_they_cannot_refine_is_refused(run_folder: RunFolder, by_rows: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from evomerge.engines.huggingface import HuggingFaceEngine
 from evomerge.lines import Lines
 from evomerge.merging import Materializer, Merge, open_parents
 from evomerge.recipe import Body, Group, Recipe, group
-from evomerge.rows import RowWeights
+from evomerge.rows import BY, COLUMNS, ROWS, RowWeights, count_of
 from evomerge.scorers.lessons import Choice, Lesson
 from evomerge.slopes import losses
 from evomerge.slopes.coefficients import Slope, row_slope, slope
@@ -31,7 +31,7 @@ LESSONS: list[Lesson] = [
 class Subject:
     """A merge with row weights in an engine."""
 
-    def __init__(self, folder: Mapping[str, Path], own: Group) -> None:
+    def __init__(self, folder: Mapping[str, Path], own: Group, by: str = ROWS) -> None:
         models = {name: ModelRef(str(folder[name])) for name in SOURCES}
         recipe = Recipe(ModelRef(str(folder["base"])), models, Body((own,)), dtype="float32")
         parents = open_parents(recipe)
@@ -41,9 +41,13 @@ class Subject:
         draws = np.random.default_rng(0)
         self.rows = RowWeights.of(
             {
-                name: {m: draws.uniform(0.5, 1.5, shape[0]).astype(np.float32) for m in SOURCES}
+                name: {
+                    m: draws.uniform(0.5, 1.5, count_of(shape, by)).astype(np.float32)
+                    for m in SOURCES
+                }
                 for name, shape in self.materializer.blueprint.shapes.items()
-            }
+            },
+            by,
         )
         self.recipe = recipe
 
@@ -65,10 +69,20 @@ GROUPS = {
 }
 
 
-@pytest.mark.parametrize("kind", GROUPS)
-@pytest.mark.parametrize("architecture", ["Llama", "Qwen2"])
-def test_they_are_what_differences_find(tmp_path: Path, kind: str, architecture: str) -> None:
-    subject = Subject(tiny_family(tmp_path, architecture=architecture), GROUPS[kind])
+@pytest.mark.parametrize(
+    ("kind", "architecture", "by"),
+    [
+        ("task arithmetic", "Llama", ROWS),
+        ("linear", "Qwen2", ROWS),
+        ("lines", "Llama", ROWS),
+        ("task arithmetic", "Qwen2", COLUMNS),
+        ("linear", "Llama", COLUMNS),
+    ],
+)
+def test_they_are_what_differences_find(
+    tmp_path: Path, kind: str, architecture: str, by: str
+) -> None:
+    subject = Subject(tiny_family(tmp_path, architecture=architecture), GROUPS[kind], by)
     rows = subject.rows
     found = subject.slope(rows).rows
     assert found is not None and len(found) == rows.size
@@ -87,9 +101,10 @@ def test_they_are_what_differences_find(tmp_path: Path, kind: str, architecture:
         assert found @ direction == pytest.approx((high - low) / (2 * step), rel=0.05, abs=2e-3)
 
 
-def test_they_share_out_the_slope_by_a_weight(family: dict[str, Path]) -> None:
+@pytest.mark.parametrize("by", BY)
+def test_they_share_out_the_slope_by_a_weight(family: dict[str, Path], by: str) -> None:
     """sum of factor x dL/d(factor) = weight x dL/d(weight), in each tensor, for each source."""
-    subject = Subject(family, GROUPS["task arithmetic"])
+    subject = Subject(family, GROUPS["task arithmetic"], by)
     merge = subject.merge(subject.rows)
     loss = losses.make("lead")
     coarse = slope(subject.engine, merge, LESSONS, loss).tensors

@@ -87,18 +87,18 @@ class Operands:
         return uniforms(key, 0, count, self.device)
 
     def weights(self, weight: Tensor) -> list[float | Rows | Columns]:
-        """The models' weights [models] for an entry function, row by row where the recipe says so.
-
-        Of a tensor of one axis, entry by entry.
-        """
-        by_entry = Columns if len(self.shape) < 2 else Rows
-        return [
-            value
-            if (factors := self._rows.get(name)) is None
-            # the product is rounded once, whatever the device
-            else by_entry((factors.double() * value).float())
-            for name, value in zip(self.names, fractions(weight), strict=True)
-        ]
+        """The models' weights [models] for an entry function, row by row or column by column where the recipe
+        says so; of a tensor of one axis, entry by entry."""
+        found: list[float | Rows | Columns] = []
+        for name, value in zip(self.names, fractions(weight), strict=True):
+            factors = self._rows.get(name)
+            if factors is None:
+                found.append(value)
+                continue
+            product = (factors.double() * value).float()  # rounded once, whatever the device
+            by_column = len(self.shape) < 2 or factors.ndim == 2
+            found.append(Columns(product.flatten()) if by_column else Rows(product))
+        return found
 
     # -- passes over memory ----------------------------------------------------------------------
 

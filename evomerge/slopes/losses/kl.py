@@ -10,8 +10,8 @@ parent gives, so that skills of several parents at once are out of its sight.
 Paper: Gauthier-Caron et al. 2024, Differentiable Adaptive Merging (DAM), https://arxiv.org/abs/2410.08371 (KL to
     the logits of each expert on its own data).
 Deviations: each expert's own data are the tasks that it does best at, among base and parents; bounded by the
-    exponential; weights are those of the search space (a space with ``groups: tensor`` is the finest that it
-    has, columns are not), without penalties on them. Of a distribution over more than ``KEPT`` tokens the
+    exponential; weights are those of the search space (the paper's are ``rows: {by: columns}``), without penalties
+    on them. Of a distribution over more than ``KEPT`` tokens the
     likeliest are kept and the others counted as one, which makes KL a little smaller.
 """
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from evomerge import config, methods
 from evomerge.params import Genome, Integer, Parameter, Real, Shared
 from evomerge.recipe import Body, Recipe
+from evomerge.rows import BY, ROWS
 from evomerge.space.parts import Part
 from evomerge.space.spec import SpaceSpec
 
@@ -34,16 +36,18 @@ class RowSpec:
         steps: of the descent, each a minibatch of search items.
         rate: of its first step, in units of a factor.
         low, high: between which a factor stays; it starts at 1.
+        by: what has a factor: ``rows`` or ``columns``.
     """
 
     steps: int = 16
     rate: float = 0.1
     low: float = 0.0
     high: float = 2.0
+    by: str = ROWS
 
 
 class Rows(Part):
-    """``rows: true``, or ``{steps, rate, range}``."""
+    """``rows: true``, or ``{steps, rate, range, by}``."""
 
     @staticmethod
     def parse(
@@ -53,7 +57,7 @@ class Rows(Part):
         if isinstance(node.value, bool):
             return RowSpec() if node.value else None
         section = config.Section(node, problems, f"{where}.")
-        found = {}
+        found: dict[str, Any] = {}
         for parameter in (STEPS, RATE):
             item = section.get(parameter.name)
             if item is not None:
@@ -70,6 +74,12 @@ class Rows(Part):
                 section.problem(
                     "range",
                     f"expected [low, high] around 1, within {LIMIT}, found {config.shown(item.plain)}",
+                )
+        if (item := section.get("by")) is not None:
+            found["by"] = item.plain
+            if item.plain not in BY:
+                section.problem(
+                    "by", f"expected {' or '.join(BY)}, found {config.shown(item.plain)}"
                 )
         section.finish()
         return RowSpec(**found)
