@@ -23,8 +23,9 @@ from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.best import best
 from evomerge.evolution.archive.front import knees, spread
 from evomerge.evolution.candidate import Candidate
-from evomerge.evolution.floors import PARTS, chance, pulled, safe
+from evomerge.evolution.floors import chance, safe
 from evomerge.evolution.history import OUT_OF_HOURS, SLOPE_COST, Batch, Cost, History, Phase
+from evomerge.evolution.pulled import pulled, pulled_rows, ways
 from evomerge.evolution.row_descent import RowDescent, Slope
 from evomerge.optimizers import Optimizer, Told
 from evomerge.params import Genome
@@ -525,7 +526,11 @@ class Search:
             if e.values is None
         }
         # what a descent on row weights led to, the second of its comparison
-        chosen += [b.candidates[-1] for b in history.batches if b.phase == Phase.ROWS and b.fresh]
+        refined = [b.candidates[-1] for b in history.batches if b.phase == Phase.ROWS and b.fresh]
+        chosen += refined
+        for model, part, way in ways(self._guards if refined else ()):
+            recipe = pulled_rows(refined[-1].recipe, model, part)
+            chosen.append(self._new(f"{refined[-1].origin}, {way}", recipe, None, chosen))
         for genome, origin in self._recommendations():
             found = self._recommended(self.space.canonical(genome), origin, chosen)
             if found.id not in failed:
@@ -540,14 +545,17 @@ class Search:
         genomes = self.optimizer.recommend(max(RECOMMENDED, self._front))
         yield from ((genome, said) for genome in genomes)
         mixtures = self.space.mixtures
-        named = dict.fromkeys(o.floor.of for o in self._floored if o.floor and o.floor.of)
-        if not (genomes and mixtures and named):
+        if not (genomes and mixtures):
             return
         given = {canonical(c.genome) for c in self._given if c.genome is not None}
         found = next((genome for genome in genomes if canonical(genome) not in given), genomes[0])
-        for model, part in itertools.product(named, PARTS):
-            way = f"{abs(part):.0%} {'nearer to' if part > 0 else 'farther from'} {model}"
+        for model, part, way in ways(self._guards):
             yield pulled(found, mixtures, model, part), f"{said}, {way}"
+
+    @property
+    def _guards(self) -> list[str]:
+        """Models that floors name."""
+        return list(dict.fromkeys(o.floor.of for o in self._floored if o.floor and o.floor.of))
 
     @property
     def _given(self) -> list[Candidate]:
@@ -579,6 +587,12 @@ class Search:
         for other in others:
             if other.digest == recipe.digest:
                 return other
+        return self._new(origin, recipe, genome, others)
+
+    def _new(
+        self, origin: str, recipe: Recipe, genome: Genome | None, others: Sequence[Candidate]
+    ) -> Candidate:
+        """A candidate behind all there are and those among ``others`` that are new themselves."""
         number = len(self.history.candidates)
         number += len({candidate.id for candidate in others if candidate.id >= number})
         return Candidate(number, origin, recipe, genome)

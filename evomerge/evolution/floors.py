@@ -17,12 +17,10 @@ from statistics import NormalDist
 
 from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.best import best
-from evomerge.params import Genome, Mixture
 from evomerge.suite.objectives import Objective, Values
 
 LEVELS = (0.8, 0.95)  # of the chance that all floors hold
 EACH = 2  # candidates of the shortlist for each level
-PARTS = (-0.08, -0.04, 0.04, 0.08, 0.12)  # of the way from a recommendation to a floor's model
 
 
 def chance(
@@ -56,17 +54,3 @@ def safe(elites: Sequence[Elite], chance_of: Callable[[Elite], float]) -> list[E
         for level in LEVELS
         for elite in best([e for e, likely in chances if likely >= level], EACH)
     ]
-
-
-def pulled(genome: Genome, mixtures: Sequence[Mixture], model: str, part: float) -> Genome:
-    """``genome`` with its weights of sources moved a ``part`` of the way to those of ``model`` alone.
-
-    A search ends about where its floors begin to be missed. On the way to the model that a floor names it is held
-    ever more surely; the other way there may be more to be had of all else.
-    """
-    moved = list(genome)
-    for mixture in mixtures:
-        ends = mixture.genes([float(source == model) for source in mixture.sources])
-        for axis, end in zip(mixture.axes, ends, strict=True):
-            moved[axis] = min(max(moved[axis] + part * (end - moved[axis]), 0.0), 1.0)
-    return tuple(moved)

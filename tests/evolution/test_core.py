@@ -17,7 +17,6 @@ from evomerge.evolution.archive import Elite
 from evomerge.evolution.archive.front import knees
 from evomerge.evolution.candidate import Candidate
 from evomerge.evolution.core import STEADY, Plan, Search
-from evomerge.evolution.floors import PARTS
 from evomerge.evolution.history import (
     Batch,
     Dropped,
@@ -26,6 +25,7 @@ from evomerge.evolution.history import (
     Phase,
     Verdict,
 )
+from evomerge.evolution.pulled import PARTS
 from evomerge.optimizers import Ask, Measure, Optimizer, Problem, Told
 from evomerge.optimizers.random import Random
 from evomerge.params import Genome

@@ -14,6 +14,7 @@ from evomerge.commands.check import check
 from evomerge.commands.search import search
 from evomerge.errors import ConfigError, InputError
 from evomerge.evolution.history import Phase
+from evomerge.evolution.pulled import ways
 from evomerge.merging import open_parents
 from evomerge.pool.serial import SerialPool
 from evomerge.record.events import JOURNAL, RESPONSES, DecisionLine
@@ -212,6 +213,24 @@ def test_check_says_what_they_are(run_folder: RunFolder, by_rows: dict[str, Any]
         f"a tensor's rows: they take {STEPS} steps by slopes from what the optimizer recommends"
         in said
     )
+
+
+def test_under_a_floor_they_are_moved_towards_its_model_too(
+    run_folder: RunFolder, by_rows: dict[str, Any]
+) -> None:
+    objectives = {**by_rows["fitness"]["objectives"]}
+    objectives["sums"] = {**objectives["sums"], "floor": "50% of chat"}
+    fitness = {**by_rows["fitness"], "objectives": objectives}
+    folder = run_folder(**{**by_rows, "fitness": fitness})
+    search(folder)
+    record = Record(folder)
+    select = next(b for b in record.history.batches if b.phase == Phase.SELECT)
+    moved = {c.origin: c for c in select.candidates if c.origin.startswith("row weights, ")}
+    assert set(moved) == {f"row weights, {way}" for _, _, way in ways(["chat"])}
+    # each in a file of the run, as those that the descent went through
+    for candidate in moved.values():
+        rows = candidate.recipe.body.rows
+        assert rows is not None and rows.path.parent == folder / FOLDER and rows.read()
 
 
 def test_columns_that_follow_the_best_parent(
