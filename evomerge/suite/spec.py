@@ -202,9 +202,11 @@ def parse_suite(
         section.problem("objectives", "missing; expected a mapping of objective names")
     elif not objectives and len(problems.found) == before:
         section.problem("objectives", "expected at least one objective")
-    elif objectives and not any(objective["weight"] for objective in objectives):
+    elif len(objectives) < len(nodes) or not objectives:
+        pass  # what is wrong with one of them was said
+    elif not any(objective["weight"] for objective in objectives):
         section.problem("objectives", "every weight is 0; expected one above 0")
-    elif objectives and front and sum(objective["weight"] > 0 for objective in objectives) < 2:
+    elif front and sum(objective["weight"] > 0 for objective in objectives) < 2:
         section.problem("front", "needs two objectives with a weight; there is one")
     section.finish()
     if len(problems.found) > before:

@@ -103,6 +103,14 @@ def test_what_would_fail_later_is_refused(tmp_path: Path, more: str, message: st
     assert message in "\n".join(problems)
 
 
+def test_one_mistake_is_one_message(tmp_path: Path) -> None:
+    """What is left of the objectives has no weight only because the one with a mistake was put aside."""
+    objectives = "objectives: {x: {task: a, floor: 9% of chad}, y: {task: b, weight: 0}}"
+    for more in ("", "\nfront: 3"):
+        _, [problem] = parsed(objectives + more, tmp_path)
+        assert "'chad' is no model of this run" in problem
+
+
 def test_measures_are_axes_over_objectives(tmp_path: Path) -> None:
     measures = "measures: {thai: {low: 0.2, high: 1}, bahasa: {low: -1, high: 1, cells: 4}}"
     spec, problems = parsed(f"{TWO}{measures}", tmp_path)
