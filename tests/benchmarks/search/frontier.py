@@ -38,6 +38,7 @@ from tests.benchmarks.search.run import ROOT, seeds_from, write_job
 
 RUN = ROOT / "runs" / "demo-constrained" / "run.yaml"
 FLOOR = 98.0
+ROWS_AS = {"steps": 60, "rate": 0.1}
 ASKED = {False: (95.5, 0.68), True: (97.0, 0.74)}  # by row -> percent of sea's words, combination
 
 
@@ -67,7 +68,7 @@ def searched(
     write_job(source, place, seed, {})
     job = config.read(place / "run.yaml").plain
     job["fitness"]["objectives"]["chat_en"]["floor"] = f"{floor:g}% of chat"
-    job["space"]["rows"] = by_row
+    job["space"]["rows"] = ROWS_AS if by_row else False
     if by_row:
         # the descent behind the search takes none of what the search alone has
         budget = int(job["budget"]["items"])
