@@ -19,6 +19,7 @@ from evomerge.errors import ConfigError, InputError
 from evomerge.evolution.core import ENOUGH, ENOUGH_FOR_UNEQUAL
 from evomerge.merging import open_parents
 from evomerge.merging.blueprint import Blueprint, notes_on
+from evomerge.merging.remembered import ROOM
 from evomerge.parents import Parents
 from evomerge.parents.statistics import Statistics, StatisticStore
 from evomerge.recipe import BASE, Recipe, check_named, check_rows, uncovered
@@ -260,11 +261,13 @@ def _slopes(job: Run, parents: Parents) -> list[str]:
     width, inner = (int(config.get(key, 0)) for key in ("hidden_size", "intermediate_size"))
     vocabulary = int(config.get("vocab_size", 0))
     kept = size * (parents.first.layers * (10 * width + 4 * inner) + 4 * vocabulary)
-    largest = max(tensor_bytes(shape, "float32") for shape in shapes)
+    sizes = [tensor_bytes(shape, "float32") for shape in shapes]
+    shared = min(ROOM, len(job.space.sources) * sum(sizes))
+    more = kept + 3 * max(sizes) + shared
     return [
         f"slopes: of {', '.join(name for name, why in taught.items() if not why)} by {smooth} of "
-        f"{len(job.space.dims)} genes; about {_gigabytes(kept + 3 * largest)} more a worker, for the "
-        f"activations of {TYPICAL_BATCH:,} tokens and one tensor's gradient",
+        f"{len(job.space.dims)} genes; about {_gigabytes(more)} more a worker, for the activations of "
+        f"{TYPICAL_BATCH:,} tokens, one tensor's gradient and what scorers share",
         *(f"note: no slope of {name}: {why}" for name, why in taught.items() if why),
         *(f"note: slope of {name}: {how}" for name, how in job.suite.shown().items()),
     ]

@@ -527,10 +527,13 @@ class Search:
         }
         # what a descent on row weights led to, the second of its comparison
         refined = [b.candidates[-1] for b in history.batches if b.phase == Phase.ROWS and b.fresh]
+        refined = [candidate for candidate in refined if candidate.id not in failed]
         chosen += refined
         for model, part, way in ways(self._guards if refined else ()):
             recipe = pulled_rows(refined[-1].recipe, model, part)
-            chosen.append(self._new(f"{refined[-1].origin}, {way}", recipe, None, chosen))
+            moved = self._refined(f"{refined[-1].origin}, {way}", recipe, chosen)
+            if moved.id not in failed:
+                chosen.append(moved)
         for genome, origin in self._recommendations():
             found = self._recommended(self.space.canonical(genome), origin, chosen)
             if found.id not in failed:
@@ -588,6 +591,13 @@ class Search:
             if other.digest == recipe.digest:
                 return other
         return self._new(origin, recipe, genome, others)
+
+    def _refined(self, origin: str, recipe: Recipe, others: Sequence[Candidate]) -> Candidate:
+        """The candidate of a recipe that has no genome: a known one, or one of ``others``, if there is any."""
+        for known in (*self.history.candidates.values(), *others):
+            if known.digest == recipe.digest:
+                return known
+        return self._new(origin, recipe, None, others)
 
     def _new(
         self, origin: str, recipe: Recipe, genome: Genome | None, others: Sequence[Candidate]

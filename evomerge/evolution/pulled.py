@@ -19,7 +19,6 @@ from evomerge.tensors import place_of
 
 # of the way to the model; a few percent of it are worth about one percent of what the floor guards
 PARTS = (-0.04, -0.02, 0.02, 0.04, 0.06, 0.08, 0.10, 0.12)
-DIGITS = 4  # of a weight in a recipe
 
 
 def ways(models: Iterable[str]) -> Iterator[tuple[str, float, str]]:
@@ -42,7 +41,7 @@ def pulled(genome: Genome, mixtures: Sequence[Mixture], model: str, part: float)
 def pulled_rows(recipe: Recipe, model: str, part: float) -> Recipe:
     """The same of a recipe with row weights: each factor times its weight is moved so.
 
-    Where row weights are, all of a group's weights move, and the factors make up for it. Groups without any stay.
+    The factors move and the weights stay, but for a weight of 0, which has no factors. Groups without any stay.
     """
     rows = recipe.body.rows
     if rows is None:
@@ -57,12 +56,12 @@ def pulled_rows(recipe: Recipe, model: str, part: float) -> Recipe:
         group = recipe.group_of(place_of(tensor))
         assert group is not None, "row weights are of merged tensors"
         before = _weights(group)
-        after = {source: round(moved(weight, source), DIGITS) for source, weight in before.items()}
+        after = {source: weight or moved(weight, source) for source, weight in before.items()}
         groups[id(group)] = replace(group, values={**group.values, "weight": after})
         vectors[tensor] = {
-            source: moved(factors * before[source], source) / after[source]
+            source: moved(factors * before[source], source) / before[source]
             for source, factors in by_source.items()
-            if after[source]
+            if before[source]
         }
     body = replace(recipe.body, groups=tuple(groups.values()), rows=RowWeights.of(vectors, rows.by))
     return replace(recipe, body=body)

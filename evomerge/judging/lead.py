@@ -22,26 +22,28 @@ def lead(
         D = sum_o share_o (our mean_o - their mean_o) = sum_s c_s,   var D = S / (S - 1) sum_s (c_s - D / S)^2
 
     with c_s what the items of source s add to it: all that was made from one source errs together. What
-    floors add is taken as far as it is more than its own error. Their price is many times what it costs to mend
-    a floor on the way to the model that it names, so their noise would drown all else.
+    floors add is taken as far as it is more than its own error, and then with that error. Their price is many
+    times what it costs to mend a floor on the way to the model that it names, so their noise would drown all else.
 
     Args:
         suite: measures.
         shares: objective -> derivative of the score by its value.
         ours, theirs: responses to the same items in the same order.
-        floors: objective -> the derivative of what floors take away.
+        floors: objective -> the derivative of what floors add to the score, which is at most 0.
 
     Returns:
         None where an objective is neither a mean nor a ratio of sums, or there is one source only.
     """
-    found = _difference(suite, shares, ours, theirs)
-    if found is None or not any((floors or {}).values()):
-        return found
+    if not any((floors or {}).values()):
+        return _difference(suite, shares, ours, theirs)
+    found = _difference(suite, shares, ours, theirs) if any(shares.values()) else (0.0, 0.0)
     mended = _difference(suite, floors or {}, ours, theirs)
-    if mended is None:
+    if found is None or mended is None:
         return None
-    beyond = math.copysign(max(0.0, abs(mended[0]) - mended[1]), mended[0])
-    return found[0] + beyond, found[1]
+    beyond = abs(mended[0]) - mended[1]
+    if beyond <= 0:
+        return found
+    return found[0] + math.copysign(beyond, mended[0]), math.hypot(found[1], mended[1])
 
 
 def _difference(

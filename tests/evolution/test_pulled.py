@@ -45,7 +45,7 @@ def merged(recipe: Recipe) -> dict[str, torch.Tensor]:
 def test_every_weight_goes_that_part_of_the_way(
     family: dict[str, Path], by: str, part: float
 ) -> None:
-    recipe = refined(family, by, {"chat": 0.8, "sea": 0.61})
+    recipe = refined(family, by, {"chat": -0.0204, "sea": 0.61})
     parents, before = open_parents(recipe), merged(recipe)
     after = pulled_rows(recipe, "chat", part)
     assert after.body.rows is not None and after.body.rows.by == by
@@ -56,11 +56,20 @@ def test_every_weight_goes_that_part_of_the_way(
         )
 
 
-def test_a_weight_that_comes_to_nothing_has_no_factors(family: dict[str, Path]) -> None:
-    after = pulled_rows(refined(family, ROWS, {"chat": 0.8, "sea": 0.5}), "chat", 1.0)
-    assert after.body.rows is not None
-    assert {model for _, model, _ in after.body.rows.spans()} == {"chat"}
-    assert after.groups[0].values["weight"] == {"chat": 1.0, "sea": 0.0}
+def test_a_weight_of_nothing_moves_itself(family: dict[str, Path]) -> None:
+    recipe = refined(family, ROWS, {"chat": 0.0, "sea": 0.5})
+    rows = recipe.body.rows
+    assert rows is not None
+    vectors = {name: {"sea": each["sea"]} for name, each in rows.vectors.items()}
+    recipe = replace(recipe, body=replace(recipe.body, rows=RowWeights.of(vectors)))
+    parents, before = open_parents(recipe), merged(recipe)
+    after = pulled_rows(recipe, "chat", 0.25)
+    assert after.groups[0].values["weight"] == {"chat": 0.25, "sea": 0.5}
+    for name, found in merged(after).items():
+        chat = parents.tensor("chat", name).float()
+        torch.testing.assert_close(
+            found, before[name] + 0.25 * (chat - before[name]), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_without_row_weights_nothing_moves(family: dict[str, Path]) -> None:

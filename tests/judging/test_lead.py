@@ -78,5 +78,9 @@ def test_a_floor_that_is_clearly_missed_counts_at_its_price_beyond_its_error() -
     assert found is not None and alone is not None
     assert alone[0] == pytest.approx(-3 * 0.28)
     assert found[0] == pytest.approx(0.04 + alone[0] + alone[1])
+    plain = lead(SUITE, {"skill": 1.0}, ours, THEIRS)
+    assert plain is not None and found[1] == pytest.approx(math.hypot(plain[1], alone[1]))
+    only = lead(SUITE, {"skill": 0.0}, ours, THEIRS, {"guard": 3.0})
+    assert only == (pytest.approx(alone[0] + alone[1]), pytest.approx(alone[1]))
     back = lead(SUITE, {"skill": 1.0}, THEIRS, ours, {"guard": 3.0})
     assert back is not None and back[0] == pytest.approx(-found[0])
