@@ -191,8 +191,9 @@ def _rows(job: Run) -> list[str]:
     items = f", {cost.items:,} items of the budget" if cost.items else ""
     return [
         f"row weights: {row_text(count)}",
-        f"a factor for each of a tensor's {spec.by}: they take {spec.steps} steps by slopes from what the optimizer recommends{items}; each is a file of "
-        f"{_gigabytes(4 * count)} at most in the run's folder, its slope one as large an objective",
+        f"a factor for each of a tensor's {spec.by}: they take {spec.steps} steps by slopes from what the optimizer "
+        f"recommends{items}; each is a file of {_gigabytes(4 * count)} at most in the run's folder, its slope one as "
+        "large an objective",
     ]
 
 

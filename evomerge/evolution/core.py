@@ -526,8 +526,10 @@ class Search:
             if e.values is None
         }
         # what a descent on row weights led to, the second of its comparison
-        refined = [b.candidates[-1] for b in history.batches if b.phase == Phase.ROWS and b.fresh]
-        refined = [candidate for candidate in refined if candidate.id not in failed]
+        found_by_rows = (
+            b.candidates[-1] for b in history.batches if b.phase == Phase.ROWS and b.fresh
+        )
+        refined = [candidate for candidate in found_by_rows if candidate.id not in failed]
         chosen += refined
         for model, part, way in ways(self._guards if refined else ()):
             recipe = pulled_rows(refined[-1].recipe, model, part)
@@ -587,22 +589,21 @@ class Search:
                 continue
             if self.space.canonical(known.genome) == genome:
                 return known
+        return self._among(others, origin, recipe, genome)
+
+    def _refined(self, origin: str, recipe: Recipe, others: Sequence[Candidate]) -> Candidate:
+        """The candidate of a recipe that has no genome: a known one, if there is any."""
+        known = self.history.candidates.values()
+        return self._among([*known, *others], origin, recipe, None)
+
+    def _among(
+        self, others: Sequence[Candidate], origin: str, recipe: Recipe, genome: Genome | None
+    ) -> Candidate:
+        """The one of ``others`` that has the recipe; else a new one, behind all there are and those of them
+        that are new themselves."""
         for other in others:
             if other.digest == recipe.digest:
                 return other
-        return self._new(origin, recipe, genome, others)
-
-    def _refined(self, origin: str, recipe: Recipe, others: Sequence[Candidate]) -> Candidate:
-        """The candidate of a recipe that has no genome: a known one, or one of ``others``, if there is any."""
-        for known in (*self.history.candidates.values(), *others):
-            if known.digest == recipe.digest:
-                return known
-        return self._new(origin, recipe, None, others)
-
-    def _new(
-        self, origin: str, recipe: Recipe, genome: Genome | None, others: Sequence[Candidate]
-    ) -> Candidate:
-        """A candidate behind all there are and those among ``others`` that are new themselves."""
         number = len(self.history.candidates)
         number += len({candidate.id for candidate in others if candidate.id >= number})
         return Candidate(number, origin, recipe, genome)

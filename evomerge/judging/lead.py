@@ -34,10 +34,11 @@ def lead(
     Returns:
         None where an objective is neither a mean nor a ratio of sums, or there is one source only.
     """
-    if not any((floors or {}).values()):
+    floors = floors or {}
+    if not any(floors.values()):
         return _difference(suite, shares, ours, theirs)
     found = _difference(suite, shares, ours, theirs) if any(shares.values()) else (0.0, 0.0)
-    mended = _difference(suite, floors or {}, ours, theirs)
+    mended = _difference(suite, floors, ours, theirs)
     if found is None or mended is None:
         return None
     beyond = abs(mended[0]) - mended[1]

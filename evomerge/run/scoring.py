@@ -251,13 +251,13 @@ class Scoring:
 
     def lead(self, at: At) -> tuple[float, float] | None:
         """By how much a candidate leads the first of its batch on the batch's items; its error."""
-        first = self._history.batches[at[0]].candidates[0].id
-        evaluations = self._history.evaluations(at[0])
+        history = self._history
+        first = history.batches[at[0]].candidates[0].id
+        evaluations = history.evaluations(at[0])
         values = evaluations[first].values
         if values is None or evaluations[at[1]].values is None:
             return None
         ours, theirs = self.results(at), self.results((at[0], first))
-        history = self._history
         whole = history.shares(at[0], values)
         free = self._suite.shares(values, history.references(at[0]), history.gains, floors=False)
         floors = {name: share - free[name] for name, share in whole.items()}

@@ -83,7 +83,7 @@ class Operands:
 
     def draws(self, index: int, draw: int, count: int) -> Tensor:
         """``count`` uniform numbers of one model for this tensor, others for every ``draw``."""
-        key = seeds.key(self._draw_key(self.names[index]), "draw", draw) & (1 << 64) - 1
+        key = seeds.key(self._draw_key(self.names[index]), "draw", draw)
         return uniforms(key, 0, count, self.device)
 
     def weights(self, weight: Tensor) -> list[float | Rows | Columns]:
