@@ -24,7 +24,7 @@ from evomerge.errors import Incompatible, InputError, did_you_mean, one_of
 from evomerge.lines import Lines, line_factor
 from evomerge.params import Parameter, Value
 from evomerge.rows import SUFFIX, RowWeights, count_of
-from evomerge.tensors import FINE, ROLES, Place, place_of
+from evomerge.tensors import FINE, KEPT, ROLES, Place
 
 BASE = "base"  # the name under which the base model may be used as a source
 GROUP_ROLES = (*ROLES, "other", *FINE)
@@ -289,8 +289,20 @@ class Recipe:
         return next(iter(self.models.values())).origin
 
     def group_of(self, place: Place) -> Group | None:
-        """See ``Body.group_of``."""
-        return self.body.group_of(place)
+        """See ``Body.group_of``; but what is of a role in ``KEPT`` is mixed only by a group that names it.
+
+        Merged routers choose experts that were merged for others, and the towers of most relatives are the
+        same. They come from the model whose tokenizer the result has.
+        """
+        found = self.body.group_of(place)
+        if found is None or place.role not in KEPT or len(found.models) == 1:
+            return found
+        return found if place.role in (found.roles or ()) or found.tensors else self._kept
+
+    @cached_property
+    def _kept(self) -> Group:
+        first = BASE if self.base is not None else next(iter(self.models))
+        return group("passthrough", (self.tokenizer or first,))
 
     def ref(self, name: str) -> ModelRef:
         """The model called ``name`` (a source name, or ``base``)."""
@@ -526,11 +538,6 @@ def _parse_group(
 def _tensors(section: config.Section) -> tuple[str, ...]:
     """Names of tensors; whether the models have them is known when they are opened."""
     names = section.texts("tensors")
-    for name in names:
-        try:
-            place_of(name)
-        except Incompatible as error:
-            section.problem("tensors", str(error))
     if not names and isinstance(section.node.value["tensors"].value, list):
         section.problem("tensors", "expected at least one name, found []")
     return names
@@ -600,16 +607,16 @@ def _value(section: config.Section, parameter: Parameter, models: Sequence[str])
     return node.plain
 
 
-def check_named(recipe: Recipe, names: Iterable[str]) -> None:
-    """Refuse a group that names what is none of the merged tensors, ``names``; a head may be tied.
+def check_named(recipe: Recipe, names: Iterable[str], tied: Iterable[str] = ()) -> None:
+    """Refuse a group that names what is none of the merged tensors, ``names``, nor ``tied`` to one.
 
     Raises:
         Incompatible: with the first of them.
     """
-    known = set(names)
+    known, others = set(names), set(tied)
     for number, each in enumerate(recipe.groups):
         for name in each.tensors or ():
-            if name not in known and place_of(name).role != "head":
+            if name not in known and name not in others:
                 raise Incompatible(
                     f"groups[{number}].tensors: no tensor of the merged model is called {name!r}"
                     f"{did_you_mean(name, known)}"
@@ -620,8 +627,10 @@ def _why_not_by_row(group: Group) -> str | None:
     return methods.get(group.method).why_not_by_row(group.values)
 
 
-def check_rows(recipe: Recipe, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Refuse row weights that do not fit the merged tensors of these ``shapes``.
+def check_rows(
+    recipe: Recipe, shapes: Mapping[str, Sequence[int]], places: Mapping[str, Place]
+) -> None:
+    """Refuse row weights that do not fit the merged tensors of these ``shapes``, at these ``places``.
 
     Raises:
         InputError: the file cannot be read, or names what the recipe does not weigh so.
@@ -637,13 +646,13 @@ def check_rows(recipe: Recipe, shapes: Mapping[str, Sequence[int]]) -> None:
             raise InputError(
                 f"{where}: expected {count} factors, one for each of the {rows.by} of {list(shape)}, found {length}"
             )
-        group = recipe.group_of(place_of(tensor))
+        group = recipe.group_of(places[tensor])
         if group is not None and model not in group.models:
             raise InputError(f"{where}: its group merges {', '.join(group.models)}")
         if group is not None and (why := _why_not_by_row(group)):
             raise InputError(f"{where}: weights there have no factors row by row: {why}")
 
 
-def uncovered(recipe: Recipe, names: Iterable[str]) -> list[str]:
+def uncovered(recipe: Recipe, places: Mapping[str, Place]) -> list[str]:
     """Tensors that no group of ``recipe`` matches."""
-    return [name for name in names if recipe.group_of(place_of(name)) is None]
+    return [name for name, place in places.items() if recipe.group_of(place) is None]

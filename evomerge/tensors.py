@@ -1,43 +1,15 @@
-"""Tensor names: the only place that knows how architectures name their weights.
-
-Llama, Mistral, Qwen2, Qwen3 and Gemma (1 to 3, text) share one naming scheme; it gives each tensor
-a layer and a role. Other architectures are refused with the reason.
-"""
+"""Where the tensors of a model sit: layers and roles. Which tensor sits where is its skeleton's to say."""
 
 from __future__ import annotations
 
-import functools
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from evomerge.errors import Incompatible
-
-ARCHITECTURES = {
-    "LlamaForCausalLM": "Llama",
-    "MistralForCausalLM": "Mistral",
-    "Qwen2ForCausalLM": "Qwen2",
-    "Qwen3ForCausalLM": "Qwen3",
-    "GemmaForCausalLM": "Gemma",
-    "Gemma2ForCausalLM": "Gemma",
-    "Gemma3ForCausalLM": "Gemma",
-}
-
-ROLES = ("attn", "mlp", "norm", "embed", "head")
+ROLES = ("attn", "mlp", "expert", "router", "norm", "embed", "head", "tower")
 OTHER = ("norm", "embed", "head")  # what the role "other" of a group stands for
+KEPT = ("router", "tower")  # taken from one model, unless a group names them
 PROJECTIONS = {"attn": ("q", "k", "v", "o"), "mlp": ("gate", "up", "down")}  # finer roles
 FINE = tuple(name for names in PROJECTIONS.values() for name in names)
-
-_EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_OUTSIDE = {_EMBED: "embed", _HEAD: "head", "model.norm.weight": "norm"}
-_LAYER = re.compile(r"^model\.layers\.(\d+)\.(.+)$")
-_IN_LAYER = (
-    (re.compile(r"^(?:[a-z_]*layernorm|self_attn\.[qk]_norm)\.weight$"), "norm"),
-    (re.compile(r"^self_attn\.([qkvo])_proj\.(?:weight|bias)$"), "attn"),
-    (re.compile(r"^mlp\.(gate|up|down)_proj\.(?:weight|bias)$"), "mlp"),
-)
-# computed from the config, stored by some old checkpoints
-_IGNORED = re.compile(r"^model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$")
 
 
 @dataclass(frozen=True)
@@ -50,8 +22,9 @@ class Place:
         layers: blocks of the model, of which a kernel or a line over depth may want to know.
         projection: the finer role, one of ``FINE``; empty where there is none, or it is not known.
         tensor: the name of the one tensor that is meant; empty for all that sit there.
+        path: that name with ``{}`` for the number of the block.
 
-    The last three make no difference to whether two places are the same.
+    The last four make no difference to whether two places are the same.
     """
 
     layer: int | None
@@ -59,6 +32,22 @@ class Place:
     layers: int = field(default=1, compare=False)
     projection: str = field(default="", compare=False)
     tensor: str = field(default="", compare=False)
+    path: str = field(default="", compare=False)
+
+    def at(self, layer: int) -> str:
+        """The name of the tensor that is in block ``layer`` what this one is in its own."""
+        return self.tensor if self.layer is None else self.path.replace("{}", str(layer), 1)
+
+    @property
+    def inner(self) -> str:
+        """The name of the tensor inside its block: ``self_attn.q_proj.weight``; its whole name outside."""
+        return self.tensor if self.layer is None else self.path.partition(".{}.")[2]
+
+    @property
+    def brief(self) -> str:
+        """The name of the tensor as genes are called after it: ``3.self_attn.q_proj``."""
+        depth = "" if self.layer is None else f"{self.layer}."
+        return depth + self.inner.removeprefix("model.").removesuffix(".weight")
 
     def within(
         self,
@@ -79,76 +68,26 @@ class Place:
         )
 
 
-def places(layers: int, names: Iterable[str] = ()) -> list[Place]:
-    """Every place of a model of ``layers`` blocks, in depth order; with ``names`` those of its tensors."""
-    if names := ordered(names):
-        return [place_of(name, layers) for name in names]
-    inside = [(layer, role) for layer in range(layers) for role in ("attn", "mlp", "norm")]
-    return [Place(*at, layers) for at in [(None, "embed"), *inside, (None, "norm"), (None, "head")]]
+def coarse(places: Iterable[Place], layers: int) -> list[Place]:
+    """The distinct layers and roles of ``places``, in depth order; a head, also where it is the embedding."""
+    wanted = dict.fromkeys(Place(p.layer, p.role, layers) for p in places)
+    wanted.setdefault(Place(None, "head", layers))
+    return sorted(wanted, key=_depth)
 
 
-@functools.lru_cache(maxsize=1 << 16)
-def place_of(name: str, layers: int = 1) -> Place:
-    """Where the tensor called ``name`` sits in a model of ``layers`` blocks.
-
-    Raises:
-        Incompatible: the name belongs to no known scheme.
-    """
-    if name in _OUTSIDE:
-        return Place(None, _OUTSIDE[name], layers, tensor=name)
-    match = _LAYER.match(name)
-    if match:
-        for pattern, role in _IN_LAYER:
-            if found := pattern.match(match[2]):
-                projection = found[1] if role in PROJECTIONS else ""
-                return Place(int(match[1]), role, layers, projection, name)
-    raise Incompatible(
-        f"tensor {name!r} is not part of the naming scheme shared by "
-        f"{', '.join(sorted(set(ARCHITECTURES.values())))}; evomerge cannot tell its layer and role"
-    )
+def dense(layers: int) -> list[Place]:
+    """The places of a model of ``layers`` blocks of attention and one MLP each, in depth order."""
+    inside = [Place(n, role, layers) for n in range(layers) for role in ("attn", "mlp", "norm")]
+    outside = [Place(None, role, layers) for role in OTHER]
+    return sorted([*inside, *outside], key=_depth)
 
 
-def at_layer(name: str, layer: int) -> str:
-    """The name of the tensor that is in block ``layer`` what ``name`` is in its own."""
-    match = _LAYER.match(name)
-    return f"model.layers.{layer}.{match[2]}" if match else name
+def ordered(places: Mapping[str, Place]) -> tuple[str, ...]:
+    """The names: embedding, blocks in depth order, final norm, head, other towers: the order files are read in."""
+    return tuple(sorted(places, key=lambda name: (*_depth(places[name])[:2], name)))
 
 
-def path_of(name: str) -> str:
-    """The name of a tensor inside its block: ``self_attn.q_proj.weight``; its whole name outside."""
-    match = _LAYER.match(name)
-    return match[2] if match else name
-
-
-def brief(name: str) -> str:
-    """The name of a tensor as genes are called after it: ``3.self_attn.q_proj``."""
-    return name.removeprefix("model.").removeprefix("layers.").removesuffix(".weight")
-
-
-def ignored(name: str, *, tied: bool) -> bool:
-    """True for stored tensors that are not parameters: rotary tables, a tied output head."""
-    return bool(_IGNORED.match(name)) or (tied and name == _HEAD)
-
-
-def ordered(names: Iterable[str]) -> tuple[str, ...]:
-    """Embedding, blocks in depth order, final norm, head: the order files are read in."""
-
-    def rank(name: str) -> tuple[int, int, str]:
-        place = place_of(name)
-        if place.layer is not None:
-            return (1, place.layer, name)
-        return ({"embed": 0, "norm": 2, "head": 3}[place.role], 0, name)
-
-    return tuple(sorted(names, key=rank))
-
-
-def check_architecture(config: dict[str, object], where: str) -> str:
-    """The architecture named in a ``config.json``, if its tensor names are known."""
-    listed = config.get("architectures")
-    architecture = listed[0] if isinstance(listed, list) and listed else None
-    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
-        raise Incompatible(
-            f"{where}: architecture {architecture!r} is not supported: its tensor names are unknown "
-            f"here; supported: {', '.join(ARCHITECTURES)}"
-        )
-    return architecture
+def _depth(place: Place) -> tuple[int, int, int]:
+    if place.layer is not None:
+        return 1, place.layer, ROLES.index(place.role)
+    return {"embed": 0, "head": 3, "tower": 4}.get(place.role, 2), 0, ROLES.index(place.role)

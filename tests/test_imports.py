@@ -31,6 +31,7 @@ parents suite optimizers
 estimators
 recipe
 methods checkpoint
+skeleton
 lines calibration rows
 tensors inference durable cache passages
 params seeds config registry

@@ -17,17 +17,16 @@ from evomerge import config, methods, params, seeds
 from evomerge.calibration import Calibration
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.errors import ConfigError
-from evomerge.interop.skeleton import Skeleton
 from evomerge.lines import LINES, PARAMETERS, Lines
 from evomerge.params import ALL, Choice, Dim, Domain, Genome, Integer, Real
 from evomerge.recipe import GROUP_ROLES, Body, Recipe, group, uncovered
 from evomerge.registry import PARTS
+from evomerge.skeleton import usual
 from evomerge.space import SWEEP, SearchSpace, parse_space, simplex
 from evomerge.space import spec as spec_module
 from evomerge.space.fit import Fit
 from evomerge.space.parts import Part
-from evomerge.tensors import OTHER, PROJECTIONS, Place, place_of
-from evomerge.tensors import places as every_place
+from evomerge.tensors import OTHER, PROJECTIONS, Place
 
 SOURCES = ("chat", "sea")
 TEMPLATE = Recipe(
@@ -50,16 +49,16 @@ def fit(
     spec = parse_space(node, tuple(template.models), problems)
     problems.check()
     assert spec is not None
-    return SearchSpace(spec, template, layers, names_in(layers))
+    return SearchSpace(spec, template, layers, usual(layers).places)
 
 
 def names_in(layers: int) -> tuple[str, ...]:
     """The tensors of a Llama."""
-    return Skeleton(architecture="LlamaForCausalLM").names(layers)
+    return tuple(usual(layers).places)
 
 
 def places(layers: int) -> list[Place]:
-    return every_place(layers, names_in(layers))
+    return list(usual(layers).places.values())
 
 
 # -- shapes of spaces ----------------------------------------------------------------------------
@@ -347,7 +346,7 @@ def total(recipe: Recipe, found: dict[str, dict[str, dict[str, float]]]) -> floa
     """The sum of factor times coefficient."""
     whole = 0.0
     for name, by_parameter in found.items():
-        place = place_of(name, layers_of(found))
+        place = usual(layers_of(found)).places[name]
         own = recipe.group_of(place)
         assert own is not None
         for parameter, by_model in by_parameter.items():
@@ -358,7 +357,7 @@ def total(recipe: Recipe, found: dict[str, dict[str, dict[str, float]]]) -> floa
 
 
 def layers_of(names: Iterable[str]) -> int:
-    return 1 + max(place_of(name).layer or 0 for name in names)
+    return 1 + max(int(name.split(".")[2]) for name in names if ".layers." in name)
 
 
 @settings(max_examples=60, deadline=None)
@@ -560,7 +559,7 @@ def starting_from(
     start = [{"run": f"../{run}"} for run in merges]
     spec = fit({**content, "start": start}, template=template).spec
     found = {f"../{run}": bodies for run, bodies in merges.items()}
-    return SearchSpace(spec, template, 6, names_in(6), given=found)
+    return SearchSpace(spec, template, 6, usual(6).places, given=found)
 
 
 def test_merges_of_other_runs_are_known_recipes() -> None:
@@ -850,11 +849,11 @@ def test_a_preset_fits_the_embedded_family(path: Path) -> None:
     spec = parse_space(config.read(path), SOURCES, problems)
     problems.check()
     assert spec is not None
-    space = SearchSpace(spec, template, base.layers, base.names)
+    space = SearchSpace(spec, template, base.layers, base.places)
     assert space.dims
     genome = tuple(seeds.unit("preset", path.stem, n) for n in range(len(space.dims)))
     for recipe in (space.decode(genome), *space.starts().values()):
-        assert uncovered(recipe, base.names) == []
+        assert uncovered(recipe, base.places) == []
     assert any(space.encode(recipe) for recipe in space.starts().values())
 
 

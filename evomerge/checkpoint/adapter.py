@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge import tensors
 from evomerge.checkpoint.files import mapped_file, read_header, read_json
 from evomerge.errors import CheckpointError
 
@@ -95,15 +94,14 @@ class Adapter:
         """True if the adapter changes the parameter ``name``."""
         return name in self._updates or name in self._whole
 
-    def check(self, name: str, shapes: Shapes, embedding: str | None) -> None:
+    def check(self, name: str, shapes: Shapes, ties: Mapping[str, str]) -> None:
         """Refuse an adapter that was trained for another model than ``name``.
 
         Args:
             name: of the model.
             shapes: of its parameters.
-            embedding: the parameter that its output head is tied to, if it is.
+            ties: its tied tensors, such as the head -> what they are tied to.
         """
-        tied = embedding is not None
         saved = self.config.get("modules_to_save") or ()
         if not isinstance(saved, (list, tuple)) or not all(isinstance(each, str) for each in saved):
             raise CheckpointError(
@@ -112,8 +110,9 @@ class Adapter:
             )
         saved = tuple(saved)
         trained = {n for n in self._whole if n.removesuffix(".weight").endswith(saved)}
-        for changed in {*self._updates, *trained} if tied else ():
-            if changed == embedding or tensors.ignored(changed, tied=True):
+        one_matrix = bool(self.config.get("ensure_weight_tying"))  # peft has trained it as one, then
+        for changed in {*self._updates, *trained} if ties else ():
+            if changed in ties or (changed in ties.values() and not one_matrix):
                 raise CheckpointError(
                     f"{self.folder}: trains {changed!r}, but {name} ties its output head to the "
                     "embedding, and one matrix cannot be both the trained and the plain one. Untie the "
@@ -124,7 +123,7 @@ class Adapter:
             a, b = (self._entries[update.keys[part]].shape for part in "AB")
             found[changed] = (a[1], b[0]) if update.embedding else (b[0], a[1])
         for changed, key in self._whole.items():
-            if not tensors.ignored(changed, tied=tied):
+            if changed not in ties:
                 found[changed] = self._entries[key].shape
         for changed, shape in found.items():
             if changed not in shapes:

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge import tensors
 from evomerge.checkpoint.adapter import Adapter
+from evomerge.checkpoint.claims import claim
 from evomerge.checkpoint.files import (
     DTYPES,
     FLOATS,
@@ -21,6 +21,7 @@ from evomerge.checkpoint.files import (
 )
 from evomerge.checkpoint.reference import ModelRef, locate
 from evomerge.errors import CheckpointError
+from evomerge.skeleton import Skeleton, check_architecture, check_depth
 
 if TYPE_CHECKING:
     import torch
@@ -33,37 +34,53 @@ class Checkpoint:
         name: as the user wrote it.
         folder: where it lies.
         config: its ``config.json``.
-        names: parameter names in depth order (a tied head is not a parameter of its own).
-        tied: whether the output head is the embedding.
+        names: of its tensors, in depth order (a tied head is none of its own).
+        places: where each of them sits.
+        ties: the name of a tied tensor -> that of the one it is.
     """
 
     def __init__(self, name: str, folder: Path, adapter: Adapter | None = None) -> None:
         self.name, self.folder, self.adapter = name, folder, adapter
         self.config = read_json(folder / "config.json")
-        self.architecture = tensors.check_architecture(self.config, name)
-        self.tied = bool(self.config.get("tie_word_embeddings", self._tied_by_default))
-        self._entries = {
-            key: entry
-            for key, entry in entries(folder).items()
-            if not tensors.ignored(key, tied=self.tied)
-        }
+        self.architecture = check_architecture(self.config, name)
+        stored = entries(folder)
+        check_depth(self.config, name, len(stored))
+        self.skeleton = Skeleton.of(self.config, name)
+        claims = claim(name, self.config, self.skeleton, stored)
+        self._parts, self._stored = claims.parts, claims.stored
+        self._entries = {key: stored[own] for key, own in claims.stored.items()}
         for key, entry in self._entries.items():
             if entry.dtype not in FLOATS:
                 raise CheckpointError(
                     f"{name}: {key} is stored as {entry.dtype} ({entry.file}); quantized weights cannot be "
                     f"merged. Use the model in one of {', '.join(DTYPES)}"
                 )
-        self.names = tensors.ordered(self._entries)
         self._files: dict[Path, Any] = {}
         self._tensors: dict[str, torch.Tensor] = {}
+        self.ties = {
+            key: part.tied
+            for key, part in self._parts.items()
+            if part.tied and (key not in self._entries or self._equal(key, part.tied))
+        }
+        self.names = tuple(key for key in self._entries if key not in self.ties)
+        self.places = {key: self._parts[key].place for key in self.names}
         if adapter:
             shapes = {key: self._entries[key].shape for key in self.names}
-            adapter.check(name, shapes, self.embedding if self.tied else None)
+            adapter.check(name, shapes, self.ties)
+
+    def _equal(self, one: str, other: str) -> bool:
+        """Whether two stored tensors hold the same; transformers ties only such, whatever the config says."""
+        import torch
+
+        a, b = self._entries[one], self._entries[other]
+        return (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(
+            self._mapped(one), self._mapped(other)
+        )
 
     @property
-    def _tied_by_default(self) -> bool:
-        # config.json leaves out what its architecture's defaults say; Gemma ties, the others do not
-        return tensors.ARCHITECTURES[self.architecture] == "Gemma"
+    def tied(self) -> bool:
+        """Whether the output head is the embedding."""
+        return any(self._parts[key].place.role == "head" for key in self.ties)
 
     @classmethod
     def open(cls, ref: ModelRef) -> Checkpoint:
@@ -75,13 +92,18 @@ class Checkpoint:
     @cached_property
     def layers(self) -> int:
         """Number of transformer blocks."""
-        return 1 + max(
-            (p.layer for n in self.names if (p := tensors.place_of(n)).layer is not None),
-            default=-1,
-        )
+        return self.skeleton.layers
 
     def entry(self, name: str) -> Entry:
         return self._entries[name]
+
+    def by_token(self, name: str) -> bool:
+        """True if the rows of ``name`` belong to tokens."""
+        return self._parts[name].by_token
+
+    def read_as(self, name: str) -> str:
+        """The tensor that ``name`` is: another one where it is tied."""
+        return self.ties.get(name, name)
 
     @property
     def dtype(self) -> str:
@@ -95,16 +117,15 @@ class Checkpoint:
     @property
     def parameters(self) -> int:
         """Number of parameters."""
-        return sum(math.prod(entry.shape) for entry in self._entries.values())
+        return sum(math.prod(self._entries[name].shape) for name in self.names)
 
     @cached_property
     def embedding(self) -> str:
         """Name of the embedding."""
-        if (
-            not self.names or tensors.place_of(self.names[0]).role != "embed"
-        ):  # first in depth order
-            raise CheckpointError(f"{self.name}: its weights hold no embedding")
-        return self.names[0]
+        found = self.skeleton.embedding
+        if found is None:
+            raise CheckpointError(f"{self.name}: it has no embedding of tokens")
+        return found
 
     @property
     def height(self) -> int:
@@ -130,7 +151,7 @@ class Checkpoint:
         if file not in self._files:
             self._files[file] = mapped_file(file)
         try:
-            tensor: torch.Tensor = self._files[file].get_tensor(name)
+            tensor: torch.Tensor = self._files[file].get_tensor(self._stored[name])
         except Exception as error:  # safetensors raises its own kind for a header that lies
             raise CheckpointError(f"{file}: {name} cannot be read: {error}") from None
         return tensor

@@ -55,14 +55,14 @@ def check(path: str | Path) -> list[str]:
 def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
     parents = open_parents(recipe)
     blueprint = Blueprint.of(parents)
-    if missing := uncovered(recipe, blueprint.names):
+    if missing := uncovered(recipe, blueprint.places):
         raise ConfigError(
             [f"{file}: groups: no group matches {missing[0]!r} ({len(missing)} tensors in all); end the list "
              "with a group that has neither layers nor roles nor tensors"]
         )  # fmt: skip
-    check_named(recipe, blueprint.names)
+    check_named(recipe, blueprint.names, blueprint.ties)
     Statistics(parents).require(recipe)
-    check_rows(recipe, blueprint.shapes)
+    check_rows(recipe, blueprint.shapes, blueprint.places)
     for model in parents.models.values():
         model.check_finite()
     asked = {

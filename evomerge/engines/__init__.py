@@ -29,6 +29,11 @@ class Outline(Protocol):
         """Of the parameters, as transformers names them; a tied head is not one of its own."""
         ...
 
+    @property
+    def ties(self) -> Mapping[str, str]:
+        """The name of a tied tensor -> that of the one it is."""
+        ...
+
     def config(self) -> Mapping[str, Any]:
         """``config.json`` of the merged models, but for their dtype."""
         ...

@@ -23,7 +23,6 @@ from typing import Any, ClassVar, Self
 import torch
 from transformers import GenerationConfig
 
-from evomerge import tensors
 from evomerge.checkpoint import Checkpoint, copy_companions
 from evomerge.engines import EngineOptions, Generated, Outline, Request, Scored, Tokens, Weights
 from evomerge.engines.greedy import Ends, unusual
@@ -143,7 +142,7 @@ class VLLMEngine:
 
         weights.each(take)
         if self._untied:
-            (embedding,) = (n for n in copies if tensors.place_of(n).role == "embed")
+            embedding = weights.outline.ties[_HEAD]
             copies[_HEAD] = copies[embedding]
         self._llm.collective_rpc(
             "reload_weights", kwargs={"weights_iterator": iter(copies.items())}

@@ -532,7 +532,7 @@ class Search:
         refined = [candidate for candidate in found_by_rows if candidate.id not in failed]
         chosen += refined
         for model, part, way in ways(self._guards if refined else ()):
-            recipe = pulled_rows(refined[-1].recipe, model, part)
+            recipe = pulled_rows(refined[-1].recipe, self.space.places, model, part)
             moved = self._refined(f"{refined[-1].origin}, {way}", recipe, chosen)
             if moved.id not in failed:
                 chosen.append(moved)

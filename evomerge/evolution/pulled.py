@@ -15,7 +15,7 @@ from typing import Any, cast
 from evomerge.params import Genome, Mixture
 from evomerge.recipe import Group, Recipe
 from evomerge.rows import Array, RowWeights
-from evomerge.tensors import place_of
+from evomerge.tensors import Place
 
 # of the way to the model; a few percent of it are worth about one percent of what the floor guards
 PARTS = (-0.04, -0.02, 0.02, 0.04, 0.06, 0.08, 0.10, 0.12)
@@ -38,10 +38,10 @@ def pulled(genome: Genome, mixtures: Sequence[Mixture], model: str, part: float)
     return tuple(moved)
 
 
-def pulled_rows(recipe: Recipe, model: str, part: float) -> Recipe:
+def pulled_rows(recipe: Recipe, places: Mapping[str, Place], model: str, part: float) -> Recipe:
     """The same of a recipe with row weights: each factor times its weight is moved so.
 
-    The factors move and the weights stay, but for a weight of 0, which has no factors. Groups without any stay.
+    ``places`` are those of the merged tensors. The factors move and the weights stay, but for a weight of 0, which has no factors. Groups without any stay.
     """
     rows = recipe.body.rows
     if rows is None:
@@ -53,7 +53,7 @@ def pulled_rows(recipe: Recipe, model: str, part: float) -> Recipe:
     vectors: dict[str, dict[str, Array]] = {}
     groups = {id(group): group for group in recipe.groups}
     for tensor, by_source in rows.vectors.items():
-        group = recipe.group_of(place_of(tensor))
+        group = recipe.group_of(places[tensor])
         assert group is not None, "row weights are of merged tensors"
         before = _weights(group)
         after = {source: weight or moved(weight, source) for source, weight in before.items()}

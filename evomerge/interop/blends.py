@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from evomerge import config
+from evomerge.interop.anatomy import UNKNOWN_DEPTH, Anatomy
 from evomerge.interop.catalogue import VERSION, Argument
 from evomerge.interop.document import Document, Settings, Slice, Source
 from evomerge.interop.settings import value_at
-from evomerge.interop.skeleton import UNKNOWN_DEPTH, Skeleton
 from evomerge.params import Value
-from evomerge.tensors import place_of
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,10 @@ class Resolver:
     """Resolves documents tensor by tensor; what cannot be said in a recipe is noted as a problem."""
 
     def __init__(
-        self, parts: Mapping[str, Document], skeleton: Skeleton, problems: config.Problems
+        self, parts: Mapping[str, Document], anatomy: Anatomy, problems: config.Problems
     ) -> None:
-        self.parts, self.skeleton, self.problems = parts, skeleton, problems
+        self.parts, self.anatomy, self.problems = parts, anatomy, problems
+        self.layers = 0  # of what was resolved last; all documents have as many
         self._missing: set[tuple[str | None, str, str]] = set()
 
     def resolve(self, document: Document, above: tuple[str, ...] = ()) -> dict[str, Blend]:
@@ -82,6 +82,7 @@ class Resolver:
         layers = self._depth(document)
         if layers is None:
             return {}
+        self.layers = layers
         first, last = document.slices[0], document.slices[-1]
         if len(last.sources) > len(first.sources):
             self._problem(
@@ -94,8 +95,7 @@ class Resolver:
         start = 0
         for part in document.slices:
             count = layers if part.sources[0].layers is None else _length(part.sources[0])
-            for tensor in self.skeleton.names(layers):
-                place = place_of(tensor)
+            for tensor, place in self.anatomy.places(layers).items():
                 if place.layer is None:
                     if part is (first if place.role == "embed" else last):
                         found[tensor] = self._blend(document, part, tensor, 0.0)
@@ -124,18 +124,18 @@ class Resolver:
                     )
                     return None
             start += length
-        if start != (self.skeleton.layers or start):
+        if start != (self.anatomy.layers or start):
             self._problem(
                 document,
                 "slices",
-                f"give {start} layers, the models have {self.skeleton.layers}: a recipe keeps them all",
+                f"give {start} layers, the models have {self.anatomy.layers}: a recipe keeps them all",
             )
             return None
         return start
 
     def _depth_of_models(self, document: Document) -> int | None:
-        if self.skeleton.layers:
-            return self.skeleton.layers
+        if self.anatomy.layers:
+            return self.anatomy.layers
         for branch in document.branches:
             if len(branch.values) > 1 or re.search(r"\d", branch.filter or ""):
                 self._problem(

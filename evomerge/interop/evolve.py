@@ -8,19 +8,21 @@ says ``smooth``; filters become roles.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from evomerge import config, methods
 from evomerge.checkpoint import ModelRef
 from evomerge.errors import one_of
+from evomerge.interop.anatomy import Anatomy, read_anatomy
 from evomerge.interop.catalogue import PEERS
 from evomerge.interop.naming import name_models
-from evomerge.interop.skeleton import Skeleton, read_skeleton
 from evomerge.recipe import BASE
 from evomerge.space import parse_space
 from evomerge.suite.spec import LIMITS
-from evomerge.tensors import OTHER, PROJECTIONS, ROLES, place_of
+from evomerge.tensors import KEPT, OTHER, PROJECTIONS, ROLES
 
+DENSE = tuple(role for role in ROLES if role not in ("expert", *KEPT))
 METHODS = ("linear", "task_arithmetic", "ties", "dare_ties", "slerp")
 NORMALIZED = ("ties", "dare_ties", "linear")  # by mergekit-evolve, unless the file says otherwise
 OWN = "a value each here, by role; mergekit-evolve gives them one"
@@ -112,9 +114,9 @@ class _Depth:
     def __init__(self, models: Mapping[str, Any], layers: int | None) -> None:
         self._model, self._layers = models[BASE], layers
 
-    def skeleton(self) -> Skeleton:
-        found = read_skeleton(ModelRef(self._model))
-        return Skeleton(found.layers or self._layers, found.architecture)
+    def anatomy(self) -> Anatomy:
+        found = read_anatomy(ModelRef(self._model))
+        return replace(found, layers=found.layers or self._layers)
 
 
 def _space(genome: config.Section, method: str, depth: _Depth, notes: list[str]) -> dict[str, Any]:
@@ -127,12 +129,12 @@ def _space(genome: config.Section, method: str, depth: _Depth, notes: list[str])
             "allow_negative_weights is not carried over: spaces search weights of at least 0"
         )
     filters = genome.texts("filters")
-    roles = _roles(filters, depth.skeleton(), notes) if filters else []
+    roles = _roles(filters, depth.anatomy(), notes) if filters else []
     if method == "slerp" and (filters or smooth):
         genome.problem("filters" if filters else "smooth", "mergekit-evolve has none for slerp")
     blocks = 0
     if step:
-        layers = depth.skeleton().layers
+        layers = depth.anatomy().layers
         if layers is None:
             genome.problem(
                 "layer_granularity",
@@ -181,13 +183,13 @@ def _fixed(method: str, normalize: bool) -> dict[str, Any]:
     return fixed
 
 
-def _roles(filters: tuple[str, ...], skeleton: Skeleton, notes: list[str]) -> list[str]:
+def _roles(filters: tuple[str, ...], anatomy: Anatomy, notes: list[str]) -> list[str]:
     """Role classes for name filters, of which the first that a name contains decides."""
     found: list[str] = []
     for text in filters:
-        for role in ROLES:
-            finer = {part: _hit(text, skeleton, role, part) for part in PROJECTIONS.get(role, ())}
-            hit = _hit(text, skeleton, role)
+        for role in DENSE:
+            finer = {part: _hit(text, anatomy, role, part) for part in PROJECTIONS.get(role, ())}
+            hit = _hit(text, anatomy, role)
             if not hit or role in found:
                 continue
             if hit == 1.0 and not set(finer) & set(found):
@@ -209,23 +211,23 @@ def _roles(filters: tuple[str, ...], skeleton: Skeleton, notes: list[str]) -> li
             more = [part for part in parts if part not in found]
             notes.append(f"{', '.join(more)}, which no filter names, have {OWN}")
             found += more
-    rest = [r for r in ROLES if r not in found and not set(PROJECTIONS.get(r, ())) & set(found)]
+    rest = [r for r in DENSE if r not in found and not set(PROJECTIONS.get(r, ())) & set(found)]
     inside = [role for role in rest if role not in OTHER]
     outside = ["other"] if set(rest) >= set(OTHER) else [role for role in rest if role in OTHER]
     return [*found, *inside, *outside]
 
 
-def _hit(text: str, skeleton: Skeleton, role: str, part: str | None = None) -> float:
+def _hit(text: str, anatomy: Anatomy, role: str, part: str | None = None) -> float:
     """The share of the tensors of a role (of a finer one) whose names contain ``text``; of norms, those in
     blocks."""
     names = [
         name
-        for name in skeleton.names(1)
-        if (place := place_of(name)).role == role
+        for name, place in anatomy.places(1).items()
+        if place.role == role
         and part in (None, place.projection)
         and (role != "norm" or place.layer is not None)
     ]
-    return sum(text in name for name in names) / len(names)
+    return sum(text in name for name in names) / max(1, len(names))
 
 
 def _fitness(section: config.Section, notes: list[str]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from evomerge.merging.blueprint import Blueprint
 from evomerge.params import Value
 from evomerge.parents import Parents
 from evomerge.recipe import BASE, Group, Recipe, check_named, uncovered
-from evomerge.tensors import Place, path_of, place_of
+from evomerge.tensors import Place
 
 EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 MATERIALIZE = "materialize the recipe with `evomerge merge` instead"
@@ -81,8 +81,8 @@ def _documents(recipe: Recipe, prefix: str) -> tuple[list[dict[str, Any]], str]:
         )
     parents = open_parents(recipe)
     blueprint = Blueprint.of(parents)
-    check_named(recipe, blueprint.names)
-    if missing := uncovered(recipe, blueprint.names):
+    check_named(recipe, blueprint.names, blueprint.ties)
+    if missing := uncovered(recipe, blueprint.places):
         raise InputError(f"no group of the recipe matches {missing[0]!r}; nothing was exported")
     models = {**({BASE: recipe.base} if recipe.base else {}), **recipe.models}
     earlier, names, comment = list[dict[str, Any]](), dict[str, str](), ""
@@ -100,28 +100,35 @@ def _documents(recipe: Recipe, prefix: str) -> tuple[list[dict[str, Any]], str]:
         group = recipe.group_of(site.place)
         assert group is not None
         groups[site.name] = _plain(group, site.place)
-    groups.setdefault(HEAD, _tied_head(recipe, groups))
+    places = {HEAD: Place(None, "head", layers, "", HEAD, HEAD), **blueprint.places}
+    if not {EMBED, NORM} <= set(places):
+        raise InputError(
+            f"filters are written for models whose tensors are called as Llama's are, and this one has no {EMBED}; "
+            f"{MATERIALIZE}"
+        )
+    groups.setdefault(HEAD, _tied_head(recipe, places[HEAD], groups))
     groups = _translated(groups, max(math.prod(site.shape) for site in blueprint.sites))
     tokenizer, said = _tokenizer(recipe, parents, groups, names)
     comment += said
     parts = list(dict.fromkeys(_Part.of(group) for group in groups.values()))
     if any("+" in name for name in names.values()):
         comment += "# adapters: mergekit wants --lora-merge-cache DIR\n"
-    documents = [_merge(part, _filled(part, groups), layers, names, recipe) for part in parts]
+    documents = [
+        _merge(part, _filled(part, groups, places), places, layers, names, recipe) for part in parts
+    ]
     for document in documents:
         document.update(tokenizer)
     if len(documents) > 1:
         labels = [f"{prefix}part-{number}-{part.method}" for number, part in enumerate(parts, 1)]
-        last = _pick(parts, labels, groups, layers, recipe.dtype)
+        last = _pick(parts, labels, groups, places, layers, recipe.dtype)
         documents = [{"name": label, **each} for label, each in zip(labels, documents, strict=True)]
         documents.append(last)
     return [*earlier, *documents], comment
 
 
-def _tied_head(recipe: Recipe, groups: Mapping[str, Group]) -> Group:
+def _tied_head(recipe: Recipe, place: Place, groups: Mapping[str, Group]) -> Group:
     """What the recipe says of a head that is no tensor of its own, where another tensor is merged
     by the same method; else what it says of the final norm. It makes no difference."""
-    place = place_of(HEAD)
     group = recipe.group_of(place)
     plain = group and _plain(group, place)
     known = plain and _Part.of(plain) in map(_Part.of, groups.values())
@@ -204,14 +211,16 @@ def _tokenizer(
 # -- documents -----------------------------------------------------------------------------------
 
 
-def _filled(part: _Part, groups: Mapping[str, Group]) -> dict[str, Group]:
+def _filled(
+    part: _Part, groups: Mapping[str, Group], places: Mapping[str, Place]
+) -> dict[str, Group]:
     """``groups`` with those of other parts replaced by what this part did last for the same tensor of a block
     before, or for their role."""
     own = {name: group for name, group in groups.items() if _Part.of(group) == part}
     recent: dict[str, Group] = {}
     filled = {}
     for name in groups:
-        place, path = place_of(name), path_of(name)
+        place, path = places[name], places[name].inner
         if name in own:
             recent[path] = recent[place.role] = own[name]
         known = (own.get(name), recent.get(path), recent.get(place.role))
@@ -226,6 +235,7 @@ def _has_base(peer: Peer, recipe: Recipe) -> bool:
 def _merge(
     part: _Part,
     groups: Mapping[str, Group],
+    places: Mapping[str, Place],
     layers: int,
     names: Mapping[str, str],
     recipe: Recipe,
@@ -235,15 +245,17 @@ def _merge(
     based = _has_base(peer, recipe)
     parameters = [p for p in methods.get(part.method).parameters if p.name in peer.arguments]
     slices = []
-    for low, high, by_name in _runs(groups, layers):
+    for low, high, by_name in _runs(groups, places, layers):
         shared = {
             p.name: setting
             for p in parameters
-            if not p.per_model and (setting := _setting(by_name, p.name)) is not None
+            if not p.per_model and (setting := _setting(by_name, places, p.name)) is not None
         }
         sources = []
         for model in part.models:
-            own = {p.name: _setting(by_name, p.name, model) for p in parameters if p.per_model}
+            own = {
+                p.name: _setting(by_name, places, p.name, model) for p in parameters if p.per_model
+            }
             entry = {"model": names[model], "layer_range": [low, high + 1]}
             sources.append({**entry, **({"parameters": own} if own else {})})
         if based:
@@ -262,38 +274,49 @@ def _pick(
     parts: Sequence[_Part],
     labels: Sequence[str],
     groups: Mapping[str, Group],
+    places: Mapping[str, Place],
     layers: int,
     dtype: str,
 ) -> dict[str, Any]:
     """The document that takes every tensor from the part responsible for it."""
     slices = []
-    for low, high, by_name in _runs(groups, layers):
+    for low, high, by_name in _runs(groups, places, layers):
         sources = []
         for part, label in zip(parts, labels, strict=True):
             weight = {role: float(_Part.of(group) == part) for role, group in by_name.items()}
             entry = {"model": label, "layer_range": [low, high + 1]}
-            sources.append({**entry, "parameters": {"weight": _filtered(weight)}})
+            sources.append({**entry, "parameters": {"weight": _filtered(weight, places)}})
         slices.append({"sources": sources, "parameters": {"normalize": False}})
     return {"merge_method": "linear", "slices": slices, "dtype": "float32", "out_dtype": dtype}
 
 
-def _runs(groups: Mapping[str, Group], layers: int) -> Runs[dict[str, Group]]:
+def _runs(
+    groups: Mapping[str, Group], places: Mapping[str, Place], layers: int
+) -> Runs[dict[str, Group]]:
     """Runs of layers that are merged alike, by the names of tensors in block 0. The first also rules the
     embedding, the last one the final norm and the head."""
-    runs = [(low, high, dict(by_name)) for low, high, by_name in runs_of(by_layer(groups, layers))]
+    runs = [
+        (low, high, dict(by_name))
+        for low, high, by_name in runs_of(by_layer(groups, places, layers))
+    ]
     last = runs[-1][2]
-    if any(group != groups[NORM] for name, group in last.items() if _class(name) == "norm"):
+    if any(group != groups[NORM] for n, group in last.items() if _class(places[n]) == "norm"):
         last[NORM] = groups[NORM]
     runs[0][2][EMBED], last[HEAD] = groups[EMBED], groups[HEAD]
     return runs
 
 
-def _class(name: str) -> str:
-    """The key of ``FILTERS`` that the tensor called ``name`` belongs to."""
-    return "final" if name == NORM else place_of(name).role
+def _class(place: Place) -> str:
+    """The key of ``FILTERS`` that the tensor at ``place`` belongs to."""
+    return "final" if place.tensor == NORM else place.role
 
 
-def _setting(by_name: Mapping[str, Group], parameter: str, model: str | None = None) -> Any:
+def _setting(
+    by_name: Mapping[str, Group],
+    places: Mapping[str, Place],
+    parameter: str,
+    model: str | None = None,
+) -> Any:
     """The values of a parameter (of a model) by tensor, as mergekit writes them."""
     values: dict[str, Value] = {}
     for name, group in by_name.items():
@@ -302,10 +325,10 @@ def _setting(by_name: Mapping[str, Group], parameter: str, model: str | None = N
             assert model is not None
             value = value[model]
         values[name] = value
-    return _filtered(values)
+    return _filtered(values, places)
 
 
-def _filtered(values: Mapping[str, Value]) -> Any:
+def _filtered(values: Mapping[str, Value], places: Mapping[str, Place]) -> Any:
     """One value, or a list of filters where tensors differ."""
     if _are_one(values.values()):
         return next(iter(values.values()))
@@ -313,7 +336,7 @@ def _filtered(values: Mapping[str, Value]) -> Any:
     plain = {name: 1.0 if value is None else value for name, value in values.items()}
     found: dict[str, Value] = {}  # filter -> value
     for kind, text in FILTERS.items():
-        own = {path_of(name): value for name, value in plain.items() if _class(name) == kind}
+        own = {places[n].inner: value for n, value in plain.items() if _class(places[n]) == kind}
         for path, value in own.items():
             module = path.rpartition(".")[0]
             both = [own[each] for each in own if each.startswith(f"{module}.")]

@@ -13,14 +13,13 @@ from typing import Any
 from evomerge import config, methods, recipe
 from evomerge.checkpoint import DTYPES, ModelRef
 from evomerge.errors import ConfigError, one_of
+from evomerge.interop.anatomy import UNKNOWN_DEPTH, Anatomy, read_anatomy
 from evomerge.interop.blends import Blend, Resolver
 from evomerge.interop.catalogue import PEERS
 from evomerge.interop.document import Document, parse_document
 from evomerge.interop.layout import groups_of
 from evomerge.interop.naming import name_models
-from evomerge.interop.skeleton import UNKNOWN_DEPTH, Skeleton, read_skeleton
 from evomerge.recipe import BASE, Body, Group, Recipe
-from evomerge.tensors import place_of
 
 
 def recipe_of(nodes: Sequence[config.Node], layers: int | None = None) -> tuple[Recipe, list[str]]:
@@ -42,11 +41,12 @@ def recipe_of(nodes: Sequence[config.Node], layers: int | None = None) -> tuple[
     model = next((name for name in _mentioned(documents) if name not in parts), "")
     if not model:
         raise ConfigError([f"{last.node.file}: names no model but its own merges"])
-    skeleton = read_skeleton(ModelRef(model))
-    skeleton = replace(skeleton, layers=skeleton.layers or layers)
-    blends = Resolver(parts, skeleton, problems).resolve(last)
+    anatomy = read_anatomy(ModelRef(model))
+    anatomy = replace(anatomy, layers=anatomy.layers or layers)
+    resolver = Resolver(parts, anatomy, problems)
+    blends = resolver.resolve(last)
     problems.check()
-    return _Assembler(documents, last, skeleton, model).recipe(blends)
+    return _Assembler(documents, last, anatomy, resolver.layers, model).recipe(blends)
 
 
 def _last(documents: Sequence[Document]) -> Document:
@@ -76,12 +76,17 @@ class _Assembler:
     """Makes the recipe of what was resolved."""
 
     def __init__(
-        self, documents: Sequence[Document], last: Document, skeleton: Skeleton, model: str
+        self,
+        documents: Sequence[Document],
+        last: Document,
+        anatomy: Anatomy,
+        layers: int,
+        model: str,
     ) -> None:
-        self.documents, self.last, self.skeleton = documents, last, skeleton
+        self.documents, self.last, self.anatomy, self.layers = documents, last, anatomy, layers
         self.file = last.node.file
         self.notes = [note for document in documents for note in document.notes]
-        if skeleton.architecture is None and any(b.filter for d in documents for b in d.branches):
+        if anatomy.skeleton is None and any(b.filter for d in documents for b in d.branches):
             self.notes.append(
                 f"{model} is not at hand: filters are read for models without biases and without norms "
                 "inside attention"
@@ -152,10 +157,10 @@ class _Assembler:
         return recipe.group(blend.method, models, values)
 
     def _grouped(self, groups: Mapping[str, Group]) -> tuple[Group, ...]:
-        layers = 1 + max(place_of(tensor).layer or 0 for tensor in groups)
+        places = self.anatomy.places(self.layers)
         sliced = self.last.slices[0].sources[0].layers is not None
-        unknown = self.skeleton.layers is None
-        found = groups_of(groups, layers, ranged=sliced and unknown)
+        unknown = self.anatomy.layers is None
+        found = groups_of(groups, places, self.layers, ranged=sliced and unknown)
         if unknown and not sliced and any(group.layers or group.tensors for group in found):
             what = (
                 "norms of a block"
@@ -167,7 +172,7 @@ class _Assembler:
 
     def _dtype(self) -> str:
         given = self.last.dtype or next((d.dtype for d in self.documents if d.dtype), None)
-        found = given or self.skeleton.dtype
+        found = given or self.anatomy.dtype
         if found is None:
             self.notes.append(
                 "mergekit would keep the dtype of the models; it is not known here, so check `dtype`"

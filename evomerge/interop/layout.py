@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from evomerge.recipe import Group
-from evomerge.tensors import OTHER, PROJECTIONS, ROLES, Place, at_layer, place_of
+from evomerge.tensors import OTHER, PROJECTIONS, ROLES, Place
 
 T = TypeVar("T")
 Runs = list[tuple[int, int, T]]  # first and last layer, what they have in common
@@ -26,17 +26,21 @@ def runs_of(values: Sequence[T]) -> Runs[T]:
     return runs
 
 
-def by_layer(groups: Mapping[str, Group], layers: int) -> list[dict[str, Group]]:
-    """Tensor, as it is called in block 0 -> group, for each layer."""
+def by_layer(
+    groups: Mapping[str, Group], places: Mapping[str, Place], layers: int
+) -> list[dict[str, Group]]:
+    """Tensor, as it is called in block 0 -> group, for each layer; ``places`` holds them all."""
     found: list[dict[str, Group]] = [{} for _ in range(layers)]
     for name, group in groups.items():
-        layer = place_of(name).layer
-        if layer is not None:
-            found[layer][at_layer(name, 0)] = group
+        place = places[name]
+        if place.layer is not None:
+            found[place.layer][place.at(0)] = group
     return found
 
 
-def groups_of(groups: Mapping[str, Group], layers: int, *, ranged: bool) -> tuple[Group, ...]:
+def groups_of(
+    groups: Mapping[str, Group], places: Mapping[str, Place], layers: int, *, ranged: bool
+) -> tuple[Group, ...]:
     """Groups that merge every tensor as ``groups`` says.
 
     They go by layer and role, by finer role where roles say too little, and else by name: norms of a block
@@ -44,12 +48,12 @@ def groups_of(groups: Mapping[str, Group], layers: int, *, ranged: bool) -> tupl
 
     Args:
         groups: tensor -> what merges it, with neither layers nor roles nor tensors.
+        places: where the tensors sit.
         layers: number of blocks.
         ranged: name the layers even where they make no difference.
     """
-    depths, named = _classes(by_layer(groups, layers))
-    places = {name: place_of(name) for name in groups}
-    outside = {at.role: groups[name] for name, at in places.items() if at.layer is None}
+    depths, named = _classes(by_layer(groups, places, layers), places)
+    outside = {places[n].role: each for n, each in groups.items() if places[n].layer is None}
     constant = dict(outside)  # roles that depth makes no difference to
     varying = {}
     for role, runs in depths.items():
@@ -64,9 +68,10 @@ def groups_of(groups: Mapping[str, Group], layers: int, *, ranged: bool) -> tupl
     *rest, (last, left) = sorted(_alike(constant), key=lambda found: len(found[1]))
     for name, runs in named.items():
         # what is left needs no name, where the depth is certain and no other group takes it
-        free = not ranged and (place_of(name).role not in outside or place_of(name).role in left)
+        role = places[name].role
+        free = not ranged and (role not in outside or role in left)
         found += [
-            replace(each, tensors=tuple(at_layer(name, layer) for layer in range(low, high + 1)))
+            replace(each, tensors=tuple(places[name].at(layer) for layer in range(low, high + 1)))
             for low, high, each in runs
             if not (free and each == last)
         ]
@@ -74,7 +79,9 @@ def groups_of(groups: Mapping[str, Group], layers: int, *, ranged: bool) -> tupl
     return (*found, replace(last, roles=_short(left) if ranged else None))
 
 
-def _classes(blocks: Sequence[Mapping[str, Group]]) -> tuple[dict[str, Runs[Group]], ...]:
+def _classes(
+    blocks: Sequence[Mapping[str, Group]], places: Mapping[str, Place]
+) -> tuple[dict[str, Runs[Group]], ...]:
     """Runs of layers by role, or by finer role, and by tensor where those do not tell enough apart."""
     by_role: dict[str, Runs[Group]] = {}
     by_name: dict[str, Runs[Group]] = {}
@@ -85,11 +92,11 @@ def _classes(blocks: Sequence[Mapping[str, Group]]) -> tuple[dict[str, Runs[Grou
     def runs(name: str) -> Runs[Group]:
         return runs_of([block[name] for block in blocks])
 
-    for role, names in _sorted(blocks[0], lambda place: place.role).items():
+    for role, names in _sorted(blocks[0], lambda name: places[name].role).items():
         if alike(names):
             by_role[role] = runs(names[0])
             continue
-        for finer, own in _sorted(names, lambda place: place.projection).items():
+        for finer, own in _sorted(names, lambda name: places[name].projection).items():
             if finer and alike(own):
                 by_role[finer] = runs(own[0])
             else:
@@ -97,11 +104,11 @@ def _classes(blocks: Sequence[Mapping[str, Group]]) -> tuple[dict[str, Runs[Grou
     return by_role, by_name
 
 
-def _sorted(names: Iterable[str], key: Callable[[Place], str]) -> dict[str, list[str]]:
-    """The names by what ``key`` says of their place."""
+def _sorted(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
+    """The names by what ``key`` says of them."""
     found: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(key(place_of(name)), []).append(name)
+        found.setdefault(key(name), []).append(name)
     return found
 
 

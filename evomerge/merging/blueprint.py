@@ -7,13 +7,13 @@ embedding. A block may come from another depth of the parents, twice or not at a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from evomerge import tensors
 from evomerge.checkpoint import Checkpoint
 from evomerge.parents import Parents
+from evomerge.tensors import Place, ordered
 
 _NOT_MERGED = ("dtype", "torch_dtype", "quantization_config")  # of one parent's files only
 
@@ -31,7 +31,7 @@ class Site:
 
     name: str
     shape: tuple[int, ...]
-    place: tensors.Place
+    place: Place
     origin: Mapping[str, str]
 
 
@@ -42,11 +42,13 @@ class Blueprint:
     Attributes:
         sites: in depth order.
         layers: blocks.
+        ties: the name of a tied tensor -> that of the one it is.
         tied: whether the head is the embedding.
     """
 
     sites: tuple[Site, ...]
     layers: int
+    ties: Mapping[str, str]
     tied: bool
     _config: Mapping[str, Any]
 
@@ -66,22 +68,25 @@ class Blueprint:
         copies: dict[int | None, list[int | None]] = {None: [None]}
         for layer, block in enumerate(blocks):
             copies.setdefault(block, []).append(layer)
-        origin = {
-            name if layer is None else tensors.at_layer(name, layer): name
-            for name in models[whole].names
-            for layer in copies.get(tensors.place_of(name).layer, ())
-        }
+        moved = [
+            (_moved(place, layer, len(blocks)), name)
+            for name, place in models[whole].places.items()
+            for layer in copies.get(place.layer, ())
+        ]
+        places = {place.tensor: place for place, _ in moved}
+        origin = {place.tensor: name for place, name in moved}
         sites = tuple(
             Site(
                 name,
                 parents.shape(whole, origin[name]),
-                tensors.place_of(name, len(blocks)),
+                places[name],
                 dict.fromkeys(models, origin[name]),
             )
-            for name in tensors.ordered(origin)
+            for name in ordered(places)
         )
         tied = models[whole].tied
-        return cls(sites, len(blocks), tied, _config(parents, tied, list(blocks)))
+        config = _config(parents, tied, list(blocks))
+        return cls(sites, len(blocks), models[whole].ties, tied, config)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -93,9 +98,20 @@ class Blueprint:
         """Of the sites, by name."""
         return {site.name: site.shape for site in self.sites}
 
+    @cached_property
+    def places(self) -> Mapping[str, Place]:
+        """Of the sites, by name."""
+        return {site.name: site.place for site in self.sites}
+
     def config(self) -> Mapping[str, Any]:
         """``config.json``, but for the dtype."""
         return self._config
+
+
+def _moved(place: Place, layer: int | None, layers: int) -> Place:
+    """The same place in a block of another number, in a model of so many ``layers``."""
+    tensor = place.tensor if layer is None else place.at(layer)
+    return replace(place, layer=layer, layers=layers, tensor=tensor)
 
 
 def notes_on(parents: Parents) -> list[str]:

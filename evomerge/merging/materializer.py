@@ -30,6 +30,7 @@ from evomerge.parents import Parents
 from evomerge.parents.statistics import Statistics
 from evomerge.recipe import BASE, Group, Recipe, check_named, check_rows
 from evomerge.rows import COLUMNS, Array
+from evomerge.skeleton.conversion import views
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +74,7 @@ class Materializer:
         self._threads = threads if device == "cpu" else 1
         self._resident: dict[str, str] = {}  # tensor -> signature of its merge in the last model
         self._model: Callable[[], Any] = lambda: None  # held by whoever runs it
+        self._live: Mapping[str, torch.Tensor] = {}  # its memory, by the names of sites
 
     def into(self, recipe: Recipe, model: Any) -> None:
         """Merge ``recipe`` into the parameters of ``model``; see ``merge_into``.
@@ -87,10 +89,10 @@ class Materializer:
         """
         import torch
 
-        parameters = dict(model.named_parameters())
-        self._check_fit(parameters)
         if model is not self._model():
-            self._model, self._resident = weakref.ref(model), {}
+            self._model, self._resident, self._live = weakref.ref(model), {}, views(model)
+        parameters = self._live
+        self._check_fit(parameters)
         dtype = getattr(torch, recipe.dtype)
         room = _Room(dtype, self._device)
         tasks = [t for t in self._tasks(recipe) if self._resident.get(t.site.name) != t.signature]
@@ -98,7 +100,7 @@ class Materializer:
             self._resident.pop(task.site.name, None)
 
         def merge(task: _Task) -> None:
-            parameter = parameters[task.site.name].data
+            parameter = parameters[task.site.name]
             # rounded to the recipe's dtype first, as on disk
             fits = parameter.dtype == dtype and parameter.is_contiguous()
             out = parameter if fits else room.of(parameter.shape)
@@ -181,9 +183,8 @@ class Materializer:
     def _tasks(self, recipe: Recipe) -> list[_Task]:
         """One task a tensor, the biggest first, so that no thread is left with one at the end."""
         self._statistics.require(recipe)
-        check_rows(recipe, self.blueprint.shapes)
-        groups: dict[int, list[Site]] = {}
-        number = {id(group): index for index, group in enumerate(recipe.groups)}
+        check_rows(recipe, self.blueprint.shapes, self.blueprint.places)
+        groups: dict[int, tuple[Group, list[Site]]] = {}
         for site in self.blueprint.sites:
             group = recipe.group_of(site.place)
             if group is None:
@@ -192,11 +193,10 @@ class Materializer:
                     f"{site.place.role}); end the list of groups with one that has neither layers nor roles nor "
                     "tensors"
                 )
-            groups.setdefault(number[id(group)], []).append(site)
-        check_named(recipe, self.blueprint.names)
+            groups.setdefault(id(group), (group, []))[1].append(site)
+        check_named(recipe, self.blueprint.names, self.blueprint.ties)
         tasks = []
-        for index, members in groups.items():
-            group = recipe.groups[index]
+        for group, members in groups.values():
             totals = self._survey(recipe, group, members)
             common = f"{group.method} {group.models} {sorted(group.values.items())} {recipe.seed} {recipe.dtype}"
             if recipe.body.data and methods.get(group.method).statistics:
@@ -336,7 +336,7 @@ class _Room(threading.local):
         size = math.prod(shape)
         if self._memory is None or self._memory.numel() < size:
             self._memory = torch.empty(size, dtype=self._dtype, device=self._device)
-        return self._memory[:size].view(*shape)
+        return self._memory[:size].view(tuple(shape))
 
 
 class _Members:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from evomerge import tensors
 from evomerge.checkpoint import Checkpoint, matching_rows, same_tokenizer, vocabulary
 from evomerge.errors import Incompatible
 
@@ -75,8 +74,7 @@ def aligned_rows(models: Mapping[str, Checkpoint], tokenizer: str) -> dict[str, 
 
 def _differences(model: Checkpoint, first: Checkpoint) -> list[str]:
     ours, theirs = (
-        {n for n in m.names if not tensors.ignored(n, tied=model.tied or first.tied)}
-        for m in (model, first)
+        {n for n in m.names if n not in model.ties and n not in first.ties} for m in (model, first)
     )
     if differing := sorted(ours ^ theirs):
         return [f"tensors differ: only one has {differing[0]!r} ({len(differing)} in all)"]
@@ -84,7 +82,7 @@ def _differences(model: Checkpoint, first: Checkpoint) -> list[str]:
         if name not in ours:
             continue
         shape, first_shape = model.entry(name).shape, first.entry(name).shape
-        if by_token(name) and (shape[0], first_shape[0]) == (model.height, first.height):
+        if model.by_token(name) and (shape[0], first_shape[0]) == (model.height, first.height):
             shape_of_one, shape_of_other = shape[1:], first_shape[1:]
         else:
             shape_of_one, shape_of_other = shape, first_shape
@@ -95,8 +93,3 @@ def _differences(model: Checkpoint, first: Checkpoint) -> list[str]:
         if mine is not None and other is not None and mine != other:
             return [f"config.json differs: {key} is {mine!r} and {other!r}"]
     return []
-
-
-def by_token(name: str) -> bool:
-    """True if the rows of ``name`` belong to tokens."""
-    return tensors.place_of(name).role in ("embed", "head")

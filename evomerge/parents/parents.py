@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from evomerge import tensors
 from evomerge.checkpoint import ABSENT, Checkpoint, ModelRef
-from evomerge.parents.alignment import aligned_rows, by_token
+from evomerge.parents.alignment import aligned_rows
 from evomerge.recipe import BASE, Recipe
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class Parents:
     def shape(self, model: str, name: str) -> tuple[int, ...]:
         """Of ``tensor(model, name)``."""
         stored = self.models[model].entry(self.stored_name(model, name)).shape
-        return (self.height, *stored[1:]) if by_token(name) else stored
+        return (self.height, *stored[1:]) if self.models[model].by_token(name) else stored
 
     def tensor(self, model: str, name: str) -> torch.Tensor:
         """The parameter ``name`` of a model, aligned, adapter applied.
@@ -91,9 +90,7 @@ class Parents:
 
     def stored_name(self, model: str, name: str) -> str:
         """What the model's files call the parameter ``name``."""
-        checkpoint = self.models[model]
-        tied_head = checkpoint.tied and tensors.place_of(name).role == "head"
-        return checkpoint.embedding if tied_head else name
+        return self.models[model].read_as(name)
 
     def aligned(self, model: str, name: str, values: torch.Tensor) -> torch.Tensor:
         """What is known of the entries of a parameter, aligned as ``tensor(model, name)`` is.
@@ -133,7 +130,7 @@ class Parents:
 
     def _moves(self, model: str, name: str) -> bool:
         """True if the rows of this parameter are not those that the model stores."""
-        return bool(self._rows[model]) and by_token(name)
+        return bool(self._rows[model]) and self.models[model].by_token(name)
 
     def _stored(self, model: str, name: str) -> torch.Tensor:
         return self.models[model].tensor(self.stored_name(model, name))

@@ -70,13 +70,13 @@ class Run:
 
     @cached_property
     def space(self) -> SearchSpace:
-        names = {name for model in self.models.values() for name in model.names}
+        places = {n: place for model in self.models.values() for n, place in model.places.items()}
         shapes = None
         if "rows" in self.spec.space.parts:
             shapes = Blueprint.of(Parents(self.models, self.spec.tokenizer)).shapes
         layers = self.models[BASE].layers
         given = self.given
-        return SearchSpace(self.spec.space, self.template, layers, names, shapes, given=given)
+        return SearchSpace(self.spec.space, self.template, layers, places, shapes, given=given)
 
     @property
     def reserve(self) -> Cost:

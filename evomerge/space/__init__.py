@@ -12,7 +12,7 @@ are inactive and canonicalised, so equal recipes have equal genomes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from evomerge.space.parts.methods import SWEEP, everywhere, uniform
 from evomerge.space.parts.rows import RowSpec
 from evomerge.space.spec import METHODS, SpaceSpec, owners, parse_space
 from evomerge.space.start import Given, OtherRun, is_recipe_file
-from evomerge.tensors import place_of, places
+from evomerge.tensors import KEPT, Place, coarse, dense
 
 __all__ = ["SWEEP", "SearchSpace", "SpaceSpec", "parse_space"]
 
@@ -47,7 +47,8 @@ class SearchSpace:
         spec: the configuration.
         template: a recipe without groups.
         layers: blocks of the merged model.
-        names: of its tensors; a space that tells those of one layer and role apart cannot do without.
+        places: of its tensors, by name; without, those of a dense model. A space that tells tensors of one
+            layer and role apart cannot do without.
         shapes: of its tensors; a space with row weights cannot do without.
         given: the merges of each other run that ``start`` names.
 
@@ -55,6 +56,7 @@ class SearchSpace:
         dims: the axes, as optimizers see them.
         spec: the configuration it was made from.
         rows: what it says of row weights; None where it has none.
+        places: of the tensors of the merged models, by name.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class SearchSpace:
         spec: SpaceSpec,
         template: Recipe,
         layers: int,
-        names: Iterable[str] = (),
+        places: Mapping[str, Place] | None = None,
         shapes: Mapping[str, Sequence[int]] | None = None,
         *,
         given: Given | None = None,
@@ -78,10 +80,15 @@ class SearchSpace:
             pairs.insert(0, (PARTS.get(METHODS), None))
         pairs.sort(key=lambda pair: not pair[0].GROUPS)  # what draws the groups comes first
         decided = frozenset(name for kind, _ in pairs for name in kind.PARAMETERS)
-        if spec.is_fine and not names:
+        if spec.is_fine and not places:
             raise ValueError("a space of single tensors or projections is fitted to their names")
-        self._places = tuple(places(layers, names if spec.is_fine else ()))
-        whole = Fit(spec, self.sources, layers, self._places, decided)
+        self.places = places or {}
+        named = {role for role in spec.roles if role in KEPT}
+        varied = [p for p in self.places.values() if p.role not in KEPT or p.role in named]
+        if not spec.is_fine:
+            varied = coarse(varied, layers) if varied else dense(layers)
+        self._places = tuple(varied)
+        whole = Fit(spec, self.sources, layers, self._places, decided, self.places)
         self._fixed = [kind(settings, whole) for kind, settings in pairs if kind.FIXED]
         taken = self._with_fixed(Body())
         free = tuple(place for place in self._places if taken.group_of(place) is None)
@@ -111,7 +118,7 @@ class SearchSpace:
         genes, body = self._canonical(genome)
         body = self._parts[-1].draw(genes[self._genes[-1]], body)
         kept = self._with_fixed(Body())
-        free = {name: by for name, by in found.items() if kept.group_of(place_of(name)) is None}
+        free = {n: by for n, by in found.items() if kept.group_of(self.places[n]) is None}
         return tuple(
             float(value) if smooth else 0.0
             for part, span in zip(self._parts, self._genes, strict=True)
@@ -170,9 +177,9 @@ class SearchSpace:
         kept, by = self._with_fixed(Body()), self.rows.by
         found: dict[str, dict[str, Array]] = {}
         for name, shape in self._shapes.items():
-            place = place_of(name, self.layers)
+            place = self.places[name]
             group = recipe.group_of(place)
-            if group is None or kept.group_of(place) is not None:
+            if group is None or kept.group_of(place) is not None or "weight" not in group.values:
                 continue
             weights: Any = group.values["weight"]
             # a weight of 0 has no use for factors

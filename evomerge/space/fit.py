@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from evomerge import methods
@@ -23,6 +24,7 @@ class Fit:
         sources: their names, in order.
         layers: blocks of the merged model.
         places: where tensors are that the space may vary: those that a fixed part decides left out.
+        place_of: by name, of every tensor.
         decided: parameters of methods that other parts than ``methods`` draw.
     """
 
@@ -31,6 +33,7 @@ class Fit:
     layers: int
     places: tuple[Place, ...]
     decided: frozenset[str] = frozenset()
+    place_of: Mapping[str, Place] = field(default_factory=dict)
 
     @cached_property
     def layout(self) -> Arrangement:

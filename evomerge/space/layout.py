@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import pairwise
 
 from evomerge.space.spec import SpaceSpec, expanded
-from evomerge.tensors import ROLES, Place, brief
+from evomerge.tensors import KEPT, ROLES, Place
 
 Classes = Sequence[tuple[str, ...] | None]  # roles that share values; None is all roles
 
@@ -87,11 +87,11 @@ class Arrangement:
 def arrange(spec: SpaceSpec, layers: int, places: Sequence[Place]) -> Arrangement:
     """Blocks or knots over ``layers`` layers x roles, or single tensors; the regions match all ``places``."""
     if spec.tensors:
-        names = [place.tensor for place in places]
+        labels = [place.brief for place in places]
         return Arrangement(
-            tuple(map(brief, names)),
-            tuple(Region(None, None, ((n, 1.0),), (name,)) for n, name in enumerate(names)),
-            tuple(Zone(brief(name), (n,)) for n, name in enumerate(names)),
+            tuple(labels),
+            tuple(Region(None, None, ((n, 1.0),), (at.tensor,)) for n, at in enumerate(places)),
+            tuple(Zone(label, (n,)) for n, label in enumerate(labels)),
         )
     classes: Classes = [(role,) for role in spec.roles] or [None]
     if spec.knots:
@@ -156,7 +156,7 @@ def _lay_knots(classes: Classes, count: int, layers: int) -> Arrangement:
 
 
 def _cover_all(classes: Classes) -> bool:
-    return expanded([role for roles in classes for role in roles or ()]) >= set(ROLES)
+    return expanded([role for roles in classes for role in roles or ()]) >= set(ROLES) - set(KEPT)
 
 
 def _outside(roles: Sequence[str] | None) -> bool:

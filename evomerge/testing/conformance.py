@@ -28,7 +28,8 @@ from evomerge import methods
 from evomerge.errors import InputError, did_you_mean
 from evomerge.lines import Lines, auto_alpha, line_factor
 from evomerge.methods import Inputs, Method, merge_states, merge_tensors
-from evomerge.tensors import Place, place_of
+from evomerge.skeleton import usual
+from evomerge.tensors import Place
 from evomerge.testing.originals import ORIGINALS
 from evomerge.testing.sparsify import sparsify
 
@@ -366,8 +367,9 @@ def _compare_lines(case: dict[str, Any], tensors: Tensors) -> str:
         if abs(alpha - wanted) > case["rtol"] * abs(wanted):
             return f"alpha is {alpha:.6g}, expected {wanted:.6g}"
     line = Lines(alpha, parameters["beta"], head="shallow")  # as the authors' code
+    places = usual(parameters["num_blocks"]).places
     for parameter, tensor in expected.items():
-        factor = line_factor(line, place_of(parameter, parameters["num_blocks"]))
+        factor = line_factor(line, places[parameter])
         error = (merge(name, parameter, factor) - tensor).abs()
         if not (error <= case["atol"] + case["rtol"] * tensor.abs()).all():
             return f"{parameter} is off by {float(error.max()):.3g}"

@@ -13,6 +13,7 @@ import torch
 from evomerge.checkpoint import ModelRef
 from evomerge.evolution.pulled import PARTS, pulled_rows, ways
 from evomerge.merging import Materializer, open_parents
+from evomerge.merging.blueprint import Blueprint
 from evomerge.recipe import Body, Recipe, group
 from evomerge.rows import BY, ROWS, RowWeights, count_of
 
@@ -47,7 +48,7 @@ def test_every_weight_goes_that_part_of_the_way(
 ) -> None:
     recipe = refined(family, by, {"chat": -0.0204, "sea": 0.61})
     parents, before = open_parents(recipe), merged(recipe)
-    after = pulled_rows(recipe, "chat", part)
+    after = pulled_rows(recipe, Blueprint.of(parents).places, "chat", part)
     assert after.body.rows is not None and after.body.rows.by == by
     for name, found in merged(after).items():
         chat = parents.tensor("chat", name).float()
@@ -63,7 +64,7 @@ def test_a_weight_of_nothing_moves_itself(family: dict[str, Path]) -> None:
     vectors = {name: {"sea": each["sea"]} for name, each in rows.vectors.items()}
     recipe = replace(recipe, body=replace(recipe.body, rows=RowWeights.of(vectors)))
     parents, before = open_parents(recipe), merged(recipe)
-    after = pulled_rows(recipe, "chat", 0.25)
+    after = pulled_rows(recipe, Blueprint.of(parents).places, "chat", 0.25)
     assert after.groups[0].values["weight"] == {"chat": 0.25, "sea": 0.5}
     for name, found in merged(after).items():
         chat = parents.tensor("chat", name).float()
@@ -75,7 +76,7 @@ def test_a_weight_of_nothing_moves_itself(family: dict[str, Path]) -> None:
 def test_without_row_weights_nothing_moves(family: dict[str, Path]) -> None:
     recipe = refined(family, ROWS, {"chat": 0.8, "sea": 0.5})
     plain = replace(recipe, body=replace(recipe.body, rows=None))
-    assert pulled_rows(plain, "chat", 0.5) == plain
+    assert pulled_rows(plain, {}, "chat", 0.5) == plain
 
 
 def test_ways_are_said_in_words() -> None:

@@ -21,18 +21,11 @@ from evomerge import config
 from evomerge.checkpoint import ModelRef
 from evomerge.errors import InputError
 from evomerge.recipe import Body, Recipe, group
+from evomerge.skeleton import usual
 
 ROOT = Path(__file__).parents[2]
 LAYERS = 4
-INSIDE = (
-    *(f"self_attn.{name}_proj" for name in "qkvo"),
-    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
-    *("input_layernorm", "post_attention_layernorm"),
-)
-NAMES = [
-    *("model.embed_tokens.weight", "model.norm.weight"),
-    *(f"model.layers.{layer}.{name}.weight" for layer in range(LAYERS) for name in INSIDE),
-]
+PLACES = usual(LAYERS).places
 
 
 @dataclass(frozen=True)
@@ -103,7 +96,7 @@ def run(path: Path) -> None:
     assert len(spec.digest) == 64
     for name in spec.names:
         assert spec.model(name).portable
-    models: Any = {"base": SimpleNamespace(layers=LAYERS, dtype="float32", names=NAMES)}
+    models: Any = {"base": SimpleNamespace(layers=LAYERS, dtype="float32", places=PLACES)}
     suite: Any = SimpleNamespace(objectives=(), measured=(), spec=spec.suite, teaching=dict)
     job = Run(spec, models, suite, "float32")
     job.space.starts()
@@ -164,7 +157,7 @@ def space(path: Path) -> None:
         {name: ModelRef(f"embedded:{name}") for name in sources},
         Body((group("linear", sources),)),
     )
-    made = SearchSpace(spec, template, LAYERS, NAMES)
+    made = SearchSpace(spec, template, LAYERS, PLACES)
     made.starts()
     for gene in (0.0, 0.6, 1.0):
         recipe = made.decode((gene,) * len(made.dims))

@@ -15,9 +15,8 @@ from evomerge.cli import main
 from evomerge.errors import ConfigError
 from evomerge.interop import from_mergekit, to_mergekit
 from evomerge.interop.settings import Branch
-from evomerge.interop.skeleton import Skeleton
 from evomerge.recipe import GROUP_ROLES, Group, Recipe, group
-from evomerge.tensors import places
+from evomerge.skeleton import usual
 
 MakeRecipe = Callable[..., Recipe]
 Import = Callable[..., Recipe]
@@ -47,7 +46,7 @@ def imported(write: Callable[[str], Path]) -> Import:
 def values(recipe: Recipe, parameter: str) -> dict[tuple[int | None, str], Any]:
     """(layer, role) -> value."""
     found = {}
-    for place in places(4):
+    for place in PLACES.values():
         own = recipe.group_of(place)
         assert own is not None
         found[place.layer, place.role] = own.values[parameter]
@@ -302,7 +301,8 @@ def test_an_exported_recipe_comes_back(
     assert Recipe.parse(config.parse(from_mergekit(path))).digest == recipe.digest
 
 
-NAMES = Skeleton(4, "LlamaForCausalLM").names(4)
+PLACES = usual(4).places
+NAMES = tuple(PLACES)
 WEIGHTS = st.integers(-5, 20).map(lambda n: n / 10)
 
 
@@ -349,7 +349,7 @@ def test_whatever_is_exported_comes_back(
     path = tmp_path_factory.mktemp("exported") / "exported.yaml"
     path.write_text(to_mergekit(recipe))
     back = Recipe.parse(config.parse(from_mergekit(path)))
-    for place in places(4, NAMES)[:-1]:  # the head is tied
+    for place in list(PLACES.values())[:-1]:  # the head is tied
         ours, theirs = recipe.group_of(place), back.group_of(place)
         assert ours is not None
         assert theirs is not None

@@ -19,8 +19,9 @@ from evomerge import config, merge, methods
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.interop import from_mergekit, to_mergekit
 from evomerge.interop.catalogue import PEERS
+from evomerge.merging import open_parents
+from evomerge.merging.blueprint import Blueprint
 from evomerge.recipe import Body, Group, Recipe, group
-from evomerge.tensors import place_of
 from evomerge.testing.models import tiny_family
 
 PYTHON = os.environ.get("EVOMERGE_MERGEKIT_PYTHON")
@@ -331,12 +332,13 @@ def test_mergekit_gives_the_same_tensors(
     recipe, folder = merges[family, name]
     ours = load_file(merge(recipe, tmp_path / "merged") / "model.safetensors")
     theirs, models = all_tensors(folder), parents_of(recipe)
+    places = Blueprint.of(open_parents(recipe)).places
     assert ours.keys() <= theirs.keys()
     for key, tensor in ours.items():
         expected = theirs[key]
         assert tensor.dtype == expected.dtype == torch.bfloat16
         equal = torch.isclose(tensor.float(), expected.float(), rtol=2**-7, atol=1e-6)
-        group = recipe.group_of(place_of(key))
+        group = recipe.group_of(places[key])
         assert group is not None
         wrong = ~equal & ~arbitrary(group, {model: own[key] for model, own in models.items()})
         assert wrong.float().mean() <= FLIPS.get(name, 0.0), (

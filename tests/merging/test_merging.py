@@ -19,7 +19,6 @@ from evomerge.errors import Incompatible, InputError
 from evomerge.merging.blueprint import Blueprint
 from evomerge.parents import Parents
 from evomerge.recipe import Body, Group, Recipe, group
-from evomerge.tensors import place_of
 from evomerge.testing.models import tiny_family
 
 SOURCES = ("chat", "sea")
@@ -100,10 +99,11 @@ def test_every_tensor_is_merged_by_its_own_group(family: dict[str, Path], tmp_pa
         seed=9,
     )  # fmt: skip
     merged = on_disk(recipe, tmp_path / "out")
+    places = Blueprint.of(Parents.open(recipe)).places
     loaded = {name: load_file(folder / "model.safetensors") for name, folder in family.items()}
     seen = set()
     for name, tensor in merged.items():
-        place = place_of(name)
+        place = places[name]
         rule = recipe.group_of(place)
         assert rule is not None
         seen.add(rule.method)

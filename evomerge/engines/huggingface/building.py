@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import GenerationConfig
 from transformers.utils import logging
 
 from evomerge.checkpoint import Checkpoint
 from evomerge.engines import Outline
+from evomerge.skeleton.modules import model_class, own_config
 
 
 def build_model(outline: Outline, donor: Checkpoint, dtype: str, device: str) -> Any:
@@ -20,11 +21,11 @@ def build_model(outline: Outline, donor: Checkpoint, dtype: str, device: str) ->
     It is loaded from the donor, whose vocabulary it has; a candidate overwrites every weight, and those
     of blocks that the donor lacks.
     """
-    content = dict(outline.config())
-    config = type(AutoConfig.for_model(content["model_type"])).from_dict(content)
+    content = outline.config()
+    kind = model_class(content, donor.name)
     with _quiet(), torch.random.fork_rng(devices=[]):
-        model = AutoModelForCausalLM.from_pretrained(
-            donor.folder, config=config, dtype=getattr(torch, dtype)
+        model = kind.from_pretrained(
+            donor.folder, config=own_config(kind, content), dtype=getattr(torch, dtype)
         )
     if (donor.folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(donor.folder)

@@ -14,7 +14,6 @@ from evomerge.space import simplex
 from evomerge.space.fit import Fit
 from evomerge.space.parts import Part
 from evomerge.space.settings import encode, is_domain, parse_setting
-from evomerge.tensors import place_of
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class LinesPart(Part):
     """The genes ``lines.alpha`` and ``lines.beta``, those that are searched."""
 
     def __init__(self, settings: LineSpec, fit: Fit) -> None:
-        self._spec, self._first, self._layers = settings, fit.places[0], fit.layers
+        self._spec, self._first, self._place_of = settings, fit.places[0], fit.place_of
         self.dims = settings.dims
 
     @staticmethod
@@ -125,7 +124,7 @@ class LinesPart(Part):
         by = dict.fromkeys(("alpha", "beta"), 0.0)
         for name, by_parameter in found.items():
             value = by_parameter.get(LINES, {}).get(ALL, 0.0)
-            place = place_of(name, self._layers)
+            place = self._place_of[name]
             for parameter, unit in (
                 ("alpha", Lines(1, 0, spec.head)),
                 ("beta", Lines(0, 1, spec.head)),

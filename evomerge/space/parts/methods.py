@@ -16,7 +16,7 @@ from evomerge.space.layout import Region
 from evomerge.space.parts import Part
 from evomerge.space.settings import encode, is_domain
 from evomerge.space.spec import SpaceSpec
-from evomerge.tensors import Place, place_of
+from evomerge.tensors import Place
 
 SWEEP = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)  # equal weights of the task-arithmetic baseline
 
@@ -57,7 +57,7 @@ class Methods(Part):
     def __init__(self, settings: None, fit: Fit) -> None:
         spec, sources = fit.spec, fit.sources
         self._spec, self._places, self._decided = spec, fit.places, fit.decided
-        self._layout, self._depth = fit.layout, fit.layers
+        self._layout, self._depth, self._place_of = fit.layout, fit.layers, fit.place_of
         self._methods = [methods.get(name) for name in spec.methods]
         self._teams = {name: fit.teams(name) for name in spec.methods}
         self._models = (*sources, BASE)
@@ -173,7 +173,7 @@ class Methods(Part):
         if self._spec.tensors:
             half = self._depth / 2
             regions = self._layout.regions
-            places = [place_of(region.tensors[0]) for region in regions if region.tensors]
+            places = [self._place_of[region.tensors[0]] for region in regions if region.tensors]
             keys |= {
                 "group": lambda at: (at.role, at.layer is not None and at.layer >= half),
                 "layer x role": lambda at: (at.role, at.layer),
@@ -278,7 +278,7 @@ class Methods(Part):
     def pull(self, genes: Genome, body: Body, found: Derivatives) -> Sequence[float]:
         slope = [0.0] * len(self.dims)
         for name, by_parameter in found.items():
-            region = self._layout.region_of(place_of(name, self._depth))
+            region = self._layout.region_of(self._place_of[name])
             zone = self._layout.zone_of(region.nearest)
             method = self._method_at(genes, zone)
             for parameter, by_model in by_parameter.items():

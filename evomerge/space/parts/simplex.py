@@ -13,7 +13,7 @@ from evomerge.recipe import BASE, Body, Recipe
 from evomerge.space import simplex
 from evomerge.space.fit import Fit, Team
 from evomerge.space.parts import Part
-from evomerge.tensors import Place, place_of
+from evomerge.tensors import Place
 
 SIMPLEX = "simplex"
 
@@ -28,6 +28,7 @@ class Simplex(Part):
 
     def __init__(self, settings: str, fit: Fit) -> None:
         self._layout, self._methods = fit.layout, fit.spec.methods
+        self._place_of = fit.place_of
         teams = [team for name in fit.spec.methods if _weighs(name) for team in fit.teams(name)]
         models = [m for m in (*fit.sources, BASE) if any(m in team[:-1] for team in teams)]
         spots = self._layout.spots
@@ -82,7 +83,7 @@ class Simplex(Part):
     def pull(self, genes: Genome, body: Body, found: Derivatives) -> Sequence[float]:
         slope = [0.0] * len(self.dims)
         for name, by_parameter in found.items():
-            place = place_of(name)
+            place = self._place_of[name]
             group = body.group_of(place)
             if group is None or not _weighs(group.method):
                 continue

@@ -1,0 +1,179 @@
+"""The skeleton of a model, from its modules: built on the meta device, so that nothing is computed or loaded."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from evomerge.errors import Incompatible
+from evomerge.skeleton.roles import projection_of, role_in_block, role_outside
+from evomerge.tensors import Place
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def meta_model(config: Mapping[str, Any], where: str) -> Any:
+    """The transformers model that a ``config.json`` describes, without memory for its weights.
+
+    Raises:
+        Incompatible: transformers has no such class, or makes no model of the config.
+    """
+    import torch
+    import transformers
+
+    architecture, kind = config["architectures"][0], model_class(config, where)
+    content = {key: value for key, value in config.items() if key != "quantization_config"}
+    try:
+        with _quiet():
+            own = own_config(kind, content)
+            if getattr(own, "is_encoder_decoder", False):
+                raise Incompatible(f"{where}: {architecture} has an encoder beside its decoder")
+            with torch.device("meta"):
+                model = kind(own)
+            model.tie_weights()
+    except Incompatible:
+        raise
+    except Exception as error:  # whatever a config makes transformers raise
+        said = " ".join(str(error).split())[:300]
+        raise Incompatible(
+            f"{where}: config.json: transformers {transformers.__version__} makes no {architecture} of it: "
+            f"{type(error).__name__}: {said}"
+        ) from None
+    return model
+
+
+def model_class(config: Mapping[str, Any], where: str) -> Any:
+    """The class of transformers that ``architectures`` names.
+
+    Raises:
+        Incompatible: there is none.
+    """
+    import transformers
+
+    architecture = config["architectures"][0]
+    kind = getattr(transformers, architecture, None)
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        raise Incompatible(
+            f"{where}: architectures: transformers {transformers.__version__} has no model called "
+            f"{architecture!r}; models whose code lies beside their weights cannot be merged"
+        )
+    return kind
+
+
+def own_config(kind: Any, content: Mapping[str, Any]) -> Any:
+    """The config of a model class, from what stands in a ``config.json``."""
+    return kind.config_class.from_dict(_read(content))
+
+
+def _read(value: Any) -> Any:
+    """Floats that JSON has no word for are written as ``{"__float__": Infinity}``."""
+    if isinstance(value, Mapping):
+        if set(value) == {"__float__"}:
+            return float(value["__float__"])
+        return {key: _read(item) for key, item in value.items()}
+    return [_read(item) for item in value] if isinstance(value, list) else value
+
+
+def places_of(model: Any) -> dict[str, tuple[Place, bool]]:
+    """Where each tensor of ``model`` sits, by its name in memory, and whether its rows belong to tokens."""
+    from torch import nn
+
+    modules = dict(model.named_modules())
+    stack, layers = _stack(model)
+    tower = stack.rpartition(".")[0]
+    embedding, head = model.get_input_embeddings(), _head(model)
+    tokens = getattr(embedding, "num_embeddings", None)
+    found: dict[str, tuple[Place, bool]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        owner = modules[name.rpartition(".")[0]]
+        norm = "norm" in type(owner).__name__.lower()
+        if stack and name.startswith(f"{stack}."):
+            number, _, path = name.removeprefix(f"{stack}.").partition(".")
+            role = role_in_block(path, norm, tensor.ndim < 2)
+            place = Place(
+                int(number), role, layers, projection_of(path, role), name, f"{stack}.{{}}.{path}"
+            )
+            found[name] = place, False
+            continue
+        if owner is embedding:
+            role = "embed"
+        elif owner is head:
+            role = "head"
+        elif isinstance(owner, nn.Embedding) and _is_in(name, tower):
+            role = "embed"
+        else:
+            role = role_outside(name, norm, _is_in(name, tower))
+        of_tokens = (
+            owner in (embedding, head)
+            or (role == "embed" and getattr(owner, "num_embeddings", None) == tokens)
+            or (role == "head" and tensor.ndim == 1 and tuple(tensor.shape) == (tokens,))
+        )
+        found[name] = Place(None, role, layers, "", name, name), of_tokens and tokens is not None
+    return found
+
+
+def _is_in(name: str, tower: str) -> bool:
+    return not tower or name.startswith(f"{tower}.")
+
+
+def _head(model: Any) -> nn.Module | None:
+    try:
+        head: nn.Module | None = model.get_output_embeddings()
+    except (AttributeError, NotImplementedError):  # of classes that have none
+        return None
+    return head
+
+
+def _stack(model: Any) -> tuple[str, int]:
+    """The name of the module list that holds the blocks, and how many; ``""`` and 0 if there is none.
+
+    It is the one as long as the config says; of several, and where none is, the one with most parameters.
+    """
+    from torch import nn
+
+    text = model.config.get_text_config()
+    depth = getattr(text, "num_hidden_layers", None)
+    lists = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)
+    }
+    fitting = {name: module for name, module in lists.items() if len(module) == depth} or lists
+
+    def size(name: str) -> tuple[int, int]:
+        # of lists inside one another the outermost
+        return sum(p.numel() for p in fitting[name].parameters()), -len(name)
+
+    if not fitting:
+        return "", 0
+    name = max(fitting, key=size)
+    return name, len(fitting[name])
+
+
+def tied_names(model: Any) -> dict[str, str]:
+    """Name -> the name of the parameter that it is, and that files hold: as the class says, else the first."""
+    others: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        others.setdefault(id(parameter), []).append(name)
+    said = getattr(model, "all_tied_weights_keys", None) or {}
+    found = {}
+    for names in others.values():
+        source = next((name for name in names if name not in said), names[0])
+        found.update({name: source for name in names if name != source})
+    return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what transformers says of configs on the way."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(before)

@@ -1,0 +1,119 @@
+"""Where tensors sit, by the modules of models, not by names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from evomerge.errors import Incompatible
+from evomerge.skeleton import check_architecture, check_depth, computed, usual
+from evomerge.tensors import FINE, PROJECTIONS, Place, coarse, dense, ordered
+from evomerge.testing.models import tiny_family
+
+FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3")
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_every_tensor_of_an_architecture_has_its_place(tmp_path: Path, architecture: str) -> None:
+    """Checked against what transformers itself saves, biases and untied heads included."""
+    shape: dict[str, Any] = (
+        {"tie_word_embeddings": False} if architecture in ("Llama", "Qwen2") else {}
+    )
+    folder = tiny_family(tmp_path, ("base",), architecture=architecture, **shape)["base"]
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        names = list(file.keys())
+    places = usual(4, f"{architecture}ForCausalLM").places
+    assert set(places) == {*names, "lm_head.weight"}
+    assert {p.layer for p in places.values()} == {None, 0, 1, 2, 3}
+    for name, place in places.items():
+        assert place.tensor == name
+        assert (place.layer is None) == (".layers." not in name)
+        expected = {
+            "norm" in name: "norm",
+            "_proj" in name: "attn" if "attn" in name else "mlp",
+            "embed" in name: "embed",
+            "lm_head" in name: "head",
+        }
+        assert place.role == expected[True]
+        assert place.projection in ("", *PROJECTIONS.get(place.role, ()))
+        assert place.projection == (
+            name.partition("_proj")[0].rpartition(".")[2] * ("_proj" in name)
+        )
+    assert ("lm_head.weight" in names) == bool(shape)
+
+
+def test_tensors_are_ordered_by_depth() -> None:
+    layers = [f"model.layers.{n}.mlp.up_proj.weight" for n in (0, 1, 2, 10, 11)]
+    expected = ("model.embed_tokens.weight", *layers, "model.norm.weight", "lm_head.weight")
+    places = usual(12).places
+    assert ordered({name: places[name] for name in sorted(expected)}) == expected
+    assert ordered({name: places[name] for name in reversed(expected)}) == expected
+
+
+def test_places_of_a_model_are_its_layers_and_roles() -> None:
+    assert coarse(usual(3).places.values(), 3) == dense(3)
+    tied = [place for place in usual(3).places.values() if place.role != "head"]
+    assert coarse(tied, 3) == dense(3), "a head that is the embedding has a place, too"
+
+
+def test_what_follows_from_the_config_is_no_tensor() -> None:
+    for name in (
+        "model.layers.3.self_attn.rotary_emb.inv_freq",
+        "model.rotary_emb.inv_freq",
+        "transformer.h.0.attn.masked_bias",
+        "gpt_neox.layers.0.attention.rotary_emb.cos_cached",
+    ):
+        assert computed(name), name
+    for name in ("lm_head.weight", "model.layers.0.self_attn.q_proj.bias", "inv_freq.weight"):
+        assert not computed(name), name
+
+
+def test_what_names_no_architecture_is_refused() -> None:
+    assert check_architecture({"architectures": ["Qwen3ForCausalLM"]}, "x") == "Qwen3ForCausalLM"
+    unknown: list[dict[str, object]] = [
+        {},
+        {"architectures": []},
+        {"architectures": None},
+        {"architectures": "LlamaForCausalLM"},
+        {"architectures": [["x"]]},
+        {"architectures": ["os.system"]},
+    ]
+    for config in unknown:
+        with pytest.raises(Incompatible, match=r"some/model: config.json: architectures: expected"):
+            check_architecture(config, "some/model")
+    with pytest.raises(Incompatible, match="no model called 'FictionForCausalLM'"):
+        usual(2, "FictionForCausalLM")
+    with pytest.raises(Incompatible, match="no model called 'AutoConfig'"):
+        usual(2, "AutoConfig")
+
+
+def test_a_config_of_more_blocks_than_tensors_is_not_built() -> None:
+    for config in ({"num_hidden_layers": 10**9}, {"text_config": {"num_hidden_layers": 10**9}}):
+        with pytest.raises(Incompatible, match="num_hidden_layers is 1,000,000,000"):
+            check_depth(config, "some/model", 290)
+    check_depth({"num_hidden_layers": 32, "text_config": None}, "some/model", 290)
+
+
+def test_a_tensor_has_the_same_name_in_every_block() -> None:
+    name, norm = "model.layers.12.self_attn.q_proj.weight", "model.norm.weight"
+    inside, outside = usual(13).places[name], usual(13).places[norm]
+    assert (inside.inner, outside.inner) == ("self_attn.q_proj.weight", norm)
+    assert (inside.at(3), outside.at(3)) == (name.replace("12", "3"), norm)
+    assert [each.brief for each in (inside, outside)] == ["12.self_attn.q_proj", "norm"]
+
+
+def test_a_place_lies_within_roles_finer_roles_and_names() -> None:
+    name = "model.layers.2.self_attn.q_proj.weight"
+    place = usual(3).places[name]
+    for roles, inside in ((["attn"], True), (["q"], True), (["k", "mlp"], False), (None, True)):
+        assert place.within(None, roles) == place.within((1, 2), roles, [name]) == inside
+        assert not place.within((3, 3), roles)
+        assert not place.within(None, roles, [name.replace("2", "1")])
+    assert all(not Place(2, "attn").within(None, [part]) for part in FINE), "it is not known which"
+
+
+def test_places_compare_by_value() -> None:
+    assert usual(3).places["model.layers.2.self_attn.q_proj.weight"] == Place(2, "attn")
