@@ -190,7 +190,6 @@ def recipe(tmp_path: Path, family: dict[str, Path]) -> Path:
         ("method: linear", "method: linear, models: [chat, chat]", ("'chat' stands twice",)),
         ("method: linear", "method: slerp", ("slerp takes exactly 1 of the source models, found 2",)),
         ("method: linear", "roles: [atn], method: linear", ("no role 'atn' (did you mean 'attn'?)",)),
-        ("method: linear", "tensors: model.norm, method: linear", ("groups[1].tensors: tensor 'model.norm' is not part",)),
     ],
 )  # fmt: skip
 def test_a_mistake_in_a_recipe_is_shown_with_file_line_and_hint(
@@ -330,11 +329,32 @@ def test_parents_with_other_vocabularies_and_no_tokenizer_are_refused(
     )
 
 
-def test_an_architecture_with_unknown_tensor_names_is_refused(
+def test_an_architecture_that_transformers_lacks_is_refused(
     parent: Path, refuse_parent: Refuse
 ) -> None:
-    edit(parent / "config.json", "LlamaForCausalLM", "FalconForCausalLM")
-    refuse_parent(parent, "'FalconForCausalLM' is not supported", "LlamaForCausalLM")
+    edit(parent / "config.json", "LlamaForCausalLM", "FictionForCausalLM")
+    refuse_parent(parent, "has no model called 'FictionForCausalLM'", "beside their weights")
+
+
+def test_weights_of_another_architecture_than_the_config_says_are_refused(
+    parent: Path, refuse_parent: Refuse
+) -> None:
+    edit(parent / "config.json", "LlamaForCausalLM", "GPT2LMHeadModel")
+    refuse_parent(parent, "its files lack", "GPT2LMHeadModel")
+
+
+def test_a_tensor_that_no_part_of_the_model_claims_is_refused(
+    parent: Path, refuse_parent: Refuse
+) -> None:
+    weights = load_file(parent / "model.safetensors")
+    save_file(
+        {**weights, "model.extra.weight": weights["model.norm.weight"].clone()},
+        parent / "model.safetensors",
+    )
+    refuse_parent(parent, "its files hold model.extra.weight", "a merge would lose it")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, parent / "model.safetensors")
+    refuse_parent(parent, "its files lack model.layers.1.mlp.up_proj.weight")
 
 
 def test_an_absent_or_damaged_weight_file_is_refused(parent: Path, refuse_parent: Refuse) -> None:
