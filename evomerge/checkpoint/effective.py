@@ -24,7 +24,8 @@ class Effective:
 
     Attributes:
         text: those of its language model.
-        declared: the names that the class of that knows: of two spellings one of these is read.
+        declared: the names that its class knows: of two spellings one of these is read. None where there is no
+            class.
         around: those of a model that holds the language model, other towers included; none where it is all.
     """
 
@@ -39,6 +40,14 @@ class Effective:
         inner = _class_of(str(text.get("model_type"))) or kind
         around = {} if text is whole else {k: v for k, v in whole.items() if not _is(v, text)}
         return cls(text, frozenset(_defaults(inner)), around)
+
+    def reads(self, name: str) -> bool:
+        """False if the class of the language model knows no such setting."""
+        return not self.declared or name in self.declared
+
+    def get(self, name: str) -> Any:
+        """The value of a setting; None where it is not there, or not read."""
+        return self.text.get(name) if self.reads(name) else None
 
     def setting(self, spellings: Sequence[str]) -> Any:
         """The value of a setting under the spelling that is read, else the first that is there; or None."""

@@ -182,9 +182,13 @@ def _length(effective: Effective) -> float:
 
 
 def _rest(effective: Effective) -> Values:
-    """The settings that no topic covers, without the harmless."""
+    """The settings that no topic covers, or covers without their being read, but for the harmless."""
     found = {**effective.around, **effective.text}
-    return {key: value for key, value in found.items() if not _settled(key)}
+    return {
+        key: value
+        for key, value in found.items()
+        if not _settled(key) or (key in _IF_READ and not effective.reads(key))
+    }
 
 
 # -- topics --------------------------------------------------------------------------------------
@@ -236,25 +240,24 @@ def _turns(given: Config, outer: Config) -> Values:
 
 def _window(effective: Effective, length: float) -> Values:
     """Which layers see how far back, where that is less than ``length`` tokens."""
-    text = effective.text
-    count = text.get("num_hidden_layers")
+    count = effective.get("num_hidden_layers")
     count = count if isinstance(count, int) and 0 < count < 10_000 else 1
-    kinds = text.get("layer_types")
+    kinds = effective.get("layer_types")
     if isinstance(kinds, list):
         kinds = [str(kind) for kind in kinds]
     else:
-        begin = text.get("max_window_layers") if text.get("use_sliding_window") else 0
+        begin = effective.get("max_window_layers") if effective.get("use_sliding_window") else 0
         begin = begin if isinstance(begin, int) else 0
         kinds = [_FULL if layer < begin else _SLIDING for layer in range(count)]
-    sizes = {kind: _number(text.get(name)) for kind, name in _WINDOWS.items()}
-    if text.get("use_sliding_window") is False:
+    sizes = {kind: _number(effective.get(name)) for kind, name in _WINDOWS.items()}
+    if effective.get("use_sliding_window") is False:
         sizes[_SLIDING] = None
     cuts = {kind: size for kind, size in sizes.items() if size and size < length and kind in kinds}
     kinds = [_FULL if kind in _WINDOWS and kind not in cuts else kind for kind in kinds]
     return {
         **{_WINDOWS[kind]: size for kind, size in cuts.items()},
         **({"layer_types": kinds} if set(kinds) != {_FULL} else {}),
-        **({"use_bidirectional_attention": True} if text.get("use_bidirectional_attention") else {}),
+        **({"use_bidirectional_attention": True} if effective.get("use_bidirectional_attention") else {}),
     }  # fmt: skip
 
 
@@ -279,7 +282,7 @@ def _epsilon(effective: Effective, length: float) -> Values:
 
 def _named(topic: str) -> Callable[[Effective, float], Values]:
     def meaning(effective: Effective, length: float) -> Values:
-        found = {name: effective.text.get(name) for name in _NAMED[topic]}
+        found = {name: effective.get(name) for name in _NAMED[topic]}
         one = 1 if topic == "multipliers" else None
         return {
             name: value
@@ -304,6 +307,7 @@ _COVERED = {
     *(name for spellings in _HEADS.values() for name in spellings),
     *(name for names in _NAMED.values() for name in names),
 }
+_IF_READ = {*_WINDOWS.values(), *(name for names in _NAMED.values() for name in names)}
 
 
 # -- keys ----------------------------------------------------------------------------------------

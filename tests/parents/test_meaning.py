@@ -178,6 +178,19 @@ def test_small_epsilons_and_unknown_keys_are_told_and_not_grave() -> None:
     )
 
 
+def test_a_setting_that_is_not_read_changes_nothing() -> None:
+    ours, other = config_of("llama", sliding_window=8, residual_multiplier=0.5), config_of("llama")
+    (found,) = differences(ours, other)
+    assert not found.grave and set(found.mine) == {"sliding_window", "residual_multiplier"}
+    assert torch.equal(logits(ours), logits(other))
+    # Mistral knows no switch for its window
+    ours, other = (
+        config_of("mistral", sliding_window=size, use_sliding_window=False) for size in (8, None)
+    )
+    assert [each.topic for each in differences(ours, other)] == ["window"]
+    assert not torch.allclose(logits(ours), logits(other), atol=1e-3)
+
+
 def test_a_language_model_inside_another_is_read() -> None:
     text = {k: v for k, v in config_of("gemma3_text").items() if k != "tie_word_embeddings"}
     ours, other = (
