@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.activations import ACT2FN
 
@@ -20,6 +21,7 @@ from evomerge.testing.models import tiny_family
 
 Config = dict[str, Any]
 LENGTH = 32  # tokens of an input
+FIVE = int(transformers.__version__.partition(".")[0]) >= 5
 SHAPE: Config = {
     "vocab_size": 40,
     "hidden_size": 32,
@@ -61,6 +63,11 @@ def logits(config: Config) -> torch.Tensor:
         return torch.as_tensor(model(tokens).logits)
 
 
+def computable(*configs: Config) -> bool:
+    """False where this transformers is older than a spelling, and computes something else under it."""
+    return FIVE or not any("rope_parameters" in config for config in configs)
+
+
 SAME = [
     ("llama", {}, {"rope_theta": 10000.0}),
     ("llama", {"rope_theta": 5e5}, {"rope_parameters": {"rope_type": "default", "rope_theta": 500000}}),
@@ -85,7 +92,7 @@ SAME = [
     ),
     ("mistral", {"sliding_window": 64}, {"sliding_window": None}),
     ("mistral", {"sliding_window": 8, "max_position_embeddings": 8}, {"sliding_window": 8}),
-    ("gemma", {"hidden_act": "gelu"}, {"hidden_act": "gelu_pytorch_tanh"}),
+    *([("gemma", {"hidden_act": "gelu"}, {"hidden_act": "gelu_pytorch_tanh"})] if FIVE else []),
     ("gemma2", {"hidden_act": "silu"}, {"attn_logit_softcapping": 50.0, "hidden_activation": "gelu_pytorch_tanh"}),
     ("gemma3_text", {"rope_theta": 1e6}, {"rope_local_base_freq": 10000.0}),
     (
@@ -110,7 +117,8 @@ def test_spellings_of_one_meaning_are_one(kind: str, mine: Config, theirs: Confi
         mine, theirs = ({**each, "pad_token_id": 0} for each in (mine, theirs))
     ours, other = config_of(kind, **mine), config_of(kind, **theirs)
     assert differences(ours, other) == differences(other, ours) == []
-    if ours["max_position_embeddings"] >= LENGTH:  # else it reads less than the input
+    reads_all = ours["max_position_embeddings"] >= LENGTH
+    if reads_all and computable(ours, other):
         torch.testing.assert_close(logits(ours), logits(other), rtol=1e-4, atol=1e-4)
 
 
@@ -152,7 +160,7 @@ def test_another_meaning_is_found(
     for part in says:
         assert part in str(found)
     assert [each.topic for each in differences(other, ours) if each.grave] == [topic]
-    if topic != "heads":  # where there are fewer, the shapes are others, too
+    if topic != "heads" and computable(ours, other):  # with fewer heads the shapes are others, too
         assert (logits(ours) - logits(other)).abs().max() > 1e-3
 
 
@@ -261,7 +269,8 @@ def test_a_difference_is_merged_where_it_is_allowed(
     assert allowed.digest != recipe.digest and recipe.allowing([]) == recipe
     merge(allowed, out)
     made, base = (json.loads((d / "config.json").read_text()) for d in (out, family["base"]))
-    assert made["rope_parameters"] == base["rope_parameters"]  # the first model's
+    keys = ("rope_parameters", "rope_scaling", "rope_theta")
+    assert [made.get(k) for k in keys] == [base.get(k) for k in keys]  # the first model's
     assert Recipe.load(out / "evomerge.yaml").allow == ("rope",)
 
     for command in (["check", scaled], ["merge", scaled, "-o", tmp_path / "again"]):
