@@ -20,6 +20,7 @@ from typing import Any
 from evomerge import config, lines, methods
 from evomerge.calibration import Calibration
 from evomerge.checkpoint import DTYPES, ModelRef
+from evomerge.checkpoint.meaning import TOPICS
 from evomerge.errors import Incompatible, InputError, did_you_mean, one_of
 from evomerge.lines import Lines, line_factor
 from evomerge.params import Parameter, Value
@@ -252,6 +253,7 @@ class Recipe:
         dtype: dtype of the merged tensors.
         seed: names the random draws of stochastic methods.
         tokenizer: the source (or ``base``) whose tokenizer, chat template and generation config win.
+        allow: topics in which the models' configs may differ, see ``checkpoint.meaning``.
         provenance: where the recipe comes from; not part of ``digest``.
     """
 
@@ -261,12 +263,23 @@ class Recipe:
     dtype: str = "bfloat16"
     seed: int = 0
     tokenizer: str = BASE
+    allow: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def groups(self) -> tuple[Group, ...]:
         """Of the body."""
         return self.body.groups
+
+    def allowing(self, topics: Sequence[str]) -> Recipe:
+        """The same, whose models' configs may differ in ``topics``, too.
+
+        Raises:
+            InputError: there is no such topic.
+        """
+        if unknown := [topic for topic in topics if topic not in TOPICS]:
+            raise InputError(f"--allow: {_no_topic(unknown[0])}")
+        return replace(self, allow=tuple(dict.fromkeys((*self.allow, *topics))))
 
     def with_body(self, plain: Mapping[str, Any]) -> Recipe:
         """The same models and settings with the body that ``plain`` describes.
@@ -352,6 +365,7 @@ class Recipe:
             "dtype": self.dtype,
             "seed": self.seed,
             "tokenizer": self.tokenizer,
+            **({"allow": list(self.allow)} if self.allow else {}),
         }
 
     def to_yaml(self) -> str:
@@ -445,6 +459,7 @@ class Recipe:
                 f"{tokenizer!r} is no model of this recipe{did_you_mean(tokenizer, models)}; "
                 f"expected {one_of((BASE, *models))}",
             )
+        allow = allowed(section)
         provenance = section.get("provenance")
         body = Body.parse(section, tuple(models), base is not None)
         section.finish()
@@ -456,10 +471,24 @@ class Recipe:
             dtype=dtype,
             seed=seed,
             tokenizer=tokenizer,
+            allow=allow,
             provenance=provenance.plain
             if provenance and isinstance(provenance.value, dict)
             else {},
         )
+
+
+def allowed(section: config.Section) -> tuple[str, ...]:
+    """The topics under ``allow``, each once; one that there is not is noted in the section."""
+    topics = section.texts("allow")
+    for topic in topics:
+        if topic not in TOPICS:
+            section.problem("allow", _no_topic(topic))
+    return tuple(dict.fromkeys(topics))
+
+
+def _no_topic(topic: str) -> str:
+    return f"no topic {topic!r}{did_you_mean(topic, TOPICS)}; expected {one_of(TOPICS)}"
 
 
 def digest_of(file: str) -> str:

@@ -54,6 +54,7 @@ class Setup:
         threads: of torch.
         device: as torch names it; None is CUDA if there is any, else the CPU.
         trust_remote_code: for the tokenizer.
+        allow: topics in which the models' configs may differ.
     """
 
     models: Mapping[str, str]
@@ -66,6 +67,7 @@ class Setup:
     threads: int = 1
     device: str | None = None
     trust_remote_code: bool = False
+    allow: Sequence[str] = ()
 
     @classmethod
     def of(cls, suite: SuiteSpec, **rest: Any) -> Setup:
@@ -192,7 +194,7 @@ class Worker:
         self._setup = setup
         self._device = setup.device or ("cuda" if torch.cuda.is_available() else "cpu")
         models = {name: open_model(ModelRef(text)) for name, text in setup.models.items()}
-        self._parents = Parents(models, setup.tokenizer)
+        self._parents = Parents(models, setup.tokenizer, setup.allow)
         self._materializer = Materializer(
             self._parents,
             device=self._device,

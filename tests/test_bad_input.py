@@ -314,6 +314,37 @@ def test_parents_that_differ_are_refused(
     assert f"other ({other})" in message  # which of the models it is, by name and folder
 
 
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, ("in rope: rope_type is 'linear' and 'default'",)),
+        ({"hidden_act": "gelu"}, ("in activation: hidden_act is 'gelu' and 'silu'", "allow: [activation]")),
+        ({"num_attention_heads": 4, "num_key_value_heads": 2}, ("in heads: num_attention_heads is 4 and 2",)),
+    ],
+)  # fmt: skip
+def test_parents_under_settings_that_matter_are_refused(
+    tmp_path: Path, refuse_parent: Refuse, shape: dict[str, Any], says: tuple[str, ...]
+) -> None:
+    other = tiny_family(tmp_path / "other", ("other",), **shape)["other"]
+    message = refuse_parent(other, "config.json differs", "under `models` in run.yaml", *says)
+    assert f"other ({other}) and base (" in message
+
+
+def test_what_float16_cannot_hold_names_the_dtype_that_can(
+    family: dict[str, Path], tmp_path: Path, refuse: Refuse
+) -> None:
+    models = {"chat": str(family["chat"]), "sea": str(family["sea"])}
+    group = {"method": "linear", "weight": 3e5, "normalize": False}
+    content = {"models": models, "dtype": "float16", "groups": [group]}
+    recipe = write(tmp_path / "large.yaml", content)
+    says = ("which float16 cannot: it ends at 6.55e+04", "Merge in bfloat16 or float32, which can")
+    refuse("merge", recipe, "-o", tmp_path / "out", status=1, says=says)
+    write(recipe, {**content, "groups": [{**group, "weight": 3e38}]})
+    refuse("merge", recipe, "-o", tmp_path / "out", status=1, says=("NaN or infinite values",))
+    write(recipe, {**content, "dtype": "bfloat16"})
+    assert main(["merge", str(recipe), "-o", str(tmp_path / "out")]) == 0
+
+
 def test_parents_with_other_vocabularies_and_no_tokenizer_are_refused(
     parent: Path, refuse_parent: Refuse
 ) -> None:
@@ -566,9 +597,11 @@ def test_parents_whose_weights_mean_something_else_are_refused(
     parent = tmp_path / "other-heads"
     shutil.copytree(family["chat"], parent)
     config = json.loads((parent / "config.json").read_text())
-    (parent / "config.json").write_text(json.dumps({**config, "num_attention_heads": 4}))
+    # tensors of the same shapes
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    (parent / "config.json").write_text(json.dumps({**config, **heads}))
     models = {"base": str(family["base"]), "sources": {"chat": str(parent)}}
-    refuse("check", run_folder(models=models), says=("num_attention_heads is 4 and 2",))
+    refuse("check", run_folder(models=models), says=("heads", "4 and 2"))
 
 
 def test_a_journal_of_another_run_is_refused(

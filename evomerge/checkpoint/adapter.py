@@ -110,7 +110,9 @@ class Adapter:
             )
         saved = tuple(saved)
         trained = {n for n in self._whole if n.removesuffix(".weight").endswith(saved)}
-        one_matrix = bool(self.config.get("ensure_weight_tying"))  # peft has trained it as one, then
+        one_matrix = bool(
+            self.config.get("ensure_weight_tying")
+        )  # peft has trained it as one, then
         for changed in {*self._updates, *trained} if ties else ():
             if changed in ties or (changed in ties.values() and not one_matrix):
                 raise CheckpointError(

@@ -14,9 +14,10 @@ def merge(arguments: argparse.Namespace) -> None:
     from evomerge.merging import merge
     from evomerge.recipe import Recipe
     from evomerge.report.progress import progress_bar
+    from evomerge.visible import visible
 
     placement.stop_on_signals()
-    recipe = Recipe.load(arguments.recipe)
+    recipe = Recipe.load(arguments.recipe).allowing(arguments.allow)
     placement.check_device(arguments.device)
     if not 0 < arguments.shard_size < float("inf"):
         raise InputError(f"--shard-size: expected a number above 0, found {arguments.shard_size:g}")
@@ -28,6 +29,7 @@ def merge(arguments: argparse.Namespace) -> None:
             shard_bytes=int(arguments.shard_size * 2**30),
             device=arguments.device or "cpu",
             progress=advance,
+            say=lambda text: print(visible(text), file=sys.stderr),
         )
     print(arguments.output)
 
@@ -73,7 +75,7 @@ def check(arguments: argparse.Namespace) -> None:
     from evomerge.commands.check import check
     from evomerge.report.terminal import show_lines
 
-    show_lines(check(arguments.file))
+    show_lines(check(arguments.file, arguments.allow))
 
 
 def convert(arguments: argparse.Namespace) -> None:

@@ -42,6 +42,16 @@ def make_parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
+    def allow(sub: Any) -> None:
+        sub.add_argument(
+            "--allow",
+            metavar="TOPIC",
+            nargs="+",
+            default=[],
+            help="merge models whose configs give weights another meaning in TOPIC, as `allow` in the recipe does: "
+            "rope, window, activation, ...",
+        )
+
     sub = command(
         "demo",
         runs.demo,
@@ -193,6 +203,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="largest weight file (default: %(default)s)",
     )
     sub.add_argument("--device", help="where kernels run: cpu, cuda, cuda:1 (default: cpu)")
+    allow(sub)
 
     sub = command("score", scores.score, "score one model or recipe on a fitness file")
     sub.add_argument(
@@ -275,4 +286,5 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "file", metavar="FILE", help="run.yaml, a run folder, a fitness file, or a recipe"
     )
+    allow(sub)
     return parser

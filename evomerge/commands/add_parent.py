@@ -133,6 +133,7 @@ def add(run: str | Path, parent: Parent, out: Path | None) -> Path:
         found.dtype,
         found.seed,
         WINNER,  # its tokenizer
+        allow=found.allow,
     )
     try:
         out.mkdir(parents=True)
@@ -166,7 +167,7 @@ def _checked(run: str | Path, parent: Parent, out: Path | None) -> tuple[RunSpec
     if os.path.lexists(out):
         raise InputError(f"{out}: exists already; choose another folder with -o, or remove it")
     models = {each: open_model(spec.model(each)) for each in spec.names}
-    check_compatible({**models, name: open_model(ref)}, spec.tokenizer)
+    check_compatible({**models, name: open_model(ref)}, spec.tokenizer, spec.allow)
     return spec, out
 
 

@@ -20,7 +20,7 @@ from evomerge.evolution.core import ENOUGH, ENOUGH_FOR_UNEQUAL
 from evomerge.merging import open_parents
 from evomerge.merging.blueprint import Blueprint, notes_on
 from evomerge.merging.remembered import ROOM
-from evomerge.parents import Parents
+from evomerge.parents import Parents, doubts, ending_notes
 from evomerge.parents.statistics import Statistics, StatisticStore
 from evomerge.recipe import BASE, Recipe, check_named, check_rows, uncovered
 from evomerge.record.events import JOURNAL
@@ -33,10 +33,14 @@ from evomerge.suite.objectives import why_no_sum
 from evomerge.suite.splits import Split
 
 
-def check(path: str | Path) -> list[str]:
+def check(path: str | Path, allow: Sequence[str] = ()) -> list[str]:
     """What there is to know about a run.yaml, run folder, fitness file or recipe, one fact a line.
 
     Nothing that stands in the file, or in the folders it names, is executed.
+
+    Args:
+        path: of the file or folder.
+        allow: topics in which the configs of a recipe's models may differ, beside those it says.
 
     Raises:
         InputError: with every problem found.
@@ -45,11 +49,17 @@ def check(path: str | Path) -> list[str]:
     file = path / NAME if path.is_dir() else path
     node = config.read(file)
     keys = set(node.value) if isinstance(node.value, dict) else set()
-    if file.name == NAME or keys & {"space", "fitness", "optimizer", "budget"}:
+    is_run = file.name == NAME or bool(keys & {"space", "fitness", "optimizer", "budget"})
+    if allow and (is_run or "objectives" in keys):
+        raise InputError(
+            f"{file}: is no recipe, so --allow says nothing of it; a run says what its models may differ in under "
+            "models.allow"
+        )
+    if is_run:
         return _check_run(path)
     if "objectives" in keys:
         return check_suite(file)
-    return _check_recipe(file, Recipe.parse(node))
+    return _check_recipe(file, Recipe.parse(node).allowing(allow))
 
 
 def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
@@ -82,10 +92,17 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
         f"{parents.first.architecture}, {blueprint.layers} layers, {parents.first.parameters:,} parameters",
         f"merged model: {_gigabytes(size)} in {recipe.dtype}; tokenizer of {recipe.tokenizer}",
         *notes_on(parents),
+        *_doubts(parents),
         *([f"row weights: {row_text(recipe.body.rows.size)}"] if recipe.body.rows else []),
         f"digest {recipe.digest[:16]}",
         *idle,
     ]
+
+
+def _doubts(parents: Parents) -> list[str]:
+    """What speaks against merging such parents, and what a merge never stops at."""
+    endings = ending_notes(parents.models, parents.tokenizer)
+    return [*doubts(parents), *(f"note: {fact}" for fact in endings)]
 
 
 TYPICAL_BATCH = 1024  # tokens of a forward and backward pass on a CPU
@@ -100,7 +117,7 @@ def _check_run(path: Path) -> list[str]:
     if tasks.code or remote:
         return _check_unexecuted(spec, tasks, remote)
     job = prepare(replace(spec, trust_remote_code=False))  # there is none
-    parents = Parents(job.models, spec.tokenizer)
+    parents = job.parents
     suite = job.suite
     why = why_no_sum(suite.objectives, suite.spec.combination)
     full = sum(map(len, suite.splits[Split.SEARCH].values()))
@@ -134,7 +151,7 @@ def _other_problems(spec: RunSpec) -> list[str]:
 def _check_unexecuted(spec: RunSpec, tasks: Tasks, remote: Sequence[Code]) -> list[str]:
     """All that can be known of a run that executes code, without executing it."""
     job = inspect(spec, tasks.code, tokenizer=not remote)
-    parents = Parents(job.models, spec.tokenizer)
+    parents = job.parents
     unchecked = [
         *([f"items, splits, prompts and slopes of {', '.join(tasks.code)}"] if tasks.code else []),
         *([f"the tokenizer of {spec.tokenizer}"] if remote else []),
@@ -157,6 +174,7 @@ def _models_and_space(job: Run, parents: Parents) -> list[str]:
         f"models: {', '.join(f'{name} = {model.name}' for name, model in job.models.items())}",
         f"{base.architecture}, {base.layers} layers, {base.parameters:,} parameters; merged in {job.dtype}, scored in {job.scoring}",
         *notes_on(parents),
+        *_doubts(parents),
         *_statistics(job),
         _space(job),
         *_rows(job),

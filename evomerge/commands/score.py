@@ -122,6 +122,7 @@ def respond(
             spec,
             models={name: recipe.ref(name).portable for name in open_parents(recipe).models},
             tokenizer=recipe.tokenizer,
+            allow=recipe.allow,
             dtype=dtype or scoring_dtype(spec.dtype, recipe.dtype, device),
             device=device,
         )

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge import methods
+from evomerge.checkpoint import DTYPES
 from evomerge.errors import CandidateFailed, Incompatible
 from evomerge.lines import LINES
 from evomerge.merging.blueprint import Blueprint, Site
@@ -255,8 +256,23 @@ class Materializer:
         _, finite = method.run(given, scale=task.group.scale(task.site.place), out=out)
         if not finite:
             raise CandidateFailed(
-                f"{task.site.name} of the merged model holds NaN or infinite values"
+                f"{task.site.name} of the merged model holds {self._why_not_finite(task, given, recipe.dtype)}"
             )
+
+    def _why_not_finite(self, task: _Task, given: methods.Inputs, dtype: str) -> str:
+        """What a merged tensor holds that is no finite number of ``dtype``."""
+        import torch
+
+        exact, finite = methods.get(task.group.method).run(
+            given, scale=task.group.scale(task.site.place)
+        )
+        if not finite:
+            return "NaN or infinite values"
+        holding = [n for n in DTYPES if exact.to(getattr(torch, n)).isfinite().all()]
+        return (
+            f"values up to {exact.abs().max():.4g}, which {dtype} cannot: it ends at "
+            f"{torch.finfo(getattr(torch, dtype)).max:.4g}. Merge in {' or '.join(sorted(holding))}, which can"
+        )
 
     def _each(self, merge: Callable[[_Task], None], tasks: list[_Task]) -> None:
         """Run the tasks, several at a time; the first failure stops the rest."""

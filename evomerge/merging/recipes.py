@@ -9,7 +9,7 @@ from typing import Any
 from evomerge.merging.disk import SHARD_BYTES, write_merge
 from evomerge.merging.materializer import Materializer, cores
 from evomerge.merging.models import open_parents
-from evomerge.parents import Parents
+from evomerge.parents import Parents, doubts
 from evomerge.recipe import Recipe
 
 
@@ -36,6 +36,7 @@ def merge(
     shard_bytes: int = SHARD_BYTES,
     device: str = "cpu",
     progress: Callable[[str, int], None] = lambda name, total: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Materialize ``recipe`` as a Hugging Face folder that transformers and lm-eval load as is.
 
@@ -46,15 +47,19 @@ def merge(
         shard_bytes: largest weight file, bytes.
         device: where kernels run.
         progress: called with each tensor's name and the number of tensors.
+        say: called with each line on what speaks against the merge, if anything does.
 
     Raises:
         InputError: ``out`` exists or is a parent, or a model is unreadable or incompatible.
         RunError: the disk is full.
         CandidateFailed: the merge holds NaN or infinity.
     """
+    parents = open_parents(recipe)
+    for doubt in doubts(parents):
+        say(doubt)
     return write_merge(
         recipe,
-        open_parents(recipe),
+        parents,
         Path(out),
         force=force,
         shard_bytes=shard_bytes,

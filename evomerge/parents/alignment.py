@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from evomerge.checkpoint import Checkpoint, matching_rows, same_tokenizer, vocabulary
+from evomerge.checkpoint.meaning import differences
 from evomerge.errors import Incompatible
 
-# what gives the same weights another meaning
-SAME_CONFIG = (
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "hidden_act",
-    "rope_theta",
-    "rope_scaling",
-    "rope_parameters",
-    "sliding_window",
-)
+
+def check_compatible(
+    models: Mapping[str, Checkpoint], tokenizer: str | None = None, allow: Sequence[str] = ()
+) -> None:
+    """Refuse models that cannot be merged into one with the vocabulary of ``tokenizer``.
+
+    For ``allow`` see ``aligned_rows``.
+    """
+    aligned_rows(models, tokenizer or next(iter(models)), allow)
 
 
-def check_compatible(models: Mapping[str, Checkpoint], tokenizer: str | None = None) -> None:
-    """Refuse models that cannot be merged into one with the vocabulary of ``tokenizer``."""
-    aligned_rows(models, tokenizer or next(iter(models)))
-
-
-def aligned_rows(models: Mapping[str, Checkpoint], tokenizer: str) -> dict[str, list[int] | None]:
+def aligned_rows(
+    models: Mapping[str, Checkpoint], tokenizer: str, allow: Sequence[str] = ()
+) -> dict[str, list[int] | None]:
     """For each model, which of its rows stands where in the vocabulary of ``tokenizer``.
+
+    Args:
+        models: the first is the one whose config a merge has.
+        tokenizer: one of them.
+        allow: topics of configs that may differ, see ``checkpoint.meaning``.
 
     Returns:
         Model -> row numbers as ``matching_rows`` gives them, or None if nothing moves.
@@ -38,7 +39,7 @@ def aligned_rows(models: Mapping[str, Checkpoint], tokenizer: str) -> dict[str, 
     (first_name, first), *others = models.items()
     problems: list[str] = []
     for name, model in others:
-        pair = f"{name} ({model.name}) and {first_name} ({first.name})"
+        pair = _pair(name, model, first_name, first)
         if model.architecture != first.architecture:
             problems.append(
                 f"{pair}: architectures differ: {model.architecture} and {first.architecture}"
@@ -46,7 +47,9 @@ def aligned_rows(models: Mapping[str, Checkpoint], tokenizer: str) -> dict[str, 
         elif model.layers != first.layers:
             problems.append(f"{pair}: depths differ: {model.layers} and {first.layers} layers")
         else:
-            problems += [f"{pair}: {difference}" for difference in _differences(model, first)]
+            differing = _differences(model, first)
+            differing = differing or _other_meanings(model, first, first_name, allow)
+            problems += [f"{pair}: {difference}" for difference in differing]
     rows: dict[str, list[int] | None] = {}
     if not problems:
         donor, known = models[tokenizer], None
@@ -61,11 +64,11 @@ def aligned_rows(models: Mapping[str, Checkpoint], tokenizer: str) -> dict[str, 
             elif model.height == donor.height:  # nothing says that they differ
                 rows[name] = None
             else:
-                lacking = name if not tokens else tokenizer
+                lacking = _lacking(name, model, tokenizer)
                 problems.append(
-                    f"{name} ({model.name}) and {tokenizer} ({donor.name}): vocabularies differ: "
-                    f"{model.embedding} has {model.height} and {donor.height} rows, and {lacking} has "
-                    "no tokenizer.json to align them by"
+                    f"{_pair(name, model, tokenizer, donor)}: vocabularies differ: {model.embedding} has "
+                    f"{model.height} and {donor.height} rows, and {lacking} has no tokenizer.json to align "
+                    "them by"
                 )
     if problems:
         raise Incompatible("these models cannot be merged:\n  " + "\n  ".join(problems))
@@ -88,8 +91,55 @@ def _differences(model: Checkpoint, first: Checkpoint) -> list[str]:
             shape_of_one, shape_of_other = shape, first_shape
         if shape_of_one != shape_of_other:
             return [f"shapes differ: {name} is {shape} and {first_shape}"]
-    for key in SAME_CONFIG:
-        mine, other = model.config.get(key), first.config.get(key)
-        if mine is not None and other is not None and mine != other:
-            return [f"config.json differs: {key} is {mine!r} and {other!r}"]
     return []
+
+
+def _other_meanings(
+    model: Checkpoint, first: Checkpoint, first_name: str, allow: Sequence[str]
+) -> list[str]:
+    """What gives the same weights another meaning in the two, but for the topics of ``allow``."""
+    return [
+        f"config.json differs in {found.topic}: {found}; so the same weights mean another function. To merge "
+        f"them all the same, under the config of {first_name}: `allow: [{found.topic}]` in the recipe, or under "
+        f"`models` in run.yaml, or --allow {found.topic}"
+        for found in differences(model.config, first.config)
+        if found.grave and found.topic not in allow
+    ]
+
+
+def config_notes(models: Mapping[str, Checkpoint]) -> list[str]:
+    """How the configs of models that may be merged differ all the same, a line for each."""
+    (first_name, first), *others = models.items()
+    notes = []
+    for name, model in others:
+        for found in differences(model.config, first.config):
+            about = f" in {found.topic}" if found.topic else ""
+            but = "" if found.topic else ", which may or may not matter"
+            notes.append(
+                f"{_pair(name, model, first_name, first)}: config.json differs{about}: {found}{but}; the merge "
+                f"has what {first_name} says"
+            )
+    return notes
+
+
+def tokenizer_notes(models: Mapping[str, Checkpoint], tokenizer: str) -> list[str]:
+    """Which models' rows are taken for those of the tokenizer's, though nothing says that they are."""
+    donor = models[tokenizer]
+    return [
+        f"{_pair(name, model, tokenizer, donor)}: their tokenizers cannot be compared: "
+        f"{_lacking(name, model, tokenizer)} has no tokenizer.json; rows of one number are taken for one token"
+        for name, model in models.items()
+        if model is not donor
+        and model.height == donor.height
+        and not same_tokenizer(model, donor)
+        and not (vocabulary(model) and vocabulary(donor))
+    ]
+
+
+def _lacking(name: str, model: Checkpoint, tokenizer: str) -> str:
+    """Which of two models has no vocabulary to compare."""
+    return tokenizer if vocabulary(model) else name
+
+
+def _pair(name: str, model: Checkpoint, other_name: str, other: Checkpoint) -> str:
+    return f"{name} ({model.name}) and {other_name} ({other.name})"

@@ -11,7 +11,7 @@ lazily, so that those of every model have the same rows:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from evomerge.checkpoint import ABSENT, Checkpoint, ModelRef
@@ -33,16 +33,24 @@ class Parents:
         first: the base, or the first source.
         tokenizer: name of the model whose vocabulary all are brought to.
 
+    Args:
+        allow: topics of configs that may differ, see ``checkpoint.meaning``.
+
     Raises:
         CheckpointError: a model cannot be read.
         Incompatible: models that cannot be merged, with every difference named.
     """
 
-    def __init__(self, models: Mapping[str, Checkpoint], tokenizer: str | None = None) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, Checkpoint],
+        tokenizer: str | None = None,
+        allow: Sequence[str] = (),
+    ) -> None:
         self.models = dict(models)
         self.first = next(iter(self.models.values()))
         self.tokenizer = tokenizer or next(iter(self.models))
-        self._rows = aligned_rows(self.models, self.tokenizer)
+        self._rows = aligned_rows(self.models, self.tokenizer, allow)
         self._row_numbers: dict[str, torch.Tensor] = {}
 
     @classmethod
@@ -56,7 +64,9 @@ class Parents:
         open, is what a merge of the recipe is.
         """
         names = [name for name in (BASE, *recipe.models) if name != BASE or recipe.base]
-        return cls({name: opened(recipe.ref(name)) for name in names}, recipe.tokenizer)
+        return cls(
+            {name: opened(recipe.ref(name)) for name in names}, recipe.tokenizer, recipe.allow
+        )
 
     @property
     def donor(self) -> Checkpoint:

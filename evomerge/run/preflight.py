@@ -68,12 +68,17 @@ class Run:
             return None
         return Calibration(given.file, given.items, self.texts.digest)
 
+    @property
+    def parents(self) -> Parents:
+        """The models, checked against each other and aligned."""
+        return Parents(self.models, self.spec.tokenizer, self.spec.allow)
+
     @cached_property
     def space(self) -> SearchSpace:
         places = {n: place for model in self.models.values() for n, place in model.places.items()}
         shapes = None
         if "rows" in self.spec.space.parts:
-            shapes = Blueprint.of(Parents(self.models, self.spec.tokenizer)).shapes
+            shapes = Blueprint.of(self.parents).shapes
         layers = self.models[BASE].layers
         given = self.given
         return SearchSpace(self.spec.space, self.template, layers, places, shapes, given=given)
@@ -196,8 +201,7 @@ class Run:
         measures = self.suite.spec.measures.items()
         sources, kinship = self.space.sources, {}
         if optimizers.get(self.spec.optimizer).KINSHIP:
-            parents = Parents(self.models, self.spec.tokenizer)
-            kinship = inner_products(parents, sources)
+            kinship = inner_products(self.parents, sources)
         return Problem(
             self.space.dims,
             tuple(o.name for o in counting(self.suite.objectives)),
@@ -222,6 +226,7 @@ class Run:
                 self.suite.spec,
                 models={name: self.spec.model(name).portable for name in self.spec.names},
                 tokenizer=self.spec.tokenizer,
+                allow=self.spec.allow,
                 dtype=self.scoring,
                 threads=self.spec.threads,
                 device=device,
@@ -289,7 +294,7 @@ def _open_models(
     opened = {name: attempt(partial(open_model, spec.model(name))) for name in spec.names}
     models = {name: model for name, model in opened.items() if model is not None}
     if len(models) == len(opened):
-        attempt(lambda: check_compatible(models, spec.tokenizer))
+        attempt(lambda: check_compatible(models, spec.tokenizer, spec.allow))
         say("looking for NaN in the models")
         for model in models.values():
             attempt(model.check_finite)

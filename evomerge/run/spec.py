@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from evomerge import config, methods, optimizers
 from evomerge.checkpoint import DTYPES, ModelRef
 from evomerge.errors import ConfigError, InputError, did_you_mean, one_of
-from evomerge.recipe import BASE, Body, Recipe
+from evomerge.recipe import BASE, Body, Recipe, allowed
 from evomerge.record.events import BUDGETS
 from evomerge.registry import OPTIMIZERS
 from evomerge.space import SpaceSpec, parse_space
@@ -49,7 +49,7 @@ class RunSpec:
 
     Attributes:
         folder: the run's folder.
-        base, sources, tokenizer: the models.
+        base, sources, tokenizer, allow: the models, and in what their configs may differ.
         space, suite: what may vary; what is wanted.
         optimizer, options, population: the algorithm; None population is the algorithm's own.
         evaluations, items, tokens, hours: the budgets before the shortlist; None is no limit.
@@ -82,6 +82,7 @@ class RunSpec:
     content: Mapping[str, Any]  # all files, merged into one, as written
     lines: Mapping[str, str]  # file:line of each budget, and of the optimizer
     calibration: CalibrationFile | None = None
+    allow: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -104,7 +105,8 @@ class RunSpec:
 
     def template(self, dtype: str) -> Recipe:
         """A recipe without groups, which the space fills in."""
-        return Recipe(self.base, self.sources, Body(), dtype, self.seed, self.tokenizer)
+        recipe = Recipe(self.base, self.sources, Body(), dtype, self.seed, self.tokenizer)
+        return replace(recipe, allow=self.allow)
 
 
 def load_run(path: str | Path) -> RunSpec:
@@ -139,7 +141,7 @@ def run_of(node: config.Node) -> RunSpec:
 def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
     section = config.Section(node, problems)
     folder = node.folder
-    base, sources, tokenizer = _parse_models(section, str(folder))
+    base, sources, tokenizer, allow = _parse_models(section, str(folder))
     names = tuple(sources)
     space_node = _part(section, "space", problems)
     suite_node = _part(section, "fitness", problems)
@@ -196,14 +198,15 @@ def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
         content=content,
         lines=lines,
         calibration=calibration,
+        allow=allow,
     )
 
 
 def _parse_models(
     section: config.Section, origin: str
-) -> tuple[ModelRef | None, dict[str, ModelRef], str]:
+) -> tuple[ModelRef | None, dict[str, ModelRef], str, tuple[str, ...]]:
     if section.require("models", "base, sources and tokenizer") is None:
-        return None, {}, BASE
+        return None, {}, BASE, ()
     models = section.section("models")
     assert models is not None
     base = models.text("base", required=True)
@@ -231,8 +234,9 @@ def _parse_models(
             "tokenizer",
             f"{tokenizer!r} is no model of this run{did_you_mean(tokenizer, sources)}; {one_of((BASE, *sources))}",
         )
+    allow = allowed(models)
     models.finish()
-    return (ModelRef(base, origin) if base else None), sources, tokenizer
+    return (ModelRef(base, origin) if base else None), sources, tokenizer, allow
 
 
 def _merging(space: SpaceSpec) -> tuple[str, ...]:

@@ -86,9 +86,7 @@ def tiny_config(model_type: str, **more: Any) -> Any:
     from transformers import AutoConfig
 
     kind = type(AutoConfig.for_model(model_type))
-    return kind.from_dict(
-        {**_shrunk(kind().to_dict()), **_TYPES.get(model_type, {}), **more}
-    )
+    return kind.from_dict({**_shrunk(kind().to_dict()), **_TYPES.get(model_type, {}), **more})
 
 
 def _shrunk(content: Mapping[str, Any]) -> dict[str, Any]:

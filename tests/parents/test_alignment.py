@@ -314,7 +314,7 @@ def test_a_merge_is_what_a_search_scored_whichever_models_its_groups_read(
     """No group reads the base here; that it does not tie its head, and its config, count all the same."""
     config = json.loads((models["base"] / "config.json").read_text())
     base = Path(shutil.copytree(models["base"], tmp_path / "base"))
-    (base / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.01}))
+    (base / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-5}))
     members = {"base": base, "chat": family["chat"], "sea": family["sea"]}
     refs = {name: ModelRef(str(folder)) for name, folder in members.items()}
     groups = (
@@ -331,7 +331,7 @@ def test_a_merge_is_what_a_search_scored_whichever_models_its_groups_read(
     assert scored.keys() == merged.keys() and HEAD in merged
     assert all(torch.equal(scored[name], merged[name]) for name in merged)
     assert torch.equal(merged[HEAD], weights(members["sea"])[EMBED])
-    assert json.loads((out / "config.json").read_text())["rms_norm_eps"] == 0.01
+    assert json.loads((out / "config.json").read_text())["rms_norm_eps"] == 1e-5
 
 
 # -- refusals ------------------------------------------------------------------------------------

@@ -1,0 +1,17 @@
+"""What speaks against a merge without forbidding it: differences that were allowed, evidence that lacks."""
+
+from __future__ import annotations
+
+from evomerge.parents.alignment import config_notes, tokenizer_notes
+from evomerge.parents.ancestry import ancestry_notes
+from evomerge.parents.parents import Parents
+
+
+def doubts(parents: Parents) -> list[str]:
+    """One fact a line: of the configs, then the tokenizers, then the weights."""
+    found = [
+        *config_notes(parents.models),
+        *tokenizer_notes(parents.models, parents.tokenizer),
+        *ancestry_notes(parents),
+    ]
+    return [f"note: {fact}" for fact in found]
