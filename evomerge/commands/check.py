@@ -17,6 +17,7 @@ from evomerge.commands.check_suite import (
 from evomerge.commands.code import Tasks, lines_of, read_tasks, remote_code
 from evomerge.errors import ConfigError, InputError
 from evomerge.evolution.core import ENOUGH, ENOUGH_FOR_UNEQUAL
+from evomerge.interop import is_mergekit, load_recipe
 from evomerge.merging import open_parents
 from evomerge.merging.blueprint import Blueprint, notes_on
 from evomerge.merging.remembered import ROOM
@@ -43,6 +44,9 @@ def check(path: str | Path) -> list[str]:
     """
     path = Path(path)
     file = path / NAME if path.is_dir() else path
+    if is_mergekit(file):
+        recipe, notes = load_recipe(file)
+        return [*_check_recipe(file, recipe), *(f"note: {note}" for note in notes)]
     node = config.read(file)
     keys = set(node.value) if isinstance(node.value, dict) else set()
     if file.name == NAME or keys & {"space", "fitness", "optimizer", "budget"}:

@@ -74,6 +74,24 @@ class Document:
             for setting in level.values():
                 yield from setting
 
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Every model named as one to merge, or as a base, each once."""
+        found: dict[str | None, None] = {}
+        for part in self.slices:
+            found.update(dict.fromkeys(source.model for source in part.sources))
+            found[part.base] = None
+        found[self.base] = None
+        return tuple(name for name in found if name)
+
+    def problem(self, problems: config.Problems, key: str, message: str) -> None:
+        """Note a problem where ``key`` stands, or at the document's beginning; the same one only once."""
+        known = self.node.value.get(key.partition("[")[0])
+        found = config.Problems()
+        found.add(known or self.node, key, message)
+        if found.found[0] not in problems.found:
+            problems.found += found.found
+
     def arrange(self, part: Slice) -> tuple[list[Source], str | None]:
         """The inputs of a slice as the method takes them, and the base if there is one."""
         base = part.base or self.base

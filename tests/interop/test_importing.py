@@ -392,30 +392,6 @@ PLAIN = "merge_method: linear\nmodels: [{{model: {chat}}}, {{model: {sea}}}]\n"
             "merge_method: passthrough\nslices: [{{sources: [{{model: {chat}, layer_range: [0, 3]}}]}}]\n",
             "give 3 layers, the models have 4",
         ),
-        ("name: a\n" + PLAIN + "---\nname: b\n" + PLAIN, "holds 2 merges, of which 0 have no name"),
-        (
-            "name: a\n" + PLAIN + "parameters: {{weight: 1}}\n---\n"
-            "merge_method: linear\nmodels: [{{model: a}}, {{model: {chat}}}]\nparameters: {{weight: 1}}\n",
-            "linear merges a, itself a merge",
-        ),
-        (
-            "name: a\nmerge_method: passthrough\nmodels: [{{model: a}}]\nbase_model: {chat}\n---\n"
-            "merge_method: passthrough\nmodels: [{{model: a}}]\n",
-            "passthrough merges a, itself a merge",
-        ),
-        (
-            "name: a\nmerge_method: passthrough\nmodels: [{{model: b}}]\n---\n"
-            "name: b\nmerge_method: passthrough\nmodels: [{{model: a}}]\n---\n"
-            "merge_method: passthrough\nslices: [{{sources: [{{model: a, layer_range: [0, 4]}}]}}]\n"
-            "base_model: {chat}\n",
-            "a is made from itself",
-        ),
-        (
-            "name: a\nmerge_method: passthrough\nmodels: [{{model: b}}]\n---\n"
-            "name: b\nmerge_method: passthrough\nmodels: [{{model: a}}]\n---\n"
-            "merge_method: passthrough\nmodels: [{{model: a}}]\n",
-            "names no model but its own merges",
-        ),
     ],
 )  # fmt: skip
 def test_what_a_recipe_cannot_say_is_refused(imported: Import, text: str, says: str) -> None:
