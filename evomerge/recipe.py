@@ -25,6 +25,7 @@ from evomerge.lines import Lines, line_factor
 from evomerge.params import Parameter, Value
 from evomerge.rows import SUFFIX, RowWeights, count_of
 from evomerge.tensors import FINE, ROLES, Place, place_of
+from evomerge.tokens import UNION, TokenRules
 
 BASE = "base"  # the name under which the base model may be used as a source
 GROUP_ROLES = (*ROLES, "other", *FINE)
@@ -251,7 +252,9 @@ class Recipe:
         body: what is merged how.
         dtype: dtype of the merged tensors.
         seed: names the random draws of stochastic methods.
-        tokenizer: the source (or ``base``) whose tokenizer, chat template and generation config win.
+        tokenizer: the source (or ``base``) whose tokenizer, chat template and generation config win; or
+            ``union``, unless a source is called so: the vocabulary of all.
+        tokens: where rows of single tokens come from, and how many rows there are; None says nothing.
         provenance: where the recipe comes from; not part of ``digest``.
     """
 
@@ -262,6 +265,7 @@ class Recipe:
     seed: int = 0
     tokenizer: str = BASE
     provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    tokens: TokenRules | None = None
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -339,7 +343,9 @@ class Recipe:
             "models": {name: ref.text for name, ref in self.models.items()},
             "dtype": self.dtype,
             "seed": self.seed,
-            "tokenizer": self.tokenizer,
+            "tokenizer": {"source": self.tokenizer, **self.tokens.plain}
+            if self.tokens
+            else self.tokenizer,
         }
 
     def to_yaml(self) -> str:
@@ -426,13 +432,8 @@ class Recipe:
             )
         dtype = section.choice("dtype", tuple(DTYPES), "bfloat16")
         seed = section.integer("seed", 0)
-        tokenizer = section.text("tokenizer", BASE if base else next(iter(models), BASE))
-        if models and tokenizer not in (BASE, *models):
-            section.problem(
-                "tokenizer",
-                f"{tokenizer!r} is no model of this recipe{did_you_mean(tokenizer, models)}; "
-                f"expected {one_of((BASE, *models))}",
-            )
+        names = (*([BASE] if base else []), *models)
+        tokenizer, tokens = _tokenizer(section, names)
         provenance = section.get("provenance")
         body = Body.parse(section, tuple(models), base is not None)
         section.finish()
@@ -447,6 +448,7 @@ class Recipe:
             provenance=provenance.plain
             if provenance and isinstance(provenance.value, dict)
             else {},
+            tokens=tokens,
         )
 
 
@@ -467,6 +469,31 @@ def digest_of(file: str) -> str:
 @lru_cache(maxsize=256)
 def _loaded(file: str, state: tuple[int, int] | None) -> Recipe:
     return Recipe.load(file)
+
+
+def _tokenizer(section: config.Section, names: Sequence[str]) -> tuple[str, TokenRules | None]:
+    """Whose tokenizer a recipe takes, and what it says of single tokens."""
+    default = names[0] if names else BASE
+    known = tuple(dict.fromkeys((*names, UNION)))
+
+    def named(part: config.Section, key: str, known: Sequence[str] = names) -> str:
+        found = part.text(key, default)
+        if names and found not in known:
+            part.problem(
+                key,
+                f"{found!r} is no model of this recipe{did_you_mean(found, known)}; expected {one_of(known)}",
+            )
+        return found
+
+    node = section.get("tokenizer")
+    if node is None or not isinstance(node.value, dict):
+        return named(section, "tokenizer", known), None
+    part = section.section("tokenizer")
+    assert part is not None
+    part.require("source", one_of(known))
+    source, rules = named(part, "source", known), TokenRules.parse(part, named)
+    part.finish()
+    return source, rules
 
 
 def _parse_group(

@@ -31,7 +31,7 @@ parents suite optimizers
 estimators
 recipe
 methods checkpoint
-lines calibration rows
+lines calibration rows tokens
 tensors inference durable cache passages
 params seeds config registry
 errors visible

@@ -13,6 +13,7 @@ from evomerge.checkpoint.adapter import Adapter
 from evomerge.checkpoint.files import (
     DTYPES,
     FLOATS,
+    TOKENIZER,
     Entry,
     entries,
     file_digest,
@@ -71,6 +72,12 @@ class Checkpoint:
         folder = locate(ref.model, ref.origin)
         adapter = Adapter(locate(ref.adapter, ref.origin)) if ref.adapter else None
         return cls(str(ref), folder, adapter)
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where its tokenizer lies: an adapter that comes with one was trained with it."""
+        own = self.adapter and (self.adapter.folder / TOKENIZER).is_file()
+        return self.adapter.folder if self.adapter and own else self.folder
 
     @cached_property
     def layers(self) -> int:

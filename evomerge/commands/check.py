@@ -84,12 +84,19 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
         f"{file}: ok",
         f"models: {', '.join(f'{name} = {model.name}' for name, model in parents.models.items())}",
         f"{parents.first.architecture}, {blueprint.layers} layers, {parents.first.parameters:,} parameters",
-        f"merged model: {_gigabytes(size)} in {recipe.dtype}; tokenizer of {recipe.tokenizer}",
+        f"merged model: {_gigabytes(size)} in {recipe.dtype}; {_tokenizer(recipe.tokenizer, parents)}",
         *notes_on(parents),
         *([f"row weights: {row_text(recipe.body.rows.size)}"] if recipe.body.rows else []),
         f"digest {recipe.digest[:16]}",
         *idle,
     ]
+
+
+def _tokenizer(name: str, parents: Parents) -> str:
+    """Whose tokenizer a merge has."""
+    if name in parents.models:
+        return f"tokenizer of {name}"
+    return f"tokenizer of {parents.donor.name}, with the tokens of all models"
 
 
 TYPICAL_BATCH = 1024  # tokens of a forward and backward pass on a CPU

@@ -123,6 +123,7 @@ def respond(
             spec,
             models={name: recipe.ref(name).portable for name in open_parents(recipe).models},
             tokenizer=recipe.tokenizer,
+            tokens=recipe.tokens and recipe.tokens.plain,
             dtype=dtype or scoring_dtype(spec.dtype, recipe.dtype, device),
             device=device,
         )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evomerge import config
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.interop.catalogue import PEERS, VERSION, Argument, Peer
 from evomerge.interop.settings import Branch, Setting, parse_setting
+from evomerge.tokens import UNION, TokenRules
 
 Settings = Mapping[str, Setting]
 _SEPARATOR = re.compile(r"^---(?=\s|$)", re.MULTILINE)
@@ -47,6 +48,7 @@ class Document:
         settings: of the module and of the whole document, in order of precedence.
         dtype: of the merged tensors, None for that of the inputs.
         tokenizer: ``base``, ``union``, a model, or None.
+        tokens: what it says of single tokens, with models by their reference.
         notes: what a recipe does not carry over.
     """
 
@@ -59,6 +61,7 @@ class Document:
     dtype: str | None
     tokenizer: str | None
     notes: tuple[str, ...] = field(default=())
+    tokens: TokenRules | None = None
 
     @property
     def peer(self) -> Peer:
@@ -151,7 +154,7 @@ def parse_document(node: config.Node, problems: config.Problems) -> Document | N
     settings.append(reader.settings(section, "top"))
     out, into = section.text("out_dtype"), section.text("dtype")
     notes: list[str] = list(reader.notes)
-    tokenizer = _parse_tokenizer(section, reader)
+    tokenizer, tokens = _parse_tokenizer(section, reader)
     template = section.text("chat_template")
     if template == "auto":
         notes.append(
@@ -173,6 +176,7 @@ def parse_document(node: config.Node, problems: config.Problems) -> Document | N
         dtype=dtype,
         tokenizer=tokenizer,
         notes=tuple(notes),
+        tokens=tokens,
     )
 
 
@@ -299,17 +303,22 @@ class _Reader:
         return parse_setting(node, argument.kind, where, self.problems)
 
 
-def _parse_tokenizer(section: config.Section, reader: _Reader) -> str | None:
-    """Whose tokenizer the merge takes."""
+def _parse_tokenizer(
+    section: config.Section, reader: _Reader
+) -> tuple[str | None, TokenRules | None]:
+    """Whose tokenizer the merge takes, and what is said of single tokens."""
     source, part = reader.model(section, "tokenizer_source"), section.section("tokenizer")
     if part is None:
-        return source
+        return source, None
     if source:
         section.problem("tokenizer", "give either this or tokenizer_source")
     named = reader.model(part, "source")
+    content = part.node.value if isinstance(part.node.value, dict) else {}
+    given = {key: node for key, node in content.items() if node.value is not None}
+    rules = TokenRules.parse(
+        config.Section(replace(part.node, value=given), part.problems, part.path), reader.model
+    )
     for key in ("tokens", "pad_to_multiple_of"):
-        node = part.get(key)
-        if node is not None and node.value is not None:
-            part.problem(key, "evomerge takes a parent's tokenizer and embedding rows as they are")
+        part.get(key)
     part.finish()
-    return named or "union"
+    return named or UNION, rules

@@ -23,6 +23,7 @@ from evomerge.interop.skeleton import UNKNOWN_DEPTH, Skeleton, read_skeleton
 from evomerge.interop.stacking import file_names, last_of, parts_of, within
 from evomerge.recipe import BASE, Body, Group, Recipe
 from evomerge.tensors import place_of
+from evomerge.tokens import UNION, TokenRules
 
 Recipes = dict[
     str, tuple[Recipe, list[str]]
@@ -117,16 +118,24 @@ class _Assembler:
 
     def recipe(self, blends: Mapping[str, Blend]) -> tuple[Recipe, list[str]]:
         base = self._base(blends)
-        tokenizer = self._tokenizer(base)
+        tokenizer, rules = self._tokenizer(base)
         references = dict.fromkeys(m for blend in blends.values() for m in blend.models)
-        if tokenizer:
+        if tokenizer and tokenizer != UNION:
             references.setdefault(tokenizer)
         names = name_models([reference for reference in references if reference != base])
         sources = {name: self._model(reference) for reference, name in names.items()}
         if base:
             names[base] = BASE
         groups = {tensor: self._group(blend, names) for tensor, blend in blends.items()}
+        names[UNION] = UNION
         donor = names[tokenizer] if tokenizer else next(iter(names.values()))
+        for token, row in (rules.rows if rules else {}).items():
+            if row.model and row.model not in names:
+                raise ConfigError(
+                    [
+                        f"{self.file}: tokenizer.tokens.{token}: {row.model} is none of the models that are merged"
+                    ]
+                )
         if tokenizer is None:
             self.notes.append(
                 f"mergekit would take the tokenizer of any of the models; here it is that of {donor}"
@@ -137,6 +146,7 @@ class _Assembler:
             Body(self._grouped(groups)),
             self._dtype(),
             tokenizer=donor,
+            tokens=rules and rules.renamed(names),
         )
         return made, list(dict.fromkeys(self.notes))
 
@@ -152,21 +162,17 @@ class _Assembler:
             )
         return next(iter(bases), None) or self.last.base
 
-    def _tokenizer(self, base: str | None) -> str | None:
-        """The model whose tokenizer the merge takes, None if mergekit's choice is arbitrary."""
-        given = self.last.tokenizer
+    def _tokenizer(self, base: str | None) -> tuple[str | None, TokenRules | None]:
+        """The model whose tokenizer the merge takes, or ``union``; None if mergekit's choice is arbitrary. And
+        what is said of single tokens."""
+        at = self.last
         through = {document.name: document for document in self.documents if document.name}
-        while given in through and through[given] is not self.last:
-            given = through[given].tokenizer
-        given = given or next((d.tokenizer for d in self.documents if d.tokenizer), None)
-        if given == "union":
-            raise ConfigError(
-                [
-                    f"{self.file}: tokenizer: evomerge makes no union of vocabularies; name the model whose "
-                    "tokenizer and vocabulary the merge takes (tokens that others lack are filled in)"
-                ]
-            )
-        return base if given in (None, "base") else given
+        while at.tokenizer in through and through[at.tokenizer] is not self.last:
+            at = through[at.tokenizer]
+        if at.tokenizer is None:
+            at = next((d for d in self.documents if d.tokenizer), at)
+        given = at.tokenizer
+        return (base if given in (None, "base") else given), at.tokens
 
     def _group(self, blend: Blend, names: Mapping[str, str]) -> Group:
         """What a recipe says of one tensor."""

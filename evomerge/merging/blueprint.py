@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from evomerge import tensors
-from evomerge.checkpoint import Checkpoint
+from evomerge.checkpoint import Donor
 from evomerge.parents import Parents
 
 _NOT_MERGED = ("dtype", "torch_dtype", "quantization_config")  # of one parent's files only
@@ -126,6 +126,6 @@ def _config(parents: Parents, tied: bool, blocks: list[int]) -> dict[str, Any]:
     }
 
 
-def _special_tokens(model: Checkpoint) -> dict[str, Any]:
+def _special_tokens(model: Donor) -> dict[str, Any]:
     """The token ids (bos, eos, pad, ...) in a model's config."""
     return {key: value for key, value in model.config.items() if key.endswith("_token_id")}

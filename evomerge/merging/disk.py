@@ -67,7 +67,7 @@ def write_merge(
                 raise
         config = {**blueprint.config(), "dtype": recipe.dtype}
         (work / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        copy_companions(parents.donor.folder, work)
+        copy_companions(parents.donor, work)
         _keep(recipe, work / "evomerge.yaml")
     return out
 

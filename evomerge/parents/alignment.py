@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evomerge import tensors
-from evomerge.checkpoint import Checkpoint, matching_rows, same_tokenizer, vocabulary
+from evomerge.checkpoint import Checkpoint, vocabulary
 from evomerge.errors import Incompatible
+from evomerge.parents.vocabulary import Common, common_vocabulary
+from evomerge.tokens import TokenRules
 
 # what gives the same weights another meaning
 SAME_CONFIG = (
@@ -26,15 +28,18 @@ def check_compatible(models: Mapping[str, Checkpoint], tokenizer: str | None = N
     aligned_rows(models, tokenizer or next(iter(models)))
 
 
-def aligned_rows(models: Mapping[str, Checkpoint], tokenizer: str) -> dict[str, list[int] | None]:
-    """For each model, which of its rows stands where in the vocabulary of ``tokenizer``.
+def aligned_rows(
+    models: Mapping[str, Checkpoint], tokenizer: str, rules: TokenRules | None = None
+) -> tuple[Common, dict[str, list[int] | None]]:
+    """The vocabulary of ``tokenizer``, with what ``rules`` add, and which row of each model stands where in it.
 
     Returns:
-        Model -> row numbers as ``matching_rows`` gives them, or None if nothing moves.
+        The vocabulary, and model -> row numbers as ``matching_rows`` gives them, or None if nothing moves.
 
     Raises:
         Incompatible: models differ in architecture, depth, tensors, shapes or meaning of their
-            configs, or in vocabularies that have no ``tokenizer.json`` to align them by.
+            configs, or in vocabularies that have no ``tokenizer.json`` to align them by; or no tokenizer
+            has the tokens of all.
     """
     (first_name, first), *others = models.items()
     problems: list[str] = []
@@ -48,21 +53,15 @@ def aligned_rows(models: Mapping[str, Checkpoint], tokenizer: str) -> dict[str, 
             problems.append(f"{pair}: depths differ: {model.layers} and {first.layers} layers")
         else:
             problems += [f"{pair}: {difference}" for difference in _differences(model, first)]
-    rows: dict[str, list[int] | None] = {}
     if not problems:
-        donor, known = models[tokenizer], None
+        common = common_vocabulary(models, tokenizer, rules)
+        rows: dict[str, list[int] | None] = {}
         for name, model in models.items():
-            if model is donor or (same_tokenizer(model, donor) and model.height == donor.height):
-                rows[name] = None
-                continue
-            tokens, known = vocabulary(model), known or vocabulary(donor)
-            if tokens and known:
-                found = matching_rows(tokens, model.height, known, donor.height)
-                rows[name] = None if found == list(range(model.height)) else found
-            elif model.height == donor.height:  # nothing says that they differ
-                rows[name] = None
-            else:
-                lacking = name if not tokens else tokenizer
+            try:
+                rows[name] = common.rows_of(model)
+            except LookupError:
+                donor = common.model
+                lacking = name if not vocabulary(model) else tokenizer
                 problems.append(
                     f"{name} ({model.name}) and {tokenizer} ({donor.name}): vocabularies differ: "
                     f"{model.embedding} has {model.height} and {donor.height} rows, and {lacking} has "
@@ -70,7 +69,7 @@ def aligned_rows(models: Mapping[str, Checkpoint], tokenizer: str) -> dict[str, 
                 )
     if problems:
         raise Incompatible("these models cannot be merged:\n  " + "\n  ".join(problems))
-    return rows
+    return common, rows
 
 
 def _differences(model: Checkpoint, first: Checkpoint) -> list[str]:

@@ -369,7 +369,14 @@ PLAIN = "merge_method: linear\nmodels: [{{model: {chat}}}, {{model: {sea}}}]\n"
         (PLAIN + "parameters: {{weight: 1}}\ndtpye: float32\n", "(did you mean 'dtype'?)"),
         (PLAIN + "parameters: {{normalize: maybe}}\n", "normalize: expected true or false"),
         (PLAIN, "weight: missing of "),
-        (PLAIN + "parameters: {{weight: 1}}\ntokenizer_source: union\n", "no union of vocabularies"),
+        (
+            PLAIN + "parameters: {{weight: 1}}\ntokenizer: {{tokens: {{x: {{force: true}}}}}}\n",
+            "tokenizer.tokens.x.source: missing; expected a model, or a kind",
+        ),
+        (
+            PLAIN + "parameters: {{weight: 1}}\ntokenizer: {{tokens: {{x: {{source: {base}}}}}}}\n",
+            "base is none of the models that are merged",
+        ),
         (PLAIN + "parameters: {{weight: 1}}\ndtype: int64\n", "found 'int64'"),
         (PLAIN + "slices: []\n", "expected one of models, slices and modules"),
         ("merge_method: linaer\nmodels: [{{model: {chat}}}]\n", "no method 'linaer' (did you mean 'linear'?)"),
