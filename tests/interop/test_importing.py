@@ -237,6 +237,36 @@ def test_lists_need_the_depth(imported: Import) -> None:
     assert [group.layers for group in imported(text, 2).groups] == [(0, 0), (1, 1), None]
 
 
+def test_a_union_and_rules_for_tokens_are_carried_over(
+    imported: Import, family: dict[str, Path]
+) -> None:
+    text = PLAIN + "parameters: {{weight: 1}}\n"
+    assert imported(text + "tokenizer_source: union\n").plain["tokenizer"] == "union"
+    assert imported(text + "tokenizer: {{}}\n").plain["tokenizer"] == "union"  # mergekit's default
+    recipe = imported(
+        text
+        + """tokenizer:
+  source: {chat}
+  pad_to_multiple_of: 64
+  tokens:
+    <|x|>: {{source: {{kind: zero}}}}
+    <|y|>: {{source: {{model: {{path: {sea}}}}}, force: true}}
+    <|z|>: {{source: {{kind: model_token, model: {chat}, token_id: 7}}}}
+"""
+    )
+    assert recipe.plain["tokenizer"] == {
+        "source": "chat",
+        "pad_to_multiple_of": 64,
+        "tokens": {
+            "<|x|>": {"source": {"kind": "zero"}},
+            "<|y|>": {"source": "sea", "force": True},
+            "<|z|>": {"source": {"kind": "model_token", "model": "chat", "token_id": 7}},
+        },
+    }
+    empty = imported(text + "tokenizer: {{source: base, tokens: null, pad_to_multiple_of: null}}\n")
+    assert empty.plain["tokenizer"] == "chat"
+
+
 @given(st.lists(st.floats(-2, 2), min_size=2, max_size=6), st.integers(2, 40))
 def test_lists_are_interpolated_from_end_to_end(listed: list[float], layers: int) -> None:
     branch = Branch(None, tuple(listed))
