@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,9 @@ from evomerge.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
+
+
+HEAD = "lm_head.weight"
 
 
 class Checkpoint:
@@ -57,9 +61,32 @@ class Checkpoint:
         self.names = tensors.ordered(self._entries)
         self._files: dict[Path, Any] = {}
         self._tensors: dict[str, torch.Tensor] = {}
+        self._copied: dict[
+            str, str
+        ] = {}  # a head that an adapter unties -> the embedding that it was
         if adapter:
+            self._adapt(adapter)
             shapes = {key: self._entries[key].shape for key in self.names}
             adapter.check(name, shapes, self.embedding if self.tied else None)
+
+    def _adapt(self, adapter: Adapter) -> None:
+        """Take over how many tokens an adapter was trained with, and that it trained a tied head apart."""
+        if self.tied and adapter.unties(self.embedding, HEAD):
+            self.tied = False
+            self._entries[HEAD] = self._entries[self.embedding]
+            self._copied[HEAD] = self.embedding
+            self.names = tensors.ordered(self._entries)
+        ends = [name for name in (self.embedding, HEAD) if name in self._entries]
+        for name in ends:
+            entry = self._entries[name]
+            self._entries[name] = replace(entry, shape=adapter.brought(name, entry.shape))
+        heights = {name: self._entries[name].shape[0] for name in ends}
+        if len(set(heights.values())) > 1:
+            one, other = heights.items()
+            raise CheckpointError(
+                f"{adapter.folder}: was trained with other tokens, and with it {one[0]} has {one[1]} rows and "
+                f"{other[0]} {other[1]}: save both, with modules_to_save: [embed_tokens, lm_head]"
+            )
 
     @property
     def _tied_by_default(self) -> bool:
@@ -129,7 +156,7 @@ class Checkpoint:
         """
         stored = self._tensors.get(name)
         if stored is None:
-            stored = self._tensors[name] = self._mapped(name)
+            stored = self._tensors[name] = self._mapped(self._copied.get(name, name))
         return self.adapter.applied(name, stored) if self.adapter else stored
 
     def _mapped(self, name: str) -> torch.Tensor:
