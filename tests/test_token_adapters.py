@@ -137,7 +137,7 @@ def test_more_rows_need_a_tokenizer_and_both_ends(base: Path, tmp_path: Path) ->
     file = tmp_path / "half" / "adapter_model.safetensors"
     kept = {key: value for key, value in load_file(file).items() if ".lm_head." not in key}
     save_file(kept, file)
-    with pytest.raises(CheckpointError, match="has 260 rows and lm_head.weight 258: save both"):
+    with pytest.raises(CheckpointError, match=r"has 260 rows and lm_head\.weight 258: save both"):
         opened(base, tmp_path / "half")
 
 
@@ -150,7 +150,7 @@ def test_rows_whose_numbers_are_not_said_are_refused(
     settings = json.loads(file.read_text())
     file.write_text(json.dumps({**settings, "trainable_token_indices": said}))
     with pytest.raises(
-        CheckpointError, match="trainable_token_indices: expected|belongs to another"
+        CheckpointError, match=r"trainable_token_indices: expected|belongs to another"
     ):
         opened(base, tmp_path / "lora")
 

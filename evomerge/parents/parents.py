@@ -136,7 +136,8 @@ class Parents:
             notes.insert(0, f"vocabularies differ: {common}")
         for name, tokens in self.donor.more.items():
             shown = ", ".join(map(repr, tokens[:3])) + (", ..." if len(tokens) > 3 else "")
-            notes.append(f"{name} adds {len(tokens)} tokens to those of {self.donor.name}: {shown}")
+            count = f"{len(tokens)} token" + ("s" if len(tokens) > 1 else "")
+            notes.append(f"{name} adds {count} to those of {self.donor.name}: {shown}")
         return notes
 
     def _filled_from(self, row: int) -> str:

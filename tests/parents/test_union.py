@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge import config, merge
 from evomerge.checkpoint import Checkpoint, ModelRef
+from evomerge.cli import main
 from evomerge.engines import EngineOptions
 from evomerge.engines.huggingface import HuggingFaceEngine
 from evomerge.errors import ConfigError, Incompatible
@@ -387,3 +388,41 @@ def test_a_source_may_be_called_union(models: dict[str, Path]) -> None:
     refs = {"union": ModelRef(str(models["chat"])), "sea": ModelRef(str(models["sea"]))}
     parents = Parents.open(Recipe(None, refs, Body((group_,)), tokenizer="union"))
     assert parents.donor.model is parents.models["union"]
+
+
+# -- commands ------------------------------------------------------------------------------------
+
+
+def test_a_search_and_a_score_go_by_it(
+    grow: Grow,
+    models: dict[str, Path],
+    run_folder: Callable[..., Path],
+    small: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The search's winner, exported and merged, has the tokenizer of the union, as had what was scored."""
+    members = {**models, "sea": grow("sea", ["<|a|>"], 0.25)}
+    named = {
+        "base": str(members["base"]),
+        "sources": {name: str(members[name]) for name in ("chat", "sea")},
+        "tokenizer": "union",
+    }
+    run = run_folder(**{**small, "models": named})
+    assert main(["check", str(run)]) == 0
+    assert "sea adds 1 token to" in capsys.readouterr().out
+    assert main(["search", str(run), "--ray", "off"]) == 0
+    best = tmp_path / "best.yaml"
+    assert main(["export", str(run), "-o", str(best)]) == 0
+    assert Recipe.load(best).tokenizer == "union"
+    out = merge(Recipe.load(best), tmp_path / "out")
+    assert AutoTokenizer.from_pretrained(out).encode("<|a|>") == [SIZE]
+    ruled = recipe(members, {"source": "union", "tokens": {"<|b|>": {"source": {"kind": "zero"}}}})
+    ruled.save(tmp_path / "ruled.yaml")
+    fitness = tmp_path / "fitness.yaml"
+    texts = [json.dumps({"text": f"passage {n} <|a|><|b|>"}) for n in range(30)]
+    (tmp_path / "texts.jsonl").write_text("\n".join(texts))
+    fitness.write_text("objectives: {text: {text: texts.jsonl}}\nitems: {select: 4}\n")
+    capsys.readouterr()
+    asked = ["score", str(tmp_path / "ruled.yaml"), "--fitness", str(fitness), "--json"]
+    assert main(asked) == 0, capsys.readouterr().err
