@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ _PLAIN = {  # how a token that only a rule names is found in texts
 
 def lacking(first: Checkpoint, other: Checkpoint) -> list[str]:
     """The tokens that ``other`` has rows for and that ``first`` does not know, or not as added tokens."""
-    known, marked = vocabulary(first), _added(other) - _added(first)
-    rows = sorted((row, token) for token, row in vocabulary(other).items() if row < other.height)
+    known, theirs = vocabulary(first), vocabulary(other)  # which read both files whole
+    rows = sorted((row, token) for token, row in theirs.items() if row < other.height)
+    marked = _added(other) - _added(first)
     return [token for _, token in rows if token not in known or token in marked]
 
 
@@ -149,10 +151,8 @@ def _check(content: Mapping[str, Any], rows: Mapping[str, int], first: Checkpoin
     """Refuse what the library that reads it takes for another vocabulary."""
     from tokenizers import Tokenizer
 
-    try:
+    with _told(f"{first.name}: its tokenizer takes no more tokens"):
         found = Tokenizer.from_str(json.dumps(content)).get_vocab(with_added_tokens=True)
-    except Exception as error:  # the library raises its own kind
-        raise Incompatible(f"{first.name}: its tokenizer takes no more tokens: {error}") from None
     wrong = [token for token, row in rows.items() if found.get(token) != row]
     if wrong:
         raise Incompatible(
@@ -166,11 +166,20 @@ def _canonical(model: Checkpoint) -> dict[str, Any]:
     from tokenizers import Tokenizer
 
     path = model.tokenizer_folder / TOKENIZER
-    try:
+    with _told(f"{path}: not a tokenizer that can be added to"):
         content: dict[str, Any] = json.loads(Tokenizer.from_file(str(path)).to_str())
-    except Exception as error:  # the library raises its own kind
-        raise Incompatible(f"{path}: not a tokenizer that can be added to: {error}") from None
     return content
+
+
+@contextmanager
+def _told(message: str) -> Iterator[None]:
+    """What the tokenizers library raises, as an error of ours; what it panics with is no Exception."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError)):
+            raise
+        raise Incompatible(f"{message}: {error}") from None
 
 
 def _rows(content: Mapping[str, Any]) -> dict[str, int]:

@@ -19,7 +19,7 @@ from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.cli import main
 from evomerge.engines import EngineOptions
 from evomerge.engines.huggingface import HuggingFaceEngine
-from evomerge.errors import ConfigError, Incompatible
+from evomerge.errors import ConfigError, Incompatible, InputError
 from evomerge.merging import Materializer, Merge
 from evomerge.merging.blueprint import Blueprint
 from evomerge.parents import Parents
@@ -282,6 +282,24 @@ def test_tokenizers_that_have_no_union_are_refused(
     assert "Name one of the models as `tokenizer` instead" in str(caught.value)
     assert opened(members, tokenizer="base").height in (SIZE, SIZE + 1)
     assert not list(cache.glob("*"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"added_tokens": [{"id": 3}]},
+        {"added_tokens": None},
+        {"model": {"type": "BPE", "vocab": {"x": 0, "y": 1}, "merges": [["p", "q"]]}},
+        {"pre_tokenizer": {"type": "NoSuch"}},
+    ],
+)
+def test_a_broken_tokenizer_is_refused_by_name(
+    grow: Grow, models: dict[str, Path], wrong: dict[str, Any]
+) -> None:
+    sea = grow("sea", ["<|a|>"])
+    (sea / "tokenizer.json").write_text(json.dumps({**tokenizer_of(sea), **wrong}))
+    with pytest.raises(InputError, match=r"grown-sea.*tokenizer"):
+        opened({"base": models["base"], "sea": sea})
 
 
 # -- rules ---------------------------------------------------------------------------------------
