@@ -26,6 +26,7 @@ from evomerge.lines import Lines, line_factor
 from evomerge.params import Parameter, Value
 from evomerge.rows import SUFFIX, RowWeights, count_of
 from evomerge.tensors import FINE, KEPT, ROLES, Place
+from evomerge.tokens import UNION, TokenRules
 
 BASE = "base"  # the name under which the base model may be used as a source
 GROUP_ROLES = (*ROLES, "other", *FINE)
@@ -252,8 +253,10 @@ class Recipe:
         body: what is merged how.
         dtype: dtype of the merged tensors.
         seed: names the random draws of stochastic methods.
-        tokenizer: the source (or ``base``) whose tokenizer, chat template and generation config win.
+        tokenizer: the source (or ``base``) whose tokenizer, chat template and generation config win; or
+            ``union``, unless a source is called so: the vocabulary of all.
         allow: topics in which the models' configs may differ, see ``checkpoint.meaning``.
+        tokens: where rows of single tokens come from, and how many rows there are; None says nothing.
         provenance: where the recipe comes from; not part of ``digest``.
     """
 
@@ -265,6 +268,7 @@ class Recipe:
     tokenizer: str = BASE
     allow: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    tokens: TokenRules | None = None
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -364,7 +368,9 @@ class Recipe:
             "models": {name: ref.text for name, ref in self.models.items()},
             "dtype": self.dtype,
             "seed": self.seed,
-            "tokenizer": self.tokenizer,
+            "tokenizer": {"source": self.tokenizer, **self.tokens.plain}
+            if self.tokens
+            else self.tokenizer,
             **({"allow": list(self.allow)} if self.allow else {}),
         }
 
@@ -452,13 +458,8 @@ class Recipe:
             )
         dtype = section.choice("dtype", tuple(DTYPES), "bfloat16")
         seed = section.integer("seed", 0)
-        tokenizer = section.text("tokenizer", BASE if base else next(iter(models), BASE))
-        if models and tokenizer not in (BASE, *models):
-            section.problem(
-                "tokenizer",
-                f"{tokenizer!r} is no model of this recipe{did_you_mean(tokenizer, models)}; "
-                f"expected {one_of((BASE, *models))}",
-            )
+        names = (*([BASE] if base else []), *models)
+        tokenizer, tokens = _tokenizer(section, names)
         allow = allowed(section)
         provenance = section.get("provenance")
         body = Body.parse(section, tuple(models), base is not None)
@@ -475,6 +476,7 @@ class Recipe:
             provenance=provenance.plain
             if provenance and isinstance(provenance.value, dict)
             else {},
+            tokens=tokens,
         )
 
 
@@ -508,6 +510,31 @@ def digest_of(file: str) -> str:
 @lru_cache(maxsize=256)
 def _loaded(file: str, state: tuple[int, int] | None) -> Recipe:
     return Recipe.load(file)
+
+
+def _tokenizer(section: config.Section, names: Sequence[str]) -> tuple[str, TokenRules | None]:
+    """Whose tokenizer a recipe takes, and what it says of single tokens."""
+    default = names[0] if names else BASE
+    known = tuple(dict.fromkeys((*names, UNION)))
+
+    def named(part: config.Section, key: str, known: Sequence[str] = names) -> str:
+        found = part.text(key, default)
+        if names and found not in known:
+            part.problem(
+                key,
+                f"{found!r} is no model of this recipe{did_you_mean(found, known)}; expected {one_of(known)}",
+            )
+        return found
+
+    node = section.get("tokenizer")
+    if node is None or not isinstance(node.value, dict):
+        return named(section, "tokenizer", known), None
+    part = section.section("tokenizer")
+    assert part is not None
+    part.require("source", one_of(known))
+    source, rules = named(part, "source", known), TokenRules.parse(part, named)
+    part.finish()
+    return source, rules
 
 
 def _parse_group(

@@ -35,6 +35,7 @@ from evomerge.suite.probe import ProbeLimits, find_collapse
 from evomerge.suite.scorer import Items, Results
 from evomerge.suite.slopes import DEFAULT, TAU
 from evomerge.suite.spec import SuiteSpec
+from evomerge.tokens import TokenRules
 
 Plain = dict[str, Any]
 
@@ -45,7 +46,8 @@ class Setup:
 
     Attributes:
         models: name -> portable model text.
-        tokenizer: one of the names.
+        tokenizer: one of the names, or ``union``.
+        tokens: what a recipe says of single tokens, as it stands there; None says nothing.
         dtype: of scoring, as torch names it.
         suite: ``SuiteSpec.plain``.
         engine: a name.
@@ -68,6 +70,7 @@ class Setup:
     device: str | None = None
     trust_remote_code: bool = False
     allow: Sequence[str] = ()
+    tokens: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, suite: SuiteSpec, **rest: Any) -> Setup:
@@ -194,7 +197,8 @@ class Worker:
         self._setup = setup
         self._device = setup.device or ("cuda" if torch.cuda.is_available() else "cpu")
         models = {name: open_model(ModelRef(text)) for name, text in setup.models.items()}
-        self._parents = Parents(models, setup.tokenizer, setup.allow)
+        rules = None if setup.tokens is None else TokenRules.from_plain(setup.tokens)
+        self._parents = Parents(models, setup.tokenizer, setup.allow, rules)
         self._materializer = Materializer(
             self._parents,
             device=self._device,

@@ -262,7 +262,6 @@ def test_another_scale_is_another_model(family: dict[str, Path], tmp_path: Path)
         ({"bias": "all"}, "bias"),
         ({"lora_bias": True}, "lora_bias"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights"),
-        ({"trainable_token_indices": [3, 4]}, "trainable_token_indices"),
         ({"target_parameters": ["mlp.up_proj.weight"]}, "target_parameters"),
         ({"alora_invocation_tokens": [3, 4]}, "alora_invocation_tokens"),
     ],
@@ -280,8 +279,6 @@ def test_an_adapter_that_is_more_than_lora_is_refused(
     [
         {"target_modules": ["embed_tokens"]},
         {"target_modules": ["lm_head"]},
-        {"modules_to_save": ["embed_tokens"]},
-        {"modules_to_save": ["lm_head"]},
     ],
 )
 def test_an_adapter_cannot_train_one_end_of_a_tied_model(

@@ -27,9 +27,11 @@ def test_python_runs() -> None:
 
 
 def test_yaml_parses() -> None:
-    run, recipe = (config.parse(block, "README.md") for block in blocks("yaml"))
+    run, recipe, tokenizer = (config.parse(block, "README.md") for block in blocks("yaml"))
     assert set(run.plain) >= {"models", "space", "fitness"}
     assert len(Recipe.parse(recipe).groups) == 2
+    whole = {**recipe.plain, **tokenizer.plain}
+    assert Recipe.from_plain(whole).plain["tokenizer"] == tokenizer.plain["tokenizer"]
 
 
 @pytest.mark.parametrize(

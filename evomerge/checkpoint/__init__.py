@@ -7,9 +7,11 @@ they are asked for.
 """
 
 from evomerge.checkpoint.adapter import Adapter
+from evomerge.checkpoint.donor import Donor
 from evomerge.checkpoint.files import (
     DTYPES,
     INDEX,
+    TOKENIZER,
     WEIGHTS,
     Entry,
     read_header,
@@ -32,9 +34,11 @@ __all__ = [
     "DTYPES",
     "EMBEDDED",
     "INDEX",
+    "TOKENIZER",
     "WEIGHTS",
     "Adapter",
     "Checkpoint",
+    "Donor",
     "Entry",
     "ModelRef",
     "WeightFiles",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.checkpoint.files import mapped_file, read_header, read_json
+from evomerge.checkpoint.files import TOKENIZER, mapped_file, read_header, read_json
 from evomerge.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 _LORA = re.compile(
     r"^base_model\.model\.(.+)\.lora_(embedding_)?(A|B|magnitude_vector)(?:\.default)?(?:\.weight)?$"
 )
-_WHOLE = re.compile(r"^base_model\.model\.(.+?)(?:\.base_layer)?\.weight$")
+_WHOLE = re.compile(r"^base_model\.model\.(.+?)(?:\.token_adapter)?(?:\.base_layer)?\.weight$")
+_ROWS = re.compile(
+    r"^base_model\.model\.(.+)\.token_adapter\.trainable_tokens_delta(?:\.default)?$"
+)
+# peft saves an embedding that has grown with all that it keeps of it: the trained one once more, and the old one
+_TWICE = re.compile(
+    r"^(base_model\.model\..+)\.(?:modules_to_save|original_module)(?:\.default)?\.weight$"
+)
 # what only changes the training, or nothing; any other value changes the expansion
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
@@ -28,7 +35,6 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
     "layer_replication": (None, []),
     "target_parameters": (None, []),
-    "trainable_token_indices": (None, [], {}),
     "alora_invocation_tokens": (None, []),
     "arrow_config": (None,),
     "kasa_config": (None,),
@@ -54,8 +60,8 @@ class Adapter:
 
     rsLoRA takes s = lora_alpha / sqrt(r); ``rank_pattern`` and ``alpha_pattern`` set r and lora_alpha
     by module. DoRA rescales the sum to learnt norms m, one an output feature:
-    m (W + s B A) / ||W + s B A||. ``modules_to_save`` replaces whole tensors. What changes weights
-    in other ways is refused with the reason.
+    m (W + s B A) / ||W + s B A||. ``modules_to_save`` replaces whole tensors, ``trainable_token_indices`` rows of
+    an embedding. What changes weights in other ways is refused with the reason.
 
     Source: LoRA, https://arxiv.org/abs/2106.09685, equation 3; DoRA, https://arxiv.org/abs/2402.09353,
     equation 5; both as ``merge_and_unload`` of peft computes them, in float32.
@@ -71,12 +77,19 @@ class Adapter:
         self._entries = read_header(self.file)
         self._updates: dict[str, Update] = {}
         self._whole: dict[str, str] = {}
+        self._rows: dict[
+            str, tuple[str, list[int]]
+        ] = {}  # tensor -> stored rows, and their numbers
         for key in self._entries:
+            if (twice := _TWICE.match(key)) and f"{twice[1]}.weight" in self._entries:
+                continue
             if match := _LORA.match(key):
                 module, embedding, part = match.groups()
                 update = self._updates.setdefault(f"{module}.weight", Update())
                 update.keys[part] = key
                 update.embedding |= bool(embedding)
+            elif match := _ROWS.match(key):
+                self._rows[f"{match[1]}.weight"] = key, self._numbers(match[1], key)
             elif match := _WHOLE.match(key):
                 self._whole[f"{match[1]}.weight"] = key
             else:
@@ -92,7 +105,28 @@ class Adapter:
 
     def touches(self, name: str) -> bool:
         """True if the adapter changes the parameter ``name``."""
-        return name in self._updates or name in self._whole
+        return name in self._updates or name in self._whole or name in self._rows
+
+    def replaces(self, name: str) -> bool:
+        """True if the adapter brings the whole parameter ``name``."""
+        return name in self._whole
+
+    def brought(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of an embedding or head: the model's own, or of the one that was trained with other tokens."""
+        found = self._entries[self._whole[name]].shape if name in self._whole else shape
+        known = (self.folder / TOKENIZER).is_file()
+        return found if known and found[1:] == shape[1:] else shape
+
+    def unties(self, embedding: str, head: str) -> bool:
+        """True if a tied model's embedding and head are trained apart: one is replaced, or each by its own."""
+        saved = self._saved()
+        trained = (
+            {n for n in self._whole if n.removesuffix(".weight").endswith(saved)}
+            if saved
+            else set()
+        )
+        ends = trained & {embedding, head}
+        return bool(ends) and not self.config.get("ensure_weight_tying")
 
     def check(self, name: str, shapes: Shapes, ties: Mapping[str, str]) -> None:
         """Refuse an adapter that was trained for another model than ``name``.
@@ -102,19 +136,9 @@ class Adapter:
             shapes: of its parameters.
             ties: its tied tensors, such as the head -> what they are tied to.
         """
-        saved = self.config.get("modules_to_save") or ()
-        if not isinstance(saved, (list, tuple)) or not all(isinstance(each, str) for each in saved):
-            raise CheckpointError(
-                f"{self.folder / 'adapter_config.json'}: modules_to_save: expected a list of names, found "
-                f"{saved!r:.100}"
-            )
-        saved = tuple(saved)
-        trained = {n for n in self._whole if n.removesuffix(".weight").endswith(saved)}
-        one_matrix = bool(
-            self.config.get("ensure_weight_tying")
-        )  # peft has trained it as one, then
-        for changed in {*self._updates, *trained} if ties else ():
-            if changed in ties or (changed in ties.values() and not one_matrix):
+        tied = set(ties) | set(ties.values())
+        for changed in self._updates:
+            if changed in tied:
                 raise CheckpointError(
                     f"{self.folder}: trains {changed!r}, but {name} ties its output head to the "
                     "embedding, and one matrix cannot be both the trained and the plain one. Untie the "
@@ -127,6 +151,18 @@ class Adapter:
         for changed, key in self._whole.items():
             if changed not in ties:
                 found[changed] = self._entries[key].shape
+        for changed, (key, numbers) in self._rows.items():
+            embedding = ties.get(changed, changed)
+            if embedding in self._rows and numbers != self._rows[embedding][1]:
+                raise CheckpointError(
+                    f"{self.folder}: trains other rows of {changed!r} than of {embedding!r}, but {name} ties its "
+                    "output head to the embedding"
+                )
+            if changed not in ties:
+                height = shapes.get(changed, (0,))[0]
+                stored = self._entries[key].shape
+                fits = len(numbers) == stored[0] and all(number < height for number in numbers)
+                found[changed] = (height, *stored[1:]) if fits else stored
         for changed, shape in found.items():
             if changed not in shapes:
                 raise CheckpointError(
@@ -142,6 +178,10 @@ class Adapter:
         """``tensor`` with the adapter's update, float32; untouched tensors come back as they are."""
         if name in self._whole:
             tensor = self._read(self._whole[name])
+        if name in self._rows:
+            key, numbers = self._rows[name]
+            tensor = tensor.float().clone()
+            tensor[numbers] = self._read(key).float()
         update = self._updates.get(name)
         if update is None:
             return tensor
@@ -158,6 +198,28 @@ class Adapter:
             magnitude = self._read(update.keys["magnitude_vector"]).float()
             result *= magnitude.reshape(norm.shape) / norm
         return result
+
+    def _saved(self) -> tuple[str, ...]:
+        """The names under ``modules_to_save``."""
+        saved = self.config.get("modules_to_save") or ()
+        if not isinstance(saved, (list, tuple)) or not all(isinstance(each, str) for each in saved):
+            raise CheckpointError(
+                f"{self.folder / 'adapter_config.json'}: modules_to_save: expected a list of names, found "
+                f"{saved!r:.100}"
+            )
+        return tuple(saved)
+
+    def _numbers(self, module: str, key: str) -> list[int]:
+        """The numbers of the rows of ``module`` that are stored under ``key``."""
+        said = self.config.get("trainable_token_indices")
+        if isinstance(said, dict):  # by module; otherwise of the embedding
+            said = next((n for name, n in said.items() if f".{module}".endswith(f".{name}")), None)
+        if not isinstance(said, list) or not all(type(n) is int and n >= 0 for n in said):
+            raise CheckpointError(
+                f"{self.folder / 'adapter_config.json'}: trainable_token_indices: expected the numbers of the rows "
+                f"in {key!r}, found {said!r:.100}"
+            )
+        return said
 
     def _refuse_other_kinds(self) -> None:
         wrong = [key for key, plain in _PLAIN.items() if self.config.get(key) not in plain]

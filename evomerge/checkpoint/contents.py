@@ -30,7 +30,8 @@ def files_of(model: Checkpoint, *, code: bool = False) -> dict[str, Path]:
         if path.is_file()
     }
     if model.adapter:
-        for path in (model.adapter.file, model.adapter.folder / "adapter_config.json"):
+        own = (model.adapter.folder / name for name in (*COMPANIONS, "adapter_config.json"))
+        for path in (model.adapter.file, *(path for path in own if path.is_file())):
             named[f"{ADAPTER}/{path.name}"] = path
     return named
 

@@ -14,6 +14,7 @@ from typing import Any
 from evomerge.cache import cache_folder
 from evomerge.errors import CheckpointError
 
+TOKENIZER = "tokenizer.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _BYTES = {
     "F64": 8,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from evomerge.checkpoint.claims import claim
 from evomerge.checkpoint.files import (
     DTYPES,
     FLOATS,
+    TOKENIZER,
     Entry,
     entries,
     file_digest,
@@ -47,7 +49,7 @@ class Checkpoint:
         check_depth(self.config, name, len(stored))
         self.skeleton = Skeleton.of(self.config, name)
         claims = claim(name, self.config, self.skeleton, stored)
-        self._parts, self._stored = claims.parts, claims.stored
+        self._parts, self._stored = claims.parts, dict(claims.stored)
         self._entries = {key: stored[own] for key, own in claims.stored.items()}
         for key, entry in self._entries.items():
             if entry.dtype not in FLOATS:
@@ -62,9 +64,9 @@ class Checkpoint:
             for key, part in self._parts.items()
             if part.tied and (key not in self._entries or self._equal(key, part.tied))
         }
-        self.names = tuple(key for key in self._entries if key not in self.ties)
-        self.places = {key: self._parts[key].place for key in self.names}
+        self._list()
         if adapter:
+            self._adapt(adapter)
             shapes = {key: self._entries[key].shape for key in self.names}
             adapter.check(name, shapes, self.ties)
 
@@ -77,6 +79,33 @@ class Checkpoint:
             self._mapped(one), self._mapped(other)
         )
 
+    def _adapt(self, adapter: Adapter) -> None:
+        """Take over how many tokens an adapter was trained with, and that it trained a tied head apart."""
+        for head, embedding in dict(self.ties).items():
+            if self._parts[head].by_token and adapter.unties(embedding, head):
+                del self.ties[head]
+                self._entries[head] = self._entries[embedding]
+                self._stored[head] = self._stored[embedding]
+        self._list()
+        ends = [name for name in self.names if self.by_token(name)]
+        for name in ends:
+            entry = self._entries[name]
+            self._entries[name] = replace(entry, shape=adapter.brought(name, entry.shape))
+        heights = {name: self._entries[name].shape[0] for name in ends}
+        if len(set(heights.values())) > 1:
+            one, other, *_ = heights.items()
+            raise CheckpointError(
+                f"{adapter.folder}: was trained with other tokens, and with it {one[0]} has {one[1]} rows and "
+                f"{other[0]} {other[1]}: save both, with modules_to_save: [embed_tokens, lm_head]"
+            )
+
+    def _list(self) -> None:
+        """What there is but for tied tensors."""
+        self.names = tuple(
+            key for key in self._parts if key in self._entries and key not in self.ties
+        )
+        self.places = {key: self._parts[key].place for key in self.names}
+
     @property
     def tied(self) -> bool:
         """Whether the output head is the embedding."""
@@ -88,6 +117,12 @@ class Checkpoint:
         folder = locate(ref.model, ref.origin)
         adapter = Adapter(locate(ref.adapter, ref.origin)) if ref.adapter else None
         return cls(str(ref), folder, adapter)
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where its tokenizer lies: an adapter that comes with one was trained with it."""
+        own = self.adapter and (self.adapter.folder / TOKENIZER).is_file()
+        return self.adapter.folder if self.adapter and own else self.folder
 
     @cached_property
     def layers(self) -> int:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import filecmp
 from collections.abc import Mapping
 
-from evomerge.checkpoint.files import read_json
-from evomerge.checkpoint.reading import Checkpoint
+from evomerge.checkpoint.donor import Donor
+from evomerge.checkpoint.files import TOKENIZER, read_json
 from evomerge.errors import CheckpointError
 
 ABSENT = -1
-TOKENIZER = "tokenizer.json"
 
 
-def vocabulary(model: Checkpoint) -> dict[str, int]:
+def vocabulary(model: Donor) -> dict[str, int]:
     """Token -> row, from the model's ``tokenizer.json``; empty if it has none."""
-    path = model.folder / TOKENIZER
+    path = model.tokenizer_folder / TOKENIZER
     if not path.is_file():
         return {}
     content = read_json(path)
@@ -35,9 +34,9 @@ def vocabulary(model: Checkpoint) -> dict[str, int]:
     return tokens
 
 
-def same_tokenizer(model: Checkpoint, other: Checkpoint) -> bool:
+def same_tokenizer(model: Donor, other: Donor) -> bool:
     """True if both have the same ``tokenizer.json``, byte for byte (cheap, where parsing is not)."""
-    ours, theirs = model.folder / TOKENIZER, other.folder / TOKENIZER
+    ours, theirs = model.tokenizer_folder / TOKENIZER, other.tokenizer_folder / TOKENIZER
     return ours.is_file() and theirs.is_file() and filecmp.cmp(ours, theirs, shallow=False)
 
 

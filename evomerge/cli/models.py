@@ -5,19 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from evomerge.cli import output, placement
 from evomerge.errors import InputError
 
 
 def merge(arguments: argparse.Namespace) -> None:
+    from evomerge.interop import load_recipe
     from evomerge.merging import merge
-    from evomerge.recipe import Recipe
     from evomerge.report.progress import progress_bar
     from evomerge.visible import visible
 
     placement.stop_on_signals()
-    recipe = Recipe.load(arguments.recipe).allowing(arguments.allow)
+    recipe, notes = load_recipe(arguments.recipe)
+    recipe = recipe.allowing(arguments.allow)
+    for note in notes:
+        print(visible(note), file=sys.stderr)
     placement.check_device(arguments.device)
     if not 0 < arguments.shard_size < float("inf"):
         raise InputError(f"--shard-size: expected a number above 0, found {arguments.shard_size:g}")
@@ -79,8 +83,13 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def convert(arguments: argparse.Namespace) -> None:
-    from evomerge.interop import from_mergekit
+    from evomerge.interop import files_from_mergekit, from_mergekit
 
     if arguments.layers is not None and arguments.layers < 1:
         raise InputError(f"--layers: expected at least 1, found {arguments.layers}")
-    output.put(from_mergekit(arguments.file, arguments.layers), arguments)
+    if not arguments.output:
+        print(from_mergekit(arguments.file, arguments.layers), end="")
+        return
+    path = Path(arguments.output)
+    files = files_from_mergekit(arguments.file, path.name, arguments.layers)
+    output.write_all({path.with_name(name): text for name, text in files.items()}, arguments.force)

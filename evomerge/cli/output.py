@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,11 +44,18 @@ def save(recipe: Recipe, path: Path, force: bool) -> None:
 
 
 def write(path: Path, text: str, force: bool) -> None:
+    write_all({path: text}, force)
+
+
+def write_all(texts: Mapping[Path, str], force: bool) -> None:
+    """Files that belong together, in this order."""
     from evomerge.config import write_text
 
-    refuse_existing(path, force)
-    with _told(path):
-        write_text(path, text)
+    for path in texts:
+        refuse_existing(path, force)
+    with _told(*texts):
+        for path, text in texts.items():
+            write_text(path, text)
 
 
 @contextmanager

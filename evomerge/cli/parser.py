@@ -175,7 +175,8 @@ def make_parser() -> argparse.ArgumentParser:
         "turn a mergekit file into a recipe, or a mergekit-evolve file into a run.yaml",
         "The recipe gives the tensors that mergekit 0.1.5 gives, within rounding: what it does counts,\n"
         "not what its file seems to say. Unknown keys are refused. What is not carried over stands in\n"
-        "comments at the top of the result.",
+        "comments at the top of the result. Merges that the file merges once more become recipes of\n"
+        "their own, beside FILE.",
     )
     sub.add_argument("file", metavar="MERGEKIT.yaml")
     sub.add_argument(
@@ -192,7 +193,7 @@ def make_parser() -> argparse.ArgumentParser:
         "materialize a recipe as a Hugging Face model folder",
         "Written shard by shard beside DIR and renamed at the end: DIR appears whole or not at all.",
     )
-    sub.add_argument("recipe", metavar="RECIPE.yaml")
+    sub.add_argument("recipe", metavar="RECIPE.yaml", help="a recipe, or a mergekit file")
     sub.add_argument("-o", "--output", metavar="DIR", required=True, help="folder to make")
     sub.add_argument("--force", action="store_true", help="replace DIR if it exists")
     sub.add_argument(
@@ -284,7 +285,9 @@ def make_parser() -> argparse.ArgumentParser:
         "file or the folders it names hold is executed; what a search would execute is listed.",
     )
     sub.add_argument(
-        "file", metavar="FILE", help="run.yaml, a run folder, a fitness file, or a recipe"
+        "file",
+        metavar="FILE",
+        help="run.yaml, a run folder, a fitness file, a recipe, or a mergekit file",
     )
     allow(sub)
     return parser

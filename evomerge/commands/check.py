@@ -17,6 +17,7 @@ from evomerge.commands.check_suite import (
 from evomerge.commands.code import Tasks, lines_of, read_tasks, remote_code
 from evomerge.errors import ConfigError, InputError
 from evomerge.evolution.core import ENOUGH, ENOUGH_FOR_UNEQUAL
+from evomerge.interop import is_mergekit, load_recipe
 from evomerge.merging import open_parents
 from evomerge.merging.blueprint import Blueprint, notes_on
 from evomerge.merging.remembered import ROOM
@@ -47,6 +48,10 @@ def check(path: str | Path, allow: Sequence[str] = ()) -> list[str]:
     """
     path = Path(path)
     file = path / NAME if path.is_dir() else path
+    if is_mergekit(file):
+        recipe, notes = load_recipe(file)
+        recipe = recipe.allowing(allow)
+        return [*_check_recipe(file, recipe), *(f"note: {note}" for note in notes)]
     node = config.read(file)
     keys = set(node.value) if isinstance(node.value, dict) else set()
     is_run = file.name == NAME or bool(keys & {"space", "fitness", "optimizer", "budget"})
@@ -90,7 +95,7 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
         f"{file}: ok",
         f"models: {', '.join(f'{name} = {model.name}' for name, model in parents.models.items())}",
         f"{parents.first.architecture}, {blueprint.layers} layers, {parents.first.parameters:,} parameters",
-        f"merged model: {_gigabytes(size)} in {recipe.dtype}; tokenizer of {recipe.tokenizer}",
+        f"merged model: {_gigabytes(size)} in {recipe.dtype}; {_tokenizer(recipe.tokenizer, parents)}",
         *notes_on(parents),
         *_doubts(parents),
         *([f"row weights: {row_text(recipe.body.rows.size)}"] if recipe.body.rows else []),
@@ -101,8 +106,15 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
 
 def _doubts(parents: Parents) -> list[str]:
     """What speaks against merging such parents, and what a merge never stops at."""
-    endings = ending_notes(parents.models, parents.tokenizer)
+    endings = ending_notes(parents.models, parents.donor_name)
     return [*doubts(parents), *(f"note: {fact}" for fact in endings)]
+
+
+def _tokenizer(name: str, parents: Parents) -> str:
+    """Whose tokenizer a merge has."""
+    if name in parents.models:
+        return f"tokenizer of {name}"
+    return f"tokenizer of {parents.donor.name}, with the tokens of all models"
 
 
 TYPICAL_BATCH = 1024  # tokens of a forward and backward pass on a CPU

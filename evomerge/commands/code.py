@@ -10,6 +10,7 @@ from pathlib import Path
 
 from evomerge.checkpoint import ModelRef, locate, read_json
 from evomerge.errors import ConfigError, InputError
+from evomerge.recipe import BASE
 from evomerge.run.spec import RunSpec
 from evomerge.scorers.sources import Code, code_in, find_module
 from evomerge.suite.spec import ScorerSpec, SuiteSpec
@@ -129,7 +130,7 @@ def remote_code(spec: RunSpec) -> list[Code]:
     """
     if not spec.trust_remote_code:
         return []
-    ref = spec.model(spec.tokenizer)
+    ref = spec.model(spec.tokenizer if spec.tokenizer in spec.names else BASE)
     folder = locate(ModelRef(ref.text, ref.origin).model, ref.origin)
     found = []
     for name in ("config.json", "tokenizer_config.json"):

@@ -14,6 +14,7 @@ from evomerge import recipe as recipes
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.errors import RunError
 from evomerge.inference.intervals import Interval
+from evomerge.interop import load_recipe
 from evomerge.judging.estimation import ANCHORED, Estimation
 from evomerge.judging.evidence import Bootstrap
 from evomerge.judging.final import count
@@ -123,6 +124,7 @@ def respond(
             models={name: recipe.ref(name).portable for name in open_parents(recipe).models},
             tokenizer=recipe.tokenizer,
             allow=recipe.allow,
+            tokens=recipe.tokens and recipe.tokens.plain,
             dtype=dtype or scoring_dtype(spec.dtype, recipe.dtype, device),
             device=device,
         )
@@ -136,7 +138,7 @@ def respond(
 def recipe_of(model: str) -> Recipe:
     """A recipe file, or a recipe that passes one model through."""
     if model.endswith((".yaml", ".yml")):
-        return Recipe.load(model)
+        return load_recipe(model)[0]
     ref = ModelRef(model)
     name = "model"
     group = recipes.group("passthrough", (name,))

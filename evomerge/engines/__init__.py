@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
-from evomerge.checkpoint import Checkpoint
+from evomerge.checkpoint import Donor
 
 if TYPE_CHECKING:
     import torch
@@ -139,7 +139,7 @@ class Engine(Protocol):
     tokens: int
 
     @classmethod
-    def open(cls, outline: Outline, donor: Checkpoint, options: EngineOptions) -> Self:
+    def open(cls, outline: Outline, donor: Donor, options: EngineOptions) -> Self:
         """An engine that is ready for models as ``outline`` says, without any weights.
 
         Args:

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Self
 import torch
 from transformers import GenerationConfig
 
-from evomerge.checkpoint import Checkpoint, copy_companions
+from evomerge.checkpoint import Donor, copy_companions
 from evomerge.engines import EngineOptions, Generated, Outline, Request, Scored, Tokens, Weights
 from evomerge.engines.greedy import Ends, unusual
 from evomerge.engines.tokenizer import load_tokenizer
@@ -55,7 +55,7 @@ class VLLMEngine:
 
     HAS_MODULE: ClassVar[bool] = False
 
-    def __init__(self, outline: Outline, donor: Checkpoint, options: EngineOptions) -> None:
+    def __init__(self, outline: Outline, donor: Donor, options: EngineOptions) -> None:
         self._donor, self._options = donor, options
         generation = donor.folder / "generation_config.json"
         settings = json.loads(generation.read_text()) if generation.is_file() else {}
@@ -77,7 +77,7 @@ class VLLMEngine:
         self._start(outline)
 
     @classmethod
-    def open(cls, outline: Outline, donor: Checkpoint, options: EngineOptions) -> Self:
+    def open(cls, outline: Outline, donor: Donor, options: EngineOptions) -> Self:
         """See ``Engine.open``.
 
         Raises:
@@ -102,7 +102,7 @@ class VLLMEngine:
             length, int(config.get("max_position_embeddings", 0))
         )
         with tempfile.TemporaryDirectory() as folder:
-            copy_companions(self._donor.folder, Path(folder))
+            copy_companions(self._donor, Path(folder))
             Path(folder, "config.json").write_text(json.dumps(config | {"dtype": options.dtype}))
             try:
                 with _unseen("llvmlite.binding.ffi"):

@@ -30,6 +30,11 @@ class Blend:
     values: Mapping[str, Any]
 
     @property
+    def references(self) -> tuple[str, ...]:
+        """The models, and the base if there is one."""
+        return (*self.models, *([self.base] if self.base else []))
+
+    @property
     def copied(self) -> str | None:
         """The one model whose tensors this passes on as they are, if it does."""
         if self.method == "passthrough" and len(self.models) == 1:
@@ -42,7 +47,13 @@ class Blend:
 
 
 class Resolver:
-    """Resolves documents tensor by tensor; what cannot be said in a recipe is noted as a problem."""
+    """Resolves documents tensor by tensor; what cannot be said in a recipe is noted as a problem.
+
+    Args:
+        parts: the merges of the file that have a name, none of them made from itself.
+        anatomy: of the models.
+        problems: where to note.
+    """
 
     def __init__(
         self, parts: Mapping[str, Document], anatomy: Anatomy, problems: config.Problems
@@ -51,31 +62,24 @@ class Resolver:
         self.layers = 0  # of what was resolved last; all documents have as many
         self._missing: set[tuple[str | None, str, str]] = set()
 
-    def resolve(self, document: Document, above: tuple[str, ...] = ()) -> dict[str, Blend]:
-        """How every tensor is merged, with merges of the same file looked through."""
-        if document.name in above:
-            self._problem(document, "name", f"{document.name} is made from itself")
-            return {}
-        found = self._own(document)
+    def resolve(self, document: Document, dtype: str | None) -> tuple[dict[str, Blend], list[str]]:
+        """How every tensor is merged, and which merges of the file were looked through for it.
+
+        Those are merges whose tensors ``document`` passes on as they are, if that makes no difference: one that
+        rounds to another dtype than ``dtype``, that of the result, stays a model, as one that is merged does.
+        """
+        found, through = self._own(document), dict[str, None]()
         inner: dict[str, dict[str, Blend]] = {}
         for tensor, blend in found.items():
-            used = [name for name in (*blend.models, blend.base or "") if name in self.parts]
-            if not used:
-                continue
             name = blend.copied
-            if name not in self.parts:
-                self._problem(
-                    document,
-                    "merge_method",
-                    f"{blend.method} merges {used[0]}, itself a merge; a recipe merges models once",
-                )
-                return found
-            assert name is not None
+            part = self.parts.get(name) if name else None
+            if name is None or part is None or part.dtype not in (None, "float32", dtype):
+                continue
             if name not in inner:
-                path = (*above, document.name or "")
-                inner[name] = self.resolve(self.parts[name], path)
+                inner[name], more = self.resolve(part, dtype)
+                through |= dict.fromkeys((name, *more))
             found[tensor] = inner[name].get(tensor, blend)
-        return found
+        return found, list(through)
 
     def _own(self, document: Document) -> dict[str, Blend]:
         """How every tensor is merged, by this document alone."""
@@ -85,8 +89,8 @@ class Resolver:
         self.layers = layers
         first, last = document.slices[0], document.slices[-1]
         if len(last.sources) > len(first.sources):
-            self._problem(
-                document,
+            document.problem(
+                self.problems,
                 "slices",
                 f"the last slice has more sources than the first: mergekit {VERSION} leaves some out of the "
                 "final norm and the head",
@@ -115,8 +119,8 @@ class Resolver:
             for source in part.sources:
                 low, high = source.layers or (0, 0)
                 if (low, high) != (start, start + length):
-                    self._problem(
-                        document,
+                    document.problem(
+                        self.problems,
                         f"slices[{number}]",
                         f"layers [{low}, {high}) of {source.model} become layers [{start}, {start + length}): "
                         "a recipe merges each layer with the same layer of the other models; none is moved, "
@@ -125,8 +129,8 @@ class Resolver:
                     return None
             start += length
         if start != (self.anatomy.layers or start):
-            self._problem(
-                document,
+            document.problem(
+                self.problems,
                 "slices",
                 f"give {start} layers, the models have {self.anatomy.layers}: a recipe keeps them all",
             )
@@ -138,8 +142,8 @@ class Resolver:
             return self.anatomy.layers
         for branch in document.branches:
             if len(branch.values) > 1 or re.search(r"\d", branch.filter or ""):
-                self._problem(
-                    document, "models", f"values differ between layers, and {UNKNOWN_DEPTH}"
+                document.problem(
+                    self.problems, "models", f"values differ between layers, and {UNKNOWN_DEPTH}"
                 )
                 return None
         return 2  # whatever it is, all layers are alike
@@ -195,19 +199,12 @@ class Resolver:
         whose = f" of {source.model}" if source else ""
         if (document.name, name, whose) not in self._missing:  # one message, however many tensors
             self._missing.add((document.name, name, whose))
-            self._problem(
-                document,
+            document.problem(
+                self.problems,
                 name,
                 f"missing{whose}, for {tensor} at least; mergekit refuses that, too",
             )
         return 0.0
-
-    def _problem(self, document: Document, key: str, message: str) -> None:
-        known = document.node.value.get(key.partition("[")[0])
-        problem = config.Problems()
-        problem.add(known or document.node, key, message)
-        if problem.found[0] not in self.problems.found:  # one message, however many tensors
-            self.problems.found += problem.found
 
 
 def _length(source: Source) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evomerge import config
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.interop.catalogue import PEERS, VERSION, Argument, Peer
 from evomerge.interop.settings import Branch, Setting, parse_setting
+from evomerge.tokens import UNION, TokenRules
 
 Settings = Mapping[str, Setting]
 _SEPARATOR = re.compile(r"^---(?=\s|$)", re.MULTILINE)
@@ -47,6 +48,7 @@ class Document:
         settings: of the module and of the whole document, in order of precedence.
         dtype: of the merged tensors, None for that of the inputs.
         tokenizer: ``base``, ``union``, a model, or None.
+        tokens: what it says of single tokens, with models by their reference.
         notes: what a recipe does not carry over.
     """
 
@@ -59,6 +61,7 @@ class Document:
     dtype: str | None
     tokenizer: str | None
     notes: tuple[str, ...] = field(default=())
+    tokens: TokenRules | None = None
 
     @property
     def peer(self) -> Peer:
@@ -73,6 +76,24 @@ class Document:
         for level in levels:
             for setting in level.values():
                 yield from setting
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Every model named as one to merge, or as a base, each once."""
+        found: dict[str | None, None] = {}
+        for part in self.slices:
+            found.update(dict.fromkeys(source.model for source in part.sources))
+            found[part.base] = None
+        found[self.base] = None
+        return tuple(name for name in found if name)
+
+    def problem(self, problems: config.Problems, key: str, message: str) -> None:
+        """Note a problem where ``key`` stands, or at the document's beginning; the same one only once."""
+        known = self.node.value.get(key.partition("[")[0])
+        found = config.Problems()
+        found.add(known or self.node, key, message)
+        if found.found[0] not in problems.found:
+            problems.found += found.found
 
     def arrange(self, part: Slice) -> tuple[list[Source], str | None]:
         """The inputs of a slice as the method takes them, and the base if there is one."""
@@ -133,7 +154,7 @@ def parse_document(node: config.Node, problems: config.Problems) -> Document | N
     settings.append(reader.settings(section, "top"))
     out, into = section.text("out_dtype"), section.text("dtype")
     notes: list[str] = list(reader.notes)
-    tokenizer = _parse_tokenizer(section, reader)
+    tokenizer, tokens = _parse_tokenizer(section, reader)
     template = section.text("chat_template")
     if template == "auto":
         notes.append(
@@ -155,6 +176,7 @@ def parse_document(node: config.Node, problems: config.Problems) -> Document | N
         dtype=dtype,
         tokenizer=tokenizer,
         notes=tuple(notes),
+        tokens=tokens,
     )
 
 
@@ -281,17 +303,22 @@ class _Reader:
         return parse_setting(node, argument.kind, where, self.problems)
 
 
-def _parse_tokenizer(section: config.Section, reader: _Reader) -> str | None:
-    """Whose tokenizer the merge takes."""
+def _parse_tokenizer(
+    section: config.Section, reader: _Reader
+) -> tuple[str | None, TokenRules | None]:
+    """Whose tokenizer the merge takes, and what is said of single tokens."""
     source, part = reader.model(section, "tokenizer_source"), section.section("tokenizer")
     if part is None:
-        return source
+        return source, None
     if source:
         section.problem("tokenizer", "give either this or tokenizer_source")
     named = reader.model(part, "source")
+    content = part.node.value if isinstance(part.node.value, dict) else {}
+    given = {key: node for key, node in content.items() if node.value is not None}
+    rules = TokenRules.parse(
+        config.Section(replace(part.node, value=given), part.problems, part.path), reader.model
+    )
     for key in ("tokens", "pad_to_multiple_of"):
-        node = part.get(key)
-        if node is not None and node.value is not None:
-            part.problem(key, "evomerge takes a parent's tokenizer and embedding rows as they are")
+        part.get(key)
     part.finish()
-    return named or "union"
+    return named or UNION, rules

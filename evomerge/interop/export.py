@@ -189,13 +189,23 @@ def _tokenizer(
 ) -> tuple[dict[str, Any], str]:
     """The key that gives the recipe's tokenizer, or a comment where mergekit has none for it."""
     donor = parents.donor
+    if recipe.tokens:
+        raise InputError(
+            f"the recipe has rules for single tokens, or pads its vocabulary: evomerge keeps rows that mergekit "
+            f"cuts; {MATERIALIZE}"
+        )
+    if donor.more:
+        raise InputError(
+            f"mergekit puts the tokens of a union in another order than evomerge; {MATERIALIZE}"
+        )
     if len({model.tied for model in parents.models.values()}) > 1:
         raise InputError(
             "some models tie the output head to the embedding and others do not: mergekit writes a config "
             f"that fits only one kind; {MATERIALIZE}"
         )
+    whose = next(name for name, model in parents.models.items() if model is donor.model)
     if len(vocabulary(donor)) == parents.height:
-        return {"tokenizer": {"source": names[parents.tokenizer]}}, ""
+        return {"tokenizer": {"source": names[whose]}}, ""
     # told to take a tokenizer, mergekit cuts padded vocabularies to its size
     if parents.notes():
         raise InputError(
@@ -203,7 +213,7 @@ def _tokenizer(
             f"cuts; {MATERIALIZE}"
         )
     based = any(_has_base(PEERS[group.method], recipe) for group in groups.values())
-    if based and parents.tokenizer == BASE:
+    if based and whose == BASE:
         return {}, ""  # is what mergekit copies
     return {}, f"# copy the tokenizer files of {donor.name} into the merged folder yourself\n"
 

@@ -1,12 +1,13 @@
 """mergekit YAML in: the recipe that gives the tensors mergekit gives, or a refusal with the reason.
 
 Values are resolved tensor by tensor and then grouped. The arithmetic differs: mergekit computes
-most methods in the file's ``dtype``, evomerge in float32.
+most methods in the file's ``dtype``, evomerge in float32. A merge that others of the file merge becomes a recipe
+of its own, which stands for a model in theirs: its result is rounded to its own dtype, as mergekit writes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,15 +20,25 @@ from evomerge.interop.catalogue import PEERS
 from evomerge.interop.document import Document, parse_document
 from evomerge.interop.layout import groups_of
 from evomerge.interop.naming import name_models
+from evomerge.interop.stacking import file_names, last_of, parts_of, within
 from evomerge.recipe import BASE, Body, Group, Recipe
+from evomerge.tokens import UNION, TokenRules
+
+Recipes = dict[
+    str, tuple[Recipe, list[str]]
+]  # file name -> recipe, what a reader should know of it
 
 
-def recipe_of(nodes: Sequence[config.Node], layers: int | None = None) -> tuple[Recipe, list[str]]:
-    """The recipe of a mergekit file, and what a reader of it should know.
+def recipes_of(nodes: Sequence[config.Node], file: str, layers: int | None = None) -> Recipes:
+    """The recipes of a mergekit file, and what a reader of each should know.
 
     Args:
         nodes: its documents.
+        file: name of the recipe of the model; the others, which it names as models, lie beside it.
         layers: depth of the models, for files that need it and models that are not at hand.
+
+    Returns:
+        Those that others need first, the one in ``file`` last.
 
     Raises:
         ConfigError: it is no file for mergekit, or says what a recipe cannot; all problems at once.
@@ -36,86 +47,108 @@ def recipe_of(nodes: Sequence[config.Node], layers: int | None = None) -> tuple[
     parsed = [parse_document(node, problems) for node in nodes]
     problems.check()
     documents = [document for document in parsed if document is not None]
-    parts = {document.name: document for document in documents if document.name}
-    last = _last(documents)
-    model = next((name for name in _mentioned(documents) if name not in parts), "")
-    if not model:
+    parts = parts_of(documents, problems)
+    problems.check()
+    last = last_of(documents)
+    own = within(last, parts)
+    mentioned = (name for document in own for name in document.references if name not in parts)
+    model = next(mentioned, None)
+    if model is None:
         raise ConfigError([f"{last.node.file}: names no model but its own merges"])
     anatomy = read_anatomy(ModelRef(model))
-    anatomy = replace(anatomy, layers=anatomy.layers or layers)
-    resolver = Resolver(parts, anatomy, problems)
-    blends = resolver.resolve(last)
-    problems.check()
-    return _Assembler(documents, last, anatomy, resolver.layers, model).recipe(blends)
+    importer = _Importer(parts, replace(anatomy, layers=anatomy.layers or layers), model, problems)
+    importer.add(last, file)
+    unused = [document.name for document in documents if document not in own]
+    if unused:
+        importer.recipes[file][1].append(
+            f"{', '.join(map(str, unused))}: left out, as the model is not made of it"
+        )
+    return importer.recipes
 
 
-def _last(documents: Sequence[Document]) -> Document:
-    """The document that makes the model: the only one, or the one without a name."""
-    if len(documents) == 1:
-        return documents[0]
-    unnamed = [document for document in documents if document.name is None]
-    names = [document.name for document in documents if document.name]
-    if len(unnamed) == 1 and len(set(names)) == len(names):
-        return unnamed[0]
-    raise ConfigError(
-        [
-            f"{documents[0].node.file}: holds {len(documents)} merges, of which {len(unnamed)} have no name; "
-            "expected one without, which puts together the others, whose names differ"
-        ]
-    )
-
-
-def _mentioned(documents: Iterable[Document]) -> Iterable[str]:
-    for document in documents:
-        yield from (source.model for part in document.slices for source in part.sources)
-        if document.base:
-            yield document.base
-
-
-class _Assembler:
-    """Makes the recipe of what was resolved."""
+class _Importer:
+    """Makes a recipe of every merge that is needed as one."""
 
     def __init__(
         self,
-        documents: Sequence[Document],
-        last: Document,
+        parts: Mapping[str, Document],
         anatomy: Anatomy,
-        layers: int,
         model: str,
+        problems: config.Problems,
     ) -> None:
-        self.documents, self.last, self.anatomy, self.layers = documents, last, anatomy, layers
-        self.file = last.node.file
+        self.parts, self.anatomy, self.model, self.problems = parts, anatomy, model, problems
+        self.files: dict[str, str] = {}
+        self.recipes: Recipes = {}
+
+    def add(self, document: Document, file: str) -> None:
+        """The recipe of ``document``, after those that it names as models."""
+        self.files = self.files or file_names(list(self.parts), file)
+        whole = within(document, self.parts)
+        dtype = next((each.dtype for each in whole if each.dtype), None) or self.anatomy.dtype
+        resolver = Resolver(self.parts, self.anatomy, self.problems)
+        blends, through = resolver.resolve(document, dtype)
+        layers = resolver.layers
+        self.problems.check()
+        for name in dict.fromkeys(name for blend in blends.values() for name in blend.references):
+            if name in self.parts and self.files[name] not in self.recipes:
+                self.add(self.parts[name], self.files[name])
+        documents = [document, *(self.parts[name] for name in through)]
+        self.recipes[file] = _Assembler(self, documents, layers, dtype).recipe(blends)
+
+
+class _Assembler:
+    """Makes the recipe of what was resolved: the first of ``documents``, with the others looked through."""
+
+    def __init__(
+        self, importer: _Importer, documents: Sequence[Document], layers: int, dtype: str | None
+    ) -> None:
+        self.parts, self.files = importer.parts, importer.files
+        self.documents, self.last, self.anatomy = documents, documents[0], importer.anatomy
+        self.file, self.layers, self.dtype = self.last.node.file, layers, dtype
         self.notes = [note for document in documents for note in document.notes]
-        if anatomy.skeleton is None and any(b.filter for d in documents for b in d.branches):
+        if self.anatomy.skeleton is None and any(b.filter for d in documents for b in d.branches):
             self.notes.append(
-                f"{model} is not at hand: filters are read for models without biases and without norms "
+                f"{importer.model} is not at hand: filters are read for models without biases and without norms "
                 "inside attention"
             )
 
     def recipe(self, blends: Mapping[str, Blend]) -> tuple[Recipe, list[str]]:
         base = self._base(blends)
-        tokenizer = self._tokenizer(base)
+        tokenizer, rules = self._tokenizer(base)
         references = dict.fromkeys(m for blend in blends.values() for m in blend.models)
-        if tokenizer:
+        if tokenizer and tokenizer != UNION:
             references.setdefault(tokenizer)
         names = name_models([reference for reference in references if reference != base])
-        sources = {name: ModelRef(ModelRef(ref).portable) for ref, name in names.items()}
+        sources = {name: self._model(reference) for reference, name in names.items()}
         if base:
             names[base] = BASE
         groups = {tensor: self._group(blend, names) for tensor, blend in blends.items()}
+        names[UNION] = UNION
         donor = names[tokenizer] if tokenizer else next(iter(names.values()))
+        for token, row in (rules.rows if rules else {}).items():
+            if row.model and row.model not in names:
+                raise ConfigError(
+                    [
+                        f"{self.file}: tokenizer.tokens.{token}: {row.model} is none of the models that are merged"
+                    ]
+                )
         if tokenizer is None:
             self.notes.append(
                 f"mergekit would take the tokenizer of any of the models; here it is that of {donor}"
             )
         made = Recipe(
-            ModelRef(ModelRef(base).portable) if base else None,
+            self._model(base) if base else None,
             sources,
             Body(self._grouped(groups)),
             self._dtype(),
             tokenizer=donor,
+            tokens=rules and rules.renamed(names),
         )
         return made, list(dict.fromkeys(self.notes))
+
+    def _model(self, reference: str) -> ModelRef:
+        """A model as a recipe names it; a merge of the file by that of its recipe, which lies beside."""
+        return ModelRef(self.files.get(reference) or ModelRef(reference).portable)
 
     def _base(self, blends: Mapping[str, Blend]) -> str | None:
         bases = {blend.base: None for blend in blends.values() if blend.base}
@@ -125,21 +158,17 @@ class _Assembler:
             )
         return next(iter(bases), None) or self.last.base
 
-    def _tokenizer(self, base: str | None) -> str | None:
-        """The model whose tokenizer the merge takes, None if mergekit's choice is arbitrary."""
-        parts = {document.name: document for document in self.documents if document.name}
-        given = self.last.tokenizer
-        if given in parts:
-            given = parts[given].tokenizer
-        given = given or next((d.tokenizer for d in self.documents if d.tokenizer), None)
-        if given == "union":
-            raise ConfigError(
-                [
-                    f"{self.file}: tokenizer: evomerge makes no union of vocabularies; name the model whose "
-                    "tokenizer and vocabulary the merge takes (tokens that others lack are filled in)"
-                ]
-            )
-        return base if given in (None, "base") else given
+    def _tokenizer(self, base: str | None) -> tuple[str | None, TokenRules | None]:
+        """The model whose tokenizer the merge takes, or ``union``; None if mergekit's choice is arbitrary. And
+        what is said of single tokens."""
+        at = self.last
+        through = {document.name: document for document in self.documents if document.name}
+        while at.tokenizer in through and through[at.tokenizer] is not self.last:
+            at = through[at.tokenizer]
+        if at.tokenizer is None:
+            at = next((d for d in self.documents if d.tokenizer), at)
+        given = at.tokenizer
+        return (base if given in (None, "base") else given), at.tokens
 
     def _group(self, blend: Blend, names: Mapping[str, str]) -> Group:
         """What a recipe says of one tensor."""
@@ -171,8 +200,7 @@ class _Assembler:
         return found
 
     def _dtype(self) -> str:
-        given = self.last.dtype or next((d.dtype for d in self.documents if d.dtype), None)
-        found = given or self.anatomy.dtype
+        found = self.dtype
         if found is None:
             self.notes.append(
                 "mergekit would keep the dtype of the models; it is not known here, so check `dtype`"

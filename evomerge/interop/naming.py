@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from evomerge.recipe import BASE
+from evomerge.tokens import UNION
 
 
 def name_models(references: Iterable[str]) -> dict[str, str]:
@@ -16,7 +17,7 @@ def name_models(references: Iterable[str]) -> dict[str, str]:
         end = Path(reference.rpartition("+")[2].partition("@")[0]).name
         short = re.sub(r"[^\w.-]+", "-", end).strip("-.") or "model"
         name, number = short, 2
-        while name in named.values() or name == BASE:
+        while name in named.values() or name in (BASE, UNION):
             name, number = f"{short}-{number}", number + 1
         named[reference] = name
     return named

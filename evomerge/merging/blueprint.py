@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from evomerge.checkpoint import Checkpoint
+from evomerge.checkpoint import Donor
 from evomerge.parents import Parents
 from evomerge.tensors import Place, ordered
 
@@ -142,6 +142,6 @@ def _config(parents: Parents, tied: bool, blocks: list[int]) -> dict[str, Any]:
     }
 
 
-def _special_tokens(model: Checkpoint) -> dict[str, Any]:
+def _special_tokens(model: Donor) -> dict[str, Any]:
     """The token ids (bos, eos, pad, ...) in a model's config."""
     return {key: value for key, value in model.config.items() if key.endswith("_token_id")}

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evomerge.checkpoint import WeightFiles, beside, copy_companions, tensor_bytes
+from evomerge.checkpoint import ModelRef, WeightFiles, beside, copy_companions, tensor_bytes
 from evomerge.errors import CandidateFailed, InputError
 from evomerge.merging.blueprint import Blueprint
 from evomerge.merging.materializer import Materializer, cores
 from evomerge.parents import Parents
-from evomerge.recipe import Recipe
+from evomerge.recipe import BASE, Recipe
 
 SHARD_BYTES = 4 * 2**30
 
@@ -66,7 +67,20 @@ def write_merge(
                 raise
         config = {**blueprint.config(), "dtype": recipe.dtype}
         (work / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        copy_companions(parents.donor.folder, work)
-        # some loaders take every *.safetensors of a folder for weights
-        recipe.portable().save(work / "evomerge.yaml", suffix=".rows")
+        copy_companions(parents.donor, work)
+        _keep(recipe, work / "evomerge.yaml")
     return out
+
+
+def _keep(recipe: Recipe, file: Path) -> None:
+    """Write ``recipe`` with all that it is made of but models: recipes that stand for models, and row weights."""
+    kept = recipe.portable()
+    models = {**({BASE: kept.base} if kept.base else {}), **kept.models}
+    for number, (name, model) in enumerate(models.items()):
+        if model.is_recipe:
+            inner = file.with_name(f"{file.stem}-{number}.yaml")
+            _keep(Recipe.load(model.portable), inner)
+            models[name] = ModelRef(inner.name, str(file.parent))
+    base = models.pop(BASE, None)
+    # some loaders take every *.safetensors of a folder for weights
+    replace(kept, base=base, models=models).save(file, suffix=".rows")

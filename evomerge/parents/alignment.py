@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from evomerge.checkpoint import Checkpoint, matching_rows, same_tokenizer, vocabulary
+from evomerge.checkpoint import Checkpoint, same_tokenizer, vocabulary
 from evomerge.checkpoint.meaning import differences
 from evomerge.errors import Incompatible
+from evomerge.parents.vocabulary import Common, common_vocabulary
+from evomerge.tokens import TokenRules
 
 
 def check_compatible(
@@ -20,9 +22,12 @@ def check_compatible(
 
 
 def aligned_rows(
-    models: Mapping[str, Checkpoint], tokenizer: str, allow: Sequence[str] = ()
-) -> dict[str, list[int] | None]:
-    """For each model, which of its rows stands where in the vocabulary of ``tokenizer``.
+    models: Mapping[str, Checkpoint],
+    tokenizer: str,
+    allow: Sequence[str] = (),
+    rules: TokenRules | None = None,
+) -> tuple[Common, dict[str, list[int] | None]]:
+    """The vocabulary of ``tokenizer``, with what ``rules`` add, and which row of each model stands where in it.
 
     Args:
         models: the first is the one whose config a merge has.
@@ -30,11 +35,12 @@ def aligned_rows(
         allow: topics of configs that may differ, see ``checkpoint.meaning``.
 
     Returns:
-        Model -> row numbers as ``matching_rows`` gives them, or None if nothing moves.
+        The vocabulary, and model -> row numbers as ``matching_rows`` gives them, or None if nothing moves.
 
     Raises:
         Incompatible: models differ in architecture, depth, tensors, shapes or meaning of their
-            configs, or in vocabularies that have no ``tokenizer.json`` to align them by.
+            configs, or in vocabularies that have no ``tokenizer.json`` to align them by; or no tokenizer
+            has the tokens of all.
     """
     (first_name, first), *others = models.items()
     problems: list[str] = []
@@ -50,29 +56,23 @@ def aligned_rows(
             differing = _differences(model, first)
             differing = differing or _other_meanings(model, first, first_name, allow)
             problems += [f"{pair}: {difference}" for difference in differing]
-    rows: dict[str, list[int] | None] = {}
     if not problems:
-        donor, known = models[tokenizer], None
+        common = common_vocabulary(models, tokenizer, rules)
+        rows: dict[str, list[int] | None] = {}
         for name, model in models.items():
-            if model is donor or (same_tokenizer(model, donor) and model.height == donor.height):
-                rows[name] = None
-                continue
-            tokens, known = vocabulary(model), known or vocabulary(donor)
-            if tokens and known:
-                found = matching_rows(tokens, model.height, known, donor.height)
-                rows[name] = None if found == list(range(model.height)) else found
-            elif model.height == donor.height:  # nothing says that they differ
-                rows[name] = None
-            else:
-                lacking = _lacking(name, model, tokenizer)
+            try:
+                rows[name] = common.rows_of(model)
+            except LookupError:
+                donor = common.model
+                lacking = name if not vocabulary(model) else tokenizer
                 problems.append(
-                    f"{_pair(name, model, tokenizer, donor)}: vocabularies differ: {model.embedding} has "
+                    f"{name} ({model.name}) and {tokenizer} ({donor.name}): vocabularies differ: {model.embedding} has "
                     f"{model.height} and {donor.height} rows, and {lacking} has no tokenizer.json to align "
                     "them by"
                 )
     if problems:
         raise Incompatible("these models cannot be merged:\n  " + "\n  ".join(problems))
-    return rows
+    return common, rows
 
 
 def _differences(model: Checkpoint, first: Checkpoint) -> list[str]:

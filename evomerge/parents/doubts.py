@@ -11,7 +11,7 @@ def doubts(parents: Parents) -> list[str]:
     """One fact a line: of the configs, then the tokenizers, then the weights."""
     found = [
         *config_notes(parents.models),
-        *tokenizer_notes(parents.models, parents.tokenizer),
+        *tokenizer_notes(parents.models, parents.donor_name),
         *ancestry_notes(parents),
     ]
     return [f"note: {fact}" for fact in found]

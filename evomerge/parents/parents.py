@@ -5,18 +5,23 @@ lazily, so that those of every model have the same rows:
 
 * The vocabulary is that of the model whose tokenizer the recipe takes, padding included: rows of
   embedding and head are brought into its order by token string, tokens it lacks are left out.
+  ``union`` is that of the first model, and then what the others add: the tokenizer gets those tokens, too.
 * A token that a model lacks takes the base's row, so that the model's task vector is zero there; if
-  the base lacks it, too, the mean of the rows of all models that have it.
+  the base lacks it, too, the mean of the rows of all models that have it. A recipe may say otherwise of single
+  tokens. A row that no model has is padding: the mean of the model's rows of tokens.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from evomerge.checkpoint import ABSENT, Checkpoint, ModelRef
 from evomerge.parents.alignment import aligned_rows
+from evomerge.parents.vocabulary import row_meant
 from evomerge.recipe import BASE, Recipe
+from evomerge.tokens import TokenRow, TokenRules
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +36,8 @@ class Parents:
     Attributes:
         models: name -> checkpoint as stored; read tensors with ``tensor``, which aligns them.
         first: the base, or the first source.
-        tokenizer: name of the model whose vocabulary all are brought to.
+        tokenizer: name of the model whose vocabulary all are brought to, or ``union``.
+        donor: whose tokenizer, chat template and generation config a merge has.
 
     Args:
         allow: topics of configs that may differ, see ``checkpoint.meaning``.
@@ -46,11 +52,12 @@ class Parents:
         models: Mapping[str, Checkpoint],
         tokenizer: str | None = None,
         allow: Sequence[str] = (),
+        rules: TokenRules | None = None,
     ) -> None:
         self.models = dict(models)
         self.first = next(iter(self.models.values()))
         self.tokenizer = tokenizer or next(iter(self.models))
-        self._rows = aligned_rows(self.models, self.tokenizer, allow)
+        self.donor, self._rows = aligned_rows(self.models, self.tokenizer, allow, rules)
         self._row_numbers: dict[str, torch.Tensor] = {}
 
     @classmethod
@@ -64,14 +71,13 @@ class Parents:
         open, is what a merge of the recipe is.
         """
         names = [name for name in (BASE, *recipe.models) if name != BASE or recipe.base]
-        return cls(
-            {name: opened(recipe.ref(name)) for name in names}, recipe.tokenizer, recipe.allow
-        )
+        models = {name: opened(recipe.ref(name)) for name in names}
+        return cls(models, recipe.tokenizer, recipe.allow, recipe.tokens)
 
     @property
-    def donor(self) -> Checkpoint:
-        """The model whose tokenizer, chat template and generation config a merge has."""
-        return self.models[self.tokenizer]
+    def donor_name(self) -> str:
+        """Of the model whose tokenizer a merge has, or that a union begins as."""
+        return next(name for name, model in self.models.items() if model is self.donor.model)
 
     @property
     def height(self) -> int:
@@ -125,18 +131,30 @@ class Parents:
             if not rows:
                 continue
             absent = [n for n, row in enumerate(rows) if row == ABSENT]
-            from_base = sum(self._row(BASE, n) != ABSENT for n in absent if BASE in self.models)
             facts = {
                 "rows moved": sum(row not in (n, ABSENT) for n, row in enumerate(rows)),
-                "filled from the base": from_base,
-                "filled with the mean of the models that have them": len(absent) - from_base,
+                **Counter(map(self._filled_from, absent)),
                 "left out": self.models[name].height - len(rows) + len(absent),
             }
             notes.append(f"{name}: {', '.join(f'{fact}: {n}' for fact, n in facts.items() if n)}")
         if notes:
             common = f"aligned by token to {self.height} rows of {self.tokenizer}"
             notes.insert(0, f"vocabularies differ: {common}")
+        for name, tokens in self.donor.more.items():
+            shown = ", ".join(map(repr, tokens[:3])) + (", ..." if len(tokens) > 3 else "")
+            count = f"{len(tokens)} token" + ("s" if len(tokens) > 1 else "")
+            notes.append(f"{name} adds {count} to those of {self.donor.name}: {shown}")
         return notes
+
+    def _filled_from(self, row: int) -> str:
+        """Where models that lack it get a row of the common vocabulary from, in words."""
+        if row in self.donor.rules:
+            return "filled as the recipe says"
+        if BASE in self.models and self._row(BASE, row) != ABSENT:
+            return "filled from the base"
+        if any(self._row(model, row) != ABSENT for model in self.models):
+            return "filled with the mean of the models that have them"
+        return "padding that no model has"
 
     def _moves(self, model: str, name: str) -> bool:
         """True if the rows of this parameter are not those that the model stores."""
@@ -165,17 +183,23 @@ class Parents:
         aligned = stored[rows.clamp(min=0)]
         absent = (rows == ABSENT).nonzero().flatten()
         if absent.numel():
-            fill = self._fill(name, absent)
+            fill, known = self._fill(name, absent)
+            fill, padding = fill[known], absent[~known]
             if not torch.equal(fill.to(stored.dtype).float(), fill):
                 aligned = aligned.float()
-            aligned[absent] = fill.to(aligned.dtype)
+            aligned[absent[known]] = fill.to(aligned.dtype)
+            if padding.numel():
+                named = set(self.donor.tokens.values()) or set(range(self.height))
+                held = sorted(named.intersection(range(self.height)) - set(padding.tolist()))
+                aligned[padding] = aligned[held].mean(0, dtype=torch.float32).to(aligned.dtype)
         return aligned
 
-    def _fill(self, name: str, wanted: torch.Tensor) -> torch.Tensor:
-        """Rows ``wanted`` of the common vocabulary for a model that lacks them, float32."""
+    def _fill(self, name: str, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows ``wanted`` of the common vocabulary for a model that lacks them, float32; and which some model has."""
         import torch
 
-        shape = (len(wanted), *self.shape(self.tokenizer, name)[1:])
+        first = next(iter(self.models))
+        shape = (len(wanted), *self.shape(first, name)[1:])
         total, count = torch.zeros(shape), torch.zeros(len(wanted), *[1] * (len(shape) - 1))
         for model in self.models:
             rows = self._numbers(model)[wanted]
@@ -186,6 +210,20 @@ class Parents:
             total[has] += values
             count[has] += 1
         mean = total / count
+        known = count.flatten() > 0
         if BASE in self.models:
             mean[base_has] = base_values
-        return mean
+        for number, row in enumerate(wanted.tolist()):
+            if rule := self.donor.rules.get(row):
+                mean[number] = self._ruled(name, row, rule)
+                known[number] = True
+        return mean, known
+
+    def _ruled(self, name: str, row: int, rule: TokenRow) -> torch.Tensor | float:
+        """The row of a token that the recipe has a rule for."""
+        if rule.model is None:
+            return 0.0
+        token = next(token for token, number in self.donor.tokens.items() if number == row)
+        return self._stored(rule.model, name)[
+            row_meant(self.models[rule.model], token, rule)
+        ].float()

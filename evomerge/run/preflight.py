@@ -11,7 +11,7 @@ import torch
 
 from evomerge import optimizers
 from evomerge.calibration import Calibration, Texts
-from evomerge.checkpoint import Checkpoint, read_json
+from evomerge.checkpoint import Checkpoint, Donor, read_json
 from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputError
 from evomerge.evolution.core import Credit, Lead, Margin, Plan, RowSlopes, Search
@@ -19,7 +19,7 @@ from evomerge.evolution.history import SLOPE_COST, Cost, History
 from evomerge.merging import open_model
 from evomerge.merging.blueprint import Blueprint
 from evomerge.optimizers import Measure, Optimizer, Problem
-from evomerge.parents import Parents, check_compatible
+from evomerge.parents import Parents
 from evomerge.parents.kinship import inner_products
 from evomerge.pool import WorkerSpec
 from evomerge.recipe import BASE, Body, Recipe
@@ -235,7 +235,7 @@ class Run:
         )
 
 
-def _check_tokenizer(donor: Checkpoint, spec: RunSpec) -> None:
+def _check_tokenizer(donor: Donor, spec: RunSpec) -> None:
     """Refuse a tokenizer or generation config that no worker could load, or without its template."""
     if (donor.folder / "generation_config.json").is_file():
         read_json(donor.folder / "generation_config.json")
@@ -294,12 +294,13 @@ def _open_models(
     opened = {name: attempt(partial(open_model, spec.model(name))) for name in spec.names}
     models = {name: model for name, model in opened.items() if model is not None}
     if len(models) == len(opened):
-        attempt(lambda: check_compatible(models, spec.tokenizer, spec.allow))
+        parents = attempt(lambda: Parents(models, spec.tokenizer, spec.allow))
         say("looking for NaN in the models")
         for model in models.values():
             attempt(model.check_finite)
-        if tokenizer:
-            attempt(lambda: _check_tokenizer(models[spec.tokenizer], spec))
+        donor = parents.donor if parents else models.get(spec.tokenizer)
+        if tokenizer and donor:
+            attempt(lambda: _check_tokenizer(donor, spec))
     attempt(lambda: _check_engine(spec.suite))
     return models
 

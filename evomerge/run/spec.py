@@ -19,6 +19,7 @@ from evomerge.record.events import BUDGETS
 from evomerge.registry import OPTIMIZERS
 from evomerge.space import SpaceSpec, parse_space
 from evomerge.suite.spec import SuiteSpec, parse_suite
+from evomerge.tokens import UNION
 
 NAME = "run.yaml"
 COUNTED = ("evaluations", "items", "tokens")  # budgets that the result depends on
@@ -229,10 +230,11 @@ def _parse_models(
     elif not sources and not section.problems.found:
         models.problem("sources", "expected at least one source model, as name: folder or hub id")
     tokenizer = models.text("tokenizer", BASE)
-    if sources and tokenizer not in (BASE, *sources):
+    known = tuple(dict.fromkeys((BASE, *sources, UNION)))
+    if sources and tokenizer not in known:
         models.problem(
             "tokenizer",
-            f"{tokenizer!r} is no model of this run{did_you_mean(tokenizer, sources)}; {one_of((BASE, *sources))}",
+            f"{tokenizer!r} is no model of this run{did_you_mean(tokenizer, known)}; {one_of(known)}",
         )
     allow = allowed(models)
     models.finish()

@@ -304,6 +304,17 @@ dtype: float32
 chat_template: auto
 """,
     """\
+name: soup
+merge_method: linear
+models: [{model: embedded:chat, parameters: {weight: 1}}, {model: embedded:sea, parameters: {weight: 1.0}}]
+dtype: bfloat16
+---
+merge_method: task_arithmetic
+base_model: embedded:base
+models: [{model: soup, parameters: {weight: 0.5}}, {model: embedded:sea, parameters: {weight: 0.1}}]
+dtype: float32
+""",
+    """\
 genome:
   models: [embedded:chat, embedded:sea]
   base_model: embedded:base
@@ -327,12 +338,12 @@ apply_chat_template: true
 
 @kind("mergekit", *MERGEKIT)
 def mergekit(path: Path) -> None:
-    from evomerge.interop import from_mergekit
+    from evomerge.interop import files_from_mergekit
 
-    text = from_mergekit(path, LAYERS)
-    made = config.parse(text, str(path))
-    if "space" not in made.value:
-        Recipe.parse(made)
+    for text in files_from_mergekit(path, layers=LAYERS).values():
+        made = config.parse(text, str(path))
+        if "space" not in made.value:
+            Recipe.parse(made)
 
 
 # -- task ----------------------------------------------------------------------------------------

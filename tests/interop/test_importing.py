@@ -236,6 +236,36 @@ def test_lists_need_the_depth(imported: Import) -> None:
     assert [group.layers for group in imported(text, 2).groups] == [(0, 0), (1, 1), None]
 
 
+def test_a_union_and_rules_for_tokens_are_carried_over(
+    imported: Import, family: dict[str, Path]
+) -> None:
+    text = PLAIN + "parameters: {{weight: 1}}\n"
+    assert imported(text + "tokenizer_source: union\n").plain["tokenizer"] == "union"
+    assert imported(text + "tokenizer: {{}}\n").plain["tokenizer"] == "union"  # mergekit's default
+    recipe = imported(
+        text
+        + """tokenizer:
+  source: {chat}
+  pad_to_multiple_of: 64
+  tokens:
+    <|x|>: {{source: {{kind: zero}}}}
+    <|y|>: {{source: {{model: {{path: {sea}}}}}, force: true}}
+    <|z|>: {{source: {{kind: model_token, model: {chat}, token_id: 7}}}}
+"""
+    )
+    assert recipe.plain["tokenizer"] == {
+        "source": "chat",
+        "pad_to_multiple_of": 64,
+        "tokens": {
+            "<|x|>": {"source": {"kind": "zero"}},
+            "<|y|>": {"source": "sea", "force": True},
+            "<|z|>": {"source": {"kind": "model_token", "model": "chat", "token_id": 7}},
+        },
+    }
+    empty = imported(text + "tokenizer: {{source: base, tokens: null, pad_to_multiple_of: null}}\n")
+    assert empty.plain["tokenizer"] == "chat"
+
+
 @given(st.lists(st.floats(-2, 2), min_size=2, max_size=6), st.integers(2, 40))
 def test_lists_are_interpolated_from_end_to_end(listed: list[float], layers: int) -> None:
     branch = Branch(None, tuple(listed))
@@ -369,7 +399,14 @@ PLAIN = "merge_method: linear\nmodels: [{{model: {chat}}}, {{model: {sea}}}]\n"
         (PLAIN + "parameters: {{weight: 1}}\ndtpye: float32\n", "(did you mean 'dtype'?)"),
         (PLAIN + "parameters: {{normalize: maybe}}\n", "normalize: expected true or false"),
         (PLAIN, "weight: missing of "),
-        (PLAIN + "parameters: {{weight: 1}}\ntokenizer_source: union\n", "no union of vocabularies"),
+        (
+            PLAIN + "parameters: {{weight: 1}}\ntokenizer: {{tokens: {{x: {{force: true}}}}}}\n",
+            "tokenizer.tokens.x.source: missing; expected a model, or a kind",
+        ),
+        (
+            PLAIN + "parameters: {{weight: 1}}\ntokenizer: {{tokens: {{x: {{source: {base}}}}}}}\n",
+            "base is none of the models that are merged",
+        ),
         (PLAIN + "parameters: {{weight: 1}}\ndtype: int64\n", "found 'int64'"),
         (PLAIN + "slices: []\n", "expected one of models, slices and modules"),
         ("merge_method: linaer\nmodels: [{{model: {chat}}}]\n", "no method 'linaer' (did you mean 'linear'?)"),
@@ -391,30 +428,6 @@ PLAIN = "merge_method: linear\nmodels: [{{model: {chat}}}, {{model: {sea}}}]\n"
         (
             "merge_method: passthrough\nslices: [{{sources: [{{model: {chat}, layer_range: [0, 3]}}]}}]\n",
             "give 3 layers, the models have 4",
-        ),
-        ("name: a\n" + PLAIN + "---\nname: b\n" + PLAIN, "holds 2 merges, of which 0 have no name"),
-        (
-            "name: a\n" + PLAIN + "parameters: {{weight: 1}}\n---\n"
-            "merge_method: linear\nmodels: [{{model: a}}, {{model: {chat}}}]\nparameters: {{weight: 1}}\n",
-            "linear merges a, itself a merge",
-        ),
-        (
-            "name: a\nmerge_method: passthrough\nmodels: [{{model: a}}]\nbase_model: {chat}\n---\n"
-            "merge_method: passthrough\nmodels: [{{model: a}}]\n",
-            "passthrough merges a, itself a merge",
-        ),
-        (
-            "name: a\nmerge_method: passthrough\nmodels: [{{model: b}}]\n---\n"
-            "name: b\nmerge_method: passthrough\nmodels: [{{model: a}}]\n---\n"
-            "merge_method: passthrough\nslices: [{{sources: [{{model: a, layer_range: [0, 4]}}]}}]\n"
-            "base_model: {chat}\n",
-            "a is made from itself",
-        ),
-        (
-            "name: a\nmerge_method: passthrough\nmodels: [{{model: b}}]\n---\n"
-            "name: b\nmerge_method: passthrough\nmodels: [{{model: a}}]\n---\n"
-            "merge_method: passthrough\nmodels: [{{model: a}}]\n",
-            "names no model but its own merges",
         ),
     ],
 )  # fmt: skip

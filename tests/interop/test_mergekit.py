@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from evomerge import config, merge, methods
+from evomerge import merge, methods
 from evomerge.checkpoint import Checkpoint, ModelRef
-from evomerge.interop import from_mergekit, to_mergekit
+from evomerge.interop import load_recipe, to_mergekit
 from evomerge.interop.catalogue import PEERS
-from evomerge.merging import open_parents
+from evomerge.merging import open_model, open_parents
 from evomerge.merging.blueprint import Blueprint
 from evomerge.recipe import Body, Group, Recipe, group
 from evomerge.testing.models import tiny_family
@@ -170,6 +170,26 @@ FILES = {
           - sources: [{{model: high, layer_range: [2, 4]}}]
         dtype: bfloat16
         """,
+    "a merge of merges": """
+        merge_method: ties
+        base_model: low
+        models: [{{model: high, parameters: {{weight: 0.7}}}}, {{model: {code}, parameters: {{weight: 0.4}}}}]
+        dtype: float32
+        out_dtype: bfloat16
+        ---
+        name: low
+        merge_method: task_arithmetic
+        base_model: {base}
+        models: [{{model: {chat}, parameters: {{weight: 0.5}}}}, {{model: {sea}, parameters: {{weight: 0.3}}}}]
+        dtype: float32
+        out_dtype: bfloat16
+        ---
+        name: high
+        merge_method: linear
+        models: [{{model: low}}, {{model: {sea}}}]
+        parameters: {{weight: 1}}
+        dtype: float32
+        """,
 }
 
 
@@ -303,7 +323,7 @@ def merges(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], tu
             file = folder / f"{len(cases):03d}.yaml"
             if name in FILES:
                 file.write_text(textwrap.dedent(FILES[name]).format(**family).lstrip())
-                recipe = Recipe.parse(config.parse(from_mergekit(file)))
+                recipe, _ = load_recipe(file)
             else:
                 recipe = recipe_for(name, family, ties=label != FLOAT32)
                 text = to_mergekit(recipe)
@@ -352,7 +372,7 @@ def all_tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def parents_of(recipe: Recipe) -> dict[str, dict[str, torch.Tensor]]:
-    return {name: all_tensors(Path(recipe.ref(name).text)) for name in recipe.used}
+    return {name: all_tensors(open_model(recipe.ref(name)).folder) for name in recipe.used}
 
 
 def arbitrary(group: Group, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:

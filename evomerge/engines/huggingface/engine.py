@@ -21,7 +21,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from evomerge.checkpoint import Checkpoint
+from evomerge.checkpoint import Donor
 from evomerge.engines import EngineOptions, Generated, Outline, Request, Scored, Tokens, Weights
 from evomerge.engines.greedy import Ends, unusual
 from evomerge.engines.huggingface.batches import CACHED, Packing, Pass, PassLimits, Read, lay_out
@@ -121,7 +121,7 @@ class HuggingFaceEngine:
             self._limits = replace(self._limits, reach=0)
 
     @classmethod
-    def open(cls, outline: Outline, donor: Checkpoint, options: EngineOptions) -> Self:
+    def open(cls, outline: Outline, donor: Donor, options: EngineOptions) -> Self:
         """See ``Engine.open``."""
 
         def build(outline: Outline) -> Any:
