@@ -139,6 +139,7 @@ def final_table(
             gap=_gap(searched, reported, suite) if searched and reported else None,
             floors=None if winner is None else history.verdicts[-1].floors.get(winner),
             confidence=suite.spec.confidence,
+            floors_on=suite.spec.floors_on,
             search_items=count_all(suite, suite.splits[Split.SEARCH]),
             anchored=any(
                 o.scorer in suite.spec.anchors
@@ -226,10 +227,9 @@ def _select_score(
 
 def count(suite: Suite, items: Items) -> dict[str, Count]:
     """The ``items`` behind each objective and their ``sources``; a derived one has all of its parts'."""
-    scorer_of = {objective.name: objective.scorer for objective in suite.measured}
     found = {}
     for objective in suite.objectives:
-        scorers = dict.fromkeys(scorer_of[name] for name in objective.of or (objective.name,))
+        scorers = dict.fromkeys(suite.scorers_of(objective))
         found[objective.name] = count_all(suite, {name: items[name] for name in scorers})
     return found
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from evomerge.inference.intervals import Interval
 from evomerge.suite.objectives import CONFIDENCE
+from evomerge.suite.spec import FLOORS_ON
 
 VERSION = 3  # of the plain form
 
@@ -173,6 +174,7 @@ class Trust:
         gap: search less report.
         floors: how likely the winner holds all of them, by the select items; None if there are none.
         confidence: how likely that must be to count as confirmed.
+        floors_on: ``all`` if the items of the search had a say in that.
         search_items: of the search split.
         anchored: whether search scores are of weighted anchors.
     """
@@ -186,6 +188,7 @@ class Trust:
     anchored: bool
     floors: float | None = None
     confidence: float = CONFIDENCE
+    floors_on: str = FLOORS_ON[0]
 
     def __post_init__(self) -> None:
         _check(self, anchored=bool)
@@ -205,6 +208,7 @@ class Trust:
             "anchored": self.anchored,
             "floors": self.floors,
             "confidence": self.confidence,
+            "floors_on": self.floors_on,
         }
 
     @classmethod
@@ -221,6 +225,7 @@ class Trust:
             anchored=plain["anchored"],
             floors=plain["floors"],
             confidence=plain["confidence"],
+            floors_on=plain["floors_on"],
         )
 
 

@@ -81,13 +81,19 @@ def _trust_lines(table: Table) -> list[str]:
     return lines
 
 
+_FLOORS_ON = {
+    "new": "select items it was chosen by",
+    "all": "items of search and select together, not on new ones alone",
+}
+
+
 def _floor_lines(table: Table) -> list[str]:
     """How the winner and others stand to the floors; who misses one is named in capitals."""
     lines, trust = list[str](), table.trust
     if trust.floors is not None:
         sure = "confirmed" if trust.floors >= trust.confidence else "NOT CONFIRMED"
         lines.append(
-            f"the winner's floors: {sure} on the select items it was chosen by; all of them hold with "
+            f"the winner's floors: {sure} on the {_FLOORS_ON[trust.floors_on]}; all of them hold with "
             f"probability {_percent(trust.floors)} (paired resamples; asked: {_percent(trust.confidence)})."
         )
     for row in table.rows:

@@ -365,6 +365,8 @@ class Scoring:
             return self._suite.known(self._run.spec.seed)
         if batch.phase == Phase.SELECT and isinstance(self._race, Race):
             return self._suite.rounds()[len(self._history.rounds) - 1]
+        if batch.phase == Phase.SELECT:
+            return self._suite.shortlisted
         return self._suite.splits[batch.phase.scored_on]
 
     def _phase(self, at: At) -> Phase:

@@ -24,6 +24,7 @@ DERIVED = {"worst_of": "worst", "mean_of": "mean"}  # key of an objective made o
 LIMITS = {"probe": 10, "search": 200, "select": 200, "report": 400}
 CANDIDATE = (20, 60)  # items per scorer: in the first generation, and in the last
 CELLS = 10  # of a measure
+FLOORS_ON = ("new", "all")  # items that a shortlist is held to
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 _FLOOR = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*%\s*of\s+(\S+)\s*$")
 
@@ -65,6 +66,8 @@ class SuiteSpec:
         anchors: scorer -> item -> weight: a reduced search split, fixed instead of sampled.
         front: how many members a front may have, to be confirmed on the select split; 0: no front.
         confidence: how likely all floors must hold on the select items for them to be confirmed.
+        floors_on: ``new`` items only, those of the select split; or ``all``, those of the search, too: where a floor
+            is to hold on a given set of questions, as of a published benchmark, not on others like them.
         measures: objective -> low, high and cells of its axis in a grid of elites.
         gates: whether health gates can mark an evaluation invalid.
         dtype: of scoring; ``auto`` is the recipe's where the device computes fast in it.
@@ -92,6 +95,7 @@ class SuiteSpec:
     gates: bool = True
     front: int = 0
     confidence: float = CONFIDENCE
+    floors_on: str = FLOORS_ON[0]
     dtype: str = "auto"
     engine: str = "huggingface"
     batch_tokens: int | None = None
@@ -153,6 +157,7 @@ def parse_suite(
     gates = section.flag("gates", True)
     front = section.integer("front", 0, low=0)
     confidence = section.number("confidence", CONFIDENCE, low=0.5, high=0.999) or CONFIDENCE
+    floors_on = section.choice("floors_on", FLOORS_ON, FLOORS_ON[0])
     slopes = parse_slopes(section)
     batch_tokens = section.integer("batch_tokens", 0, low=1) or None
     max_length = section.integer("max_length", 0, low=1) or None
@@ -227,6 +232,7 @@ def parse_suite(
         gates=gates,
         front=front,
         confidence=confidence,
+        floors_on=floors_on,
         dtype=dtype,
         engine=engine,
         batch_tokens=batch_tokens,

@@ -20,7 +20,7 @@ from evomerge.suite.objectives import (
     yardsticks,
 )
 from evomerge.suite.scorer import Items, Results, Scorer, Shown, Taught, column
-from evomerge.suite.spec import SuiteSpec
+from evomerge.suite.spec import FLOORS_ON, SuiteSpec
 from evomerge.suite.splits import Split
 
 GLANCE = 5  # a candidate whose slope is wanted is scored on one of so many of its items
@@ -170,6 +170,21 @@ class Suite:
             name: {item.id: item.stratum for item in scorer.items()}
             for name, scorer in self.scorers.items()
         }
+
+    @cached_property
+    def shortlisted(self) -> Items:
+        """What a shortlist that is not raced is asked: the select split; with ``floors_on: all`` also what the
+        search was asked of objectives that have a floor."""
+        split, searched = self.splits[Split.SELECT], self.splits[Split.SEARCH]
+        if self.spec.floors_on == FLOORS_ON[0]:
+            return split
+        floored = {scorer for o in self.objectives if o.floor for scorer in self.scorers_of(o)}
+        return {n: [*ids, *searched[n]] if n in floored else ids for n, ids in split.items()}
+
+    def scorers_of(self, objective: Objective) -> list[str]:
+        """That measure it, or what it is derived from."""
+        measured = {each.name: each.scorer for each in self.measured}
+        return [measured[name] for name in objective.of or (objective.name,)]
 
     @cached_property
     def fresh(self) -> Items:
