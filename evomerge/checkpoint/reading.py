@@ -163,6 +163,11 @@ class Checkpoint:
         return found
 
     @property
+    def rows(self) -> int:
+        """Rows that the embedding has by the config."""
+        return self.skeleton.parts[self.embedding].shape[0]
+
+    @property
     def height(self) -> int:
         """Rows of the embedding: tokens and padding."""
         return self.entry(self.embedding).shape[0]

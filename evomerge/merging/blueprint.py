@@ -130,16 +130,28 @@ def _config(parents: Parents, tied: bool, blocks: list[int]) -> dict[str, Any]:
         for key, value in first.config.items()
         if not key.endswith("_token_id") and key not in _NOT_MERGED
     }
+    content |= {**_special_tokens(parents.donor), "tie_word_embeddings": tied}
+    text = _text_part(content)
     if blocks != list(range(first.layers)):
-        content["num_hidden_layers"] = len(blocks)
-        if isinstance(kinds := content.get("layer_types"), list):
-            content["layer_types"] = [kinds[block] for block in blocks]
-    return {
-        **content,
-        **_special_tokens(parents.donor),
-        "vocab_size": parents.height,
-        "tie_word_embeddings": tied,
-    }
+        text["num_hidden_layers"] = len(blocks)
+        if isinstance(kinds := text.get("layer_types"), list):
+            text["layer_types"] = [kinds[block] for block in blocks]
+    if "tie_word_embeddings" in text:
+        text["tie_word_embeddings"] = tied
+    # by as many as the rows of the embedding, which may be more than there are tokens
+    rows = parents.height - first.rows
+    if rows or "vocab_size" in text:
+        text["vocab_size"] = text.get("vocab_size", first.rows) + rows
+    return content
+
+
+def _text_part(content: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config that is about the text model, copied where it lies inside."""
+    inner = content.get("text_config")
+    if isinstance(inner, dict):
+        content["text_config"] = dict(inner)
+        return content["text_config"]  # type: ignore[no-any-return]
+    return content
 
 
 def _special_tokens(model: Donor) -> dict[str, Any]:

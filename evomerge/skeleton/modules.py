@@ -106,12 +106,11 @@ def places_of(model: Any) -> dict[str, tuple[Place, bool]]:
             role = "embed"
         else:
             role = role_outside(name, norm, _is_in(name, tower))
-        of_tokens = (
-            owner in (embedding, head)
-            or (role == "embed" and getattr(owner, "num_embeddings", None) == tokens)
-            or (role == "head" and tensor.ndim == 1 and tuple(tensor.shape) == (tokens,))
-        )
-        found[name] = Place(None, role, layers, "", name, name), of_tokens and tokens is not None
+        # an embedding may have rows for more than tokens, such as prompts or images, and the head has not
+        by_row = tensor.ndim > 0 and tensor.shape[0] == tokens
+        of_tokens = by_row and (owner in (embedding, head) or isinstance(owner, nn.Embedding))
+        of_tokens = of_tokens or (by_row and role == "head" and tensor.ndim == 1)
+        found[name] = Place(None, role, layers, "", name, name), of_tokens
     return found
 
 

@@ -7,8 +7,11 @@ that leaves at odds is set by type.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from evomerge.testing.models import STEP, byte_tokenizer
 
 LAYERS, HEADS, HEAD, EXPERTS = 4, 2, 16, 4
 HIDDEN = HEADS * HEAD
@@ -64,6 +67,7 @@ _TYPES: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3], "mamba_n_heads": 4},
     "deepseek_v2": {"num_experts_per_tok": 2, "head_dim": 8, "n_group": 1, "topk_group": 1},
     "deepseek_v3": {"head_dim": 8},
+    "mimo_v2_flash": {"head_dim": HEAD, "v_head_dim": HEAD},
     "dory": {"n_input_layers": 1, "n_recurrent_layers": 2, "n_output_layers": 1},
     "gemma3n_text": {"intermediate_size": [64] * LAYERS, "activation_sparsity_pattern": [0.0] * LAYERS,
                      "num_kv_shared_layers": 2, "laurel_rank": 8},
@@ -114,3 +118,38 @@ def _spread(kinds: list[Any]) -> list[Any]:
     """As many as there are layers, every kind among them, the rarest last."""
     distinct = list(dict.fromkeys(kinds))
     return [distinct[n % len(distinct)] for n in range(LAYERS)]
+
+
+def decoders() -> dict[str, str]:
+    """Type of model -> class, of those that transformers calls causal and that have no encoder."""
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    found = {}
+    for model_type, named in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
+        config = CONFIG_MAPPING[model_type]
+        if not getattr(config, "is_encoder_decoder", False):
+            found[model_type] = named if isinstance(named, str) else named[0]
+    return found
+
+
+def tiny_members(
+    folder: Path, model_type: str, architecture: str, names: Sequence[str] = ("base", "a", "b")
+) -> dict[str, Path]:
+    """A random base and steps away from it, as folders that transformers has written."""
+    import torch
+    import transformers
+
+    tokenizer = byte_tokenizer()
+    made = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = getattr(transformers, architecture)(tiny_config(model_type))
+        for name in names:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(STEP * torch.randn_like(parameter))
+            model.save_pretrained(folder / name)
+            tokenizer.save_pretrained(folder / name)
+            made[name] = folder / name
+    return made
