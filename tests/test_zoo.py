@@ -17,6 +17,7 @@ from evomerge.engines.huggingface import HuggingFaceEngine
 from evomerge.merging import Materializer, open_parents
 from evomerge.merging.materializer import Merge
 from evomerge.recipe import Body, Recipe, group
+from evomerge.testing.models import byte_tokenizer
 from evomerge.testing.zoo import decoders, tiny_members
 
 # why these are left out: of transformers 5.24
@@ -158,3 +159,32 @@ def test_routers_are_kept_and_experts_merged(
     assert {name for name in out if torch.equal(out[name], base[name])} == {
         name for name, role in roles.items() if role == "router"
     }
+
+
+@pytest.mark.parametrize(
+    ("model_type", "architecture"),
+    [
+        ("falcon_h1", "FalconH1ForCausalLM"),
+        ("granitemoehybrid", "GraniteMoeHybridForCausalLM"),
+        ("lfm2", "Lfm2ForCausalLM"),
+        ("mamba2", "Mamba2ForCausalLM"),
+        ("qwen3_5_text", "Qwen3_5ForCausalLM"),
+        ("qwen3_next", "Qwen3NextForCausalLM"),
+    ],
+)
+def test_models_with_recurrent_states_read_a_shared_context_once(
+    tmp_path: Path, model_type: str, architecture: str
+) -> None:
+    members = tiny_members(tmp_path, model_type, architecture, ("base",))
+    model = loaded(members["base"], architecture).requires_grad_(False)
+    engine = HuggingFaceEngine(model, byte_tokenizer())
+    context = tuple(range(10, 50))
+    requests = [Request(context, (n, n + 1, n + 2)) for n in range(60, 68)]
+    scored = engine.loglikelihood(requests)
+    assert engine.tokens == len(context) - 1 + len(requests) * 3
+    for request, found in zip(requests, scored, strict=True):
+        nats = model(torch.tensor([context + request.continuation])).logits[0].log_softmax(-1)
+        plain = sum(
+            float(nats[len(context) - 1 + n, token]) for n, token in enumerate(request.continuation)
+        )
+        assert found.nats == pytest.approx(plain, abs=1e-4)

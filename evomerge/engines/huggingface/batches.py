@@ -14,11 +14,19 @@ CACHED = 8  # keys and values are kept of at most this many times the tokens of 
 
 @dataclass(frozen=True)
 class PassLimits:
-    """``tokens`` of a batch, padding included; a ``reach`` beyond which tokens cannot be masked."""
+    """How batches may be laid out.
+
+    Attributes:
+        tokens: of a batch, padding included.
+        vocabulary: of the model.
+        reach: beyond which tokens cannot be masked: rows hold no branches then.
+        continues: whether plain rows may continue a header that was read once.
+    """
 
     tokens: int
     vocabulary: int
     reach: float
+    continues: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ def lay_out(
     """
     branching = max(map(len, sequences)) <= limits.reach
     header = 0
-    if branching and headed:
+    if (branching or limits.continues) and headed:
         first, last = min(sequences, key=tuple), max(sequences, key=tuple)
         header = min(shared_prefix(first, last), *firsts)
     rows = plant(sequences, header=header, branching=branching)

@@ -30,6 +30,7 @@ from evomerge.engines.huggingface.checkpointing import checkpointed
 from evomerge.engines.huggingface.decoding import decode
 from evomerge.engines.huggingface.key_values import KeyValues, stacked
 from evomerge.engines.huggingface.packing import PackedWeights
+from evomerge.engines.huggingface.states import States
 from evomerge.engines.tokenizer import load_tokenizer
 
 T = TypeVar("T")
@@ -112,13 +113,17 @@ class HuggingFaceEngine:
         self._model = model
         # What transformers calls it depends on its version and on the model.
         named = inspect.signature(model.forward).parameters
-        self._cache = "cache" if "cache" in named else "past_key_values"
+        known = (name for name in ("cache", "cache_params") if name in named)
+        self._cache = next(known, "past_key_values")
         self._packed = PackedWeights(model, self._memory)
         vocabulary = model.get_output_embeddings().weight.shape[0]
         self._limits = PassLimits(batch_tokens, vocabulary, _reach(model.config))
         self._planned.cache_clear()
-        if not self._masks_correctly():
-            self._limits = replace(self._limits, reach=0)
+        if not self._agrees_with_plain_rows():
+            self._limits = replace(self._limits, reach=0, continues=True)
+            self._planned.cache_clear()
+            if not self._agrees_with_plain_rows():
+                self._limits = replace(self._limits, continues=False)
 
     @classmethod
     def open(cls, outline: Outline, donor: Donor, options: EngineOptions) -> Self:
@@ -282,19 +287,21 @@ class HuggingFaceEngine:
     def _tensor(self, numbers: Any) -> Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=self._device)
 
-    def _encoded(self, header: Tokens) -> KeyValues | None:
+    def _encoded(self, header: Tokens) -> KeyValues | States | None:
         """The one row that all batches continue; None for no header."""
         if not header:
             return None
         (batch,) = lay_out([header], [len(header) - 1], self._limits).batches
-        cache = KeyValues()
+        cache = KeyValues() if self._limits.reach else States(config=self._model.config)
         self._forward(self._inputs(batch, 0), cache)
         return cache
 
-    def _forward(self, inputs: _Inputs, cache: KeyValues | None) -> Tensor:
+    def _forward(self, inputs: _Inputs, cache: KeyValues | States | None) -> Tensor:
         """The wanted logits, shape (wanted, vocabulary). ``cache`` grows by the batch."""
         options: dict[str, Any] = {"use_cache": False}
-        if cache is not None or inputs.branches:
+        if isinstance(cache, States):  # the model itself knows what it has read
+            options = {self._cache: cache, "use_cache": True}
+        elif cache is not None or inputs.branches:
             before = 0 if cache is None else cache.get_seq_length()
             options = {
                 "attention_mask": _mask(inputs.ends, before, self._model.dtype),
@@ -372,11 +379,12 @@ class HuggingFaceEngine:
         ended = bool(answer) and answer[-1] in ends.tokens
         return Generated(text, tuple(answer[:-1] if ended else answer), cut)
 
-    def _masks_correctly(self) -> bool:
-        """Whether the model computes a masked tree, behind a cached header, as it does plain rows.
+    def _agrees_with_plain_rows(self) -> bool:
+        """Whether the model computes what the limits allow as it does plain rows.
 
-        True of any attention that takes a mask and positions; not of recurrent layers, of biases
-        by distance in the row, of kernels that know causal masks alone.
+        Trees and headers are right for any attention that takes a mask and positions; not for recurrent layers,
+        biases by distance in the row, kernels that know causal masks alone. A header that plain rows continue is
+        right for most of these, too.
         """
         tokens = [(31 * n + 7) % self._limits.vocabulary for n in range(44)]
         header, stem = tuple(tokens[:20]), tuple(tokens[20:26])
@@ -394,7 +402,7 @@ class HuggingFaceEngine:
         limits, spent = self._limits, self.tokens
         try:
             masked = self._score(headed) + self._score(apart)
-            self._limits = replace(limits, reach=0)
+            self._limits = replace(limits, reach=0, continues=False)
             self._planned.cache_clear()
             plain = self._score(headed) + self._score(apart)
         except Exception:  # whatever a model says to arguments that it does not know
