@@ -64,7 +64,7 @@ def test_three_recipes_of_the_front_reproduce_their_figures(job: Make, tmp_path:
 def test_a_floor_is_confirmed_on_select_and_told_on_report(job: Make) -> None:
     folder = job("demo-constrained")
     fitness = folder / "fitness.yaml"
-    fitness.write_text(fitness.read_text().replace("confidence: 0.5", "confidence: 0.75"))
+    fitness.write_text(fitness.read_text().replace("confidence: 0.7", "confidence: 0.75"))
     result = search(folder)
     record, table = Record(folder), result.table
     verdict = record.history.verdicts[-1]
