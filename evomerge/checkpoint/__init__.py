@@ -7,22 +7,16 @@ they are asked for.
 """
 
 from evomerge.checkpoint.adapter import Adapter
-from evomerge.checkpoint.files import (
-    DTYPES,
-    INDEX,
-    WEIGHTS,
-    Entry,
-    read_header,
-    read_json,
-    tensor_bytes,
-)
+from evomerge.checkpoint.companions import companions, copy_companions, without_local_code
+from evomerge.checkpoint.files import read_json
+from evomerge.checkpoint.header import DTYPES, Entry, read_header, tensor_bytes
 from evomerge.checkpoint.reading import Checkpoint
 from evomerge.checkpoint.reference import EMBEDDED, ModelRef, locate
 from evomerge.checkpoint.vocabulary import ABSENT, matching_rows, same_tokenizer, vocabulary
+from evomerge.checkpoint.weights import INDEX, WEIGHTS, weight_files
 from evomerge.checkpoint.writing import (
     WeightFiles,
     beside,
-    copy_companions,
     shards,
     write_weights,
 )
@@ -39,6 +33,7 @@ __all__ = [
     "ModelRef",
     "WeightFiles",
     "beside",
+    "companions",
     "copy_companions",
     "locate",
     "matching_rows",
@@ -48,5 +43,7 @@ __all__ = [
     "shards",
     "tensor_bytes",
     "vocabulary",
+    "weight_files",
+    "without_local_code",
     "write_weights",
 ]

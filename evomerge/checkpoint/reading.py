@@ -10,17 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge import tensors
 from evomerge.checkpoint.adapter import Adapter
-from evomerge.checkpoint.files import (
-    DTYPES,
-    FLOATS,
-    Entry,
-    entries,
-    file_digest,
-    mapped_file,
-    read_json,
-)
+from evomerge.checkpoint.files import Stamp, file_digest, mapped_file, read_json
+from evomerge.checkpoint.header import DTYPES, FLOATS, Entry
 from evomerge.checkpoint.reference import ModelRef, locate
-from evomerge.errors import CheckpointError
+from evomerge.checkpoint.weights import check_named, entries, refuse_adapter
+from evomerge.errors import CheckpointError, Incompatible
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +33,9 @@ class Checkpoint:
 
     def __init__(self, name: str, folder: Path, adapter: Adapter | None = None) -> None:
         self.name, self.folder, self.adapter = name, folder, adapter
+        refuse_adapter(folder, name)
         self.config = read_json(folder / "config.json")
+        check_named(self.config, folder)
         self.architecture = tensors.check_architecture(self.config, name)
         self.tied = bool(self.config.get("tie_word_embeddings", self._tied_by_default))
         self._entries = {
@@ -53,7 +49,17 @@ class Checkpoint:
                     f"{name}: {key} is stored as {entry.dtype} ({entry.file}); quantized weights cannot be "
                     f"merged. Use the model in one of {', '.join(DTYPES)}"
                 )
-        self.names = tensors.ordered(self._entries)
+        self._stamps = {file: Stamp.of(file) for file in self.files}
+        try:
+            self.names = tensors.ordered(self._entries)
+        except Incompatible as error:
+            raise Incompatible(f"{name}: {error}") from None
+        for key in self.names:
+            entry = self._entries[key]
+            if tensors.place_of(key).role in ("embed", "head") and len(entry.shape) != 2:
+                raise CheckpointError(
+                    f"{entry.file}: {key}: expected a row for each token, found the shape {entry.shape}"
+                )
         self._files: dict[Path, Any] = {}
         self._tensors: dict[str, torch.Tensor] = {}
         if adapter:
@@ -72,13 +78,50 @@ class Checkpoint:
         adapter = Adapter(locate(ref.adapter, ref.origin)) if ref.adapter else None
         return cls(str(ref), folder, adapter)
 
+    @property
+    def files(self) -> list[Path]:
+        """Those that tensors are read from, the adapter's last."""
+        files = sorted({entry.file for entry in self._entries.values()})
+        return [*files, self.adapter.file] if self.adapter else files
+
+    def check_unchanged(self) -> None:
+        """Refuse to go on with files that are not those that were opened.
+
+        To be asked before tensors are read: a mapped file that was cut meanwhile ends the process.
+
+        Raises:
+            CheckpointError: a file was overwritten, cut or removed.
+        """
+        for file in self._stamps:
+            self._check_file(file)
+
+    def _check_file(self, file: Path) -> None:
+        opened = self._stamps[file]
+        try:
+            found = Stamp.of(file)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.name}: {file} is gone since it was opened: {error.strerror}"
+            ) from None
+        if found != opened:
+            how = "written anew"
+            if found.size != opened.size:
+                how = f"of {opened.size:,} bytes and is of {found.size:,}"
+            raise CheckpointError(
+                f"{self.name}: {file} was {how} since it was opened; bring back the file that it was, or start anew "
+                "with this one"
+            )
+
     @cached_property
     def layers(self) -> int:
-        """Number of transformer blocks."""
-        return 1 + max(
-            (p.layer for n in self.names if (p := tensors.place_of(n)).layer is not None),
-            default=-1,
-        )
+        """Number of transformer blocks, which are numbered without a gap."""
+        found = {p.layer for n in self.names if (p := tensors.place_of(n)).layer is not None}
+        if gaps := [layer for layer in range(len(found)) if layer not in found]:
+            raise CheckpointError(
+                f"{self.name}: its weights hold block {max(found)}, but no block {gaps[0]}; copy or download the "
+                "model again"
+            )
+        return len(found)
 
     def entry(self, name: str) -> Entry:
         return self._entries[name]
@@ -128,6 +171,7 @@ class Checkpoint:
     def _mapped(self, name: str) -> torch.Tensor:
         file = self._entries[name].file
         if file not in self._files:
+            self._check_file(file)
             self._files[file] = mapped_file(file)
         try:
             tensor: torch.Tensor = self._files[file].get_tensor(name)
@@ -138,9 +182,9 @@ class Checkpoint:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the content of every weight file (and the adapter's files), in name order."""
-        files = sorted({entry.file for entry in self._entries.values()})
+        files = self.files
         if self.adapter:
-            files += [self.adapter.file, self.adapter.folder / "adapter_config.json"]
+            files.append(self.adapter.folder / "adapter_config.json")
         digest = hashlib.sha256()
         for file in files:
             digest.update(file_digest(file).encode())
@@ -148,6 +192,7 @@ class Checkpoint:
 
     def check_finite(self) -> None:
         """Refuse a parent that holds NaN or infinity: every merge with it would, too."""
+        self.check_unchanged()
         for name in self.names:
             tensor = self.tensor(name)
             if not tensor.isfinite().all():

@@ -16,31 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge import durable
-from evomerge.checkpoint.files import DTYPES, INDEX, WEIGHTS
+from evomerge.checkpoint.header import DTYPES
+from evomerge.checkpoint.weights import INDEX, WEIGHTS
 from evomerge.errors import InputError, RunError
 
 if TYPE_CHECKING:
     import torch
-
-COMPANIONS = (  # what beside the weights makes a folder a usable model
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-)
-
-
-def copy_companions(source: Path, target: Path) -> None:
-    """The companions that lie in ``source`` into ``target``."""
-    for companion in COMPANIONS:
-        if (source / companion).is_file():
-            shutil.copyfile(source / companion, target / companion)
 
 
 def shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:

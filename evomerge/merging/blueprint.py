@@ -12,10 +12,12 @@ from functools import cached_property
 from typing import Any
 
 from evomerge import tensors
-from evomerge.checkpoint import Checkpoint
+from evomerge.checkpoint import Checkpoint, without_local_code
 from evomerge.parents import Parents
 
-_NOT_MERGED = ("dtype", "torch_dtype", "quantization_config")  # of one parent's files only
+_NOT_MERGED = (  # of one parent's files only
+    *("dtype", "torch_dtype", "quantization_config", "transformers_weights"),
+)
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def _config(parents: Parents, tied: bool, blocks: list[int]) -> dict[str, Any]:
     first = parents.first
     content = {
         key: value
-        for key, value in first.config.items()
+        for key, value in without_local_code(first.config).items()
         if not key.endswith("_token_id") and key not in _NOT_MERGED
     }
     if blocks != list(range(first.layers)):

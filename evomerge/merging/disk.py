@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evomerge.checkpoint import WeightFiles, beside, copy_companions, tensor_bytes
+from evomerge.checkpoint import WeightFiles, beside, companions, copy_companions, tensor_bytes
 from evomerge.errors import CandidateFailed, InputError
 from evomerge.merging.blueprint import Blueprint
 from evomerge.merging.materializer import Materializer, cores
@@ -47,6 +47,7 @@ def write_merge(
     """
     if own := [m for m in parents.models.values() if m.folder.resolve() == out.resolve()]:
         raise InputError(f"{out}: is a model of the recipe ({own[0].name}); choose another folder")
+    companions(parents.donor.folder)  # what cannot be copied is told before hours of merging
     blueprint = Blueprint.of(parents)
     sizes = {name: tensor_bytes(shape, recipe.dtype) for name, shape in blueprint.shapes.items()}
     with beside(out, force=force) as work:

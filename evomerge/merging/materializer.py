@@ -83,6 +83,7 @@ class Materializer:
         Raises:
             Incompatible: no group of the recipe matches a tensor, or the model has other parameters.
             NotMeasured: a statistic that the recipe requires is not in the cache.
+            CheckpointError: a parent's file is not the one that was opened.
             CandidateFailed: a merged tensor is not finite, or has no result.
         """
         import torch
@@ -179,7 +180,12 @@ class Materializer:
     # -- tasks -----------------------------------------------------------------------------------
 
     def _tasks(self, recipe: Recipe) -> list[_Task]:
-        """One task a tensor, the biggest first, so that no thread is left with one at the end."""
+        """One task a tensor, the biggest first, so that no thread is left with one at the end.
+
+        Every merge begins with it: parents that changed meanwhile are told before they are read.
+        """
+        for parent in self._parents.models.values():
+            parent.check_unchanged()
         self._statistics.require(recipe)
         check_rows(recipe, self.blueprint.shapes)
         groups: dict[int, list[Site]] = {}
