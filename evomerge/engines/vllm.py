@@ -24,7 +24,7 @@ import torch
 from transformers import GenerationConfig
 
 from evomerge import tensors
-from evomerge.checkpoint import Checkpoint, copy_companions
+from evomerge.checkpoint import Checkpoint, copy_companions, read_json
 from evomerge.engines import EngineOptions, Generated, Outline, Request, Scored, Tokens, Weights
 from evomerge.engines.greedy import Ends, unusual
 from evomerge.engines.tokenizer import load_tokenizer
@@ -59,7 +59,7 @@ class VLLMEngine:
     def __init__(self, outline: Outline, donor: Checkpoint, options: EngineOptions) -> None:
         self._donor, self._options = donor, options
         generation = donor.folder / "generation_config.json"
-        settings = json.loads(generation.read_text()) if generation.is_file() else {}
+        settings = read_json(generation) if generation.is_file() else {}
         if asked := unusual(GenerationConfig.from_dict(settings)):
             raise InputError(
                 f"engine vllm: {generation}: {', '.join(asked)}: not honoured by this engine; take these out "

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging
 
-from evomerge.checkpoint import Checkpoint
+from evomerge.checkpoint import INDEX, Checkpoint, read_json, weight_files
+from evomerge.checkpoint.fields import TEXT, field
 from evomerge.engines import Outline
+from evomerge.errors import CheckpointError
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
 
 
 def build_model(outline: Outline, donor: Checkpoint, dtype: str, device: str) -> Any:
@@ -19,16 +26,74 @@ def build_model(outline: Outline, donor: Checkpoint, dtype: str, device: str) ->
 
     It is loaded from the donor, whose vocabulary it has; a candidate overwrites every weight, and those
     of blocks that the donor lacks.
+
+    Raises:
+        CheckpointError: transformers makes no model of the donor's files.
     """
-    content = dict(outline.config())
-    config = type(AutoConfig.for_model(content["model_type"])).from_dict(content)
-    with _quiet(), torch.random.fork_rng(devices=[]):
+    donor.check_unchanged()
+    merged = f"the {CONFIG} of merges with {donor.name}"
+    with _told(merged):
+        config = config_of(outline.config())
+    with _told(merged), _quiet(), torch.random.fork_rng(devices=[]), _bare(donor) as folder:
         model = AutoModelForCausalLM.from_pretrained(
-            donor.folder, config=config, dtype=getattr(torch, dtype)
+            folder,
+            config=config,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
         )
-    if (donor.folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(donor.folder)
+    if (donor.folder / GENERATION).is_file():
+        model.generation_config = generation_of(donor)
     return model.to(device).eval().requires_grad_(False)
+
+
+def config_of(content: Mapping[str, Any]) -> Any:
+    """The config of transformers that a ``config.json`` stands for: one of its own classes, no code of others."""
+    named = field(content, "model_type", TEXT, CONFIG)
+    return type(AutoConfig.for_model(named)).from_dict(dict(content))
+
+
+def generation_of(donor: Checkpoint) -> Any:
+    """How the donor generates: its ``generation_config.json``, or the defaults of transformers.
+
+    Raises:
+        CheckpointError: transformers cannot read it.
+    """
+    path = donor.folder / GENERATION
+    content = read_json(path) if path.is_file() else {}
+    with _told(str(path)):
+        return GenerationConfig.from_dict(content)
+
+
+@contextmanager
+def _bare(donor: Checkpoint) -> Iterator[Path]:
+    """A folder that has the weights and the config of ``donor``, and nothing else.
+
+    Some versions of transformers run ``custom_generate/generate.py`` of the folder that a model is loaded
+    from, and put an adapter that lies there on another model.
+    """
+    with tempfile.TemporaryDirectory() as made:
+        for path in (donor.folder / CONFIG, *weight_files(donor.folder)):
+            if path.name == INDEX:  # transformers wants metadata, whatever they say
+                named = {"metadata": {}, "weight_map": read_json(path)["weight_map"]}
+                Path(made, INDEX).write_text(json.dumps(named))
+            else:
+                Path(made, path.name).symlink_to(path.resolve())
+        yield Path(made)
+
+
+@contextmanager
+def _told(file: str) -> Iterator[None]:
+    """What transformers raises over ``file``, as an error of ours; a machine out of memory or disk stays one."""
+    try:
+        yield
+    except (CheckpointError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{file}: transformers makes nothing of it: {reason}") from error
 
 
 @contextmanager
