@@ -247,7 +247,9 @@ def test_a_header_of_wrong_types_or_values_is_one_message(
     [
         ("architectures", [["x"]], "expected a list of texts"),
         ("tie_word_embeddings", "yes", "expected true or false, found 'yes'"),
-        ("num_hidden_layers", 4.0, "expected a whole number of at least 1, found 4.0"),
+        ("num_hidden_layers", 4.0, r"expected a whole number in 1\.\.10000, found 4\.0"),
+        ("num_hidden_layers", 2**31, r"expected a whole number in 1\.\.10000, found 2147483648"),
+        ("vocab_size", 0, "expected a whole number of at least 1, found 0"),
         ("num_attention_heads", True, "expected a whole number of at least 1 or a list"),
         ("rms_norm_eps", float("inf"), "expected a number of at least 0, found inf"),
         ("rope_theta", 10**400, "expected a number of at least 0, found 1000"),

@@ -143,6 +143,18 @@ def test_no_code_of_a_folder_runs(parent: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "canary").exists()
 
 
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "AutoModelForCausalLM", "pipeline"])
+def test_a_tokenizer_that_is_a_model_is_not_loaded(parent: Path, file: str, name: str) -> None:
+    """transformers would load the model, in some versions with code that lies beside it."""
+    from evomerge.engines.tokenizer import load_tokenizer
+
+    edit(parent / file, tokenizer_class=name)
+    model = Checkpoint.open(ModelRef(str(parent)))
+    with pytest.raises(CheckpointError, match=rf"{file}: tokenizer_class: expected .*'{name}'"):
+        load_tokenizer(model)
+
+
 def test_an_adapter_beside_the_donor_is_not_taken_along(parent: Path) -> None:
     """transformers puts an adapter that lies beside a model's weights on another model."""
     model = Checkpoint.open(ModelRef(str(parent)))
@@ -191,3 +203,17 @@ def test_a_pipe_is_not_waited_for(parent: Path, tmp_path: Path) -> None:
         CheckpointError, match=r"config\.json: not readable JSON: it is no plain file"
     ):
         Checkpoint.open(ModelRef(str(parent)))
+
+
+def test_a_config_that_does_not_fit_the_weights_takes_no_memory(parent: Path) -> None:
+    from evomerge.engines.huggingface.building import build_model
+    from evomerge.merging.blueprint import Blueprint
+    from evomerge.parents import Parents
+
+    edit(parent / "config.json", intermediate_size=2**40)
+    model = Checkpoint.open(ModelRef(str(parent)))
+    with pytest.raises(
+        CheckpointError, match=rf"by it .*mlp.* is .*{2**40}.*, stored is \("
+    ) as found:
+        build_model(Blueprint.of(Parents({"only": model})), model, "float32", "cpu")
+    assert str(parent) in str(found.value)

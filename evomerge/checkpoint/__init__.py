@@ -3,7 +3,8 @@
 A model is named by text: a folder, a hub id (``org/name[@revision]``), ``embedded:NAME`` for the
 tiny family that ships with evomerge, each optionally ``+ADAPTER`` (a PEFT LoRA or DoRA folder or hub
 id). Only safetensors are read: a pickle can run code. Tensors stay on disk, memory-mapped, until
-they are asked for.
+they are asked for. A folder comes from strangers: what is wrong with a file of it is one message with file
+and key, whoever reads it.
 """
 
 from evomerge.checkpoint.adapter import Adapter

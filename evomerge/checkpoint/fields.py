@@ -37,11 +37,11 @@ class Kind:
         )
 
 
-def whole(low: int) -> Kind:
-    """A whole number of at least ``low``."""
+def whole(low: int, high: int = MOST - 1) -> Kind:
+    """A whole number of at least ``low``, and at most ``high``."""
+    bound = f"of at least {low}" if high == MOST - 1 else f"in {low}..{high}"
     return Kind(
-        f"a whole number of at least {low}",
-        lambda value: type(value) is int and low <= value < MOST,
+        f"a whole number {bound}", lambda value: type(value) is int and low <= value <= high
     )
 
 
@@ -80,16 +80,20 @@ TOKEN = Kind("a token id", lambda value: type(value) is int and -MOST < value < 
 TOKENS = TOKEN | each(TOKEN, "token ids")
 SPECIAL = TEXT | OBJECT  # a token, or a token with what it strips
 _SIZES = SIZE | each(whole(0), "such, a layer each")
+_BLOCKS = whole(1, 10_000)  # whoever makes a model of a config makes each of them
+_EXPERTS = whole(0, 100_000)
 _LAYERED = whole(0) | each(whole(0), "such, a layer each")
 
 CONFIG: Mapping[str, Kind] = {
     "architectures": TEXTS,
     "model_type": TEXT,
+    "tokenizer_class": TEXT,
     "tie_word_embeddings": FLAG,
     "vocab_size": SIZE,
     "hidden_size": SIZE,
     "intermediate_size": _SIZES,
-    "num_hidden_layers": SIZE,
+    "num_hidden_layers": _BLOCKS,
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), _EXPERTS),
     "num_attention_heads": _SIZES,
     "num_key_value_heads": _SIZES,
     "head_dim": _SIZES,

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from evomerge.checkpoint import Checkpoint, companions
+from evomerge.checkpoint import Checkpoint, companions, read_json
+from evomerge.config import shown
 from evomerge.errors import CheckpointError
+from evomerge.visible import first_line
+
+_PANIC = "PanicException"  # of Rust, no Exception, and of a module that cannot be imported
 
 
 def load_tokenizer(donor: Checkpoint, trust_remote_code: bool = False) -> Any:
@@ -17,12 +21,31 @@ def load_tokenizer(donor: Checkpoint, trust_remote_code: bool = False) -> Any:
     from transformers import AutoTokenizer
 
     companions(donor.folder)  # what is wrong in a file of it, with file and key
+    _check_class(donor)
     try:
         return AutoTokenizer.from_pretrained(donor.folder, trust_remote_code=trust_remote_code)
+    except (KeyboardInterrupt, SystemExit):
+        raise
     except (
         BaseException
     ) as error:  # whatever transformers raises; what Rust panics with is no Exception
-        if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
-            raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{donor.name}: its tokenizer cannot be loaded: {reason}") from None
+        raise CheckpointError(
+            f"{donor.name}: its tokenizer cannot be loaded: {first_line(error)}"
+        ) from None
+
+
+def _check_class(donor: Checkpoint) -> None:
+    """Refuse what is no tokenizer: transformers would load it, and a model may bring code of its own."""
+    import transformers
+
+    for name in ("tokenizer_config.json", "config.json"):
+        path = donor.folder / name
+        named = read_json(path).get("tokenizer_class") if path.is_file() else None
+        for each in (named, f"{named}Fast"):
+            found = getattr(transformers, each, None) if isinstance(each, str) else None
+            if found is not None and not (
+                isinstance(found, type) and issubclass(found, transformers.PreTrainedTokenizerBase)
+            ):
+                raise CheckpointError(
+                    f"{path}: tokenizer_class: expected a tokenizer of transformers, found {shown(named)}"
+                )

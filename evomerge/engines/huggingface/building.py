@@ -17,6 +17,7 @@ from evomerge.checkpoint import INDEX, Checkpoint, read_json, weight_files
 from evomerge.checkpoint.fields import TEXT, field
 from evomerge.engines import Outline
 from evomerge.errors import CheckpointError
+from evomerge.visible import first_line
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 
@@ -33,7 +34,8 @@ def build_model(outline: Outline, donor: Checkpoint, dtype: str, device: str) ->
     donor.check_unchanged()
     merged = f"the {CONFIG} of merges with {donor.name}"
     with _told(merged):
-        config = config_of(outline.config())
+        config = config_of(outline.config(), merged)
+        _check_fit(config, outline, merged)
     with _told(merged), _quiet(), torch.random.fork_rng(devices=[]), _bare(donor) as folder:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -47,9 +49,13 @@ def build_model(outline: Outline, donor: Checkpoint, dtype: str, device: str) ->
     return model.to(device).eval().requires_grad_(False)
 
 
-def config_of(content: Mapping[str, Any]) -> Any:
-    """The config of transformers that a ``config.json`` stands for: one of its own classes, no code of others."""
-    named = field(content, "model_type", TEXT, CONFIG)
+def config_of(content: Mapping[str, Any], file: str) -> Any:
+    """The config of transformers that the content of a ``config.json`` stands for: never a class of its own.
+
+    Raises:
+        CheckpointError: ``file`` does not say which kind of model it is of.
+    """
+    named = field(content, "model_type", TEXT, file)
     return type(AutoConfig.for_model(named)).from_dict(dict(content))
 
 
@@ -63,6 +69,20 @@ def generation_of(donor: Checkpoint) -> Any:
     content = read_json(path) if path.is_file() else {}
     with _told(str(path)):
         return GenerationConfig.from_dict(content)
+
+
+def _check_fit(config: Any, outline: Outline, merged: str) -> None:
+    """Refuse a config of other shapes than the weights have, before there is memory taken for them."""
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config)
+    found = {name: tuple(each.shape) for name, each in skeleton.named_parameters()}
+    for name in (*outline.shapes, *found):
+        made, stored = found.get(name), outline.shapes.get(name)
+        if made != stored:
+            raise CheckpointError(
+                f"{merged} does not fit the weights: by it {name} is {made or 'no parameter'}, stored is "
+                f"{stored or 'none'}"
+            )
 
 
 @contextmanager
@@ -92,8 +112,9 @@ def _told(file: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{file}: transformers makes nothing of it: {reason}") from error
+        raise CheckpointError(
+            f"{file}: transformers makes nothing of it: {first_line(error)}"
+        ) from error
 
 
 @contextmanager
