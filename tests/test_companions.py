@@ -57,7 +57,10 @@ def test_no_code_is_copied_nor_named(parent: Path, tmp_path: Path) -> None:
 def test_code_of_a_repository_keeps_its_name() -> None:
     said = {"a": 1, "auto_map": {"AutoConfig": "configuration.Mine", **ELSEWHERE}}
     assert without_local_code(said) == {"a": 1, "auto_map": ELSEWHERE}
-    assert without_local_code({"auto_map": None, "b": 2}) == {"b": 2}
+    for local in (None, {}, ["tokenization.Mine", None], {"AutoConfig": "configuration.Mine"}):
+        assert without_local_code({"auto_map": local, "b": 2}) == {"b": 2}
+    old = {"auto_map": ["org/name--tokenization.Theirs", None]}
+    assert without_local_code(old) == old
 
 
 def test_what_is_plain_is_copied_byte_for_byte(parent: Path, tmp_path: Path) -> None:

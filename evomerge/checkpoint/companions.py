@@ -75,8 +75,11 @@ def without_local_code(content: Mapping[str, Any]) -> dict[str, Any]:
     ``repository--module.Class`` is one of the hub, which means the same anywhere.
     """
     kept = {key: value for key, value in content.items() if key != _AUTO_MAP}
-    named = content.get(_AUTO_MAP)
-    elsewhere = {name: each for name, each in (named or {}).items() if _of_a_repository(each)}
+    named = content.get(_AUTO_MAP) or {}
+    if isinstance(named, list):
+        elsewhere: Any = named if _of_a_repository(named) else []
+    else:
+        elsewhere = {name: each for name, each in named.items() if _of_a_repository(each)}
     return {**kept, _AUTO_MAP: elsewhere} if elsewhere else kept
 
 

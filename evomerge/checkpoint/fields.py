@@ -79,6 +79,10 @@ TEXTS = each(TEXT, "texts")
 TOKEN = Kind("a token id", lambda value: type(value) is int and -MOST < value < MOST)  # -1: none
 TOKENS = TOKEN | each(TOKEN, "token ids")
 SPECIAL = TEXT | OBJECT  # a token, or a token with what it strips
+# what names classes of code; an old form of a tokenizer's is a list
+_CLASSES = OBJECT | each(
+    Kind("a class, or null", lambda value: value is None or TEXT.holds(value)), "classes"
+)
 _SIZES = SIZE | each(whole(0), "such, a layer each")
 _BLOCKS = whole(1, 10_000)  # whoever makes a model of a config makes each of them
 _EXPERTS = whole(0, 100_000)
@@ -113,7 +117,7 @@ CONFIG: Mapping[str, Kind] = {
     "torch_dtype": TEXT | OBJECT,
     "quantization_config": OBJECT,
     "text_config": OBJECT,
-    "auto_map": OBJECT,
+    "auto_map": _CLASSES,
     "transformers_weights": TEXT,
 }
 INDEX: Mapping[str, Kind] = {"weight_map": mapping(TEXT, "file names"), "metadata": OBJECT}
@@ -138,7 +142,7 @@ TOKENIZER_CONFIG: Mapping[str, Kind] = {
     "added_tokens_decoder": mapping(OBJECT, "tokens by id"),
     "additional_special_tokens": each(SPECIAL, "tokens"),
     "extra_special_tokens": OBJECT | each(SPECIAL, "tokens"),
-    "auto_map": OBJECT,
+    "auto_map": _CLASSES,
     **dict.fromkeys(
         (
             "bos_token",
