@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,7 +206,10 @@ class Adapter:
         patterns: Mapping[str, Any] = self.config.get(key) or {}
         for pattern, value in patterns.items():
             try:
-                matches = re.match(rf"(.*\.)?({pattern})$", module)
+                with warnings.catch_warnings(
+                    action="ignore"
+                ):  # what a later Python will read otherwise
+                    matches = re.match(rf"(.*\.)?({pattern})$", module)
             except (re.error, OverflowError, RecursionError) as error:
                 raise CheckpointError(
                     f"{self._said}: {key}: expected a regular expression, found {shown(pattern)}: {error}"
