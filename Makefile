@@ -47,7 +47,7 @@ winners: $(VENV)/.installed-test  ## twenty searches against the best of noisy s
 soak: $(VENV)/.installed-test  ## searches killed many more times than in `make test`
 	EVOMERGE_TEST_KILLS=20 $(BIN)/python -m pytest tests/run/test_resume.py tests/run/test_workers.py
 
-fuzz: $(VENV)/.installed-test  ## 200,000 damaged files of every kind, each refused in one message or read (ten minutes)
+fuzz: $(VENV)/.installed-test  ## 200,000 damaged files of every kind and 8,000 model folders, each refused in one message or read (half an hour)
 	EVOMERGE_TEST_FUZZ=200000 $(BIN)/python -m pytest tests/fuzz
 
 lint: $(VENV)/.installed-test  ## formatting, lint, types, generated tables

@@ -11,7 +11,7 @@ from evomerge.calibration import Texts
 from evomerge.checkpoint import Checkpoint
 from evomerge.engines.huggingface.building import build_model
 from evomerge.engines.tokenizer import load_tokenizer
-from evomerge.errors import CandidateFailed, CheckpointError, InputError
+from evomerge.errors import CandidateFailed, InputError
 from evomerge.merging import Materializer
 from evomerge.parents import Parents
 from evomerge.parents.statistics import Statistic, StatisticStore
@@ -44,11 +44,7 @@ def measure(
     file = store.file(model, name, texts.digest)
     if file.is_file():
         return file
-    try:
-        tokenizer = load_tokenizer(model, trust_remote_code)
-    except Exception as error:  # whatever transformers raises
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{model.name}: its tokenizer cannot be loaded: {reason}") from None
+    tokenizer = load_tokenizer(model, trust_remote_code)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -27,6 +27,11 @@ def one_line(text: str) -> str:
     return _UNSAFE.sub(lambda found: _written(found[0]), text)
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first, or its kind: enough of what another library raises."""
+    return one_line((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
 def controls(text: str) -> list[str]:
     """The control characters in ``text`` that no plain text holds: all but line breaks and tabs."""
     return [c for c in text if (c < " " or "\x7f" <= c <= "\x9f") and c not in "\n\t\r\x85"]

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evomerge import config
+from evomerge.checkpoint import INDEX
 from evomerge.cli import main
 from evomerge.record.journal import Journal
 from evomerge.testing.models import tiny_family
@@ -402,18 +403,91 @@ def test_an_absent_or_damaged_weight_file_is_refused(parent: Path, refuse_parent
     refuse_parent(parent, f"{parent / 'config.json'}: no such file")
 
 
-def test_an_index_that_names_an_absent_shard_is_refused(
+def sharded(folder: Path, files: int) -> list[Path]:
+    """The model in ``folder`` cut into shards with an index, each of some of its tensors."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    made, weight_map = [], {}
+    for number in range(files):
+        path = folder / f"model-{number + 1:05d}-of-{files:05d}.safetensors"
+        names = sorted(weights)[number::files]
+        save_file({name: weights[name] for name in names}, path, {"format": "pt"})
+        weight_map.update(dict.fromkeys(names, path.name))
+        made.append(path)
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return made
+
+
+def test_an_index_that_does_not_fit_its_shards_is_refused(
     parent: Path, refuse_parent: Refuse
 ) -> None:
-    index = parent / "model.safetensors.index.json"
-    names = list(load_file(parent / "model.safetensors"))
-    shards = dict.fromkeys(names, "model.safetensors")
-    index.write_text(json.dumps({"weight_map": {**shards, names[0]: "model-2.safetensors"}}))
+    first, second = sharded(parent, 2)
+    index = parent / INDEX
+    intact = index.read_text()
+    weight_map = json.loads(intact)["weight_map"]
+    name = "model.norm.weight"
+
+    def names(**changed: Any) -> None:
+        index.write_text(json.dumps({"weight_map": {**weight_map, **changed}}))
+
+    names(**{name: "model-2.safetensors"})
     refuse_parent(parent, f"{index}: names 1 absent shard(s): model-2.safetensors")
-    index.write_text(json.dumps({"weight_map": {**shards, "model.extra": "model.safetensors"}}))
-    refuse_parent(parent, f"{index}: 'model.extra' is not in model.safetensors")
+    names(**{"model.extra": first.name})
+    refuse_parent(parent, f"{index}: weight_map: 'model.extra' is not in {first.name}")
+    wrong = first if weight_map[name] == second.name else second
+    names(**{name: wrong.name})
+    refuse_parent(parent, f"{name!r} is not in {wrong.name}; it is in {weight_map[name]}")
+    for outside in ("/etc/passwd", "../sea/model.safetensors", "..", "", f"sub/{first.name}"):
+        names(**{name: outside})
+        refuse_parent(parent, f"{index}: weight_map: {name!r}: expected the name of a file in this")
+    names(**{name: 1})
+    refuse_parent(parent, f"{index}: weight_map: expected an object of file names, found ")
     index.write_text("{")
     refuse_parent(parent, f"{index}: not readable JSON")
+    index.write_text(intact)
+    second.write_bytes(first.read_bytes())
+    refuse_parent(parent, "lies in two shards", first.name, second.name)
+    second.unlink()
+    refuse_parent(parent, f"{index}: names 1 absent shard(s): {second.name}")
+
+
+def test_shards_without_an_index_are_listed_and_so_are_the_missing_ones(
+    parent: Path, refuse_parent: Refuse
+) -> None:
+    shards = sharded(parent, 4)
+    (parent / INDEX).unlink()
+    (parent / "training_args.bin").touch()  # no weights
+    refuse_parent(parent, "holds shards without their index", shards[3].name, "no shard is missing")
+    shards[2].unlink()
+    message = refuse_parent(parent, f"1 of 4 shards are missing: {shards[2].name}")
+    assert message.count(shards[2].name) == 1
+
+
+def test_a_folder_without_weights_is_refused_with_those_of_other_names(
+    parent: Path, refuse_parent: Refuse
+) -> None:
+    weights = parent / "model.safetensors"
+    weights.rename(parent / "consolidated.safetensors")
+    refuse_parent(parent, "no model.safetensors and no", "there is consolidated.safetensors")
+    weights.symlink_to(parent / "gone")
+    refuse_parent(parent, "model.safetensors is a link to nothing")
+    weights.unlink()
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0f\nsize 7\n")
+    refuse_parent(parent, f"{weights}: is a Git LFS pointer", "git lfs pull")
+
+
+def test_an_adapter_is_no_model_and_a_model_no_adapter(
+    parent: Path, family: dict[str, Path], refuse_parent: Refuse, tmp_path: Path
+) -> None:
+    adapter = tmp_path / "lora"
+    adapter.mkdir()
+    said = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "base_model_name_or_path": "org/base"}
+    (adapter / "adapter_config.json").write_text(json.dumps(said))
+    save_file({}, adapter / "adapter_model.safetensors")
+    refuse_parent(adapter, "is an adapter", f"MODEL+{adapter}", "'org/base'")
+    refuse_parent(f"{parent}+{family['sea']}", "the folder holds a model", "MODEL+ADAPTER")
+    shutil.copy(adapter / "adapter_config.json", parent)
+    refuse_parent(parent, "holds a model and an adapter", "'org/base'", "MODEL+ADAPTER")
 
 
 def test_pickles_are_refused_with_the_command_that_converts_them(

@@ -3,7 +3,11 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
+import shlex
 import shutil
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +35,9 @@ from evomerge.checkpoint import (
     write_weights,
 )
 from evomerge.errors import CheckpointError, InputError, RunError
+from evomerge.merging import Materializer
+from evomerge.parents import Parents
+from evomerge.recipe import Body, Recipe, group
 from evomerge.testing.models import tiny_family
 
 
@@ -150,6 +157,180 @@ def test_a_pickle_is_never_opened(family: dict[str, Path], tmp_path: Path) -> No
     with pytest.raises(CheckpointError, match="pickle"):
         opened(folder)
     assert not (tmp_path / "exploded").exists()
+
+
+def test_a_single_file_is_read_before_an_index(family: dict[str, Path], tmp_path: Path) -> None:
+    """As transformers does: what an older save left beside it is nothing to it."""
+    folder = Path(shutil.copytree(family["sea"], tmp_path / "both"))
+    other = folder / "model-00001-of-00001.safetensors"
+    shutil.copy(family["chat"] / "model.safetensors", other)
+    names = load_file(other)
+    (folder / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(names, other.name)}))
+    model = opened(folder)
+    theirs = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    expected = load_file(family["sea"] / "model.safetensors")
+    for name in model.names:
+        assert torch.equal(model.tensor(name), expected[name])
+        assert torch.equal(theirs[name], expected[name])
+
+
+def test_a_tensor_of_a_shard_that_the_index_leaves_out_is_read(
+    family: dict[str, Path], tmp_path: Path
+) -> None:
+    """As transformers does."""
+    folder = Path(shutil.copytree(family["sea"], tmp_path / "less"))
+    shard = folder / "model-00001-of-00001.safetensors"
+    (folder / "model.safetensors").rename(shard)
+    weight_map = dict.fromkeys(load_file(shard), shard.name)
+    del weight_map["model.norm.weight"]
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    model = opened(folder)
+    assert model.names == opened(family["sea"]).names
+    theirs = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    for name in model.names:
+        assert torch.equal(model.tensor(name), theirs[name])
+
+
+def test_a_config_that_names_other_weights_is_refused(
+    family: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(family["sea"], tmp_path / "named"))
+    config = json.loads((folder / "config.json").read_text())
+    for named, fits in (("model.safetensors", True), ("other.safetensors", False)):
+        content = {**config, "transformers_weights": named}
+        (folder / "config.json").write_text(json.dumps(content))
+        if fits:
+            opened(folder)
+        else:
+            with pytest.raises(CheckpointError, match=r"config\.json: transformers_weights: names"):
+                opened(folder)
+
+
+ENTRY = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        ({"a": 1}, "'a': expected dtype, shape and data_offsets, found 1"),
+        ({"a": {**ENTRY, "dtype": 7}}, r"'a'\.dtype: expected one of 'F4', .* found 7"),
+        ({"a": {**ENTRY, "dtype": "F33"}}, r"'a'\.dtype: expected one of .* found 'F33'"),
+        ({"a": {**ENTRY, "shape": 6}}, r"'a'\.shape: expected a list of sizes, found 6"),
+        ({"a": {**ENTRY, "shape": [2, -3]}}, r"'a'\.shape: expected a list of sizes"),
+        ({"a": {**ENTRY, "shape": [2, True]}}, r"'a'\.shape: expected a list of sizes"),
+        ({"a": {**ENTRY, "shape": [0, 2**62, 9]}}, r"'a'\.shape: expected fewer than 2\*\*63"),
+        ({"a": {**ENTRY, "data_offsets": []}}, r"'a'\.data_offsets: expected \[begin, end\]"),
+        ({"a": {**ENTRY, "data_offsets": [24, 0]}}, r"'a'\.data_offsets: expected \[begin, end\]"),
+        ({"a": {**ENTRY, "data_offsets": [0, 23]}}, r"'a'\.data_offsets: expected the 24 bytes"),
+        ({"a": {k: v for k, v in ENTRY.items() if k != "shape"}}, r"'a'\.shape: missing"),
+        ({"a": ENTRY, "b": ENTRY}, r"'b'\.data_offsets: expected to start at 24, where 'a' ends"),
+        ({"a": {**ENTRY, "data_offsets": [4, 28]}}, "expected to start at 0, where the header ends"),
+        ({"a": ENTRY, "__metadata__": {"x": 1}}, "__metadata__: expected an object of texts"),
+        ({"a": ENTRY, "b": {**ENTRY, "data_offsets": [24, 48]}}, "truncated"),
+        ({"a": {**ENTRY, "shape": [5], "data_offsets": [0, 20]}}, "longer than its header says"),
+        ({"a" * 2000: ENTRY}, "expected a name of at most 1,000 characters"),
+        ([], "its header is no JSON object"),
+    ],
+)  # fmt: skip
+def test_a_header_of_wrong_types_or_values_is_one_message(
+    tmp_path: Path, header: Any, says: str
+) -> None:
+    path = tmp_path / "odd.safetensors"
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(24))
+    with pytest.raises(CheckpointError, match=rf"odd\.safetensors: .*{says}"):
+        read_header(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("architectures", [["x"]], "expected a list of texts"),
+        ("tie_word_embeddings", "yes", "expected true or false, found 'yes'"),
+        ("num_hidden_layers", 4.0, r"expected a whole number in 1\.\.10000, found 4\.0"),
+        ("num_hidden_layers", 2**31, r"expected a whole number in 1\.\.10000, found 2147483648"),
+        ("vocab_size", 0, "expected a whole number of at least 1, found 0"),
+        ("num_attention_heads", True, "expected a whole number of at least 1 or a list"),
+        ("rms_norm_eps", float("inf"), "expected a number of at least 0, found inf"),
+        ("rope_theta", 10**400, "expected a number of at least 0, found 1000"),
+        ("rope_parameters", [1], r"expected an object, found \[1\]"),
+        ("eos_token_id", {"a": 1}, "expected a token id or a list of token ids"),
+        ("text_config", {"vocab_size": "x"}, r"\.vocab_size: expected a whole number"),
+    ],
+)
+def test_a_config_of_wrong_types_or_values_is_one_message(
+    family: dict[str, Path], tmp_path: Path, key: str, value: Any, says: str
+) -> None:
+    folder = Path(shutil.copytree(family["sea"], tmp_path / "odd"))
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(CheckpointError, match=rf"config\.json: {key}.*{says}"):
+        opened(folder)
+    # null stands for the default, which may be that of another model than this
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: None}))
+    if key not in (
+        "architectures",
+        "tie_word_embeddings",
+        "num_hidden_layers",
+        "num_attention_heads",
+    ):
+        opened(folder)
+
+
+def test_a_block_that_is_missing_is_named(family: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(family["sea"], tmp_path / "gap"))
+    weights = load_file(folder / "model.safetensors")
+    for number in (0, 2):
+        kept = {n: t for n, t in weights.items() if f"layers.{number}." not in n}
+        save_file(kept, folder / "model.safetensors")
+        with pytest.raises(CheckpointError, match=rf"files lack model\.layers\.{number}\."):
+            opened(folder)
+
+
+# -- files that change ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["cut", "overwritten", "removed"])
+@pytest.mark.parametrize("which", ["model", "adapter"])
+def test_a_file_that_changes_between_merges_is_named(
+    untied: Path, tmp_path: Path, how: str, which: str
+) -> None:
+    """A mapped file that was cut ends the process, if it is read."""
+    folder = Path(shutil.copytree(untied, tmp_path / "model"))
+    adapter = train_adapter(folder, tmp_path / "lora")
+    model = opened(f"{folder}+{adapter}")
+    materializer = Materializer(Parents({"only": model}))
+    recipe = Recipe(None, {}, Body((group("passthrough", ("only",)),)), "float32", 0, "only")
+    sizes: list[int] = []
+    materializer.each(recipe, lambda name, tensor: sizes.append(tensor.numel()))
+    assert sum(sizes) == model.parameters
+    file = {"model": folder / "model.safetensors", "adapter": adapter / "adapter_model.safetensors"}
+    changed = file[which]
+    if how == "cut":
+        os.truncate(changed, 4096)
+    elif how == "overwritten":
+        with changed.open("r+b") as stream:
+            stream.seek(-4, os.SEEK_END)
+            stream.write(b"\0\0\0\0")
+        os.utime(changed, ns=(0, changed.stat().st_mtime_ns + 1))
+    else:
+        changed.unlink()
+    said = re.escape(f"{model.name}: {changed} ") + "(was|is gone)"
+    with pytest.raises(CheckpointError, match=said):
+        materializer.each(recipe, lambda name, tensor: None)
+    with pytest.raises(CheckpointError, match=said):
+        model.check_finite()
+
+
+def test_a_file_that_changes_before_it_is_mapped_is_named(
+    family: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(family["sea"], tmp_path / "model"))
+    model = opened(folder)
+    shutil.copy(family["chat"] / "model.safetensors", folder)
+    os.utime(folder / "model.safetensors", ns=(0, 1))
+    with pytest.raises(CheckpointError, match=r"model\.safetensors was written anew"):
+        model.tensor(model.names[0])
 
 
 # -- adapters ------------------------------------------------------------------------------------
@@ -306,6 +487,57 @@ def test_an_embedding_saved_beside_an_adapter_may_be_there(
         opened(f"{family['base']}+{adapter}")
 
 
+def test_a_pickled_adapter_is_converted_by_the_command_in_its_message(
+    untied: Path, tmp_path: Path
+) -> None:
+    adapter = train_adapter(untied, tmp_path / "it's a lora")
+    file = adapter / "adapter_model.safetensors"
+    expected = load_file(file)
+    torch.save(expected, adapter / "adapter_model.bin")
+    file.unlink()
+    with pytest.raises(
+        CheckpointError, match=r"only pickle weights \(adapter_model\.bin\)"
+    ) as found:
+        opened(f"{untied}+{adapter}")
+    command = str(found.value).partition("Convert them once: ")[2]
+    interpreter = f"{shlex.quote(sys.executable)} "
+    subprocess.run(command.replace("python ", interpreter, 1), shell=True, check=True)
+    assert load_file(file).keys() == expected.keys()
+    assert opened(f"{untied}+{adapter}").adapter is not None
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"peft_type": None}, "peft_type: expected text, found None"),
+        ({"peft_type": 3}, "peft_type: expected text, found 3"),
+        ({"r": "4"}, "r: expected a whole number of at least 1, found '4'"),
+        ({"r": 0}, "r: expected a whole number of at least 1, found 0"),
+        ({"lora_alpha": [1]}, "lora_alpha: expected a number"),
+        ({"rank_pattern": [1]}, "rank_pattern: expected an object of whole numbers"),
+        ({"alpha_pattern": {"q_proj": "x"}}, "alpha_pattern: expected an object of numbers"),
+        ({"rank_pattern": {"(": 2}}, "rank_pattern: expected a regular expression"),
+        ({"use_dora": "no"}, "use_dora: expected true or false, found 'no'"),
+        ({"modules_to_save": 5}, "modules_to_save: expected a list of texts"),
+    ],
+)
+def test_an_adapter_config_of_wrong_types_or_values_is_one_message(
+    family: dict[str, Path], tmp_path: Path, changed: dict[str, Any], says: str
+) -> None:
+    adapter = train_adapter(family["base"], tmp_path / "lora")
+    path = adapter / "adapter_config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, **changed}))
+    with pytest.raises(CheckpointError, match=rf"adapter_config\.json: {re.escape(says)}"):
+        opened(f"{family['base']}+{adapter}")
+    (key,) = changed
+    if key == "peft_type":
+        del content[key]
+        path.write_text(json.dumps(content))
+        with pytest.raises(CheckpointError, match="peft_type: missing; expected text"):
+            opened(f"{family['base']}+{adapter}")
+
+
 def test_an_adapter_of_another_model_is_refused(family: dict[str, Path], tmp_path: Path) -> None:
     wide = tiny_family(tmp_path, ("wide",), intermediate_size=64)["wide"]
     adapter = train_adapter(wide, tmp_path / "lora")
@@ -322,7 +554,9 @@ def test_a_broken_adapter_is_refused(family: dict[str, Path], tmp_path: Path) ->
     config = adapter / "adapter_config.json"
     text = config.read_text()
     config.write_text(text.replace('"r": 4', '"rr": 4'))
-    with pytest.raises(CheckpointError, match="has no r"):
+    with pytest.raises(
+        CheckpointError, match=r"adapter_config\.json: r: missing; expected a whole number"
+    ):
         opened(f"{family['base']}+{adapter}")
     config.write_text(text)
     config.write_text(text.replace('"r": 4', '"r": 3'))

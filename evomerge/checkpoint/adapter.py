@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.checkpoint.files import TOKENIZER, mapped_file, read_header, read_json
+from evomerge.checkpoint import fields
+from evomerge.checkpoint.files import TOKENIZER, mapped_file, read_json
+from evomerge.checkpoint.header import FLOATS, read_header
+from evomerge.checkpoint.weights import ADAPTER_CONFIG, adapter_file, refuse_model
+from evomerge.config import shown
 from evomerge.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -69,10 +74,10 @@ class Adapter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.config = read_json(folder / "adapter_config.json")
-        self.file = folder / "adapter_model.safetensors"
-        if not self.file.is_file():
-            raise CheckpointError(f"{folder}: no adapter_model.safetensors in it")
+        refuse_model(folder)
+        self._said = folder / ADAPTER_CONFIG
+        self.config = read_json(self._said)
+        self.file = adapter_file(folder)
         self._refuse_other_kinds()
         self._entries = read_header(self.file)
         self._updates: dict[str, Update] = {}
@@ -86,6 +91,10 @@ class Adapter:
             if match := _LORA.match(key):
                 module, embedding, part = match.groups()
                 update = self._updates.setdefault(f"{module}.weight", Update())
+                if part in update.keys:
+                    raise CheckpointError(
+                        f"{self.file}: {update.keys[part]!r} and {key!r} are the same matrix; expected one"
+                    )
                 update.keys[part] = key
                 update.embedding |= bool(embedding)
             elif match := _ROWS.match(key):
@@ -94,13 +103,12 @@ class Adapter:
                 self._whole[f"{match[1]}.weight"] = key
             else:
                 raise CheckpointError(f"{self.file}: {key!r} is not a plain LoRA matrix")
-        try:
-            for name, update in self._updates.items():
-                self._complete(name, update)
-        except (ArithmeticError, AttributeError, TypeError, ValueError, re.error) as error:
-            raise CheckpointError(
-                f"{folder / 'adapter_config.json'}: r, lora_alpha and their patterns make no sense: {error}"
-            ) from None
+            if (dtype := self._entries[key].dtype) not in FLOATS:
+                raise CheckpointError(
+                    f"{self.file}: {key!r} is stored as {dtype}; expected one of {', '.join(FLOATS)}"
+                )
+        for name, update in self._updates.items():
+            self._complete(name, update)
         self._handle: Any = None
 
     def touches(self, name: str) -> bool:
@@ -144,13 +152,13 @@ class Adapter:
                     "embedding, and one matrix cannot be both the trained and the plain one. Untie the "
                     "model first (lm_head.weight = a copy of the embedding, tie_word_embeddings: false)"
                 )
-        found: dict[str, tuple[int, ...]] = {}
+        found: list[tuple[str, tuple[int, ...]]] = []
         for changed, update in self._updates.items():
             a, b = (self._entries[update.keys[part]].shape for part in "AB")
-            found[changed] = (a[1], b[0]) if update.embedding else (b[0], a[1])
+            found.append((changed, (a[1], b[0]) if update.embedding else (b[0], a[1])))
         for changed, key in self._whole.items():
             if changed not in ties:
-                found[changed] = self._entries[key].shape
+                found.append((changed, self._entries[key].shape))
         for changed, (key, numbers) in self._rows.items():
             embedding = ties.get(changed, changed)
             if embedding in self._rows and numbers != self._rows[embedding][1]:
@@ -162,8 +170,8 @@ class Adapter:
                 height = shapes.get(changed, (0,))[0]
                 stored = self._entries[key].shape
                 fits = len(numbers) == stored[0] and all(number < height for number in numbers)
-                found[changed] = (height, *stored[1:]) if fits else stored
-        for changed, shape in found.items():
+                found.append((changed, (height, *stored[1:]) if fits else stored))
+        for changed, shape in found:
             if changed not in shapes:
                 raise CheckpointError(
                     f"{self.folder}: adapts {changed!r}, which {name} does not have"
@@ -201,13 +209,7 @@ class Adapter:
 
     def _saved(self) -> tuple[str, ...]:
         """The names under ``modules_to_save``."""
-        saved = self.config.get("modules_to_save") or ()
-        if not isinstance(saved, (list, tuple)) or not all(isinstance(each, str) for each in saved):
-            raise CheckpointError(
-                f"{self.folder / 'adapter_config.json'}: modules_to_save: expected a list of names, found "
-                f"{saved!r:.100}"
-            )
-        return tuple(saved)
+        return tuple(self.config.get("modules_to_save") or ())
 
     def _numbers(self, module: str, key: str) -> list[int]:
         """The numbers of the rows of ``module`` that are stored under ``key``."""
@@ -222,6 +224,8 @@ class Adapter:
         return said
 
     def _refuse_other_kinds(self) -> None:
+        for key in ("peft_type", "r", "lora_alpha"):
+            fields.field(self.config, key, fields.ADAPTER_CONFIG[key], self._said)
         wrong = [key for key, plain in _PLAIN.items() if self.config.get(key) not in plain]
         known = ("use_rslora", "use_dora")
         wrong += [
@@ -229,12 +233,10 @@ class Adapter:
         ]
         if wrong:
             raise CheckpointError(
-                f"{self.folder}: adapter_config.json has {wrong[0]}: {self.config[wrong[0]]!r}; only "
+                f"{self.folder}: {ADAPTER_CONFIG} has {wrong[0]}: {shown(self.config[wrong[0]])}; only "
                 "LoRA and DoRA are expanded here. Merge it into its base with peft "
                 "(merge_and_unload) and name that folder"
             )
-        if missing := [key for key in ("r", "lora_alpha") if not self.config.get(key)]:
-            raise CheckpointError(f"{self.folder}: adapter_config.json has no {missing[0]}")
 
     def _complete(self, name: str, update: Update) -> None:
         """Give ``update`` its scale, or refuse it."""
@@ -242,30 +244,45 @@ class Adapter:
             raise CheckpointError(f"{self.file}: only one of the two LoRA matrices of {name!r}")
         if bool(self.config.get("use_dora")) != ("magnitude_vector" in update.keys):
             raise CheckpointError(
-                f"{self.file}: adapter_config.json has use_dora: {self.config.get('use_dora')!r}, but "
+                f"{self.file}: {ADAPTER_CONFIG} has use_dora: {self.config.get('use_dora')!r}, but "
                 f"{name!r} has {'a' if 'magnitude_vector' in update.keys else 'no'} magnitude vector"
             )
         module = name.removesuffix(".weight")
-        rank = int(_by_pattern(self.config.get("rank_pattern"), module, self.config["r"]))
-        alpha = _by_pattern(self.config.get("alpha_pattern"), module, self.config["lora_alpha"])
+        rank = self._by_pattern("rank_pattern", module, self.config["r"])
+        alpha = self._by_pattern("alpha_pattern", module, self.config["lora_alpha"])
         a, b = (self._entries[update.keys[part]].shape for part in "AB")
         if len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank:
             raise CheckpointError(
                 f"{self.file}: the LoRA matrices of {name!r} are {a} and {b}, but by "
-                f"adapter_config.json their rank is {rank}"
+                f"{ADAPTER_CONFIG} their rank is {rank}"
             )
+        if "magnitude_vector" in update.keys:
+            magnitude = self._entries[update.keys["magnitude_vector"]].shape
+            if math.prod(magnitude) != b[0]:
+                raise CheckpointError(
+                    f"{self.file}: the magnitude vector of {name!r} is {magnitude}; expected {b[0]} norms"
+                )
         update.scale = float(alpha) / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
+
+    def _by_pattern(self, key: str, module: str, default: Any) -> Any:
+        """The value of the first pattern under ``key`` that matches a whole tail of ``module``'s dotted name."""
+        patterns: Mapping[str, Any] = self.config.get(key) or {}
+        for pattern, value in patterns.items():
+            try:
+                with warnings.catch_warnings(
+                    action="ignore"
+                ):  # what a later Python will read otherwise
+                    matches = re.match(rf"(.*\.)?({pattern})$", module)
+            except (re.error, OverflowError, RecursionError) as error:
+                raise CheckpointError(
+                    f"{self._said}: {key}: expected a regular expression, found {shown(pattern)}: {error}"
+                ) from None
+            if matches:
+                return value
+        return default
 
     def _read(self, key: str) -> torch.Tensor:
         if self._handle is None:
             self._handle = mapped_file(self.file)
         tensor: torch.Tensor = self._handle.get_tensor(key)
         return tensor
-
-
-def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    """The value of the first pattern that matches a whole tail of ``module``'s dotted name."""
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return default

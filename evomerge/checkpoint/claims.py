@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evomerge.checkpoint.files import Entry
+from evomerge.checkpoint.header import Entry
 from evomerge.errors import CheckpointError, Incompatible
 from evomerge.skeleton import Part, Skeleton, computed
 from evomerge.tensors import Place

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from evomerge.checkpoint.companions import COMPANIONS
 from evomerge.checkpoint.files import file_digest
 from evomerge.checkpoint.reading import Checkpoint
-from evomerge.checkpoint.writing import COMPANIONS
 
 _MORE = ("config.json", "preprocessor_config.json", "processor_config.json")
 ADAPTER = "adapter"

@@ -25,6 +25,10 @@ class Donor(Protocol):
         """The tokenizer's files, and the chat template."""
         ...
 
+    def check_unchanged(self) -> None:
+        """Refuse to go on with weights that are not those that were opened."""
+        ...
+
     @property
     def config(self) -> Mapping[str, Any]:
         """The model's ``config.json``, for its special tokens."""

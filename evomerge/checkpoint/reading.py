@@ -11,17 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.checkpoint.adapter import Adapter
 from evomerge.checkpoint.claims import claim
-from evomerge.checkpoint.files import (
-    DTYPES,
-    FLOATS,
-    TOKENIZER,
-    Entry,
-    entries,
-    file_digest,
-    mapped_file,
-    read_json,
-)
+from evomerge.checkpoint.files import TOKENIZER, Stamp, file_digest, mapped_file, read_json
+from evomerge.checkpoint.header import DTYPES, FLOATS, Entry
 from evomerge.checkpoint.reference import ModelRef, locate
+from evomerge.checkpoint.weights import check_named, entries, refuse_adapter
 from evomerge.errors import CheckpointError
 from evomerge.skeleton import Skeleton, check_architecture, check_depth
 
@@ -43,7 +36,9 @@ class Checkpoint:
 
     def __init__(self, name: str, folder: Path, adapter: Adapter | None = None) -> None:
         self.name, self.folder, self.adapter = name, folder, adapter
+        refuse_adapter(folder, name)
         self.config = read_json(folder / "config.json")
+        check_named(self.config, folder)
         self.architecture = check_architecture(self.config, name)
         stored = entries(folder)
         check_depth(self.config, name, len(stored))
@@ -57,6 +52,7 @@ class Checkpoint:
                     f"{name}: {key} is stored as {entry.dtype} ({entry.file}); quantized weights cannot be "
                     f"merged. Use the model in one of {', '.join(DTYPES)}"
                 )
+        self._stamps = {file: Stamp.of(file) for file in self.files}
         self._files: dict[Path, Any] = {}
         self._tensors: dict[str, torch.Tensor] = {}
         self.ties = {
@@ -124,6 +120,40 @@ class Checkpoint:
         own = self.adapter and (self.adapter.folder / TOKENIZER).is_file()
         return self.adapter.folder if self.adapter and own else self.folder
 
+    @property
+    def files(self) -> list[Path]:
+        """Those that tensors are read from, the adapter's last."""
+        files = sorted({entry.file for entry in self._entries.values()})
+        return [*files, self.adapter.file] if self.adapter else files
+
+    def check_unchanged(self) -> None:
+        """Refuse to go on with files that are not those that were opened.
+
+        To be asked before tensors are read: a mapped file that was cut meanwhile ends the process.
+
+        Raises:
+            CheckpointError: a file was overwritten, cut or removed.
+        """
+        for file in self._stamps:
+            self._check_file(file)
+
+    def _check_file(self, file: Path) -> None:
+        opened = self._stamps[file]
+        try:
+            found = Stamp.of(file)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.name}: {file} is gone since it was opened: {error.strerror}"
+            ) from None
+        if found != opened:
+            how = "written anew"
+            if found.size != opened.size:
+                how = f"of {opened.size:,} bytes and is of {found.size:,}"
+            raise CheckpointError(
+                f"{self.name}: {file} was {how} since it was opened; bring back the file that it was, or start anew "
+                "with this one"
+            )
+
     @cached_property
     def layers(self) -> int:
         """Number of transformer blocks."""
@@ -189,6 +219,7 @@ class Checkpoint:
     def _mapped(self, name: str) -> torch.Tensor:
         file = self._entries[name].file
         if file not in self._files:
+            self._check_file(file)
             self._files[file] = mapped_file(file)
         try:
             tensor: torch.Tensor = self._files[file].get_tensor(self._stored[name])
@@ -199,9 +230,9 @@ class Checkpoint:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the content of every weight file (and the adapter's files), in name order."""
-        files = sorted({entry.file for entry in self._entries.values()})
+        files = self.files
         if self.adapter:
-            files += [self.adapter.file, self.adapter.folder / "adapter_config.json"]
+            files.append(self.adapter.folder / "adapter_config.json")
         digest = hashlib.sha256()
         for file in files:
             digest.update(file_digest(file).encode())
@@ -209,6 +240,7 @@ class Checkpoint:
 
     def check_finite(self) -> None:
         """Refuse a parent that holds NaN or infinity: every merge with it would, too."""
+        self.check_unchanged()
         for name in self.names:
             tensor = self.tensor(name)
             if not tensor.isfinite().all():

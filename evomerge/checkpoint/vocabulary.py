@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import filecmp
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from evomerge.checkpoint.donor import Donor
+from evomerge.checkpoint.fields import NUMBER, TEXT, Kind, each, field, mapping, whole
 from evomerge.checkpoint.files import TOKENIZER, read_json
-from evomerge.errors import CheckpointError
 
 ABSENT = -1
+_ROW = whole(0)
+_ROWS = mapping(_ROW, "rows by token")
+_SCORE = Kind(
+    "[token, score]",
+    lambda value: (
+        isinstance(value, list)
+        and len(value) == 2
+        and TEXT.holds(value[0])
+        and NUMBER.holds(value[1])
+    ),
+)
+_SCORED = each(_SCORE, "[token, score]")
 
 
 def vocabulary(model: Donor) -> dict[str, int]:
@@ -17,20 +31,22 @@ def vocabulary(model: Donor) -> dict[str, int]:
     path = model.tokenizer_folder / TOKENIZER
     if not path.is_file():
         return {}
-    content = read_json(path)
-    try:
-        vocab = content.get("model", {}).get("vocab", {})
-        tokens = (
-            dict(vocab)
-            if isinstance(vocab, dict)
-            else {entry[0]: i for i, entry in enumerate(vocab)}
-        )
-        tokens.update({token["content"]: token["id"] for token in content.get("added_tokens", [])})
-        bad = [token for token, row in tokens.items() if type(row) is not int or row < 0]
-        if bad:
-            raise ValueError(f"token {bad[0]!r:.60} has no row")
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: not the vocabulary of a tokenizer: {error}") from None
+    return tokens_of(read_json(path), path)
+
+
+def tokens_of(content: Mapping[str, Any], path: Path) -> dict[str, int]:
+    """The same from the content of ``path``, a ``tokenizer.json``."""
+    model: dict[str, Any] = content.get("model") or {}
+    vocab: Any = model.get("vocab") or {}
+    if isinstance(vocab, list):  # of a unigram model
+        field(model, "vocab", _SCORED, path, "model.")
+        tokens = {token: row for row, (token, _) in enumerate(vocab)}
+    else:
+        tokens = dict(field({"vocab": vocab}, "vocab", _ROWS, path, "model."))
+    for number, token in enumerate(content.get("added_tokens") or []):
+        within = f"added_tokens[{number}]."
+        text: str = field(token, "content", TEXT, path, within)
+        tokens[text] = field(token, "id", _ROW, path, within)
     return tokens
 
 

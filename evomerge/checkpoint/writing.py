@@ -16,34 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge import durable
-from evomerge.checkpoint.donor import Donor
-from evomerge.checkpoint.files import DTYPES, INDEX, WEIGHTS
+from evomerge.checkpoint.header import DTYPES
+from evomerge.checkpoint.weights import INDEX, WEIGHTS
 from evomerge.errors import InputError, RunError
 
 if TYPE_CHECKING:
     import torch
-
-GENERATION = "generation_config.json"
-COMPANIONS = (  # what beside the weights makes a folder a usable model
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    GENERATION,
-)
-
-
-def copy_companions(donor: Donor, target: Path) -> None:
-    """The companions of ``donor`` into ``target``."""
-    for companion in COMPANIONS:
-        folder = donor.folder if companion == GENERATION else donor.tokenizer_folder
-        if (folder / companion).is_file():
-            shutil.copyfile(folder / companion, target / companion)
 
 
 def shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:

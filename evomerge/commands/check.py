@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from evomerge import config
-from evomerge.checkpoint import tensor_bytes
+from evomerge.checkpoint import companions, tensor_bytes
 from evomerge.commands.check_suite import (
     check_suite,
     describe_floors,
@@ -80,6 +80,7 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
     check_rows(recipe, blueprint.shapes, blueprint.places)
     for model in parents.models.values():
         model.check_finite()
+    companions(parents.donor)
     asked = {
         recipe.groups.index(found)
         for site in blueprint.sites

@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from evomerge.checkpoint import Donor
+from evomerge.checkpoint import Donor, without_local_code
 from evomerge.parents import Parents
 from evomerge.tensors import Place, ordered
 
-_NOT_MERGED = ("dtype", "torch_dtype", "quantization_config")  # of one parent's files only
+_NOT_MERGED = (  # of one parent's files only
+    *("dtype", "torch_dtype", "quantization_config", "transformers_weights"),
+)
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def _config(parents: Parents, tied: bool, blocks: list[int]) -> dict[str, Any]:
     first = parents.first
     content = {
         key: value
-        for key, value in first.config.items()
+        for key, value in without_local_code(first.config).items()
         if not key.endswith("_token_id") and key not in _NOT_MERGED
     }
     content |= {**_special_tokens(parents.donor), "tie_word_embeddings": tied}

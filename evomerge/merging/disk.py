@@ -8,7 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evomerge.checkpoint import ModelRef, WeightFiles, beside, copy_companions, tensor_bytes
+from evomerge.checkpoint import (
+    ModelRef,
+    WeightFiles,
+    beside,
+    companions,
+    copy_companions,
+    tensor_bytes,
+)
 from evomerge.errors import CandidateFailed, InputError
 from evomerge.merging.blueprint import Blueprint
 from evomerge.merging.materializer import Materializer, cores
@@ -48,6 +55,7 @@ def write_merge(
     """
     if own := [m for m in parents.models.values() if m.folder.resolve() == out.resolve()]:
         raise InputError(f"{out}: is a model of the recipe ({own[0].name}); choose another folder")
+    companions(parents.donor)  # what cannot be copied is told before hours of merging
     blueprint = Blueprint.of(parents)
     sizes = {name: tensor_bytes(shape, recipe.dtype) for name, shape in blueprint.shapes.items()}
     with beside(out, force=force) as work:

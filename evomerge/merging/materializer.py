@@ -86,6 +86,7 @@ class Materializer:
         Raises:
             Incompatible: no group of the recipe matches a tensor, or the model has other parameters.
             NotMeasured: a statistic that the recipe requires is not in the cache.
+            CheckpointError: a parent's file is not the one that was opened.
             CandidateFailed: a merged tensor is not finite, or has no result.
         """
         import torch
@@ -96,7 +97,11 @@ class Materializer:
         self._check_fit(parameters)
         dtype = getattr(torch, recipe.dtype)
         room = _Room(dtype, self._device)
-        tasks = [t for t in self._tasks(recipe) if self._resident.get(t.site.name) != t.signature]
+        tasks = [
+            task
+            for task in self._tasks(recipe)
+            if task.site.name in parameters and self._resident.get(task.site.name) != task.signature
+        ]
         for task in tasks:  # until it is merged again, nothing is known of what the tensor holds
             self._resident.pop(task.site.name, None)
 
@@ -166,10 +171,11 @@ class Materializer:
 
     def _check_fit(self, parameters: Mapping[str, torch.Tensor]) -> None:
         """Refuse a model whose parameters are not the merged ones."""
-        problems, shapes = [], self.blueprint.shapes
+        problems, shapes, places = [], self.blueprint.shapes, self.blueprint.places
         for name, expected in shapes.items():
             if name not in parameters:
-                problems.append(f"it has no {name}")
+                # files may hold heads for more tokens, which no model of transformers has
+                problems += [f"it has no {name}"] if places[name].role != "tower" else []
             elif tuple(parameters[name].shape) != expected:
                 problems.append(f"{name} is {tuple(parameters[name].shape)}, merged {expected}")
         problems += [f"it has {n}, the merged one has not" for n in parameters if n not in shapes]
@@ -182,7 +188,12 @@ class Materializer:
     # -- tasks -----------------------------------------------------------------------------------
 
     def _tasks(self, recipe: Recipe) -> list[_Task]:
-        """One task a tensor, the biggest first, so that no thread is left with one at the end."""
+        """One task a tensor, the biggest first, so that no thread is left with one at the end.
+
+        Every merge begins with it: parents that changed meanwhile are told before they are read.
+        """
+        for parent in self._parents.models.values():
+            parent.check_unchanged()
         self._statistics.require(recipe)
         check_rows(recipe, self.blueprint.shapes, self.blueprint.places)
         groups: dict[int, tuple[Group, list[Site]]] = {}

@@ -35,6 +35,8 @@ def inner_products(parents: Parents, sources: Sequence[str]) -> dict[tuple[str, 
     Returns:
         In units of the sources' mean squared norm, rounded.
     """
+    for model in parents.models.values():
+        model.check_unchanged()
     names = [n for n in parents.first.names if all(n in m.names for m in parents.models.values())]
     total = np.zeros((len(sources), len(sources)))
     for name in names:

@@ -192,7 +192,7 @@ def _rows(content: Mapping[str, Any]) -> dict[str, int]:
 
 def _added(model: Checkpoint) -> set[str]:
     content = read_json(model.tokenizer_folder / TOKENIZER)
-    return {entry["content"] for entry in content.get("added_tokens", [])}
+    return {entry["content"] for entry in content.get("added_tokens") or []}
 
 
 def _settings(settings: dict[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,6 +47,10 @@ class Common:
     def folder(self) -> Path:
         return self.model.folder
 
+    def check_unchanged(self) -> None:
+        """See ``Checkpoint.check_unchanged``."""
+        self.model.check_unchanged()
+
     @property
     def config(self) -> Mapping[str, Any]:
         return self.model.config

@@ -11,7 +11,7 @@ import torch
 
 from evomerge import optimizers
 from evomerge.calibration import Calibration, Texts
-from evomerge.checkpoint import Checkpoint, Donor, read_json
+from evomerge.checkpoint import Checkpoint, Donor
 from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputError
 from evomerge.evolution.core import Credit, Lead, Margin, Plan, RowSlopes, Search
@@ -237,16 +237,10 @@ class Run:
 
 def _check_tokenizer(donor: Donor, spec: RunSpec) -> None:
     """Refuse a tokenizer or generation config that no worker could load, or without its template."""
-    if (donor.folder / "generation_config.json").is_file():
-        read_json(donor.folder / "generation_config.json")
     try:
         tokenizer = load_tokenizer(donor, spec.trust_remote_code)
-    except Exception as error:  # whatever transformers raises
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(
-            f"{donor.name}: its tokenizer cannot be loaded: {reason} Name a model that has one as "
-            "models.tokenizer"
-        ) from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} Name a model that has one as models.tokenizer") from None
     chats = [s.name for s in spec.suite.scorers if s.options.get("apply_chat_template")]
     if chats and not tokenizer.chat_template:
         raise CheckpointError(

@@ -64,8 +64,10 @@ def model_class(config: Mapping[str, Any], where: str) -> Any:
 
 
 def own_config(kind: Any, content: Mapping[str, Any]) -> Any:
-    """The config of a model class, from what stands in a ``config.json``."""
-    return kind.config_class.from_dict(_read(content))
+    """The config of a model class, from what stands in a ``config.json``; null stands for what is not there."""
+    known = kind.config_class
+    given = {k: v for k, v in content.items() if v is not None or getattr(known, k, None) is None}
+    return known.from_dict(_read(given))
 
 
 def _read(value: Any) -> Any:

@@ -111,7 +111,7 @@ def test_beyond_a_sliding_window(architecture: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["alibi", "learned"])
-def test_models_that_take_no_masks_get_plain_rows(kind: str) -> None:
+def test_models_that_take_no_masks_get_rows_without_branches(kind: str) -> None:
     shape: dict[str, Any] = {"vocab_size": 258, "n_layer": 2, "n_head": 2, "eos_token_id": 1}
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -122,8 +122,9 @@ def test_models_that_take_no_masks_get_plain_rows(kind: str) -> None:
         ).eval()
     engine = HuggingFaceEngine(model, byte_tokenizer(), batch_tokens=200, max_length=128)
     assert_plain(engine, model, requests())
-    shares = engine.tokens < sum(len(r.context + r.continuation) for r in requests()) / 3
-    assert shares == (kind == "learned")
+    # where biases go by distance in the row, plain rows continue a common header
+    whole = sum(len(r.context + r.continuation) for r in requests())
+    assert engine.tokens < whole / 3 if kind == "learned" else engine.tokens < whole
     assert_writes_plainly(engine, model)
 
 

@@ -288,7 +288,6 @@ def test_tokenizers_that_have_no_union_are_refused(
     "wrong",
     [
         {"added_tokens": [{"id": 3}]},
-        {"added_tokens": None},
         {"model": {"type": "BPE", "vocab": {"x": 0, "y": 1}, "merges": [["p", "q"]]}},
         {"pre_tokenizer": {"type": "NoSuch"}},
     ],

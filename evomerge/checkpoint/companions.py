@@ -1,0 +1,111 @@
+"""The companions of weights: what makes a folder a usable model, copied from one model folder into another.
+
+Only what is listed here is copied, and none of it is code. What a folder's own files say of code that lies
+beside them, and so will not lie beside the copy, is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge.checkpoint.donor import Donor
+from evomerge.checkpoint.files import TOKENIZER, read_json
+from evomerge.checkpoint.reference import EMBEDDED
+from evomerge.checkpoint.vocabulary import tokens_of
+from evomerge.errors import CheckpointError
+
+GENERATION = "generation_config.json"
+COMPANIONS = (
+    TOKENIZER,
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    GENERATION,
+)
+_AUTO_MAP = "auto_map"
+
+
+def companions(donor: Donor) -> list[Path]:
+    """The companions of ``donor``.
+
+    Raises:
+        CheckpointError: one leads out of the folder, or cannot be read.
+    """
+    found = []
+    for name in COMPANIONS:
+        folder = donor.folder if name == GENERATION else donor.tokenizer_folder
+        path = folder / name
+        if not path.is_file():
+            continue
+        _refuse_outside(folder, path)
+        if path.suffix == ".json":
+            content = read_json(path)
+            if name == TOKENIZER:
+                tokens_of(content, path)
+        found.append(path)
+    return found
+
+
+def copy_companions(donor: Donor, target: Path) -> None:
+    """The companions of ``donor`` into ``target``.
+
+    Raises:
+        CheckpointError: see ``companions``.
+    """
+    for path in companions(donor):
+        content = read_json(path) if path.suffix == ".json" else {}
+        if _AUTO_MAP in content:
+            text = json.dumps(without_local_code(content), indent=2)
+            (target / path.name).write_text(f"{text}\n", encoding="utf-8")
+        else:
+            shutil.copyfile(path, target / path.name)
+
+
+def without_local_code(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without classes whose code lies beside it.
+
+    transformers names classes of its own code under ``auto_map``: ``module.Class`` is a file of the folder,
+    ``repository--module.Class`` is one of the hub, which means the same anywhere.
+    """
+    kept = {key: value for key, value in content.items() if key != _AUTO_MAP}
+    named = content.get(_AUTO_MAP) or {}
+    if isinstance(named, list):
+        elsewhere: Any = named if _of_a_repository(named) else []
+    else:
+        elsewhere = {name: each for name, each in named.items() if _of_a_repository(each)}
+    return {**kept, _AUTO_MAP: elsewhere} if elsewhere else kept
+
+
+def _of_a_repository(classes: Any) -> bool:
+    listed = classes if isinstance(classes, list) else [classes]
+    return any(listed) and all(
+        each is None or (isinstance(each, str) and "--" in each) for each in listed
+    )
+
+
+def _refuse_outside(folder: Path, path: Path) -> None:
+    """Refuse a link that leads out of the folder: whoever made it chose a file of this machine to be copied.
+
+    The hub's cache keeps what a snapshot holds beside it, in ``blobs``; installers may link what they install.
+    """
+    if folder.parent == EMBEDDED:
+        return
+    home, lies = folder.resolve(), path.resolve()
+    allowed = [home]
+    if home.parent.name == "snapshots":
+        allowed.append(home.parent.parent / "blobs")
+    if not any(lies.is_relative_to(root) for root in allowed):
+        raise CheckpointError(
+            f"{path}: is a link to {os.fspath(lies)}, outside of its folder, and would be copied from there; put "
+            "the file itself into the folder if it is meant"
+        )

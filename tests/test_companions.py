@@ -1,0 +1,217 @@
+"""What is copied from a model folder into another, and that no code of a folder runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.checkpoint import Checkpoint, ModelRef, copy_companions, without_local_code
+from evomerge.cli import main
+from evomerge.errors import CheckpointError, Incompatible
+
+
+@pytest.fixture
+def parent(family: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(family["sea"], tmp_path / "parent"))
+
+
+def edit(path: Path, **changed: Any) -> None:
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**content, **changed}))
+
+
+def merge(parent: Path, out: Path) -> int:
+    recipe = out.with_suffix(".yaml")
+    recipe.write_text(
+        f"models: {{only: {parent}}}\ndtype: float32\ngroups: [{{method: passthrough}}]\n"
+    )
+    return main(["merge", str(recipe), "-o", str(out)])
+
+
+LOCAL = {"AutoTokenizer": ["tokenization.Mine", None], "AutoConfig": "configuration.Mine"}
+ELSEWHERE = {"AutoModel": "org/name--modeling.Theirs", "AutoTokenizer": [None, "a/b--c.D"]}
+
+
+def test_no_code_is_copied_nor_named(parent: Path, tmp_path: Path) -> None:
+    for name in ("tokenization.py", "configuration.py", "custom_generate/generate.py"):
+        (parent / name).parent.mkdir(exist_ok=True)
+        (parent / name).write_text("raise SystemExit")
+    for name in ("config.json", "tokenizer_config.json"):
+        edit(parent / name, auto_map=LOCAL, kept=[1, "ü"])
+    before = json.loads((parent / "tokenizer_config.json").read_text())
+    assert merge(parent, tmp_path / "out") == 0
+    assert not list((tmp_path / "out").rglob("*.py"))
+    after = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert after == {key: value for key, value in before.items() if key != "auto_map"}
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["kept"] == [1, "ü"] and "auto_map" not in config
+
+
+def test_code_of_a_repository_keeps_its_name() -> None:
+    said = {"a": 1, "auto_map": {"AutoConfig": "configuration.Mine", **ELSEWHERE}}
+    assert without_local_code(said) == {"a": 1, "auto_map": ELSEWHERE}
+    for local in (None, {}, ["tokenization.Mine", None], {"AutoConfig": "configuration.Mine"}):
+        assert without_local_code({"auto_map": local, "b": 2}) == {"b": 2}
+    old = {"auto_map": ["org/name--tokenization.Theirs", None]}
+    assert without_local_code(old) == old
+
+
+def test_what_is_plain_is_copied_byte_for_byte(parent: Path, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    odd = '{ "kept" :1e2,\n"ü": [] }'
+    (parent / "special_tokens_map.json").write_text(odd)
+    copy_companions(Checkpoint.open(ModelRef(str(parent))), tmp_path / "one")
+    assert (tmp_path / "one" / "special_tokens_map.json").read_text() == odd
+    assert not (tmp_path / "one" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.model", "chat_template.jinja", "generation_config.json"]
+)
+def test_a_link_out_of_the_folder_is_not_followed(
+    parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text('{"password": "1"}')
+    (parent / name).unlink(missing_ok=True)
+    (parent / name).symlink_to(os.path.relpath(secret, parent))
+    assert merge(parent, tmp_path / "out") == 2
+    message = capsys.readouterr().err
+    assert f"{parent / name}: is a link to {secret}, outside of its folder" in message
+    assert not (tmp_path / "out").exists()
+    assert main(["check", str(tmp_path / "out.yaml")]) == 2
+
+
+def test_links_inside_a_folder_and_of_the_hubs_cache_are_followed(
+    parent: Path, tmp_path: Path
+) -> None:
+    snapshot = tmp_path / "models--org--name" / "snapshots" / "0f"
+    blobs = snapshot.parents[1] / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, file in enumerate(sorted(parent.iterdir())):
+        shutil.copy(file, blobs / str(number))
+        (snapshot / file.name).symlink_to(f"../../blobs/{number}")
+    (parent / "merges.txt").symlink_to("tokenizer.json")
+    (tmp_path / "linked").symlink_to(parent)
+    for folder in (snapshot, tmp_path / "linked"):
+        out = tmp_path / f"from-{folder.name}"
+        assert merge(folder, out) == 0
+        tokenizer = out / "tokenizer.json"
+        assert tokenizer.read_bytes() == (parent / "tokenizer.json").read_bytes()
+        assert not tokenizer.is_symlink()
+
+
+GENERATE = """\
+import pathlib
+pathlib.Path({canary!r}).touch()
+
+def generate(model, *given, **named):
+    raise SystemExit("ran")
+"""
+ENGINE = """\
+import sys
+from evomerge.checkpoint import Checkpoint, ModelRef
+from evomerge.engines import EngineOptions
+from evomerge.engines.huggingface import HuggingFaceEngine
+from evomerge.merging.blueprint import Blueprint
+from evomerge.parents import Parents
+
+model = Checkpoint.open(ModelRef(sys.argv[1]))
+blueprint = Blueprint.of(Parents({"only": model}))
+engine = HuggingFaceEngine.open(blueprint, model, EngineOptions(dtype="float32", device="cpu"))
+print(len(engine.generate([[5, 6, 7]], until=["x"], limit=3)))
+"""
+
+
+def test_no_code_of_a_folder_runs(parent: Path, tmp_path: Path) -> None:
+    """transformers 4.57 runs ``custom_generate/generate.py`` of a folder that it loads a model from."""
+    code = GENERATE.format(canary=str(tmp_path / "canary"))
+    for name in ("custom_generate/generate.py", "tokenization.py", "modeling.py"):
+        (parent / name).parent.mkdir(exist_ok=True)
+        (parent / name).write_text(f"{code}\nclass Mine:\n    pass\n")
+    classes = {"AutoModelForCausalLM": "modeling.Mine", "AutoConfig": "modeling.Mine"}
+    edit(parent / "config.json", auto_map=classes)
+    edit(parent / "tokenizer_config.json", auto_map={"AutoTokenizer": ["tokenization.Mine", None]})
+    command = [sys.executable, "-c", ENGINE, str(parent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "AutoModelForCausalLM", "pipeline"])
+def test_a_tokenizer_that_is_a_model_is_not_loaded(parent: Path, file: str, name: str) -> None:
+    """transformers would load the model, in some versions with code that lies beside it."""
+    from evomerge.engines.tokenizer import load_tokenizer
+
+    edit(parent / file, tokenizer_class=name)
+    model = Checkpoint.open(ModelRef(str(parent)))
+    with pytest.raises(CheckpointError, match=rf"{file}: tokenizer_class: expected .*'{name}'"):
+        load_tokenizer(model)
+
+
+def test_an_adapter_beside_the_donor_is_not_taken_along(parent: Path) -> None:
+    """transformers puts an adapter that lies beside a model's weights on another model."""
+    model = Checkpoint.open(ModelRef(str(parent)))
+    (parent / "adapter_config.json").write_text('{"base_model_name_or_path": "org/other"}')
+    from evomerge.engines.huggingface.building import build_model
+    from evomerge.merging.blueprint import Blueprint
+    from evomerge.parents import Parents
+
+    built = build_model(Blueprint.of(Parents({"only": model})), model, "float32", "cpu")
+    name = "model.layers.1.mlp.up_proj.weight"
+    assert dict(built.named_parameters())[name].equal(model.tensor(name))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("tokenizer_config.json", {"chat_template": 7}, "chat_template: expected text or a list of named templates, found 7"),
+        ("tokenizer_config.json", {"eos_token": ["</s>"]}, "eos_token: expected text or an object, found ['</s>']"),
+        ("generation_config.json", {"eos_token_id": "</s>"}, "eos_token_id: expected a token id or a list of token ids"),
+        ("generation_config.json", {"temperature": float("nan")}, "temperature: expected a number of at least 0, found nan"),
+        ("tokenizer.json", {"model": {"vocab": {"a": "b"}}}, "model.vocab: expected an object of rows by token"),
+        ("tokenizer.json", {"model": {"vocab": [["a", 0.5], "b"]}}, "model.vocab: expected a list of [token, score]"),
+        ("tokenizer.json", {"added_tokens": [{"id": 1}]}, "added_tokens[0].content: missing; expected text"),
+        ("tokenizer.json", {"added_tokens": [{"content": "x", "id": -1}]}, "added_tokens[0].id: expected a whole number of"),
+    ],
+)  # fmt: skip
+def test_a_companion_of_a_wrong_type_is_one_message(
+    parent: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    file: str,
+    content: dict[str, Any],
+    says: str,
+) -> None:
+    edit(parent / file, **content)
+    assert merge(parent, tmp_path / "out") == 2
+    assert f"{parent / file}: {says}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pipe_is_not_waited_for(parent: Path, tmp_path: Path) -> None:
+    for name in ("generation_config.json", "config.json"):
+        (parent / name).unlink(missing_ok=True)
+        os.mkfifo(parent / name)
+    with pytest.raises(
+        CheckpointError, match=r"config\.json: not readable JSON: it is no plain file"
+    ):
+        Checkpoint.open(ModelRef(str(parent)))
+
+
+def test_a_config_that_does_not_fit_the_weights_takes_no_memory(parent: Path) -> None:
+    edit(parent / "config.json", intermediate_size=2**40)
+    with pytest.raises(
+        Incompatible, match=rf"mlp.* is stored as .*by config.json it is .*{2**40}"
+    ) as found:
+        Checkpoint.open(ModelRef(str(parent)))
+    assert str(parent) in str(found.value)
