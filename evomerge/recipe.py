@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -256,6 +257,8 @@ class Recipe:
         tokenizer: the source (or ``base``) whose tokenizer, chat template and generation config win; or
             ``union``, unless a source is called so: the vocabulary of all.
         allow: topics in which the models' configs may differ, see ``checkpoint.meaning``.
+        place: a pattern of tensors' names -> the role they have here, whatever their model says; the first that
+            is found in a name decides.
         tokens: where rows of single tokens come from, and how many rows there are; None says nothing.
         provenance: where the recipe comes from; not part of ``digest``.
     """
@@ -269,6 +272,7 @@ class Recipe:
     allow: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
     tokens: TokenRules | None = None
+    place: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -372,6 +376,7 @@ class Recipe:
             if self.tokens
             else self.tokenizer,
             **({"allow": list(self.allow)} if self.allow else {}),
+            **({"place": dict(self.place)} if self.place else {}),
         }
 
     def to_yaml(self) -> str:
@@ -460,7 +465,7 @@ class Recipe:
         seed = section.integer("seed", 0)
         names = (*([BASE] if base else []), *models)
         tokenizer, tokens = _tokenizer(section, names)
-        allow = allowed(section)
+        allow, place = allowed(section), placed(section)
         provenance = section.get("provenance")
         body = Body.parse(section, tuple(models), base is not None)
         section.finish()
@@ -477,6 +482,7 @@ class Recipe:
             if provenance and isinstance(provenance.value, dict)
             else {},
             tokens=tokens,
+            place=place,
         )
 
 
@@ -487,6 +493,23 @@ def allowed(section: config.Section) -> tuple[str, ...]:
         if topic not in TOPICS:
             section.problem("allow", _no_topic(topic))
     return tuple(dict.fromkeys(topics))
+
+
+def placed(section: config.Section) -> dict[str, str]:
+    """Patterns of names and their roles, under ``place``; what is none is noted in the section."""
+    found = {}
+    for pattern, node in section.items("place") if "place" in section else ():
+        role = node.plain
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            section.problem(f"place.{pattern}", f"expected a regular expression: {error}", node)
+            continue
+        if role not in ROLES:
+            hint = did_you_mean(str(role), ROLES)
+            section.problem(f"place.{pattern}", f"no role {role!r}{hint}; {one_of(ROLES)}", node)
+        found[pattern] = str(role)
+    return found
 
 
 def _no_topic(topic: str) -> str:

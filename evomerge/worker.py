@@ -57,6 +57,7 @@ class Setup:
         device: as torch names it; None is CUDA if there is any, else the CPU.
         trust_remote_code: for the tokenizer.
         allow: topics in which the models' configs may differ.
+        place: roles of tensors that go by patterns of names.
     """
 
     models: Mapping[str, str]
@@ -70,6 +71,7 @@ class Setup:
     device: str | None = None
     trust_remote_code: bool = False
     allow: Sequence[str] = ()
+    place: Mapping[str, str] = field(default_factory=dict)
     tokens: Mapping[str, Any] | None = None
 
     @classmethod
@@ -198,7 +200,7 @@ class Worker:
         self._device = setup.device or ("cuda" if torch.cuda.is_available() else "cpu")
         models = {name: open_model(ModelRef(text)) for name, text in setup.models.items()}
         rules = None if setup.tokens is None else TokenRules.from_plain(setup.tokens)
-        self._parents = Parents(models, setup.tokenizer, setup.allow, rules)
+        self._parents = Parents(models, setup.tokenizer, setup.allow, rules, setup.place)
         self._materializer = Materializer(
             self._parents,
             device=self._device,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 import torch
 import transformers
 
-from evomerge import merge, merge_into
+from evomerge import config, merge, merge_into
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.engines import EngineOptions, Request
 from evomerge.engines.huggingface import HuggingFaceEngine
+from evomerge.errors import ConfigError
 from evomerge.merging import Materializer, open_parents
 from evomerge.merging.materializer import Merge
 from evomerge.recipe import Body, Recipe, group
@@ -159,6 +161,20 @@ def test_routers_are_kept_and_experts_merged(
     assert {name for name in out if torch.equal(out[name], base[name])} == {
         name for name, role in roles.items() if role == "router"
     }
+
+
+def test_roles_may_be_said_by_patterns_of_names(tmp_path: Path) -> None:
+    """Here a router is merged as attention is, and keys are kept as routers are."""
+    members = tiny_members(tmp_path, "mixtral", "MixtralForCausalLM")
+    place = {r"block_sparse_moe\.gate": "attn", r"\.k_proj": "router"}
+    recipe = replace(recipe_of(members), place=place)
+    assert Recipe.parse(config.parse(recipe.to_yaml(), str(tmp_path))) == recipe
+    merged(recipe, members, "MixtralForCausalLM", tmp_path / "out")
+    out, base = stored(tmp_path / "out"), stored(members["base"])
+    kept = {name for name in out if torch.equal(out[name], base[name])}
+    assert kept and kept == {name for name in out if ".k_proj" in name}
+    with pytest.raises(ConfigError, match=r"place\.gate: no role 'routr', did you mean 'router'"):
+        Recipe.parse(config.parse(f"{recipe_of(members).to_yaml()}place: {{gate: routr}}\n"))
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,7 @@ def add(run: str | Path, parent: Parent, out: Path | None) -> Path:
         found.seed,
         WINNER,  # its tokenizer
         allow=found.allow,
+        place=found.place,
     )
     try:
         out.mkdir(parents=True)

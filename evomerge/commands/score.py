@@ -124,6 +124,7 @@ def respond(
             models={name: recipe.ref(name).portable for name in open_parents(recipe).models},
             tokenizer=recipe.tokenizer,
             allow=recipe.allow,
+            place=recipe.place,
             tokens=recipe.tokens and recipe.tokens.plain,
             dtype=dtype or scoring_dtype(spec.dtype, recipe.dtype, device),
             device=device,

@@ -72,7 +72,7 @@ class Blueprint:
             copies.setdefault(block, []).append(layer)
         moved = [
             (_moved(place, layer, len(blocks)), name)
-            for name, place in models[whole].places.items()
+            for name, place in parents.places(whole).items()
             for layer in copies.get(place.layer, ())
         ]
         places = {place.tensor: place for place, _ in moved}

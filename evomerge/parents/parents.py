@@ -13,14 +13,18 @@ lazily, so that those of every model have the same rows:
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from evomerge.checkpoint import ABSENT, Checkpoint, ModelRef
 from evomerge.parents.alignment import aligned_rows
 from evomerge.parents.vocabulary import row_meant
 from evomerge.recipe import BASE, Recipe
+from evomerge.skeleton.roles import projection_of
+from evomerge.tensors import Place
 from evomerge.tokens import TokenRow, TokenRules
 
 if TYPE_CHECKING:
@@ -41,6 +45,8 @@ class Parents:
 
     Args:
         allow: topics of configs that may differ, see ``checkpoint.meaning``.
+        rules: of rows of single tokens.
+        place: a pattern of tensors' names -> the role they have here.
 
     Raises:
         CheckpointError: a model cannot be read.
@@ -53,7 +59,9 @@ class Parents:
         tokenizer: str | None = None,
         allow: Sequence[str] = (),
         rules: TokenRules | None = None,
+        place: Mapping[str, str] | None = None,
     ) -> None:
+        self._place = place or {}
         self.models = dict(models)
         self.first = next(iter(self.models.values()))
         self.tokenizer = tokenizer or next(iter(self.models))
@@ -72,7 +80,20 @@ class Parents:
         """
         names = [name for name in (BASE, *recipe.models) if name != BASE or recipe.base]
         models = {name: opened(recipe.ref(name)) for name in names}
-        return cls(models, recipe.tokenizer, recipe.allow, recipe.tokens)
+        return cls(models, recipe.tokenizer, recipe.allow, recipe.tokens, recipe.place)
+
+    def places(self, model: str) -> dict[str, Place]:
+        """Where the tensors of a model sit, by name, in depth order."""
+        return {
+            name: replace(place, role=role, projection=projection_of(place.inner, role))
+            if (role := self._role(name))
+            else place
+            for name, place in self.models[model].places.items()
+        }
+
+    def _role(self, name: str) -> str | None:
+        found = (role for pattern, role in self._place.items() if re.search(pattern, name))
+        return next(found, None)
 
     @property
     def donor_name(self) -> str:

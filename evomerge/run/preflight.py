@@ -71,14 +71,13 @@ class Run:
     @property
     def parents(self) -> Parents:
         """The models, checked against each other and aligned."""
-        return Parents(self.models, self.spec.tokenizer, self.spec.allow)
+        return Parents(self.models, self.spec.tokenizer, self.spec.allow, place=self.spec.place)
 
     @cached_property
     def space(self) -> SearchSpace:
-        places = {n: place for model in self.models.values() for n, place in model.places.items()}
-        shapes = None
-        if "rows" in self.spec.space.parts:
-            shapes = Blueprint.of(self.parents).shapes
+        parents = self.parents
+        places = {n: at for model in self.models for n, at in parents.places(model).items()}
+        shapes = Blueprint.of(parents).shapes if "rows" in self.spec.space.parts else None
         layers = self.models[BASE].layers
         given = self.given
         return SearchSpace(self.spec.space, self.template, layers, places, shapes, given=given)
@@ -227,6 +226,7 @@ class Run:
                 models={name: self.spec.model(name).portable for name in self.spec.names},
                 tokenizer=self.spec.tokenizer,
                 allow=self.spec.allow,
+                place=self.spec.place,
                 dtype=self.scoring,
                 threads=self.spec.threads,
                 device=device,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from evomerge import config, methods, optimizers
 from evomerge.checkpoint import DTYPES, ModelRef
 from evomerge.errors import ConfigError, InputError, did_you_mean, one_of
-from evomerge.recipe import BASE, Body, Recipe, allowed
+from evomerge.recipe import BASE, Body, Recipe, allowed, placed
 from evomerge.record.events import BUDGETS
 from evomerge.registry import OPTIMIZERS
 from evomerge.space import SpaceSpec, parse_space
@@ -50,7 +50,8 @@ class RunSpec:
 
     Attributes:
         folder: the run's folder.
-        base, sources, tokenizer, allow: the models, and in what their configs may differ.
+        base, sources, tokenizer, allow, place: the models, in what their configs may differ, and roles of
+            tensors that go by patterns of names.
         space, suite: what may vary; what is wanted.
         optimizer, options, population: the algorithm; None population is the algorithm's own.
         evaluations, items, tokens, hours: the budgets before the shortlist; None is no limit.
@@ -84,6 +85,7 @@ class RunSpec:
     lines: Mapping[str, str]  # file:line of each budget, and of the optimizer
     calibration: CalibrationFile | None = None
     allow: tuple[str, ...] = ()
+    place: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:
@@ -107,7 +109,7 @@ class RunSpec:
     def template(self, dtype: str) -> Recipe:
         """A recipe without groups, which the space fills in."""
         recipe = Recipe(self.base, self.sources, Body(), dtype, self.seed, self.tokenizer)
-        return replace(recipe, allow=self.allow)
+        return replace(recipe, allow=self.allow, place=self.place)
 
 
 def load_run(path: str | Path) -> RunSpec:
@@ -142,7 +144,7 @@ def run_of(node: config.Node) -> RunSpec:
 def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
     section = config.Section(node, problems)
     folder = node.folder
-    base, sources, tokenizer, allow = _parse_models(section, str(folder))
+    base, sources, tokenizer, allow, place = _parse_models(section, str(folder))
     names = tuple(sources)
     space_node = _part(section, "space", problems)
     suite_node = _part(section, "fitness", problems)
@@ -200,14 +202,15 @@ def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
         lines=lines,
         calibration=calibration,
         allow=allow,
+        place=place,
     )
 
 
 def _parse_models(
     section: config.Section, origin: str
-) -> tuple[ModelRef | None, dict[str, ModelRef], str, tuple[str, ...]]:
+) -> tuple[ModelRef | None, dict[str, ModelRef], str, tuple[str, ...], dict[str, str]]:
     if section.require("models", "base, sources and tokenizer") is None:
-        return None, {}, BASE, ()
+        return None, {}, BASE, (), {}
     models = section.section("models")
     assert models is not None
     base = models.text("base", required=True)
@@ -236,9 +239,9 @@ def _parse_models(
             "tokenizer",
             f"{tokenizer!r} is no model of this run{did_you_mean(tokenizer, known)}; {one_of(known)}",
         )
-    allow = allowed(models)
+    allow, place = allowed(models), placed(models)
     models.finish()
-    return (ModelRef(base, origin) if base else None), sources, tokenizer, allow
+    return (ModelRef(base, origin) if base else None), sources, tokenizer, allow, place
 
 
 def _merging(space: SpaceSpec) -> tuple[str, ...]:
