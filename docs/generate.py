@@ -81,11 +81,29 @@ def optimizers_table() -> str:
     return "\n".join(rows)
 
 
+def families_table() -> str:
+    """The families of decoders that tests walk through, and what is left out."""
+    from evomerge.testing.zoo import LEFT_OUT, decoders
+
+    known = decoders()
+    walked = [name for name in sorted(known) if name not in LEFT_OUT]
+    reasons: dict[str, list[str]] = {}
+    for name in sorted(LEFT_OUT):
+        reasons.setdefault(LEFT_OUT[name], []).append(f"`{name}`")
+    lines = [
+        f"**{len(walked)} of {len(known)}** types of model: {', '.join(f'`{name}`' for name in walked)}.",
+        "Left out:",
+    ]
+    lines += [f"* {why}: {', '.join(names)}" for why, names in reasons.items()]
+    return "\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:])
+
+
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {  # marker -> file, table
     "methods table": ("README.md", methods_table),
     "rooms table": ("CONTRIBUTING.md", rooms_table),
     "optimizers table": ("docs/optimizers.md", optimizers_table),
     "search tables": ("docs/search.md", search_tables),
+    "families table": ("docs/architectures.md", families_table),
     "frontier tables": ("docs/search.md", frontier_tables),
 }
 

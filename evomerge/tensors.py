@@ -1,4 +1,4 @@
-"""Where the tensors of a model sit: layers and roles. Which tensor sits where is its skeleton's to say."""
+"""Places: where tensors sit in a model, by layer and role. Which tensor sits where is its skeleton's to say."""
 
 from __future__ import annotations
 

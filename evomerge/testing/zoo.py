@@ -86,6 +86,24 @@ _TYPES: dict[str, dict[str, Any]] = {
 _ABSENT = ("per_layer_config", "attention_layers", "model_type")
 
 
+# what is not walked through by the tests, of transformers 5.24, and why
+NO_TINY = "no small config of it is made here"
+NOT_CAUSAL = "its forward pass is not causal"
+OTHER_FORM = "held in another form than stored, so it is merged to disk alone"
+LEFT_OUT = {
+    **dict.fromkeys(
+        ("blt", "cohere_compass_text", "dbrx", "dory", "dots1", "dots3_note", "emu3", "gemma3n", "gemma4_assistant",
+         "gemma4_unified_assistant", "inkling2_loop_text", "inkling2_text", "llama4", "longcat_flash", "qwen3_5",
+         "qwen3_5_moe", "qwen4_exp", "qwen4_exp_text", "reformer", "roc_bert", "xlm", "xlstm", "xmod", "zamba",
+         "zamba2"),
+        NO_TINY,
+    ),
+    **dict.fromkeys(("cpmant", "xlnet"), NOT_CAUSAL),
+    **dict.fromkeys(("hrm_text", "lara_mini", "sarvam_moe"), OTHER_FORM),
+    "deepseek_v4": "transformers maps one of its names to none of its tensors",
+}  # fmt: skip
+
+
 def tiny_config(model_type: str, **more: Any) -> Any:
     """A small config of a type of model, as transformers calls it."""
     from transformers import AutoConfig
