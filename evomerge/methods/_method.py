@@ -6,7 +6,7 @@ import inspect
 import keyword
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -49,6 +49,9 @@ Stats = Mapping[str, Mapping[str, Tensor] | None]
 
 
 STEP = 2.0**-6  # of a parameter, for derivatives: large beside rounding, small beside its range
+
+# Is shown the merge of a tensor: a function that gives it at flat indices [n], in float32 [n].
+Look = Callable[[Callable[[Tensor], Tensor]], None]
 
 _NOWHERE = Place(None, "other")
 
@@ -200,7 +203,12 @@ class Method:
 
     @torch.no_grad()
     def run(
-        self, inputs: Inputs, *, scale: float = 1.0, out: Tensor | None = None
+        self,
+        inputs: Inputs,
+        *,
+        scale: float = 1.0,
+        out: Tensor | None = None,
+        look: Look | None = None,
     ) -> tuple[Tensor, bool]:
         """The merge of one tensor, base included, and whether all of it is finite.
 
@@ -212,6 +220,7 @@ class Method:
             inputs: what is merged.
             scale: factor of the merged delta (a post-operation); other than 1 needs a base.
             out: where the result goes, cast once [*shape], contiguous; None: a new float32 tensor.
+            look: is shown the result before the cast.
 
         Raises:
             NotMeasured: a statistic that the method requires is not in ``inputs``.
@@ -219,6 +228,8 @@ class Method:
         given = _Given(self, inputs)
         merged = self.kernel(**self._arguments(given))
         if isinstance(merged, Entrywise) and (scale == 1.0 or merged.of == "deltas"):
+            if look:
+                look(partial(given.operands.entries, merged, scale=scale))
             return given.operands.merge(merged, out, scale)
         if isinstance(merged, Entrywise):
             merged, _ = given.operands.merge(merged)
@@ -228,6 +239,8 @@ class Method:
         if scale != 1.0:
             merged = given.origin + (merged - given.origin) * scale
         merged = _with_broken(merged, inputs.models.values())
+        if look:
+            look(merged.reshape(-1).__getitem__)
         if out is None:
             return merged, bool(merged.isfinite().all())
         out.copy_(merged.view(out.shape))

@@ -30,7 +30,22 @@ def stream(key: int, index: int) -> tuple[int, int]:
 def uniforms(key: int, start: int, stop: int, device: torch.device) -> Tensor:
     """The draws of flat indices ``start..stop``: float32 multiples of 2**-24 in [0, 1)."""
     first, stride = stream(key, start)
-    word = (torch.arange(stop - start, device=device) * stride + first) & WORD
+    return _mixed((torch.arange(stop - start, device=device) * stride + first) & WORD)
+
+
+def uniforms_at(key: int, at: Tensor) -> Tensor:
+    """The draws of the flat indices ``at`` [n], one or more, the same as ``uniforms`` gives them; float32 [n]."""
+    found = torch.empty(at.shape, dtype=torch.float32, device=at.device)
+    for number in range(int(at.min()) >> 32, (int(at.max()) >> 32) + 1):
+        inside = at >> 32 == number
+        first, stride = stream(key, number << 32)
+        # a product beyond 64 bits keeps its lower ones, and no others count
+        found[inside] = _mixed(((at[inside] & WORD) * stride + first) & WORD)
+    return found
+
+
+def _mixed(word: Tensor) -> Tensor:
+    """Numbers in [0, 1) from 32-bit counters, held in int64."""
     word = word ^ word >> 16
     word = word * FIRST & WORD
     word = word ^ word >> 15

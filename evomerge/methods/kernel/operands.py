@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from evomerge import seeds
-from evomerge.methods.kernel import passes
+from evomerge.methods.kernel import passes, tiled
 from evomerge.methods.kernel.draws import uniforms
 from evomerge.methods.kernel.entrywise import Entrywise, Number, Numbers, Pass
 from evomerge.methods.kernel.facts import Facts
@@ -108,12 +108,19 @@ class Operands:
         """Run an entrywise merge into ``out``; the result, and whether it is finite."""
         if out is None:
             out = torch.empty(self.shape, dtype=torch.float32, device=self.device)
+        work = self._work(merge, scale)
+        finite = self.passes.merge(work, out.view(self.rows, self.columns), scale=scale)
+        return out, finite
+
+    def entries(self, merge: Entrywise, at: Tensor, scale: float = 1.0) -> Tensor:
+        """What ``merge`` gives at the flat indices ``at`` [n], float32 [n]."""
+        return tiled.entries(self._work(merge, scale), at, scale=scale)
+
+    def _work(self, merge: Entrywise, scale: float) -> Pass:
         base = self.base if merge.of == "deltas" else None
         if base is None and scale != 1.0:
             raise NotImplementedError("a merge of tensors has no delta to scale")
-        work = Pass(merge.entry, merge.arguments, self.tensors, base)
-        finite = self.passes.merge(work, out.view(self.rows, self.columns), scale=scale)
-        return out, finite
+        return Pass(merge.entry, merge.arguments, self.tensors, base)
 
     def sums(
         self, entry: Callable[..., Any], *arguments: Argument, limits: Sequence[float]

@@ -43,19 +43,37 @@ def merge(work: Pass, out: Tensor, *, scale: float = 1.0, add: bool = True) -> b
     """
     finite = True
     for start, stop, values, given in _tiles(work):
-        merged = work.entry(values, *given)
-        if scale != 1.0:
-            merged = merged * scale
-        if work.base is not None and add:
-            merged = _tile(work.base, start, stop) + merged
-        broken = values[0] - values[0]
-        for value in values[1:]:
-            broken = broken + (value - value)
-        merged = merged + broken
+        base = _tile(work.base, start, stop) if work.base is not None and add else None
         tile = out.view(-1)[start:stop]
-        tile.copy_(merged)
+        tile.copy_(_merged(work, values, given, base, scale))
         finite = finite and bool(tile.isfinite().all())
     return finite
+
+
+def entries(work: Pass, at: Tensor, *, scale: float = 1.0) -> Tensor:
+    """What ``merge`` writes at the flat indices ``at`` [n], before it is cast: float32 [n]."""
+    values = tuple(tensor.reshape(-1)[at].float() for tensor in work.tensors)
+    base = None if work.base is None else work.base.reshape(-1)[at].float()
+    if base is not None:
+        values = tuple(value - base for value in values)
+    change = partial(_given_at, at=at, columns=work.columns)
+    given = [mapped(each, change) for each in work.arguments]
+    return _merged(work, values, given, base, scale)
+
+
+def _merged(
+    work: Pass, values: Sequence[Tensor], given: Sequence[Any], base: Tensor | None, scale: float
+) -> Tensor:
+    """The entry function of some entries, scaled, added to their ``base``; NaN where a value is not finite."""
+    merged = work.entry(values, *given)
+    if scale != 1.0:
+        merged = merged * scale
+    if base is not None:
+        merged = base + merged
+    broken = values[0] - values[0]
+    for value in values[1:]:
+        broken = broken + (value - value)
+    return merged + broken  # type: ignore[no-any-return]
 
 
 def sums(work: Pass, units: Sequence[float]) -> list[int]:
@@ -189,4 +207,20 @@ def _given(leaf: Any, *, start: int, stop: int, columns: int, device: torch.devi
         return _tile(leaf.values, start, stop).to(device)
     if isinstance(leaf, Uniforms):
         return draws.uniforms(leaf.key, start, stop, device)
+    return float(torch.tensor(leaf, dtype=torch.float32))
+
+
+def _given_at(leaf: Any, *, at: Tensor, columns: int) -> Any:
+    """A leaf as the entry function sees it at flat indices."""
+    if isinstance(leaf, Cut):
+        found = torch.full(at.shape, threshold(leaf, leaf.last + 1), device=at.device)
+        return found.masked_fill_(at <= leaf.last, threshold(leaf, leaf.last))
+    if isinstance(leaf, Columns):
+        return leaf.values.to(at.device)[at % columns]
+    if isinstance(leaf, Rows):
+        return leaf.values.to(at.device)[at // columns]
+    if isinstance(leaf, Entries):
+        return leaf.values.reshape(-1)[at.to(leaf.values.device)].float().to(at.device)
+    if isinstance(leaf, Uniforms):
+        return draws.uniforms_at(leaf.key, at)
     return float(torch.tensor(leaf, dtype=torch.float32))
