@@ -15,17 +15,19 @@ from evomerge.commands.check_suite import (
     describe_objectives,
 )
 from evomerge.commands.code import Tasks, lines_of, read_tasks, remote_code
-from evomerge.errors import ConfigError, InputError
+from evomerge.errors import CandidateFailed, ConfigError, InputError
 from evomerge.evolution.core import ENOUGH, ENOUGH_FOR_UNEQUAL
 from evomerge.interop import is_mergekit, load_recipe
 from evomerge.merging import open_parents
 from evomerge.merging.blueprint import Blueprint, notes_on
+from evomerge.merging.estimate import estimate_rounding
 from evomerge.merging.remembered import ROOM
 from evomerge.parents import Parents, doubts, ending_notes
 from evomerge.parents.statistics import Statistics, StatisticStore
 from evomerge.recipe import BASE, Recipe, check_named, check_rows, uncovered
 from evomerge.record.events import JOURNAL
 from evomerge.record.record import Record
+from evomerge.rounding import TOLD
 from evomerge.run.calibrating import wanted
 from evomerge.run.preflight import Run, inspect, prepare
 from evomerge.run.spec import NAME, RunSpec, load_run
@@ -92,17 +94,30 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
         if number not in asked
     ]
     size = sum(tensor_bytes(site.shape, recipe.dtype) for site in blueprint.sites)
+    rounding = _rounding(recipe, parents)
     return [
         f"{file}: ok",
         f"models: {', '.join(f'{name} = {model.name}' for name, model in parents.models.items())}",
         f"{parents.first.architecture}, {blueprint.layers} layers, {parents.first.parameters:,} parameters",
         f"merged model: {_gigabytes(size)} in {recipe.dtype}; {_tokenizer(recipe.tokenizer, parents)}",
+        *rounding,
         *notes_on(parents),
         *_doubts(parents),
         *([f"row weights: {row_text(recipe.body.rows.size)}"] if recipe.body.rows else []),
         f"digest {recipe.digest[:16]}",
         *idle,
     ]
+
+
+def _rounding(recipe: Recipe, parents: Parents) -> list[str]:
+    """What the recipe's dtype takes of the changes of its groups, from a sample of tensors."""
+    try:
+        found = estimate_rounding(recipe, parents)
+    except CandidateFailed as failure:
+        return [f"note: it cannot be merged: {failure}"]
+    if found.shares and not found.lost:
+        return [f"rounding to {recipe.dtype} takes less than {TOLD:.0%} of what any group changes"]
+    return found.lines()
 
 
 def _doubts(parents: Parents) -> list[str]:

@@ -19,6 +19,7 @@ from evomerge.checkpoint import (
 from evomerge.errors import CandidateFailed, InputError
 from evomerge.merging.blueprint import Blueprint
 from evomerge.merging.materializer import Materializer, cores
+from evomerge.merging.tally import Tally
 from evomerge.parents import Parents
 from evomerge.recipe import BASE, Recipe
 
@@ -34,6 +35,7 @@ def write_merge(
     shard_bytes: int = SHARD_BYTES,
     device: str = "cpu",
     progress: Callable[[str, int], None] = lambda name, total: None,
+    tally: Tally | None = None,
 ) -> Path:
     """Materialize ``recipe`` as a Hugging Face folder that transformers and lm-eval load as is.
 
@@ -47,6 +49,7 @@ def write_merge(
         shard_bytes: largest weight file, bytes.
         device: where kernels run.
         progress: called with each tensor's name and the number of tensors.
+        tally: counts what rounding takes.
 
     Raises:
         InputError: ``out`` exists or is a parent, or a model is unreadable or incompatible.
@@ -67,7 +70,7 @@ def write_merge(
 
             try:
                 Materializer(parents, blueprint=blueprint, device=device, threads=cores()).each(
-                    recipe, take
+                    recipe, take, tally=tally
                 )
             except CandidateFailed:
                 for model in parents.models.values():

@@ -13,11 +13,11 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from evomerge.errors import CandidateFailed, Incompatible
 from evomerge.lines import LINES
 from evomerge.merging.blueprint import Blueprint, Site
 from evomerge.merging.remembered import remembered
+from evomerge.merging.tally import Tally
 from evomerge.parents import Parents
 from evomerge.parents.statistics import Statistics
 from evomerge.recipe import BASE, Group, Recipe, check_named, check_rows
@@ -117,10 +118,23 @@ class Materializer:
 
         self._each(merge, tasks)
 
-    def each(self, recipe: Recipe, take: Callable[[str, torch.Tensor], None]) -> None:
+    def each(
+        self,
+        recipe: Recipe,
+        take: Callable[[str, torch.Tensor], None],
+        *,
+        tally: Tally | None = None,
+        only: Collection[str] | None = None,
+    ) -> None:
         """Hand every merged tensor of ``recipe`` to ``take``, in no order, from several threads.
 
         The tensor is on the CPU, in the recipe's dtype, and its memory is used again afterwards.
+
+        Args:
+            recipe: what to merge.
+            take: gets a tensor's name and the tensor.
+            tally: counts what rounding takes.
+            only: names of the tensors that are merged, as if there were no others; None: all.
         """
         import torch
 
@@ -128,10 +142,10 @@ class Materializer:
 
         def merge(task: _Task) -> None:
             out = room.of(task.site.shape)
-            self._merge(recipe, task, out)
+            self._merge(recipe, task, out, tally)
             take(task.site.name, out.cpu())
 
-        self._each(merge, self._tasks(recipe))
+        self._each(merge, self._tasks(recipe, only))
 
     def tangents(
         self, recipe: Recipe
@@ -187,7 +201,7 @@ class Materializer:
 
     # -- tasks -----------------------------------------------------------------------------------
 
-    def _tasks(self, recipe: Recipe) -> list[_Task]:
+    def _tasks(self, recipe: Recipe, only: Collection[str] | None = None) -> list[_Task]:
         """One task a tensor, the biggest first, so that no thread is left with one at the end.
 
         Every merge begins with it: parents that changed meanwhile are told before they are read.
@@ -205,7 +219,8 @@ class Materializer:
                     f"{site.place.role}); end the list of groups with one that has neither layers nor roles nor "
                     "tensors"
                 )
-            groups.setdefault(id(group), (group, []))[1].append(site)
+            if only is None or site.name in only:
+                groups.setdefault(id(group), (group, []))[1].append(site)
         check_named(recipe, self.blueprint.names, self.blueprint.ties)
         tasks = []
         for group, members in groups.values():
@@ -261,10 +276,17 @@ class Materializer:
             ("tensor", model, name), lambda: parents.tensor(model, name).to(self._device)
         )
 
-    def _merge(self, recipe: Recipe, task: _Task, out: torch.Tensor) -> None:
+    def _merge(
+        self, recipe: Recipe, task: _Task, out: torch.Tensor, tally: Tally | None = None
+    ) -> None:
         method = methods.get(task.group.method)
         given = replace(self._inputs(recipe, task.group, task.site), totals=task.totals)
-        _, finite = method.run(given, scale=task.group.scale(task.site.place), out=out)
+        look = None
+        if tally:
+            known = given.base if tally.origin == BASE else given.models.get(tally.origin)
+            origin = self._tensor(tally.origin, task.site) if known is None else known
+            look = partial(tally.look, task.group, task.site.name, origin)
+        _, finite = method.run(given, scale=task.group.scale(task.site.place), out=out, look=look)
         if not finite:
             raise CandidateFailed(
                 f"{task.site.name} of the merged model holds {self._why_not_finite(task, given, recipe.dtype)}"

@@ -9,6 +9,7 @@ from typing import Any
 from evomerge.merging.disk import SHARD_BYTES, write_merge
 from evomerge.merging.materializer import Materializer, cores
 from evomerge.merging.models import open_parents
+from evomerge.merging.tally import Tally
 from evomerge.parents import Parents, doubts
 from evomerge.recipe import Recipe
 
@@ -47,7 +48,7 @@ def merge(
         shard_bytes: largest weight file, bytes.
         device: where kernels run.
         progress: called with each tensor's name and the number of tensors.
-        say: called with each line on what speaks against the merge, if anything does.
+        say: called with each line on what speaks against the merge, if anything does, and on what its dtype takes.
 
     Raises:
         InputError: ``out`` exists or is a parent, or a model is unreadable or incompatible.
@@ -57,7 +58,8 @@ def merge(
     parents = open_parents(recipe)
     for doubt in doubts(parents):
         say(doubt)
-    return write_merge(
+    tally = Tally(recipe)
+    made = write_merge(
         recipe,
         parents,
         Path(out),
@@ -65,4 +67,8 @@ def merge(
         shard_bytes=shard_bytes,
         device=device,
         progress=progress,
+        tally=tally,
     )
+    for line in tally.rounding.lines():
+        say(line)
+    return made
