@@ -20,6 +20,7 @@ from evomerge.judging.floors import margins
 from evomerge.judging.health import asymmetries, notes
 from evomerge.judging.table import Count, Effort, Gain, Held, Row, Table, Trust
 from evomerge.judging.volume import volume
+from evomerge.rounding import Rounding
 from evomerge.suite.objectives import BASE, counting, entering, weightless
 from evomerge.suite.scorer import Items, Results
 from evomerge.suite.splits import Split
@@ -36,6 +37,7 @@ def final_table(
     *,
     selected: Mapping[int, Results] | None = None,
     interval: IntervalOf | None = None,
+    rounding: Rounding | None = None,
 ) -> Table:
     """The report batch.
 
@@ -46,6 +48,7 @@ def final_table(
         seed: keys the resamples.
         selected: responses of the winner, base and parents on the select items.
         interval: (batch, candidate) -> a score of the search, with its interval.
+        rounding: what the dtype takes of the winner's changes.
     """
     winner = history.winner
     found = {id: responses for id, responses in results.items() if responses is not None}
@@ -158,6 +161,7 @@ def final_table(
             for name, ids in sets.items()
             if (base := _base(estimates, references)) is not None
         },
+        rounding=rounding,
     )
 
 

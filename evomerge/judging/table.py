@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from evomerge.inference.intervals import Interval
+from evomerge.rounding import Rounding
 from evomerge.suite.objectives import CONFIDENCE
 from evomerge.suite.spec import FLOORS_ON
 
@@ -276,6 +277,7 @@ class Table:
         effort: of the search.
         volume: hypervolumes over the base in yardsticks, of the ``front`` and of the ``parents``, as far
             as they hold the floors here; empty if no front was asked for.
+        rounding: what the dtype takes of the winner's changes; None where that could not be told.
         version: of the plain form.
     """
 
@@ -287,6 +289,7 @@ class Table:
     trust: Trust
     effort: Effort
     volume: Mapping[str, Interval] = field(default_factory=dict)
+    rounding: Rounding | None = None
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -318,6 +321,7 @@ class Table:
             "trust": self.trust.plain,
             "effort": self.effort.plain,
             "volume": {name: each.plain for name, each in self.volume.items()},
+            **({"rounding": self.rounding.plain} if self.rounding else {}),
         }
 
     @classmethod
@@ -336,6 +340,7 @@ class Table:
             trust=Trust.from_plain(plain["trust"]),
             effort=Effort.from_plain(plain["effort"]),
             volume={name: interval_from(each) for name, each in plain["volume"].items()},
+            rounding=Rounding.from_plain(plain["rounding"]) if "rounding" in plain else None,
             version=plain["version"],
         )
 

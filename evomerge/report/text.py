@@ -53,6 +53,8 @@ def table_notes(table: Table) -> list[str]:
             f"{len(invalid)} of the shortlist ({named}) are invalid on the select split: they rank below all others."
         )
     lines += [*_floor_lines(table), *volume_lines(table)]
+    if table.rounding:
+        lines += [f"{line}." for line in table.rounding.lines()]
     for row in table.rows:
         if row.gain and row.gain.difference.value < 0:
             lines.append(f"{row.label} scores higher than the winner on the report split.")

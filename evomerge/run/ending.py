@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 
+from evomerge.errors import CandidateFailed, InputError
 from evomerge.evolution.core import Search
 from evomerge.evolution.history import History
 from evomerge.judging.final import final_table
 from evomerge.judging.table import Table
+from evomerge.merging.estimate import estimate_rounding
 from evomerge.record.events import EndLine
 from evomerge.record.journal import Journal
 from evomerge.record.looks import Book
+from evomerge.rounding import Rounding
 from evomerge.run.preflight import Run
 from evomerge.run.scoring import Scoring
 
@@ -50,4 +53,16 @@ def _table(run: Run, history: History, scoring: Scoring) -> Table:
         run.spec.seed,
         selected={candidate: scoring.results((select, candidate)) for candidate in chosen},
         interval=scoring.interval,
+        rounding=_rounding(run, history),
     )
+
+
+def _rounding(run: Run, history: History) -> Rounding | None:
+    """What the dtype takes of the winner's changes; None without a winner, or where its models are gone by now:
+    a search that is done is not to fail for that."""
+    if history.winner is None:
+        return None
+    try:
+        return estimate_rounding(history.candidates[history.winner].recipe, run.parents)
+    except (InputError, CandidateFailed):
+        return None
