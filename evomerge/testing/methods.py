@@ -8,6 +8,7 @@ A law that a method does not obey is named in its declaration, with the reason: 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ from evomerge.methods.kernel import passes, tiled
 from evomerge.tensors import Place
 
 SHAPES = [(), (0,), (1,), (7,), (1, 1), (3, 5), (5, 3), (0, 4), (4, 0), (2, 3, 4), (2, 3, 1, 2)]
+LARGE = (130, 260)  # shape of a tensor that passes are compiled for
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 ROLES = ["attn", "mlp", "norm", "embed", "head", "other"]
 
@@ -216,29 +218,47 @@ class MethodContract:
         self, subject: Method, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """On a tensor that is large enough to be compiled for, to the last bit."""
-        base, *sources = (
-            each * 0.02 for each in normal(0, (subject.max_models or 3) + 1, (130, 260))
-        )
-        names = [f"m{i}" for i in range(len(sources))]
-        inputs = Inputs(
-            models={
-                name: (base + source / 10).bfloat16()
-                for name, source in zip(names, sources, strict=True)
-            },
-            values=subject.check({}, names),
-            base=None if subject.base == "none" else base.bfloat16(),
-            name="w",
-            stats={
-                statistic: {name: source.abs() for name, source in zip(names, sources, strict=True)}
-                for statistic in subject.statistics
-            },
-        )
-        inputs = replace(inputs, totals=methods.survey(subject, [inputs]))
-        out = torch.empty(base.shape, dtype=torch.bfloat16)
+        inputs = _large(subject)
+        out = torch.empty(LARGE, dtype=torch.bfloat16)
         fast, _ = subject.run(inputs, out=out)
         monkeypatch.setattr(passes, "on", lambda device: tiled)
         plain, _ = subject.run(inputs, out=torch.empty_like(out))
         assert torch.equal(fast, plain), "numbers of an entry function are written with a point"
+
+    def test_what_is_looked_at_is_what_is_cast(self, subject: Method) -> None:
+        """Any entries, in any order, to the last bit."""
+        inputs, shown = _large(subject, gene=0.5), list[Tensor]()
+        at = torch.randperm(math.prod(LARGE), generator=torch.Generator().manual_seed(0))[:5000]
+        out, _ = subject.run(
+            inputs,
+            out=torch.empty(LARGE, dtype=torch.bfloat16),
+            look=lambda exact: shown.append(exact(at)),
+        )
+        [exact] = shown
+        assert exact.dtype == torch.float32
+        assert torch.equal(exact.bfloat16(), out.flatten()[at])
+        assert torch.equal(exact, subject.apply(inputs).flatten()[at])
+
+
+def _large(subject: Method, gene: float | None = None) -> Inputs:
+    """A large tensor; parameters at ``gene`` of what is searched, or at their defaults."""
+    base, *sources = (each * 0.02 for each in normal(0, (subject.max_models or 3) + 1, LARGE))
+    names = [f"m{i}" for i in range(len(sources))]
+    parameters = {p.name: p.domain.decode(gene) for p in subject.parameters if gene is not None}
+    inputs = Inputs(
+        models={
+            name: (base + source / 10).bfloat16()
+            for name, source in zip(names, sources, strict=True)
+        },
+        values=subject.check(parameters, names),
+        base=None if subject.base == "none" else base.bfloat16(),
+        name="w",
+        stats={
+            statistic: {name: source.abs() for name, source in zip(names, sources, strict=True)}
+            for statistic in subject.statistics
+        },
+    )
+    return replace(inputs, totals=methods.survey(subject, [inputs]))
 
 
 def inputs_of(merge: dict[str, Any]) -> Inputs:

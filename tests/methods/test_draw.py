@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from evomerge.methods.kernel.draws import draw_key, uniforms
+from evomerge.methods.kernel.draws import draw_key, uniforms, uniforms_at
 
 CPU = torch.device("cpu")
 
@@ -36,3 +36,11 @@ def test_draws_are_uniform_and_independent_of_each_other() -> None:
             correlation = float((centred[lag:] * centred[:-lag]).mean() * 12)
             assert abs(correlation) < worst, lag
     assert abs(float(((draws[0] - 0.5) * (draws[1] - 0.5)).mean() * 12)) < worst
+
+
+def test_draws_at_some_indices_are_those_of_the_whole() -> None:
+    key = draw_key(3, "w", "sea")
+    edge = 2**32 - 500
+    around = torch.cat([uniforms(key, edge, 2**32, CPU), uniforms(key, 2**32, 2**32 + 500, CPU)])
+    at = torch.randperm(1000, generator=torch.Generator().manual_seed(0))[:300]
+    assert torch.equal(uniforms_at(key, at + edge), around[at])
