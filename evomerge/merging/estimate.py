@@ -16,7 +16,7 @@ from evomerge.parents import Parents
 from evomerge.recipe import Recipe
 from evomerge.rounding import Rounding
 
-BYTES = 1 << 29  # of the sources, in float32, that are merged at most
+BYTES = 1 << 29  # of sources and base, in float32, that are merged at most
 
 
 def estimate_rounding(recipe: Recipe, parents: Parents) -> Rounding:
@@ -28,7 +28,8 @@ def estimate_rounding(recipe: Recipe, parents: Parents) -> Rounding:
     """
     blueprint = Blueprint.of(parents)
     chosen = _chosen(recipe, blueprint)
-    tally = Tally(recipe, whole=len(chosen) == len(blueprint.sites))
+    sites = [site for site in blueprint.sites if site.name in chosen]
+    tally = Tally(recipe, sites, whole=len(sites) == len(blueprint.sites))
     materializer = Materializer(parents, blueprint=blueprint, threads=cores())
     materializer.each(recipe, lambda name, tensor: None, tally=tally, only=chosen)
     return tally.rounding

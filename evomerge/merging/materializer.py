@@ -282,10 +282,10 @@ class Materializer:
         method = methods.get(task.group.method)
         given = replace(self._inputs(recipe, task.group, task.site), totals=task.totals)
         look = None
-        if tally:
+        if tally and tally.wants(task.site.name):
             known = given.base if tally.origin == BASE else given.models.get(tally.origin)
             origin = self._tensor(tally.origin, task.site) if known is None else known
-            look = partial(tally.look, task.group, task.site.name, origin)
+            look = partial(tally.look, task.site.name, origin)
         _, finite = method.run(given, scale=task.group.scale(task.site.place), out=out, look=look)
         if not finite:
             raise CandidateFailed(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from evomerge.merging.blueprint import Blueprint
 from evomerge.merging.disk import SHARD_BYTES, write_merge
 from evomerge.merging.materializer import Materializer, cores
 from evomerge.merging.models import open_parents
@@ -58,7 +59,7 @@ def merge(
     parents = open_parents(recipe)
     for doubt in doubts(parents):
         say(doubt)
-    tally = Tally(recipe)
+    tally = Tally(recipe, Blueprint.of(parents).sites)
     made = write_merge(
         recipe,
         parents,

@@ -1,27 +1,31 @@
 """What rounding takes of a merge, counted while it is made: see ``evomerge.rounding``.
 
-Of a large tensor a sample is looked at: short runs of entries, spread evenly, the same at every merge. The sample
-counts for the whole.
+Merging is bound by memory, so a merge of a large model is sampled: of a group of many tensors some, the larger the
+likelier, and of a large tensor short runs of entries, spread evenly. All are keyed, the same at every merge, and
+count for the whole.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from evomerge import seeds
 from evomerge.checkpoint import DTYPES
-from evomerge.recipe import BASE, Group, Recipe
+from evomerge.merging.blueprint import Site
+from evomerge.recipe import BASE, Recipe
 from evomerge.rounding import Rounding
 
 if TYPE_CHECKING:
     import torch
 
-ENTRIES = 1 << 14  # of a tensor that are looked at, at most ...
-RUN = 1 << 6  # ... in runs of so many: neighbours lie in one page of memory
+TENSORS = 64  # of a group that are looked at, about; all if it has no more
+WHOLE = 1 << 14  # entries of a tensor that are all looked at; of a larger one ...
+ENTRIES = 1 << 12  # ... so many ...
+RUN = 1 << 5  # ... in runs of so many: neighbours lie in one page of memory
 DIGITS = 6  # of a share
 
 
@@ -30,44 +34,56 @@ class Tally:
 
     Args:
         recipe: what is merged.
-        whole: whether it is shown all tensors.
+        sites: the tensors that are merged, or some of them.
+        whole: whether they are all of the model's.
     """
 
-    def __init__(self, recipe: Recipe, *, whole: bool = True) -> None:
-        self._recipe, self._sampled = recipe, not whole
+    def __init__(self, recipe: Recipe, sites: Iterable[Site], *, whole: bool = True) -> None:
         self.origin = BASE if recipe.base is not None else next(iter(recipe.models))
-        self._numbers = {id(group): number for number, group in enumerate(recipe.groups)}
-        # tensor -> its group, the square of its change, and the square of what each dtype takes
-        self._found: dict[str, tuple[int, float, dict[str, float]]] = {}
+        self._recipe = recipe
+        numbers = {id(group): number for number, group in enumerate(recipe.groups)}
+        members: dict[int, dict[str, int]] = {}
+        for site in sites:
+            # a tower that is kept is in no group of the recipe
+            if (number := numbers.get(id(recipe.group_of(site.place)))) is not None:
+                members.setdefault(number, {})[site.name] = math.prod(site.shape)
+        # tensor -> its group, and how likely it is looked at
+        self._looked = {
+            name: (number, chance)
+            for number, sizes in members.items()
+            for name, chance in _chances(sizes).items()
+            if seeds.unit("rounding", "looked at", name) < chance
+        }
+        self._sampled = not whole or len(self._looked) < sum(map(len, members.values()))
+        # tensor -> the square of its change, and of what each dtype takes
+        self._found: dict[str, tuple[float, dict[str, float]]] = {}
+
+    def wants(self, name: str) -> bool:
+        """Whether a tensor is looked at."""
+        return name in self._looked
 
     def look(
-        self,
-        group: Group,
-        name: str,
-        origin: torch.Tensor,
-        exact: Callable[[torch.Tensor], torch.Tensor],
+        self, name: str, origin: torch.Tensor, exact: Callable[[torch.Tensor], torch.Tensor]
     ) -> None:
-        """Count a tensor; one that no group of the recipe names (a tower that is kept) does not count.
+        """Count a tensor that is wanted.
 
         Args:
-            group: that merges it.
             name: of the tensor.
             origin: what it changes [*shape].
             exact: the float32 merge [n] at flat indices [n].
         """
         import torch
 
-        number, size = self._numbers.get(id(group)), origin.numel()
-        if number is None or size == 0:
+        size = origin.numel()
+        if size == 0:
             return
         at = torch.from_numpy(indices(name, size)).to(origin.device)
         self._sampled |= len(at) < size
         merged = exact(at)
         change = _square(merged - origin.reshape(-1)[at].float())
         lost = {each: _square(merged.to(getattr(torch, each)) - merged) for each in DTYPES}
-        scale = size / len(at)
+        scale = size / len(at) / self._looked[name][1]
         self._found[name] = (
-            number,
             change * scale,
             {each: square * scale for each, square in lost.items()},
         )
@@ -78,25 +94,23 @@ class Tally:
         shares: dict[int, dict[str, float]] = {}
         for number in range(len(self._recipe.groups)):
             # by name: sums do not depend on which thread was first
-            own = [each for _, each in sorted(self._found.items()) if each[0] == number]
-            change = sum(each[1] for each in own)
+            own = [each for n, each in sorted(self._found.items()) if self._looked[n][0] == number]
+            change = sum(square for square, _ in own)
             if not 0 < change < math.inf:
                 continue
             found = {
-                dtype: math.sqrt(sum(each[2][dtype] for each in own) / change) for dtype in DTYPES
+                name: math.sqrt(sum(lost[name] for _, lost in own) / change) for name in DTYPES
             }
             shares[number] = {
-                dtype: round(share, DIGITS)
-                for dtype, share in found.items()
-                if math.isfinite(share)
+                name: round(share, DIGITS) for name, share in found.items() if math.isfinite(share)
             }
         recipe = self._recipe
         return Rounding(recipe.dtype, self.origin, len(recipe.groups), self._sampled, shares)
 
 
 def indices(name: str, size: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Flat indices [n] of the entries that are looked at in a tensor of ``size`` entries; all of a small one."""
-    if size <= ENTRIES:
+    """Flat indices [n] of the entries that are looked at in a tensor of ``size`` entries."""
+    if size <= WHOLE:
         return np.arange(size)
     count = ENTRIES // RUN
     stratum = size // count
@@ -105,5 +119,14 @@ def indices(name: str, size: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return (starts[:, None] + np.arange(RUN)).reshape(-1)
 
 
+def _chances(sizes: dict[str, int]) -> dict[str, float]:
+    """How likely each tensor of a group is looked at: by its size, about ``TENSORS`` in all."""
+    if len(sizes) <= TENSORS:
+        return dict.fromkeys(sizes, 1.0)
+    total = sum(sizes.values()) or 1
+    return {name: min(1.0, TENSORS * size / total) for name, size in sizes.items()}
+
+
 def _square(values: torch.Tensor) -> float:
-    return float(values.double().square().sum())
+    wide = values.double()
+    return float(wide @ wide)

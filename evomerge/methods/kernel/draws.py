@@ -35,13 +35,21 @@ def uniforms(key: int, start: int, stop: int, device: torch.device) -> Tensor:
 
 def uniforms_at(key: int, at: Tensor) -> Tensor:
     """The draws of the flat indices ``at`` [n], one or more, the same as ``uniforms`` gives them; float32 [n]."""
+    first, last = int(at.min()) >> 32, int(at.max()) >> 32
+    if first == last:
+        return _mixed(_words(key, first, at))
     found = torch.empty(at.shape, dtype=torch.float32, device=at.device)
-    for number in range(int(at.min()) >> 32, (int(at.max()) >> 32) + 1):
+    for number in range(first, last + 1):
         inside = at >> 32 == number
-        first, stride = stream(key, number << 32)
-        # a product beyond 64 bits keeps its lower ones, and no others count
-        found[inside] = _mixed(((at[inside] & WORD) * stride + first) & WORD)
+        found[inside] = _mixed(_words(key, number, at[inside]))
     return found
+
+
+def _words(key: int, number: int, at: Tensor) -> Tensor:
+    """The counters of indices in run ``number`` of 2**32."""
+    first, stride = stream(key, number << 32)
+    # a product beyond 64 bits keeps its lower ones, and no others count
+    return ((at & WORD) * stride + first) & WORD
 
 
 def _mixed(word: Tensor) -> Tensor:
