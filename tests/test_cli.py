@@ -447,6 +447,21 @@ def test_resume_goes_on_where_the_journal_ends(
     assert (unfinished / "journal.jsonl").stat().st_size < size + 200  # a session, no work
 
 
+def test_what_rounding_takes_is_said_before_a_merge_and_with_it(
+    call: Call, family: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    group = {"method": "task_arithmetic", "models": ["chat"], "weight": 0.01}
+    models = {name: str(family[name]) for name in ("chat", "sea")}
+    content = {"base": str(family["base"]), "models": models, "groups": [group]}
+    recipe.write_text(config.dump(content))
+    [said] = re.findall(r"rounding to bfloat16 takes \d+% .*", call("check", recipe))
+    assert main(["merge", str(recipe), "-o", str(tmp_path / "out")]) == 0
+    assert said in capsys.readouterr().err
+    recipe.write_text(config.dump({**content, "dtype": "float32"}))
+    assert "rounding to float32 takes less than 1%" in call("check", recipe)
+
+
 def test_check_names_groups_that_no_tensor_reaches(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(

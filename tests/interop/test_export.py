@@ -267,3 +267,22 @@ def test_what_mergekit_cannot_say_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=says):
         to_mergekit(recipe_of(family, *groups))
+
+
+def test_a_file_of_adapters_says_how_mergekit_rounds_them(
+    family: dict[str, Path], tmp_path: Path, recipe_of: MakeRecipe
+) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(family["base"]),
+        LoraConfig(r=2, target_modules=["v_proj"]),
+    )
+    model.save_pretrained(tmp_path / "lora")
+    adapted = {**family, "sea": f"{family['base']}+{tmp_path / 'lora'}"}
+    text = to_mergekit(recipe_of(adapted, weigh(0.5)))
+    said = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
+    assert "mergekit rounds model + adapter before it merges, evomerge the exact merge once" in said
+    assert config.parse(text).plain["out_dtype"] == "float32"  # type: ignore[index, call-overload]
+    assert "rounds" not in to_mergekit(recipe_of(family, weigh(0.5)))

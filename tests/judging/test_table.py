@@ -58,7 +58,11 @@ class Finished:
     def again(self, seed: int = SEED, **changes: Any) -> Table:
         """The table from these parts, some of them changed."""
         parts = replace(self, **changes)
-        kept = {"selected": parts.selected, "interval": parts.interval}
+        kept = {
+            "selected": parts.selected,
+            "interval": parts.interval,
+            "rounding": self.table.rounding,
+        }
         return final_table(parts.search, parts.suite, parts.results, seed, **kept)
 
     @property
@@ -295,6 +299,24 @@ def score(model, tokenizer, *, split):
         raise ArithmeticError("a merge")
     return numbers[0]
 """
+
+
+def test_what_rounding_takes_of_the_winner_is_said(finished: Finished) -> None:
+    found = finished.table.rounding
+    assert found is not None and found.origin == "base"
+    assert set(found.shares) <= set(range(found.groups)) and found.shares
+    lossy = replace(
+        found, groups=1, shares={0: {"bfloat16": 0.28, "float16": 0.04, "float32": 0.0}}
+    )
+    table = replace(finished.table, rounding=replace(lossy, dtype="bfloat16"))
+    line = "of what the merge changes in the base; float16 4%, float32 0%."
+    assert any(line in each for each in table_notes(table)) and line in table_markdown(table)
+    assert Table.from_plain(table.plain) == table
+    exact = replace(finished.table, rounding=replace(lossy, dtype="float32"))
+    assert not any("rounding" in each for each in table_notes(exact))
+    # tables of runs that ended before there were any are read
+    without = {key: value for key, value in table.plain.items() if key != "rounding"}
+    assert Table.from_plain(without) == replace(table, rounding=None)
 
 
 def test_a_missed_floor_is_said(finished: Finished) -> None:
