@@ -19,6 +19,7 @@ from evomerge.errors import InputError
 from evomerge.interop import to_mergekit
 from evomerge.lines import Lines
 from evomerge.merging import Materializer, open_parents
+from evomerge.merging.estimate import estimate_rounding
 from evomerge.methods.kernel import compiled, passes, tiled
 from evomerge.recipe import Body, Group, Recipe, group
 from evomerge.rows import BY, COLUMNS, ROWS, RowWeights, Vectors, array_of, count_of, text_of
@@ -102,6 +103,20 @@ def test_what_the_file_does_not_name_is_merged_as_it_is(family: dict[str, Path])
     ones = {name: {m: np.ones(len(v["chat"]), np.float32) for m in SOURCES} for name, v in drawn(plain).items()}  # fmt: skip
     for name, tensor in merged(with_rows(plain, ones)).items():
         assert torch.equal(tensor, without[name])
+
+
+@pytest.mark.parametrize("by", BY)
+def test_what_rounding_takes_of_them_is_told(tmp_path: Path, by: str) -> None:
+    plain = recipe_of(tiny_family(tmp_path, architecture="Qwen2"))
+    recipe = with_rows(plain, drawn(plain, by=by), by)
+    parents = open_parents(recipe)
+    exact = merged(recipe)
+    change = sum(
+        float((t - parents.tensor("base", n).float()).square().sum()) for n, t in exact.items()
+    )
+    lost = sum(float((t.bfloat16() - t).square().sum()) for t in exact.values())
+    [shares] = estimate_rounding(recipe, parents).shares.values()
+    assert shares["bfloat16"] == pytest.approx((lost / change) ** 0.5, rel=1e-3)
 
 
 @pytest.mark.parametrize("by", BY)
