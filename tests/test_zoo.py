@@ -15,7 +15,8 @@ from evomerge import config, merge, merge_into
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.engines import EngineOptions, Request
 from evomerge.engines.huggingface import HuggingFaceEngine
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, InputError
+from evomerge.interop import load_recipe, to_mergekit
 from evomerge.merging import Materializer, open_parents
 from evomerge.merging.materializer import Merge
 from evomerge.recipe import Body, Recipe, group
@@ -188,3 +189,29 @@ def test_models_with_recurrent_states_read_a_shared_context_once(
             float(nats[len(context) - 1 + n, token]) for n, token in enumerate(request.continuation)
         )
         assert found.nats == pytest.approx(plain, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "architecture"),
+    [("qwen3_moe", "Qwen3MoeForCausalLM"), ("lfm2", "Lfm2ForCausalLM"), ("afmoe", "AfmoeForCausalLM")],
+)  # fmt: skip
+def test_a_mergekit_file_mixes_all_tensors_of_a_model(
+    tmp_path: Path, model_type: str, architecture: str
+) -> None:
+    """Routers too, as mergekit does; layers may be of several kinds."""
+    members = tiny_members(tmp_path, model_type, architecture)
+    file = tmp_path / "mergekit.yaml"
+    file.write_text(
+        f"models:\n"
+        f"  - {{model: {members['a']}, parameters: {{weight: [{{filter: norm, value: 0.8}}, {{value: 0.5}}]}}}}\n"
+        f"  - {{model: {members['b']}, parameters: {{weight: 0.5}}}}\n"
+        f"merge_method: linear\nparameters: {{normalize: false}}\ndtype: float32\n"
+    )
+    recipe, _ = load_recipe(file)
+    out = stored(merge(recipe, tmp_path / "out"))
+    a, b = stored(members["a"]), stored(members["b"])
+    for name, tensor in out.items():
+        expected = (0.8 if "norm" in name else 0.5) * a[name] + 0.5 * b[name]
+        assert torch.allclose(tensor, expected, atol=1e-6), name
+    with pytest.raises(InputError, match=r"materialize|is called"):
+        to_mergekit(recipe_of(members))
