@@ -121,7 +121,7 @@ def respond(
     worker = Worker(
         Setup.of(
             spec,
-            models={name: recipe.ref(name).portable for name in open_parents(recipe).models},
+            models={name: recipe.ref(name).pinned for name in open_parents(recipe).models},
             tokenizer=recipe.tokenizer,
             allow=recipe.allow,
             place=recipe.place,
@@ -143,4 +143,4 @@ def recipe_of(model: str) -> Recipe:
     ref = ModelRef(model)
     name = "model"
     group = recipes.group("passthrough", (name,))
-    return Recipe(None, {name: ref}, Body((group,)), Checkpoint.open(ref).dtype, 0, name)
+    return Recipe(None, {name: ref}, Body((group,)), Checkpoint.outline(ref).dtype, 0, name)
