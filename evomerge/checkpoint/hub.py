@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,6 +29,7 @@ from evomerge.visible import first_line
 
 LIGHT = ("*.json", "*.jinja", "*.model", "merges.txt")  # what is fetched at first
 _OTHERS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")  # weights
+_COMMIT = re.compile(r"^[0-9a-f]{40}$")
 _WAIT = 30  # seconds for an answer
 _SNAPSHOTS: dict[tuple[str, str], Path] = {}  # of this process, by the hub's cache and hub id
 
@@ -67,16 +69,30 @@ def snapshot(text: str) -> Path:
     Raises:
         CheckpointError: there is no such model, or the hub does not answer and the cache lacks a file.
     """
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import constants
 
     key = (str(constants.HF_HUB_CACHE), text)
     if key not in _SNAPSHOTS:
-        repository, revision = _parts(text)
         with _answered(text):
-            _SNAPSHOTS[key] = Path(
-                snapshot_download(repository, revision=revision, allow_patterns=list(LIGHT))
-            )
+            _SNAPSHOTS[key] = _light(text, cached=constants.HF_HUB_OFFLINE)
     return _SNAPSHOTS[key]
+
+
+def _light(text: str, *, cached: bool) -> Path:
+    """The folder of ``snapshot``; ``cached``: nothing is asked of the hub. Raises what the hub client does."""
+    from huggingface_hub import snapshot_download
+
+    repository, revision = _parts(text)
+    try:
+        folder = snapshot_download(
+            repository, revision=revision, allow_patterns=list(LIGHT), local_files_only=cached
+        )
+    except Exception:
+        if cached or not _COMMIT.match(revision or ""):
+            raise
+        # what a commit holds does not change; of branches the client itself takes what is there
+        return _light(text, cached=True)
+    return Path(folder)
 
 
 def pinned(text: str) -> str:
@@ -227,13 +243,17 @@ def _keep_header(text: str, folder: Path, name: str, file: Path) -> None:
         length = _length(start)
         if len(start) == 8 and length <= min(size - 8, MOST_HEADER):
             start += _range(url, 8, length)[0]
-    beside = file.with_name(f"{file.name}.new")
-    write_bytes(beside, start)
-    if promised_bytes(beside) != size:
+    unchecked = file.with_name(f"{name}.unchecked")
+    write_bytes(unchecked, start)
+    try:
+        promised = promised_bytes(unchecked)
+    except CheckpointError as error:
+        raise CheckpointError(f"{text}: {name} on the hub: {error}") from None
+    if promised != size:
         raise CheckpointError(
-            f"{text}: {name}: {size:,} bytes on the hub where its header promises {promised_bytes(beside):,}"
+            f"{text}: {name}: {size:,} bytes on the hub where its header promises {promised:,}"
         )
-    os.replace(beside, file)
+    os.replace(unchecked, file)
 
 
 def _length(start: bytes) -> int:
@@ -267,9 +287,18 @@ def _answered(text: str) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:  # the hub client raises many kinds; all mean "not to be had"
+        from huggingface_hub import constants
+
+        if constants.HF_HUB_OFFLINE:
+            how = "HF_HUB_OFFLINE forbids to ask the hub for it"
+            advice = "Unset it, or fill the hub's cache"
+        else:
+            how = "the hub did not give it"
+            advice = (
+                "Check the name and the connection (a private or gated model needs `hf auth login`)"
+            )
         raise CheckpointError(
-            f"{text}: no folder of that name here, and the hub did not give it: {first_line(error)[:200]}. Check "
-            "the name and the connection (a private or gated model needs `hf auth login`)"
+            f"{text}: no folder of that name here, and {how}: {first_line(error)[:300]}. {advice}"
         ) from None
 
 
