@@ -310,11 +310,12 @@ def _look_for_nan(
         attempt(model.check_finite)
 
 
-def _fetched(run: Run, say: Callable[[str], None]) -> Run:
+def _fetched(run: Run, say: Callable[[str], None], downloading: Callable[[str], None]) -> Run:
     """The same run with the weights of all its models here."""
     lacking = {name: model for name, model in run.models.items() if model.missing}
-    if not fetch([each for model in lacking.values() for each in model.missing], say):
+    if not fetch([each for model in lacking.values() for each in model.missing], downloading):
         return run
+    say("opening the models")
     attempt = _Attempts()
     opened = {name: attempt(partial(open_model, run.spec.model(name))) for name in lacking}
     attempt.check()
@@ -329,14 +330,21 @@ def prepare(
     spec: RunSpec,
     *,
     say: Callable[[str], None] = lambda text: None,
+    downloading: Callable[[str], None] = lambda text: None,
     device: str | None = None,
     download: bool = True,
 ) -> Run:
-    """Open and check everything a run needs; ``device`` is where workers will score.
+    """Open and check everything a run needs.
 
     A search that was started before goes on in the dtype it began with, whatever ``auto`` means here.
-    The code of tasks and functions is executed: see ``inspect``. Weights of the hub are fetched, unless
-    ``download`` is False, when there is nothing else that could be found wrong.
+    The code of tasks and functions is executed: see ``inspect``.
+
+    Args:
+        spec: of the run.
+        say: is told of each stage.
+        downloading: is told what is downloaded.
+        device: where workers will score.
+        download: whether weights of the hub are fetched, once nothing is wrong with all else.
 
     Raises:
         InputError: with every problem found, one a line.
@@ -358,7 +366,7 @@ def prepare(
     _check_slopes(run)
     _check_budget(run)
     if download:
-        run = _fetched(run, say)
+        run = _fetched(run, say, downloading)
     run.optimizer()  # it may want of the space what that has not
     return run
 
