@@ -204,8 +204,10 @@ def _parts(text: str) -> tuple[str, str | None]:
 def _weights(text: str, folder: Path, adapter: bool) -> list[str]:
     """The files of the weights: the single one, or the shards."""
     first = ADAPTER_WEIGHTS if adapter else WEIGHTS
+    if (folder / first).is_file():
+        return [first]
     there = _listed(_parts(text)[0], folder)
-    if (folder / first).is_file() or (there is not None and first in there):
+    if there is not None and first in there:
         return [first]
     if not adapter and (folder / INDEX).is_file():
         return shards_of(folder / INDEX)
