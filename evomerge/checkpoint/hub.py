@@ -55,13 +55,6 @@ class Missing:
         """The files that are not there -> bytes."""
         return {n: size for n, size in self.sizes.items() if not (self.folder / n).is_file()}
 
-    @property
-    def begun(self) -> int:
-        """Bytes that are there of files whose download broke off."""
-        blobs = self.folder.parent.parent / "blobs"
-        found = sum(path.stat().st_blocks * 512 for path in blobs.glob("*.incomplete"))
-        return min(found, sum(self.lacking.values()))
-
 
 def snapshot(text: str) -> Path:
     """The folder of a hub id's commit in the hub's cache, with all of it but weights.
@@ -132,10 +125,10 @@ def plan(wanted: Iterable[Missing]) -> list[str]:
     lines, total = [], 0
     for found in _each(wanted):
         lacking, whole = sum(found.lacking.values()), sum(found.sizes.values())
-        there = whole - lacking + found.begun
-        total += whole - there
-        cached = f" ({_gigabytes(there)} of {_gigabytes(whole)} are in the cache)" if there else ""
-        lines.append(f"{found.text}: {_gigabytes(whole - there)} to download{cached}")
+        total += lacking
+        there = f"{_gigabytes(whole - lacking)} of {_gigabytes(whole)} are in the cache"
+        cached = f"; {there}" if lacking < whole else ""
+        lines.append(f"{found.text}: {_gigabytes(lacking)} to download{cached}")
     if lines:
         lines.append(
             f"{_gigabytes(total)} to download in all; {_gigabytes(_free())} free on the disk"
@@ -152,7 +145,7 @@ def fetch(wanted: Iterable[Missing], say: Callable[[str], None] = lambda text: N
 
     Raises:
         CheckpointError: nothing may be downloaded, or the disk has no room for it.
-        RunError: the connection broke; what was fetched is kept.
+        RunError: the connection broke; files that are whole are kept.
     """
     from huggingface_hub import constants, snapshot_download
 
@@ -167,7 +160,7 @@ def fetch(wanted: Iterable[Missing], say: Callable[[str], None] = lambda text: N
         )
     for line in plan(wanted):
         say(line)
-    total = sum(sum(each.lacking.values()) - each.begun for each in wanted)
+    total = sum(sum(each.lacking.values()) for each in wanted)
     if total > _free():
         raise CheckpointError(
             f"{constants.HF_HUB_CACHE}: {_gigabytes(total)} are to be downloaded there "
@@ -183,8 +176,8 @@ def fetch(wanted: Iterable[Missing], say: Callable[[str], None] = lambda text: N
             )
         except Exception as error:  # the hub client raises many kinds
             raise RunError(
-                f"{each.text}: the download broke off: {first_line(error)[:200]}. Run again: it goes on from what "
-                "is there"
+                f"{each.text}: the download broke off: {first_line(error)[:200]}. Run again: files that are whole are "
+                "kept"
             ) from None
     return True
 

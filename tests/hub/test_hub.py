@@ -168,6 +168,11 @@ def test_shards_are_read_by_their_headers(
     assert [outline.entry(n).shape for n in whole.names] == [
         whole.entry(n).shape for n in whole.names
     ]
+    assert outline.missing[0].lacking.keys() == {file.name for file in folder.glob("*.safetensors")}
+    first = min(folder.glob("*.safetensors"))
+    shutil.copy(first, outline.folder)
+    told = hub.plan(Checkpoint.outline(ref).missing)[0]
+    assert f"; {first.stat().st_size / 1024:.0f} kB of" in told
     opened = Checkpoint.open(ref)
     assert not opened.missing
     assert all(opened.tensor(name).equal(whole.tensor(name)) for name in whole.names)
@@ -341,7 +346,7 @@ def test_a_hub_that_does_not_answer_is_one_message(
     assert "tiny/base: no folder of that name here, and the hub did not give it" in written
 
 
-def test_a_download_that_breaks_off_goes_on_from_what_is_there(
+def test_a_download_that_breaks_off_keeps_the_files_that_are_whole(
     server: Hub, family: dict[str, Path], recipe: Callable[..., Path], tmp_path: Path, run: Main
 ) -> None:
     file = "tiny/chat/model.safetensors"
@@ -351,7 +356,10 @@ def test_a_download_that_breaks_off_goes_on_from_what_is_there(
     assert "tiny/chat: the download broke off" in written
     assert not (tmp_path / "out").exists()
     server.breaks.clear()
-    assert run("merge", recipe(), "-o", tmp_path / "out")[0] == 0
+    before = server.served["tiny/base/model.safetensors"]
+    status, written = run("merge", recipe(), "-o", tmp_path / "out")
+    assert (status, server.served["tiny/base/model.safetensors"]) == (0, before)
+    assert "tiny/base" not in written
 
 
 def test_a_disk_without_room_is_told_before_the_download(
