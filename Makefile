@@ -8,7 +8,7 @@ MERGEKIT := $(VENV)/mergekit
 # vLLM's CPU build likewise, 3.5 GB, for the tests of that engine
 VLLM := $(VENV)/vllm
 
-.PHONY: help demo test quick docs bench bench-evaluate bench-search gpu estimators winners soak fuzz lint family mergekit vllm clean
+.PHONY: help demo test quick docs bench bench-evaluate bench-search gpu estimators winners soak fuzz families lint family mergekit vllm clean
 
 demo: $(VENV)/.installed  ## search over the embedded tiny models (a few minutes)
 	$(BIN)/evomerge demo
@@ -49,6 +49,9 @@ soak: $(VENV)/.installed-test  ## searches killed many more times than in `make 
 
 fuzz: $(VENV)/.installed-test  ## 200,000 damaged files of every kind and 8,000 model folders, each refused in one message or read (half an hour)
 	EVOMERGE_TEST_FUZZ=200000 $(BIN)/python -m pytest tests/fuzz
+
+families: $(VENV)/.installed-test  ## a small member of every family of decoders: merged, loaded, scored (ten minutes)
+	EVOMERGE_TEST_FAMILIES=1 $(BIN)/python -m pytest tests/test_zoo.py
 
 lint: $(VENV)/.installed-test  ## formatting, lint, types, generated tables
 	$(BIN)/ruff format --check .

@@ -55,6 +55,7 @@ SLOW = (
     ),
     *(
         "run/test_",
+        "hub/",
         "fuzz/",
         "test_demo",
         "interop/test_mergekit",

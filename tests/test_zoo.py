@@ -1,7 +1,12 @@
-"""Every family of decoders that transformers has: merged, loaded, merged in place and scored as it computes."""
+"""Every family of decoders that transformers has: merged, loaded, merged in place and scored as it computes.
+
+``make families`` does that for all of them; here a few stand for the others, and the skeleton of each is read.
+"""
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +20,16 @@ from evomerge import config, merge, merge_into
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.engines import EngineOptions, Request
 from evomerge.engines.huggingface import HuggingFaceEngine
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, InputError
+from evomerge.interop import load_recipe, to_mergekit
 from evomerge.merging import Materializer, open_parents
 from evomerge.merging.materializer import Merge
 from evomerge.recipe import Body, Recipe, group
+from evomerge.skeleton import Skeleton
+from evomerge.skeleton.conversion import views
+from evomerge.skeleton.modules import tied_names
 from evomerge.testing.models import byte_tokenizer
-from evomerge.testing.zoo import LEFT_OUT, decoders, tiny_members
+from evomerge.testing.zoo import LEFT_OUT, decoders, tiny_config, tiny_members
 
 WRAPPERS = {
     "gemma3": "Gemma3ForConditionalGeneration",
@@ -30,6 +39,9 @@ WRAPPERS = {
     "qwen3_5": "Qwen3_5ForConditionalGeneration",
     "smolvlm": "SmolVLMForConditionalGeneration",
 }
+WHOLE = bool(os.environ.get("EVOMERGE_TEST_FAMILIES"))  # else those that stand for the others
+SOME = ("bamba", "bloom", "cohere2", "deepseek_v3", "falcon_h1", "gemma4_text", "gpt2", "gpt_oss", "granitemoehybrid",
+        "jamba", "llama", "mamba2", "mixtral", "mllama", "opt", "phi3", "qwen3_moe", "qwen3_next", "roberta", "rwkv")  # fmt: skip
 WALKED = [pair for pair in sorted(decoders().items()) if pair[0] not in LEFT_OUT]
 
 
@@ -71,8 +83,28 @@ def test_at_least_125_families_are_walked() -> None:
     assert not unknown, "transformers no longer has them"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("model_type", "architecture"), WALKED)
+def test_a_family_has_a_skeleton(model_type: str, architecture: str) -> None:
+    """Of the names that it stores, each with a layer or a role outside; merged in place, each is a view."""
+    live = getattr(transformers, architecture)(tiny_config(model_type))
+    config = {**live.config.to_dict(), "architectures": [architecture]}
+    skeleton, held = Skeleton.of(config, model_type), views(live)
+    assert set(held) == set(skeleton.places)
+    for name, part in skeleton.parts.items():
+        assert part.tied or tuple(held[name].shape) == part.shape, name
+    sizes: Counter[str] = Counter()
+    for name, place in skeleton.places.items():
+        sizes["inside" if place.layer is not None else place.role] += held[name].numel()
+    assert skeleton.layers == 0 or sizes["inside"] > 0
+    assert sum(sizes.values()) == sum(p.numel() for p in live.state_dict().values()) - sum(
+        live.state_dict()[name].numel() for name in tied_names(live)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model_type", "architecture"), [pair for pair in WALKED if WHOLE or pair[0] in SOME]
+)
 def test_a_family_is_merged_and_scored(tmp_path: Path, model_type: str, architecture: str) -> None:
     members = tiny_members(tmp_path, model_type, architecture)
     recipe = recipe_of(members)
@@ -188,3 +220,29 @@ def test_models_with_recurrent_states_read_a_shared_context_once(
             float(nats[len(context) - 1 + n, token]) for n, token in enumerate(request.continuation)
         )
         assert found.nats == pytest.approx(plain, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "architecture"),
+    [("qwen3_moe", "Qwen3MoeForCausalLM"), ("lfm2", "Lfm2ForCausalLM"), ("afmoe", "AfmoeForCausalLM")],
+)  # fmt: skip
+def test_a_mergekit_file_mixes_all_tensors_of_a_model(
+    tmp_path: Path, model_type: str, architecture: str
+) -> None:
+    """Routers too, as mergekit does; layers may be of several kinds."""
+    members = tiny_members(tmp_path, model_type, architecture)
+    file = tmp_path / "mergekit.yaml"
+    file.write_text(
+        f"models:\n"
+        f"  - {{model: {members['a']}, parameters: {{weight: [{{filter: norm, value: 0.8}}, {{value: 0.5}}]}}}}\n"
+        f"  - {{model: {members['b']}, parameters: {{weight: 0.5}}}}\n"
+        f"merge_method: linear\nparameters: {{normalize: false}}\ndtype: float32\n"
+    )
+    recipe, _ = load_recipe(file)
+    out = stored(merge(recipe, tmp_path / "out"))
+    a, b = stored(members["a"]), stored(members["b"])
+    for name, tensor in out.items():
+        expected = (0.8 if "norm" in name else 0.5) * a[name] + 0.5 * b[name]
+        assert torch.allclose(tensor, expected, atol=1e-6), name
+    with pytest.raises(InputError, match=r"materialize|is called"):
+        to_mergekit(recipe_of(members))

@@ -3,7 +3,7 @@
 A model is named by text: a folder, a hub id (``org/name[@revision]``), ``embedded:NAME`` for the
 tiny family that ships with evomerge, each optionally ``+ADAPTER`` (a PEFT LoRA or DoRA folder or hub
 id). Only safetensors are read: a pickle can run code. Tensors stay on disk, memory-mapped, until
-they are asked for. A folder comes from strangers: what is wrong with a file of it is one message with file
+they are asked for; those of the hub stay there until headers and configs have been compared. A folder comes from strangers: what is wrong with a file of it is one message with file
 and key, whoever reads it.
 """
 

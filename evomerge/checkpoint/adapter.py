@@ -70,16 +70,20 @@ class Adapter:
 
     Source: LoRA, https://arxiv.org/abs/2106.09685, equation 3; DoRA, https://arxiv.org/abs/2402.09353,
     equation 5; both as ``merge_and_unload`` of peft computes them, in float32.
+
+    Args:
+        folder: of the adapter.
+        headers: where the header of its weights lies as long as they were not fetched.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, headers: Path | None = None) -> None:
         self.folder = folder
         refuse_model(folder)
         self._said = folder / ADAPTER_CONFIG
         self.config = read_json(self._said)
-        self.file = adapter_file(folder)
+        self.file = adapter_file(headers or folder)
         self._refuse_other_kinds()
-        self._entries = read_header(self.file)
+        self._entries = read_header(self.file, whole=headers is None)
         self._updates: dict[str, Update] = {}
         self._whole: dict[str, str] = {}
         self._rows: dict[

@@ -6,6 +6,7 @@ refused here, before anything is mapped.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import struct
@@ -29,7 +30,7 @@ BITS = {  # of one value
 }  # fmt: skip
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 FLOATS = ("F64", *DTYPES.values())
-_MOST_HEADER = 100_000_000  # bytes; the library reads no longer one
+MOST_HEADER = 100_000_000  # bytes; the library reads no longer one
 _MOST_NAME = 1000  # characters
 _POINTER = b"version https://git-lfs"
 
@@ -51,8 +52,12 @@ class Entry:
     shape: tuple[int, ...]
 
 
-def read_header(path: Path) -> dict[str, Entry]:
+def read_header(path: Path, *, whole: bool = True) -> dict[str, Entry]:
     """The tensors of one safetensors file, each of which lies in it where the header says.
+
+    Args:
+        path: of the file.
+        whole: False where it may end after its header, as long as the weights were not fetched.
 
     Raises:
         CheckpointError: the file is absent, cut, or no safetensors file; an entry of its header is of a wrong
@@ -69,8 +74,8 @@ def read_header(path: Path) -> dict[str, Entry]:
             (length,) = struct.unpack("<Q", start[:8])
             if length > size:
                 raise ValueError("its header is longer than the file")
-            if length > _MOST_HEADER:
-                raise ValueError(f"its header is longer than {_MOST_HEADER:,} bytes")
+            if length > MOST_HEADER:
+                raise ValueError(f"its header is longer than {MOST_HEADER:,} bytes")
             file.seek(8)
             header = parsed(file.read(length).decode("utf-8"))
         if not isinstance(header, dict):
@@ -85,8 +90,24 @@ def read_header(path: Path) -> dict[str, Entry]:
         field(header, "__metadata__", _METADATA, path)
     header.pop("__metadata__", None)
     entries = {name: _entry(path, name, item) for name, item in header.items()}
-    _check_places(path, header, 8 + length, size)
+    _check_places(path, header, 8 + length, size if whole else None)
     return entries
+
+
+def promised_bytes(path: Path) -> int:
+    """Bytes of the whole safetensors file of which ``path`` is the header; raises as ``read_header``."""
+    entries = read_header(path, whole=False).values()
+    return path.stat().st_size + sum(math.prod(e.shape) * BITS[e.dtype] for e in entries) // 8
+
+
+def header_of(shapes: Mapping[str, tuple[int, ...]], dtype: str) -> bytes:
+    """The header of a safetensors file that holds tensors of these ``shapes`` in the torch dtype ``dtype``."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + tensor_bytes(shape, dtype)
+        header[name] = {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text
 
 
 def tensor_bytes(shape: tuple[int, ...], dtype: str) -> int:
@@ -120,8 +141,11 @@ def _entry(path: Path, name: str, item: Any) -> Entry:
     return Entry(path, dtype, tuple(shape))
 
 
-def _check_places(path: Path, header: Mapping[str, Any], begin: int, size: int) -> None:
-    """Refuse tensors that do not follow each other from ``begin`` to the end of the file at ``size``, in bytes."""
+def _check_places(path: Path, header: Mapping[str, Any], begin: int, size: int | None) -> None:
+    """Refuse tensors that do not follow each other from ``begin`` to the end of the file at ``size``, in bytes.
+
+    A ``size`` of None is not compared.
+    """
     end, before = 0, ""
     places = sorted((*item["data_offsets"], name) for name, item in header.items())
     for start, stop, name in places:
@@ -132,7 +156,7 @@ def _check_places(path: Path, header: Mapping[str, Any], begin: int, size: int) 
                 f"{shown([start, stop])}"
             )
         end, before = stop, name
-    if size != begin + end:
+    if size is not None and size != begin + end:
         fault = "truncated" if size < begin + end else "longer than its header says"
         raise CheckpointError(
             f"{path}: {fault}: {size:,} bytes where its header promises {begin + end:,}; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +14,9 @@ from evomerge.checkpoint.adapter import Adapter
 from evomerge.checkpoint.claims import claim
 from evomerge.checkpoint.files import TOKENIZER, Stamp, file_digest, mapped_file, read_json
 from evomerge.checkpoint.header import DTYPES, FLOATS, Entry
-from evomerge.checkpoint.reference import ModelRef, locate
-from evomerge.checkpoint.weights import check_named, entries, refuse_adapter
+from evomerge.checkpoint.hub import Missing, fetch
+from evomerge.checkpoint.reference import ModelRef, locate, outlined
+from evomerge.checkpoint.weights import check_named, entries, refuse_adapter, refuse_model
 from evomerge.errors import CheckpointError
 from evomerge.skeleton import Skeleton, check_architecture, check_depth
 
@@ -32,15 +34,29 @@ class Checkpoint:
         names: of its tensors, in depth order (a tied head is none of its own).
         places: where each of them sits.
         ties: the name of a tied tensor -> that of the one it is.
+        missing: what of the hub would have to be fetched before a tensor is read; nothing of a folder. As long as
+            it was not, two stored tensors that the config ties are taken for one.
+
+    Args:
+        headers: the folder with the headers of its weights, where these are missing.
     """
 
-    def __init__(self, name: str, folder: Path, adapter: Adapter | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        adapter: Adapter | None = None,
+        *,
+        headers: Path | None = None,
+        missing: Sequence[Missing] = (),
+    ) -> None:
         self.name, self.folder, self.adapter = name, folder, adapter
+        self.missing, weights = tuple(missing), headers or folder
         refuse_adapter(folder, name)
         self.config = read_json(folder / "config.json")
-        check_named(self.config, folder)
+        check_named(self.config, folder, weights)
         self.architecture = check_architecture(self.config, name)
-        stored = entries(folder)
+        stored = entries(weights, whole=headers is None)
         check_depth(self.config, name, len(stored))
         self.skeleton = Skeleton.of(self.config, name)
         claims = claim(name, self.config, self.skeleton, stored)
@@ -71,8 +87,8 @@ class Checkpoint:
         import torch
 
         a, b = self._entries[one], self._entries[other]
-        return (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(
-            self._mapped(one), self._mapped(other)
+        return (a.dtype, a.shape) == (b.dtype, b.shape) and (
+            bool(self.missing) or torch.equal(self._mapped(one), self._mapped(other))
         )
 
     def _adapt(self, adapter: Adapter) -> None:
@@ -109,10 +125,26 @@ class Checkpoint:
 
     @classmethod
     def open(cls, ref: ModelRef) -> Checkpoint:
-        """Read headers and config of the model that ``ref`` names."""
+        """Read headers and config of the model that ``ref`` names; weights of the hub are fetched if these fit."""
+        found = cls.outline(ref)
+        return cls.outline(ref) if fetch(found.missing) else found
+
+    @classmethod
+    def outline(cls, ref: ModelRef) -> Checkpoint:
+        """The same, but of a model of the hub no weights are fetched: what lacks is ``missing``."""
         folder = locate(ref.model, ref.origin)
-        adapter = Adapter(locate(ref.adapter, ref.origin)) if ref.adapter else None
-        return cls(str(ref), folder, adapter)
+        refuse_adapter(folder, str(ref))
+        lacking = outlined(ref.model, ref.origin)
+        headers = lacking.headers if lacking else None
+        missing = [lacking] if lacking else []
+        adapter = None
+        if ref.adapter:
+            of_adapter = locate(ref.adapter, ref.origin)
+            refuse_model(of_adapter)
+            lacking = outlined(ref.adapter, ref.origin, adapter=True)
+            missing += [lacking] if lacking else []
+            adapter = Adapter(of_adapter, lacking.headers if lacking else None)
+        return cls(str(ref), folder, adapter, headers=headers, missing=missing)
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -211,6 +243,7 @@ class Checkpoint:
 
         A mapped tensor is the same object at every call; do not write into it.
         """
+        assert not self.missing, f"{self.name}: its weights were not fetched"
         stored = self._tensors.get(name)
         if stored is None:
             stored = self._tensors[name] = self._mapped(name)

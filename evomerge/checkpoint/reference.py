@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from evomerge.checkpoint.hub import Missing, missing, pinned, snapshot
 from evomerge.errors import CheckpointError, did_you_mean
 
 EMBEDDED = Path(__file__).parents[1] / "demo" / "models"
@@ -44,13 +45,19 @@ class ModelRef:
     @property
     def portable(self) -> str:
         """The same name with folders made absolute, so that it means the same anywhere."""
-        parts = [
-            part
-            if (path := _local(part, self.origin)) is None or part.startswith("embedded:")
-            else str(path)
-            for part in self.parts
-        ]
-        return "+".join(parts)
+        return "+".join(self._portable(part) or part for part in self.parts)
+
+    @property
+    def pinned(self) -> str:
+        """The same, and hub ids at the commit at which this process opened them."""
+        return "+".join(self._portable(part) or pinned(part) for part in self.parts)
+
+    def _portable(self, part: str) -> str | None:
+        """A part's name anywhere; None if it is a hub id."""
+        if part.startswith("embedded:"):
+            return part
+        path = _local(part, self.origin)
+        return None if path is None else str(path)
 
     def __str__(self) -> str:
         return self.text
@@ -67,14 +74,14 @@ def _local(text: str, origin: str) -> Path | None:
 
 
 def locate(text: str, origin: str = ".") -> Path:
-    """The local folder of a model or adapter; a hub id is downloaded into the hub's cache.
+    """The local folder of a model or adapter; of a hub id all but the weights are fetched into the hub's cache.
 
     Raises:
         CheckpointError: no such folder, or the hub does not answer.
     """
     path = _local(text, origin)
     if path is None:
-        return _download(text)
+        return snapshot(text)
     if not os.path.isdir(path):
         if text.startswith("embedded:"):
             known = sorted(p.name for p in EMBEDDED.iterdir()) if EMBEDDED.is_dir() else []
@@ -89,23 +96,10 @@ def locate(text: str, origin: str = ".") -> Path:
     return path
 
 
-def _download(text: str) -> Path:
-    from huggingface_hub import snapshot_download
+def outlined(text: str, origin: str = ".", *, adapter: bool = False) -> Missing | None:
+    """The weights that the hub's cache lacks of a model or adapter, their headers fetched; None for folders.
 
-    repository, _, revision = text.partition("@")
-    try:
-        return Path(
-            snapshot_download(
-                repository,
-                revision=revision or None,
-                allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt"],
-            )
-        )
-    except Exception as error:  # the hub client raises many kinds; all mean "not to be had"
-        reason = (
-            str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        )
-        raise CheckpointError(
-            f"{text}: no folder of that name here, and the hub did not give it: {reason}. Check the "
-            "name and the connection (a private or gated model needs `hf auth login`)"
-        ) from None
+    Raises:
+        CheckpointError: see ``checkpoint.hub.missing``.
+    """
+    return missing(text, adapter=adapter) if _local(text, origin) is None else None

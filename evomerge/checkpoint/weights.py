@@ -49,6 +49,21 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / INDEX
     if not os.path.isfile(index):
         _refuse(folder)
+    files = shards_of(index)
+    if absent := [name for name in files if not os.path.isfile(folder / name)]:
+        raise CheckpointError(
+            f"{index}: names {len(absent)} absent shard(s): {listed(absent)}; "
+            "copy or download the model again"
+        )
+    return [index, *(folder / name for name in files)]
+
+
+def shards_of(index: Path) -> list[str]:
+    """The names of the shards that an index names, in order.
+
+    Raises:
+        CheckpointError: it names none, or a file outside of its folder.
+    """
     weight_map = field(read_json(index), "weight_map", INDEX_FIELDS["weight_map"], index)
     if not weight_map:
         raise CheckpointError(f"{index}: weight_map: expected tensors, found none")
@@ -58,17 +73,15 @@ def weight_files(folder: Path) -> list[Path]:
                 f"{index}: weight_map: {shown(name)}: expected the name of a file in this folder, found "
                 f"{shown(file)}"
             )
-    files = sorted(set(weight_map.values()))
-    if absent := [name for name in files if not os.path.isfile(folder / name)]:
-        raise CheckpointError(
-            f"{index}: names {len(absent)} absent shard(s): {_listed(absent)}; "
-            "copy or download the model again"
-        )
-    return [index, *(folder / name for name in files)]
+    return sorted(set(weight_map.values()))
 
 
-def entries(folder: Path) -> dict[str, Entry]:
+def entries(folder: Path, *, whole: bool = True) -> dict[str, Entry]:
     """Every tensor that transformers would read of a model folder, by name.
+
+    Args:
+        folder: of the model.
+        whole: False where the files may end after their headers.
 
     Raises:
         CheckpointError: there are none, see ``weight_files``; a file is damaged, two shards hold one tensor,
@@ -76,10 +89,10 @@ def entries(folder: Path) -> dict[str, Entry]:
     """
     first, *shards = weight_files(folder)
     if not shards:
-        return read_header(first)
+        return read_header(first, whole=whole)
     found: dict[str, Entry] = {}
     for shard in shards:
-        for name, entry in read_header(shard).items():
+        for name, entry in read_header(shard, whole=whole).items():
             if name in found:
                 raise CheckpointError(
                     f"{folder}: {shown(name)} lies in two shards, {one_line(found[name].file.name)} and "
@@ -96,10 +109,16 @@ def entries(folder: Path) -> dict[str, Entry]:
     return found
 
 
-def check_named(config: Mapping[str, Any], folder: Path) -> None:
-    """Refuse a config that names another file of weights, which only some versions of transformers read."""
+def check_named(config: Mapping[str, Any], folder: Path, weights: Path) -> None:
+    """Refuse a config that names another file of weights, which only some versions of transformers read.
+
+    Args:
+        config: the ``config.json`` of ``folder``.
+        folder: of the model.
+        weights: the folder of its weights, or of their headers.
+    """
     named = config.get("transformers_weights")
-    if named is not None and named != weight_files(folder)[0].name:
+    if named is not None and named != weight_files(weights)[0].name:
         raise CheckpointError(
             f"{folder / 'config.json'}: transformers_weights: names {shown(named)}; expected none: {WEIGHTS} is "
             f"read, or the shards of {INDEX}"
@@ -169,9 +188,9 @@ def _refuse(folder: Path) -> NoReturn:
             for number in range(1, int(total) + 1)
             if number not in numbers
         ]
-        missing = f"{len(absent)} of {int(total)} shards are missing: {_listed(absent)}"
+        missing = f"{len(absent)} of {int(total)} shards are missing: {listed(absent)}"
         raise CheckpointError(
-            f"{folder}: holds shards without their index {INDEX}. There are {_listed(m[0] for m in found)}; "
+            f"{folder}: holds shards without their index {INDEX}. There are {listed(m[0] for m in found)}; "
             f"{missing if absent else 'no shard is missing'}. Copy or download "
             f"{'the model' if absent else 'the index'} again"
         )
@@ -207,10 +226,11 @@ def _there(folder: Path) -> str:
     if broken:
         return f"; {broken[0]} is a link to nothing"
     others = [name for name in _names(folder) if name.endswith(_OTHERS)]
-    return f"; there is {_listed(others)}, which is not read under this name" if others else ""
+    return f"; there is {listed(others)}, which is not read under this name" if others else ""
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """The first names of files, for a message."""
     names = [one_line(name) for name in names]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

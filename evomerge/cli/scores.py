@@ -28,6 +28,7 @@ def score(arguments: argparse.Namespace) -> None:
         arguments.split,
         device=arguments.device,
         again=arguments.again,
+        say=lambda text: print(visible(text), file=sys.stderr),
     )
     if arguments.json:
         print(json.dumps(scores, indent=2))

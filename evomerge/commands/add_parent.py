@@ -11,7 +11,7 @@ from typing import Any
 from evomerge import config
 from evomerge.checkpoint import ModelRef
 from evomerge.errors import ConfigError, InputError
-from evomerge.merging import open_model
+from evomerge.merging import outline_model
 from evomerge.parents import check_compatible
 from evomerge.recipe import BASE, Body, Recipe, group
 from evomerge.record.record import Record
@@ -167,8 +167,8 @@ def _checked(run: str | Path, parent: Parent, out: Path | None) -> tuple[RunSpec
     out = Path(os.path.abspath(out))
     if os.path.lexists(out):
         raise InputError(f"{out}: exists already; choose another folder with -o, or remove it")
-    models = {each: open_model(spec.model(each)) for each in spec.names}
-    check_compatible({**models, name: open_model(ref)}, spec.tokenizer, spec.allow)
+    models = {each: outline_model(spec.model(each)) for each in spec.names}
+    check_compatible({**models, name: outline_model(ref)}, spec.tokenizer, spec.allow)
     return spec, out
 
 

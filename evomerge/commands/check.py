@@ -8,6 +8,7 @@ from pathlib import Path
 
 from evomerge import config
 from evomerge.checkpoint import companions, tensor_bytes
+from evomerge.checkpoint.hub import plan
 from evomerge.commands.check_suite import (
     check_suite,
     describe_floors,
@@ -18,7 +19,7 @@ from evomerge.commands.code import Tasks, lines_of, read_tasks, remote_code
 from evomerge.errors import CandidateFailed, ConfigError, InputError
 from evomerge.evolution.core import ENOUGH, ENOUGH_FOR_UNEQUAL
 from evomerge.interop import is_mergekit, load_recipe
-from evomerge.merging import open_parents
+from evomerge.merging import outline_parents
 from evomerge.merging.blueprint import Blueprint, notes_on
 from evomerge.merging.estimate import estimate_rounding
 from evomerge.merging.remembered import ROOM
@@ -70,7 +71,7 @@ def check(path: str | Path, allow: Sequence[str] = ()) -> list[str]:
 
 
 def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
-    parents = open_parents(recipe)
+    parents = outline_parents(recipe)
     blueprint = Blueprint.of(parents)
     if missing := uncovered(recipe, blueprint.places):
         raise ConfigError(
@@ -78,10 +79,12 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
              "with a group that has neither layers nor roles nor tensors"]
         )  # fmt: skip
     check_named(recipe, blueprint.names, blueprint.ties)
-    Statistics(parents).require(recipe)
+    if not parents.missing:
+        Statistics(parents).require(recipe)
     check_rows(recipe, blueprint.shapes, blueprint.places)
     for model in parents.models.values():
-        model.check_finite()
+        if not model.missing:
+            model.check_finite()
     companions(parents.donor)
     asked = {
         recipe.groups.index(found)
@@ -106,6 +109,19 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
         *([f"row weights: {row_text(recipe.body.rows.size)}"] if recipe.body.rows else []),
         f"digest {recipe.digest[:16]}",
         *idle,
+        *_downloads(parents),
+    ]
+
+
+def _downloads(parents: Parents) -> list[str]:
+    """What merges would download first, and what cannot be told without it; nothing if all is here."""
+    names = [f"{name} ({model.name})" for name, model in parents.models.items() if model.missing]
+    if not names:
+        return []
+    return [
+        *plan(parents.missing),
+        f"not checked, since only the weights tell, of {', '.join(names)}: NaN, a common ancestor, statistics, whether "
+        "stored heads are the embedding; they are checked after the download",
     ]
 
 
@@ -144,7 +160,7 @@ def _check_run(path: Path) -> list[str]:
         raise ConfigError([*_problems_of(error), *_other_problems(spec)]) from None
     if tasks.code or remote:
         return _check_unexecuted(spec, tasks, remote)
-    job = prepare(replace(spec, trust_remote_code=False))  # there is none
+    job = prepare(replace(spec, trust_remote_code=False), download=False)  # there is no such code
     parents = job.parents
     suite = job.suite
     why = why_no_sum(suite.objectives, suite.spec.combination)
@@ -255,7 +271,8 @@ def _statistics(job: Run) -> list[str]:
         return []
     lines: dict[str, list[str]] = {}
     for name, model in wanted(job.spec, job.space):
-        there = store.file(job.models[model], name, texts.digest).is_file()
+        opened = job.models[model]
+        there = not opened.missing and store.file(opened, name, texts.digest).is_file()
         lines.setdefault(name, []).append(f"{model} ({'there' if there else 'to be collected'})")
     count = len(texts.texts)
     return [f"statistic {name} from {count} texts: {', '.join(m)}" for name, m in lines.items()]
@@ -295,6 +312,7 @@ def _needs(job: Run, parents: Parents) -> list[str]:
         "disk: journal and responses, some kilobytes a candidate"
         + (", and the files of row weights" if job.space.rows else " only"),
         *[f"disk: {name} is a recipe: its merge lies in the cache" for name in merged],
+        *_downloads(parents),
     ]
 
 

@@ -40,6 +40,6 @@ def measure_model(
     """
     STATISTICS.where(statistic)  # a mistyped name, before anything is read
     texts = Texts.read(Path(data), items)
-    opened = open_model(ModelRef(model))
+    opened = open_model(ModelRef(model), say=say)
     file = measure(opened, statistic, texts, device=device, say=say)
     return file, Calibration(str(data), items, texts.digest)

@@ -48,7 +48,7 @@ def reduce_suite(
         output: where the text will stand; relative paths in it are kept true.
         count: anchors per task; default: what a candidate of the last generation is asked.
         device: where models run.
-        say: is told which model is scored.
+        say: is told which model is scored, and what is downloaded.
 
     Raises:
         InputError: too few models, one of them twice, or nothing to reduce.
@@ -74,7 +74,7 @@ def reduce_suite(
     items, found = suite.splits[Split.SEARCH], list[Results]()
     for number, (model, recipe) in enumerate(zip(models, recipes, strict=True), start=1):
         say(f"scoring {model} ({number} of {len(models)}) on {sum(map(len, items.values()))} items")
-        found.append(respond(model, recipe, suite, items, device=device))
+        found.append(respond(model, recipe, suite, items, device=device, say=say))
     anchors: dict[str, dict[str, float]] = {}
     lines = []
     for name, ids in items.items():

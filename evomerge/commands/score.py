@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,12 @@ def score_model(
     *,
     device: str | None = None,
     again: bool = False,
+    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Objectives and signals of a model (text, see ``checkpoint``) or recipe file, with 95% intervals.
 
     Floors and retention need a base and parents and are left out. The report split is scored in the
-    recipe's own dtype, as at the end of a search, and the look at it is recorded.
+    recipe's own dtype, as at the end of a search, and the look at it is recorded. ``say`` is told what is downloaded.
 
     Raises:
         InputError: the fitness file or the model is wrong, or the report items were looked at before
@@ -55,7 +57,7 @@ def score_model(
     if book and not again:
         book.read().refuse()
     dtype = recipe.dtype if split == REPORT else None
-    results = respond(model, recipe, suite, items, dtype=dtype, device=device)
+    results = respond(model, recipe, suite, items, dtype=dtype, device=device, say=say)
     looks = book and book.record(book.look(time.time(), "score", model, recipe.digest))
     bootstrap, behind = Bootstrap.of(suite, items, seed=0), count(suite, items)
     found = {name: each.interval() for name, each in bootstrap.values(results, model).items()}
@@ -110,18 +112,21 @@ def respond(
     *,
     dtype: str | None = None,
     device: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Results:
     """What one model answers to ``items``; ``dtype`` None is that of a search's candidates.
+
+    ``say`` is told what is downloaded.
 
     Raises:
         RunError: it gives no finite answers.
     """
-    spec = suite.spec
+    spec, parents = suite.spec, open_parents(recipe, say)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     worker = Worker(
         Setup.of(
             spec,
-            models={name: recipe.ref(name).portable for name in open_parents(recipe).models},
+            models={name: recipe.ref(name).pinned for name in parents.models},
             tokenizer=recipe.tokenizer,
             allow=recipe.allow,
             place=recipe.place,
@@ -143,4 +148,4 @@ def recipe_of(model: str) -> Recipe:
     ref = ModelRef(model)
     name = "model"
     group = recipes.group("passthrough", (name,))
-    return Recipe(None, {name: ref}, Body((group,)), Checkpoint.open(ref).dtype, 0, name)
+    return Recipe(None, {name: ref}, Body((group,)), Checkpoint.outline(ref).dtype, 0, name)

@@ -112,6 +112,11 @@ def _documents(recipe: Recipe, prefix: str) -> tuple[list[dict[str, Any]], str]:
             f"filters are written for models whose tensors are called as Llama's are, and this one has no {EMBED}; "
             f"{MATERIALIZE}"
         )
+    if others := {place.role for place in places.values()} - set(FILTERS):
+        raise InputError(
+            f"filters are written for dense models, and this one has tensors of the roles {', '.join(sorted(others))}; "
+            f"{MATERIALIZE}"
+        )
     groups.setdefault(HEAD, _tied_head(recipe, places[HEAD], groups))
     groups = _translated(groups, max(math.prod(site.shape) for site in blueprint.sites))
     tokenizer, said = _tokenizer(recipe, parents, groups, names)

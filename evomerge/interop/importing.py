@@ -18,10 +18,11 @@ from evomerge.interop.anatomy import UNKNOWN_DEPTH, Anatomy, read_anatomy
 from evomerge.interop.blends import Blend, Resolver
 from evomerge.interop.catalogue import PEERS
 from evomerge.interop.document import Document, parse_document
-from evomerge.interop.layout import groups_of
+from evomerge.interop.layout import by_name, groups_of
 from evomerge.interop.naming import name_models
 from evomerge.interop.stacking import file_names, last_of, parts_of, within
 from evomerge.recipe import BASE, Body, Group, Recipe
+from evomerge.tensors import KEPT
 from evomerge.tokens import UNION, TokenRules
 
 Recipes = dict[
@@ -189,7 +190,11 @@ class _Assembler:
         places = self.anatomy.places(self.layers)
         sliced = self.last.slices[0].sources[0].layers is not None
         unknown = self.anatomy.layers is None
-        found = groups_of(groups, places, self.layers, ranged=sliced and unknown)
+        # mergekit mixes routers like all else; a recipe does that only where a group names them
+        kept = {name: each for name, each in groups.items() if places[name].role in KEPT}
+        mixed = {name: each for name, each in groups.items() if name not in kept}
+        found = groups_of(mixed, places, self.layers, ranged=sliced and unknown)
+        found = (*by_name(kept), *found)
         if unknown and not sliced and any(group.layers or group.tensors for group in found):
             what = (
                 "norms of a block"

@@ -52,7 +52,11 @@ def groups_of(
         layers: number of blocks.
         ranged: name the layers even where they make no difference.
     """
-    depths, named = _classes(by_layer(groups, places, layers), places)
+    blocks = by_layer(groups, places, layers)
+    if len({frozenset(block) for block in blocks}) > 1:  # layers of several kinds
+        *few, most = sorted(by_name(groups), key=lambda group: len(group.tensors or ()))
+        return (*few, replace(most, tensors=None))
+    depths, named = _classes(blocks, places)
     outside = {places[n].role: each for n, each in groups.items() if places[n].layer is None}
     constant = dict(outside)  # roles that depth makes no difference to
     varying = {}
@@ -77,6 +81,18 @@ def groups_of(
         ]
     found += [replace(group, roles=_short(roles)) for group, roles in rest]
     return (*found, replace(last, roles=_short(left) if ranged else None))
+
+
+def by_name(groups: Mapping[str, Group]) -> list[Group]:
+    """Groups that merge every tensor as ``groups`` says, with their names."""
+    named: list[tuple[Group, list[str]]] = []
+    for name, group in groups.items():
+        same = next((names for each, names in named if each == group), None)
+        if same is None:
+            named.append((group, [name]))
+        else:
+            same.append(name)
+    return [replace(group, tensors=tuple(names)) for group, names in named]
 
 
 def _classes(

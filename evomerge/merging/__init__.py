@@ -2,7 +2,7 @@
 
 from evomerge.merging.disk import SHARD_BYTES
 from evomerge.merging.materializer import Materializer, Merge, shared_memory
-from evomerge.merging.models import open_model, open_parents
+from evomerge.merging.models import open_model, open_parents, outline_model, outline_parents
 from evomerge.merging.recipes import merge, merge_into
 
 __all__ = [
@@ -13,5 +13,7 @@ __all__ = [
     "merge_into",
     "open_model",
     "open_parents",
+    "outline_model",
+    "outline_parents",
     "shared_memory",
 ]

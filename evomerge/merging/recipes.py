@@ -49,14 +49,15 @@ def merge(
         shard_bytes: largest weight file, bytes.
         device: where kernels run.
         progress: called with each tensor's name and the number of tensors.
-        say: called with each line on what speaks against the merge, if anything does, and on what its dtype takes.
+        say: called with each line on what is downloaded, on what speaks against the merge, and on what its dtype
+            takes, if anything does.
 
     Raises:
         InputError: ``out`` exists or is a parent, or a model is unreadable or incompatible.
-        RunError: the disk is full.
+        RunError: the disk is full, or a download broke off.
         CandidateFailed: the merge holds NaN or infinity.
     """
-    parents = open_parents(recipe)
+    parents = open_parents(recipe, say)
     for doubt in doubts(parents):
         say(doubt)
     tally = Tally(recipe, Blueprint.of(parents).sites)

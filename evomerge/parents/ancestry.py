@@ -40,8 +40,14 @@ class Kinship:
 
 
 def ancestry_notes(parents: Parents) -> list[str]:
-    """Which models look unrelated to the base, or without one to the first source, a line each."""
+    """Which models look unrelated to the base, or without one to the first source, a line each.
+
+    Of models whose weights were not fetched nothing is told.
+    """
     first, *others = parents.models
+    if parents.first.missing:
+        return []
+    others = [name for name in others if not parents.models[name].missing]
     names = _sample(parents)
     notes = []
     for name in others if names else ():

@@ -36,6 +36,8 @@ class Fisher:
         """See ``Statistic.collect``."""
         import torch
 
+        from evomerge.skeleton.conversion import pieces
+
         parameters = dict(module.named_parameters())
         before = {name: parameter.requires_grad for name, parameter in parameters.items()}
         sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
@@ -66,8 +68,11 @@ class Fisher:
                 hook.remove()
             for name, parameter in parameters.items():
                 parameter.requires_grad_(before[name])
-        for name, total in sums.items():
-            yield name, total.div_(max(count, 1))
+        parts = pieces(module)
+        for held, total in sums.items():
+            total.div_(max(count, 1))
+            for name, cut in parts.get(held, ()):
+                yield name, cut(total)
 
 
 def _tokens(text: str, tokenizer: Any, config: Any) -> list[int]:

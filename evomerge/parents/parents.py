@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from evomerge.checkpoint import ABSENT, Checkpoint, ModelRef
+from evomerge.checkpoint.hub import Missing
 from evomerge.parents.alignment import aligned_rows
 from evomerge.parents.vocabulary import row_meant
 from evomerge.recipe import BASE, Recipe
@@ -99,6 +100,11 @@ class Parents:
     def donor_name(self) -> str:
         """Of the model whose tokenizer a merge has, or that a union begins as."""
         return next(name for name, model in self.models.items() if model is self.donor.model)
+
+    @property
+    def missing(self) -> list[Missing]:
+        """What of the hub would have to be fetched before tensors are read."""
+        return [each for model in self.models.values() for each in model.missing]
 
     @property
     def height(self) -> int:

@@ -65,9 +65,15 @@ class Display(Listener):
     def say(self, text: str) -> None:
         self._text = text
         if self._live:
+            self._live.start()
             self._live.update(self._block())
         else:
             self._line(f"{text} ...")
+
+    def downloading(self, text: str) -> None:
+        if self._live:
+            self._live.stop()
+        self._line(text)
 
     def started(
         self, run: Run, search: Search, resumed: bool, interval: IntervalOf, seconds: float
@@ -255,15 +261,19 @@ def idle_text(plan: Plan, slots: int) -> str:
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[str, int], None]]:
-    """A bar for a known number of named steps; silent where there is no terminal."""
-    with Progress(
+    """A bar for a known number of named steps, from the first one on; silent where there is no terminal."""
+    progress = Progress(
         TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console(err=True),
         transient=True,
         disable=not console(err=True).is_terminal,
-    ) as progress:  # fmt: skip
-        task = progress.add_task(what, total=None)
+    )  # fmt: skip
+    task = progress.add_task(what, total=None)
 
-        def advance(name: str, total: int) -> None:
-            progress.update(task, total=total, advance=1)
+    def advance(name: str, total: int) -> None:
+        progress.start()  # not before: a download has bars of its own
+        progress.update(task, total=total, advance=1)
 
+    try:
         yield advance
+    finally:
+        progress.stop()

@@ -59,6 +59,9 @@ class Listener:
     def say(self, text: str) -> None:
         """A stage of the preparation began."""
 
+    def downloading(self, text: str) -> None:
+        """A line on what is downloaded; until the next ``say`` the hub's library shows how far it is."""
+
     def started(
         self, run: Run, search: Search, resumed: bool, interval: IntervalOf, seconds: float
     ) -> None:
@@ -119,7 +122,9 @@ def search(
     """
     listener = listener or Listener()
     extending.check(extension or {})
-    run = prepare(load_run(run_dir), say=listener.say, device=device)
+    run = prepare(
+        load_run(run_dir), say=listener.say, downloading=listener.downloading, device=device
+    )
     folder = run.spec.folder
     with Journal.open(folder / JOURNAL) as journal:
         survey = Survey.of(lines_of(journal.path, journal.read()))

@@ -12,11 +12,12 @@ import torch
 from evomerge import optimizers
 from evomerge.calibration import Calibration, Texts
 from evomerge.checkpoint import Checkpoint, Donor
+from evomerge.checkpoint.hub import fetch
 from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputError
 from evomerge.evolution.core import Credit, Lead, Margin, Plan, RowSlopes, Search
 from evomerge.evolution.history import SLOPE_COST, Cost, History
-from evomerge.merging import open_model
+from evomerge.merging import open_model, outline_model
 from evomerge.merging.blueprint import Blueprint
 from evomerge.optimizers import Measure, Optimizer, Problem
 from evomerge.parents import Parents
@@ -199,7 +200,7 @@ class Run:
         """What the optimizer is to do, and may know beforehand."""
         measures = self.suite.spec.measures.items()
         sources, kinship = self.space.sources, {}
-        if optimizers.get(self.spec.optimizer).KINSHIP:
+        if optimizers.get(self.spec.optimizer).KINSHIP and not self.parents.missing:
             kinship = inner_products(self.parents, sources)
         return Problem(
             self.space.dims,
@@ -223,7 +224,7 @@ class Run:
             WORKER,
             Setup.of(
                 self.suite.spec,
-                models={name: self.spec.model(name).portable for name in self.spec.names},
+                models={name: self.spec.model(name).pinned for name in self.spec.names},
                 tokenizer=self.spec.tokenizer,
                 allow=self.spec.allow,
                 place=self.spec.place,
@@ -283,15 +284,16 @@ class _Attempts:
 def _open_models(
     spec: RunSpec, attempt: _Attempts, say: Callable[[str], None], *, tokenizer: bool
 ) -> dict[str, Checkpoint]:
-    """The models that can be opened, checked against each other if all can; ``tokenizer``: it, too."""
+    """The models that can be opened, checked against each other if all can; ``tokenizer``: it, too.
+
+    No weights are fetched, and those that are not here are not looked at.
+    """
     say("opening the models")
-    opened = {name: attempt(partial(open_model, spec.model(name))) for name in spec.names}
+    opened = {name: attempt(partial(outline_model, spec.model(name))) for name in spec.names}
     models = {name: model for name, model in opened.items() if model is not None}
     if len(models) == len(opened):
         parents = attempt(lambda: Parents(models, spec.tokenizer, spec.allow))
-        say("looking for NaN in the models")
-        for model in models.values():
-            attempt(model.check_finite)
+        _look_for_nan([model for model in models.values() if not model.missing], attempt, say)
         donor = parents.donor if parents else models.get(spec.tokenizer)
         if tokenizer and donor:
             attempt(lambda: _check_tokenizer(donor, spec))
@@ -299,16 +301,54 @@ def _open_models(
     return models
 
 
+def _look_for_nan(
+    models: Collection[Checkpoint], attempt: _Attempts, say: Callable[[str], None]
+) -> None:
+    if models:
+        say("looking for NaN in the models")
+    for model in models:
+        attempt(model.check_finite)
+
+
+def _fetched(run: Run, say: Callable[[str], None], downloading: Callable[[str], None]) -> Run:
+    """The same run with the weights of all its models here."""
+    lacking = {name: model for name, model in run.models.items() if model.missing}
+    if not fetch([each for model in lacking.values() for each in model.missing], downloading):
+        return run
+    say("opening the models")
+    attempt = _Attempts()
+    opened = {name: attempt(partial(open_model, run.spec.model(name))) for name in lacking}
+    attempt.check()
+    run = replace(run, models={**run.models, **opened})
+    attempt(lambda: run.parents)  # once more: now it is known whether heads are tied
+    _look_for_nan(opened.values(), attempt, say)
+    attempt.check()
+    return run
+
+
 def prepare(
-    spec: RunSpec, *, say: Callable[[str], None] = lambda text: None, device: str | None = None
+    spec: RunSpec,
+    *,
+    say: Callable[[str], None] = lambda text: None,
+    downloading: Callable[[str], None] = lambda text: None,
+    device: str | None = None,
+    download: bool = True,
 ) -> Run:
-    """Open and check everything a run needs; ``device`` is where workers will score.
+    """Open and check everything a run needs.
 
     A search that was started before goes on in the dtype it began with, whatever ``auto`` means here.
     The code of tasks and functions is executed: see ``inspect``.
 
+    Args:
+        spec: of the run.
+        say: is told of each stage.
+        downloading: is told what is downloaded.
+        device: where workers will score.
+        download: whether weights of the hub are fetched, once nothing is wrong with all else.
+
     Raises:
         InputError: with every problem found, one a line.
+        RunError: a download broke off.
     """
     head = _head(spec)
     attempt = _Attempts()
@@ -325,6 +365,8 @@ def prepare(
     _check_space(run)
     _check_slopes(run)
     _check_budget(run)
+    if download:
+        run = _fetched(run, say, downloading)
     run.optimizer()  # it may want of the space what that has not
     return run
 

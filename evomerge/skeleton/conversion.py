@@ -7,7 +7,8 @@ written into place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import Incompatible
@@ -15,6 +16,8 @@ from evomerge.skeleton.modules import tied_names
 
 if TYPE_CHECKING:
     import torch
+
+    Cut = Callable[[torch.Tensor], torch.Tensor]
 
 
 def stored(model: Any) -> dict[str, torch.Tensor]:
@@ -87,6 +90,32 @@ def views(model: Any) -> dict[str, torch.Tensor]:
             )
         views[name] = tensor
     return views
+
+
+def pieces(model: Any) -> dict[str, list[tuple[str, Cut]]]:
+    """By the name of a parameter in memory: the names on disk of the tensors that it holds, each with a function
+    that cuts that tensor's part out of another tensor that is laid out like the parameter."""
+    held = {p.untyped_storage().data_ptr(): (name, p) for name, p in model.named_parameters()}
+    found: dict[str, list[tuple[str, Cut]]] = {}
+    for name, view in views(model).items():
+        if (storage := view.untyped_storage().data_ptr()) in held:
+            memory, parameter = held[storage]
+            whole = view.shape == parameter.shape and view.stride() == parameter.stride()
+            start = view.storage_offset() - parameter.storage_offset()
+            cut = partial(_cut, size=view.shape, stride=view.stride(), start=start)
+            found.setdefault(memory, []).append((name, _all if whole else cut))
+    return found
+
+
+def _all(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def _cut(
+    tensor: torch.Tensor, size: Sequence[int], stride: Sequence[int], start: int
+) -> torch.Tensor:
+    tensor = tensor.contiguous()
+    return tensor.as_strided(size, stride, tensor.storage_offset() + start)
 
 
 def _still() -> Any:

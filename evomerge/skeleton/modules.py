@@ -64,10 +64,12 @@ def model_class(config: Mapping[str, Any], where: str) -> Any:
 
 
 def own_config(kind: Any, content: Mapping[str, Any]) -> Any:
-    """The config of a model class, from what stands in a ``config.json``; null stands for what is not there."""
-    known = kind.config_class
-    given = {k: v for k, v in content.items() if v is not None or getattr(known, k, None) is None}
-    return known.from_dict(_read(given))
+    """The config of a model class, from what stands in a ``config.json``."""
+    try:
+        return kind.config_class.from_dict(_read(content))
+    except Exception:  # null for what must be something: then it stands for the default
+        given = {key: value for key, value in content.items() if value is not None}
+        return kind.config_class.from_dict(_read(given))
 
 
 def _read(value: Any) -> Any:

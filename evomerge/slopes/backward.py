@@ -10,6 +10,7 @@ from torch import Tensor
 
 from evomerge.engines import Differentiable
 from evomerge.scorers.lessons import Choice, Lesson, Text
+from evomerge.skeleton.conversion import pieces
 from evomerge.slopes.losses import Loss, scale
 
 Take = Callable[[str, Tensor], None]
@@ -94,17 +95,19 @@ def _gradients(model: Any, take: Take) -> Iterator[None]:
     """Parameters take gradients, which go to ``take`` as they appear and are let go of."""
     handles = []
 
-    def hook(name: str) -> Callable[[Tensor], None]:
+    def hook(parts: Sequence[tuple[str, Callable[[Tensor], Tensor]]]) -> Callable[[Tensor], None]:
         def taken(parameter: Tensor) -> None:
             gradient, parameter.grad = parameter.grad, None
             assert gradient is not None
-            take(name, gradient)
+            for name, cut in parts:
+                take(name, cut(gradient))
 
         return taken
 
+    parts = pieces(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(True)
-        handles.append(parameter.register_post_accumulate_grad_hook(hook(name)))
+        handles.append(parameter.register_post_accumulate_grad_hook(hook(parts.get(name, ()))))
     try:
         yield
     finally:

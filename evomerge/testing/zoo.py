@@ -99,6 +99,7 @@ LEFT_OUT = {
         NO_TINY,
     ),
     **dict.fromkeys(("cpmant", "xlnet"), NOT_CAUSAL),
+    **dict.fromkeys(("musicgen", "musicgen_melody"), "it has an encoder beside its decoder"),
     **dict.fromkeys(("hrm_text", "lara_mini", "sarvam_moe"), OTHER_FORM),
     "deepseek_v4": "transformers maps one of its names to none of its tensors",
 }  # fmt: skip

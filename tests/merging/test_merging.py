@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge import merge, merge_into, merge_tensors, methods
 from evomerge.checkpoint import Checkpoint, ModelRef
-from evomerge.errors import Incompatible, InputError
+from evomerge.errors import CheckpointError, Incompatible, InputError
 from evomerge.merging.blueprint import Blueprint
 from evomerge.parents import Parents
 from evomerge.recipe import Body, Group, Recipe, group
@@ -171,6 +171,48 @@ def test_every_architecture_is_merged_and_loads(
     assert ("lm_head.weight" in Blueprint.of(Parents.open(recipe)).names) == (not tied)
     logits = model(torch.tensor([[1, 2, 3]])).logits
     assert logits.isfinite().all()
+
+
+def test_a_head_that_a_tied_config_forgets_is_kept(tmp_path: Path) -> None:
+    """The file holds a head of its own, as transformers 5 loads it; so do merges, whose config says so."""
+    family = tiny_family(tmp_path, tie_word_embeddings=False)
+    for folder in family.values():
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    recipe = recipe_of(family, with_method("task_arithmetic"), dtype="float32")
+    merged = on_disk(recipe, tmp_path / "out")
+    heads = {n: load_file(f / "model.safetensors")["lm_head.weight"] for n, f in family.items()}
+    base, parts = heads.pop("base"), recipe.groups[0].values["weight"]
+    expected = base + sum(parts[name] * (head - base) for name, head in heads.items())
+    assert torch.allclose(merged["lm_head.weight"], expected, atol=1e-6)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.equal(model.lm_head.weight, merged["lm_head.weight"])
+    assert not model.config.tie_word_embeddings
+
+
+def test_a_head_that_is_missing_is_refused(tmp_path: Path) -> None:
+    """A config that ties nothing, and no head in the file: transformers would make one up."""
+    family = tiny_family(tmp_path, tie_word_embeddings=True)
+    for folder in family.values():
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    with pytest.raises(CheckpointError, match=r"base: its files lack lm_head\.weight"):
+        merge(recipe_of(family, with_method("linear"), dtype="float32"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.rotary_emb.inv_freq", "model.layers.2.self_attn.rotary_emb.inv_freq"],
+)
+def test_rotary_tables_are_left_out_wherever_they_stand(tmp_path: Path, name: str) -> None:
+    family = tiny_family(tmp_path)
+    plain = on_disk(recipe_of(family, with_method("linear"), dtype="float32"), tmp_path / "plain")
+    for folder in family.values():
+        weights = load_file(folder / "model.safetensors")
+        save_file({**weights, name: torch.ones(8)}, folder / "model.safetensors")
+    stored = on_disk(recipe_of(family, with_method("linear"), dtype="float32"), tmp_path / "out")
+    same_bytes(stored, plain)
 
 
 # -- what lies beside the weights ----------------------------------------------------------------

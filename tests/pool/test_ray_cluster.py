@@ -31,9 +31,14 @@ def test_new_nodes_are_used_and_dead_nodes_survived(cluster: Any) -> None:
 
         second = cluster.add_node(num_cpus=1)
         await_that(lambda: pool.slots == 2)
-        for n in range(4):
-            pool.submit({"key": str(n), "sleep": 0.5})
-        assert len({outcome["pid"] for outcome in drain(pool).values()}) == 2
+        seen = set[int]()
+        for turn in range(60):  # a worker on the new node takes its time to start
+            for n in range(4):
+                pool.submit({"key": f"{turn}-{n}", "sleep": 0.5})
+            seen |= {outcome["pid"] for outcome in drain(pool).values()}
+            if len(seen) == 2:
+                break
+        assert len(seen) == 2
 
         for n in range(4):
             pool.submit({"key": str(n), "sleep": 1})

@@ -30,6 +30,7 @@ from evomerge.slopes.losses.kl import KL
 from evomerge.slopes.losses.lead import Lead
 from evomerge.suite.slopes import TAU
 from evomerge.testing.models import tiny_family
+from evomerge.testing.zoo import tiny_members
 
 SOURCES = ("chat", "sea")
 LESSONS: dict[str, list[Lesson]] = {
@@ -165,6 +166,27 @@ def names(method: str) -> set[str]:
 def test_of_any_model(tmp_path: Path, architecture: str) -> None:
     folder = tiny_family(tmp_path, architecture=architecture)
     check(Subject(recipe_of(folder, [group("task_arithmetic", SOURCES)])), LESSONS["choices"])
+
+
+@pytest.mark.parametrize(
+    ("model_type", "architecture"),
+    [
+        (
+            "camembert",
+            "CamembertForCausalLM",
+        ),  # whose head is the embedding, and not the other way round
+        ("gpt_oss", "GptOssForCausalLM"),
+        ("mixtral", "MixtralForCausalLM"),  # whose experts are packed in memory
+        ("qwen3_5_text", "Qwen3_5ForCausalLM"),
+    ],
+)
+def test_of_models_that_are_held_otherwise_than_stored(
+    tmp_path: Path, model_type: str, architecture: str
+) -> None:
+    folder = tiny_members(tmp_path, model_type, architecture, ("base", *SOURCES))
+    named = group("task_arithmetic", SOURCES, roles=["router"])
+    subject = Subject(recipe_of(folder, [named, group("task_arithmetic", SOURCES)]))
+    check(subject, LESSONS["choices"], step=5e-4)
 
 
 def test_a_line_over_depth_scales_them(tiny: Callable[..., Subject]) -> None:
