@@ -13,10 +13,8 @@ lazily, so that those of every model have the same rows:
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from evomerge.checkpoint import ABSENT, Checkpoint, ModelRef
@@ -24,7 +22,7 @@ from evomerge.checkpoint.hub import Missing
 from evomerge.parents.alignment import aligned_rows
 from evomerge.parents.vocabulary import row_meant
 from evomerge.recipe import BASE, Recipe
-from evomerge.skeleton.roles import projection_of
+from evomerge.skeleton.roles import placed
 from evomerge.tensors import Place
 from evomerge.tokens import TokenRow, TokenRules
 
@@ -85,16 +83,7 @@ class Parents:
 
     def places(self, model: str) -> dict[str, Place]:
         """Where the tensors of a model sit, by name, in depth order."""
-        return {
-            name: replace(place, role=role, projection=projection_of(place.inner, role))
-            if (role := self._role(name))
-            else place
-            for name, place in self.models[model].places.items()
-        }
-
-    def _role(self, name: str) -> str | None:
-        found = (role for pattern, role in self._place.items() if re.search(pattern, name))
-        return next(found, None)
+        return placed(self.models[model].places, self._place)
 
     @property
     def donor_name(self) -> str:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+from evomerge.tensors import Place
 
 # words of a path, joined by _ and ., by which a block's parts are called; the first path element that says
 # something decides
@@ -73,6 +77,18 @@ def role_outside(path: str, norm: bool, in_tower: bool) -> str:
     if norm:
         return "norm"
     return "embed" if in_tower else "head"
+
+
+def placed(places: Mapping[str, Place], patterns: Mapping[str, str]) -> dict[str, Place]:
+    """The places of tensors, by name, with the roles that ``patterns`` of names say; the first that is found decides."""
+
+    def at(name: str, place: Place) -> Place:
+        role = next((role for pattern, role in patterns.items() if re.search(pattern, name)), None)
+        if role is None:
+            return place
+        return replace(place, role=role, projection=projection_of(place.inner, role))
+
+    return {name: at(name, place) for name, place in places.items()}
 
 
 def projection_of(path: str, role: str) -> str:
