@@ -97,7 +97,7 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
         if number not in asked
     ]
     size = sum(tensor_bytes(site.shape, recipe.dtype) for site in blueprint.sites)
-    rounding = _rounding(recipe, parents)
+    rounding = [] if parents.missing else _rounding(recipe, parents)
     return [
         f"{file}: ok",
         f"models: {', '.join(f'{name} = {model.name}' for name, model in parents.models.items())}",
@@ -120,8 +120,8 @@ def _downloads(parents: Parents) -> list[str]:
         return []
     return [
         *plan(parents.missing),
-        f"not checked, since only the weights tell, of {', '.join(names)}: NaN, a common ancestor, statistics, whether "
-        "stored heads are the embedding; they are checked after the download",
+        f"not checked, since only the weights tell, of {', '.join(names)}: NaN, a common ancestor, statistics, what rounding takes, "
+        "whether stored heads are the embedding; they are checked after the download",
     ]
 
 
