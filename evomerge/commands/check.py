@@ -120,8 +120,8 @@ def _downloads(parents: Parents) -> list[str]:
         return []
     return [
         *plan(parents.missing),
-        f"not checked, since only the weights tell, of {', '.join(names)}: NaN, a common ancestor, statistics, what rounding takes, "
-        "whether stored heads are the embedding; they are checked after the download",
+        f"not checked, since only the weights tell, of {', '.join(names)}: NaN, a common ancestor, statistics, what "
+        "rounding takes, whether stored heads are the embedding; they are checked after the download",
     ]
 
 
