@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from folders import Files, damaged, example
-from test_fuzz import Hangs, limited
+from test_fuzz import Hangs, limited, surprise, unclear
 
 from evomerge.checkpoint import Checkpoint, read_json
 from evomerge.commands.check import check
@@ -62,18 +61,10 @@ def fault(folder: Path, *, load: bool) -> str:
         except CandidateFailed:
             continue
         except InputError as error:
-            text = str(error)
-            if str(folder) not in text:
-                return f"a message without a file's name: {text}"
-            if any(character in text for character in "\x00\x1b\x07\ud800"):
-                return f"a message with control characters: {text!r}"
-            if len(text) > 20_000:
-                return f"a message of {len(text)} characters: {text[:300]}"
+            if found := unclear(str(error), str(folder), "\x00\x1b\x07\ud800", 20_000):
+                return found
         except (Exception, Hangs) as error:
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            return (
-                f"{type(error).__name__}: {error!s:.200} ({Path(last.filename).name}:{last.lineno})"
-            )
+            return surprise(error)
     return ""
 
 

@@ -49,17 +49,25 @@ def fault(kind: Kind, path: Path) -> str:
         with limited():
             kind.read(path)
     except InputError as error:
-        text = str(error)
-        if path.name not in text:
-            return f"a message without the file's name: {text}"
-        if any(character in text for character in "\x00\x1b\x07"):
-            return f"a message with control characters: {text!r}"
-        if len(text) > 200_000:
-            return f"a message of {len(text)} characters: {text[:300]}"
+        return unclear(str(error), path.name, "\x00\x1b\x07", 200_000)
     except (Exception, Hangs) as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        return f"{type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"
+        return surprise(error)
     return ""
+
+
+def unclear(text: str, named: str, controls: str, most: int) -> str:
+    """What is wrong with a message that is to name a file; nothing as a rule."""
+    if named not in text:
+        return f"a message without the file's name: {text}"
+    if any(character in text for character in controls):
+        return f"a message with control characters: {text!r}"
+    return f"a message of {len(text)} characters: {text[:300]}" if len(text) > most else ""
+
+
+def surprise(error: BaseException) -> str:
+    """An error that is none of ours, and where it was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error!s:.200} ({Path(last.filename).name}:{last.lineno})"
 
 
 @pytest.fixture(autouse=True)
