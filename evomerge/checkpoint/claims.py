@@ -8,16 +8,15 @@ weights (heads that predict further tokens) belongs to another tower and goes al
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from evomerge.checkpoint.header import Entry
+from evomerge.checkpoint.weights import listed
 from evomerge.errors import CheckpointError, Incompatible
 from evomerge.skeleton import Part, Skeleton, computed
 from evomerge.tensors import Place
-
-SHOWN = 5  # names in a message
 
 
 @dataclass(frozen=True)
@@ -46,27 +45,30 @@ def claim(
     rest = [each for each in entries if each not in skeleton.parts and not computed(each)]
     missing = _missing(skeleton, stored)
     if rest and missing:
-        from evomerge.skeleton.renaming import loaded_as
+        from evomerge.skeleton.conversion import loaded_as
+        from evomerge.skeleton.modules import meta_model
 
-        for own, known in loaded_as(config, name, rest).items():
-            if known in missing:
+        wanted = set(missing)
+        for own, known in loaded_as(meta_model(config, name), rest).items():
+            if known in wanted:
                 stored[known] = own
-        rest = [each for each in rest if each not in stored.values()]
+        claimed = set(stored.values())
+        rest = [each for each in rest if each not in claimed]
         missing = _missing(skeleton, stored)
     parts = dict(skeleton.parts)
-    for each in [each for each in rest if any(re.search(p, each) for p in skeleton.extras)]:
+    for each in (n for n in rest if any(re.search(p, n) for p in skeleton.extras)):
         stored[each] = each
         place = Place(None, "tower", skeleton.layers, "", each, each)
         parts[each] = Part(entries[each].shape, place)
-        rest.remove(each)
+    rest = [each for each in rest if each not in parts]
     if missing:
         raise CheckpointError(
-            f"{name}: its files lack {_some(missing)} of the {config['architectures'][0]} that config.json "
+            f"{name}: its files lack {listed(missing)} of the {config['architectures'][0]} that config.json "
             "describes; copy or download the model again"
         )
     if rest:
         raise CheckpointError(
-            f"{name}: its files hold {_some(rest)}, which no {config['architectures'][0]} of transformers has; "
+            f"{name}: its files hold {listed(rest)}, which no {config['architectures'][0]} of transformers has; "
             "a merge would lose it. Is config.json that of these weights?"
         )
     for each, own in stored.items():
@@ -76,12 +78,6 @@ def claim(
 
 def _missing(skeleton: Skeleton, stored: Collection[str]) -> list[str]:
     return [each for each, part in skeleton.parts.items() if each not in stored and not part.tied]
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return f"{', '.join(names[:SHOWN])}{more}"
 
 
 def _check_shape(name: str, tensor: str, found: tuple[int, ...], part: Part) -> None:

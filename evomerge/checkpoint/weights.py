@@ -230,7 +230,7 @@ def _there(folder: Path) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first names of files, for a message."""
+    """The first of some names that a folder says, for a message."""
     names = [one_line(name) for name in names]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

@@ -24,6 +24,7 @@ import torch
 from transformers import GenerationConfig
 
 from evomerge.checkpoint import Donor, copy_companions, read_json
+from evomerge.checkpoint.companions import GENERATION
 from evomerge.engines import EngineOptions, Generated, Outline, Request, Scored, Tokens, Weights
 from evomerge.engines.greedy import Ends, unusual
 from evomerge.engines.tokenizer import load_tokenizer
@@ -57,7 +58,7 @@ class VLLMEngine:
 
     def __init__(self, outline: Outline, donor: Donor, options: EngineOptions) -> None:
         self._donor, self._options = donor, options
-        generation = donor.folder / "generation_config.json"
+        generation = donor.folder / GENERATION
         settings = read_json(generation) if generation.is_file() else {}
         if asked := unusual(GenerationConfig.from_dict(settings)):
             raise InputError(

@@ -12,13 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoint import Checkpoint, read_json, vocabulary
+from evomerge.checkpoint.companions import GENERATION
 from evomerge.recipe import BASE
 
-GENERATION, TOKENIZER, TEMPLATE = (
-    "generation_config.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-)
+TOKENIZER, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 _ANSWER = "evomerge"  # stands for what a model answers
 _TALK = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER}]
 _NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")

@@ -70,7 +70,7 @@ class Run:
             return None
         return Calibration(given.file, given.items, self.texts.digest)
 
-    @property
+    @cached_property
     def parents(self) -> Parents:
         """The models, checked against each other and aligned."""
         return Parents(self.models, self.spec.tokenizer, self.spec.allow, place=self.spec.place)

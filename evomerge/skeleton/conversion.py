@@ -7,9 +7,10 @@ written into place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from evomerge.errors import Incompatible
 from evomerge.skeleton.modules import tied_names
@@ -40,22 +41,45 @@ def held_names(model: Any, names: Mapping[str, Any]) -> dict[str, str]:
     held = model.state_dict()
     if all(name in held for name in names):
         return {name: name for name in names}
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import (
-        PrefixChange,
-        WeightConverter,
-        WeightRenaming,
-        rename_source_key,
-    )
+    return _renamed(model, names, legacy=False)
 
+
+def loaded_as(model: Any, names: Iterable[str]) -> dict[str, str]:
+    """For those of ``names`` that transformers takes for a tensor of another name: that name, on disk."""
+    on_disk: dict[str, list[str]] = {}
+    for disk, memory in held_names(model, stored(model)).items():
+        on_disk.setdefault(memory, []).append(disk)
+    found = {}
+    for name, memory in _renamed(model, names, legacy=True).items():
+        if len(on_disk.get(memory, ())) == 1:
+            found[name] = on_disk[memory][0]
+    return found
+
+
+def _renamed(model: Any, names: Iterable[str], *, legacy: bool) -> dict[str, str]:
+    """Name in a file -> the name in memory that transformers loads it under.
+
+    With ``legacy`` names of old files are known, too, and prefixes that a file may have or not.
+    """
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import (
+            PrefixChange,
+            WeightConverter,
+            WeightRenaming,
+            rename_source_key,
+        )
+    except ImportError:  # transformers 4 renames nothing
+        return {}
     mapping = [
         each
-        for each in get_model_conversion_mapping(model, add_legacy=False)
-        if not isinstance(each, PrefixChange)  # of prefixes that a file may have or not
+        for each in get_model_conversion_mapping(model, add_legacy=legacy)
+        if legacy or not isinstance(each, PrefixChange)
     ]
     renamings = [each for each in mapping if isinstance(each, WeightRenaming)]
     converters = [each for each in mapping if isinstance(each, WeightConverter)]
-    return {name: rename_source_key(name, renamings, converters)[0] for name in names}
+    prefix = (model.base_model_prefix or None, model.state_dict()) if legacy else ()
+    return {name: rename_source_key(name, renamings, converters, *prefix)[0] for name in names}
 
 
 def views(model: Any) -> dict[str, torch.Tensor]:
@@ -94,7 +118,19 @@ def views(model: Any) -> dict[str, torch.Tensor]:
 
 def pieces(model: Any) -> dict[str, list[tuple[str, Cut]]]:
     """By the name of a parameter in memory: the names on disk of the tensors that it holds, each with a function
-    that cuts that tensor's part out of another tensor that is laid out like the parameter."""
+    that cuts that tensor's part out of another tensor that is laid out like the parameter.
+
+    A live model's layout stays as it is: it is looked at once.
+    """
+    if model not in _PIECES:
+        _PIECES[model] = _pieces(model)
+    return _PIECES[model]
+
+
+_PIECES: WeakKeyDictionary[Any, dict[str, list[tuple[str, Cut]]]] = WeakKeyDictionary()
+
+
+def _pieces(model: Any) -> dict[str, list[tuple[str, Cut]]]:
     held = {p.untyped_storage().data_ptr(): (name, p) for name, p in model.named_parameters()}
     found: dict[str, list[tuple[str, Cut]]] = {}
     for name, view in views(model).items():

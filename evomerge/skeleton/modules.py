@@ -27,7 +27,8 @@ def meta_model(config: Mapping[str, Any], where: str) -> Any:
     architecture, kind = config["architectures"][0], model_class(config, where)
     content = {key: value for key, value in config.items() if key != "quantization_config"}
     try:
-        with _quiet():
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             own = own_config(kind, content)
             if getattr(own, "is_encoder_decoder", False):
                 raise Incompatible(f"{where}: {architecture} has an encoder beside its decoder")
@@ -82,7 +83,10 @@ def _read(value: Any) -> Any:
 
 
 def places_of(model: Any) -> dict[str, tuple[Place, bool]]:
-    """Where each tensor of ``model`` sits, by its name in memory, and whether its rows belong to tokens."""
+    """Where each tensor of ``model`` sits, by its name in memory, and whether its rows belong to tokens.
+
+    Places without names: those are given by the files.
+    """
     from torch import nn
 
     modules = dict(model.named_modules())
@@ -97,10 +101,7 @@ def places_of(model: Any) -> dict[str, tuple[Place, bool]]:
         if stack and name.startswith(f"{stack}."):
             number, _, path = name.removeprefix(f"{stack}.").partition(".")
             role = role_in_block(path, norm, tensor.ndim < 2)
-            place = Place(
-                int(number), role, layers, projection_of(path, role), name, f"{stack}.{{}}.{path}"
-            )
-            found[name] = place, False
+            found[name] = Place(int(number), role, layers, projection_of(path, role)), False
             continue
         if owner is embedding:
             role = "embed"
@@ -114,7 +115,7 @@ def places_of(model: Any) -> dict[str, tuple[Place, bool]]:
         by_row = tensor.ndim > 0 and tensor.shape[0] == tokens
         of_tokens = by_row and (owner in (embedding, head) or isinstance(owner, nn.Embedding))
         of_tokens = of_tokens or (by_row and role == "head" and tensor.ndim == 1)
-        found[name] = Place(None, role, layers, "", name, name), of_tokens
+        found[name] = Place(None, role, layers), of_tokens
     return found
 
 
@@ -168,15 +169,13 @@ def tied_names(model: Any) -> dict[str, str]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what transformers says of configs on the way."""
+def quiet() -> Iterator[None]:
+    """Without what transformers says on the way of configs, and of tensors that a file lacks or has beyond the wanted."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         logging.set_verbosity(before)

@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig
-from transformers.utils import logging
 
 from evomerge.checkpoint import INDEX, Donor, read_json, weight_files
+from evomerge.checkpoint.companions import GENERATION
 from evomerge.engines import Outline
 from evomerge.errors import CheckpointError
 from evomerge.skeleton import Skeleton
-from evomerge.skeleton.modules import model_class, own_config
+from evomerge.skeleton.modules import model_class, own_config, quiet
 from evomerge.visible import first_line
 
-CONFIG, GENERATION = "config.json", "generation_config.json"
+CONFIG = "config.json"
 
 
 def build_model(outline: Outline, donor: Donor, dtype: str, device: str) -> Any:
@@ -36,7 +36,7 @@ def build_model(outline: Outline, donor: Donor, dtype: str, device: str) -> Any:
     content, merged = outline.config(), f"the {CONFIG} of merges with {donor.name}"
     _check_fit(content, outline, merged)
     kind = model_class(content, merged)
-    with _told(merged), _quiet(), torch.random.fork_rng(devices=[]), _bare(donor) as folder:
+    with _told(merged), quiet(), torch.random.fork_rng(devices=[]), _bare(donor) as folder:
         model = kind.from_pretrained(
             folder,
             config=own_config(kind, content),
@@ -105,14 +105,3 @@ def _told(file: str) -> Iterator[None]:
         raise CheckpointError(
             f"{file}: transformers makes nothing of it: {first_line(error)}"
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No report of blocks that the donor lacks, or has beyond those that are wanted."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
