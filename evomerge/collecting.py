@@ -15,7 +15,7 @@ from evomerge.errors import CandidateFailed, InputError
 from evomerge.merging import Materializer
 from evomerge.parents import Parents
 from evomerge.parents.statistics import Statistic, StatisticStore
-from evomerge.recipe import BASE, Body, Recipe, group
+from evomerge.recipe import BASE, Body, Recipe, passing
 from evomerge.registry import STATISTICS
 
 Say = Callable[[str], None]
@@ -67,8 +67,8 @@ def measure(
 def _module(model: Checkpoint, device: str) -> torch.nn.Module:
     """The model as the Hugging Face engine runs it, in float32, adapter applied."""
     materializer = Materializer(Parents({BASE: model}), device=device)
-    module: torch.nn.Module = build_model(materializer.blueprint, model, "float32", device)
-    body = Body((group("passthrough", (BASE,)),))
+    module: torch.nn.Module = build_model(materializer.outline(None), model, "float32", device)
+    body = Body((passing(BASE),))
     # by name alone: nothing is opened again
     recipe = Recipe(None, {}, body, "float32", 0, BASE)
     materializer.into(recipe, module)

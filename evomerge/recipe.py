@@ -18,7 +18,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from evomerge import config, lines, methods
+from evomerge import config, lines, methods, paths
 from evomerge.calibration import Calibration
 from evomerge.checkpoint import DTYPES, ModelRef
 from evomerge.checkpoint.meaning import TOPICS
@@ -118,6 +118,11 @@ def group(
     )
 
 
+def passing(model: str) -> Group:
+    """A group that takes its tensors from one model, as they are."""
+    return group("passthrough", (model,))
+
+
 def _tidy(parameter: Parameter, value: Any) -> Value:
     """1 and 1.0 are one value: the digest must not tell them apart."""
     return float(value) if parameter.domain.kind == "real" and value is not None else value
@@ -155,11 +160,14 @@ class Body:
         groups: in order; the first that matches a tensor decides.
         data: what the statistics that methods take were collected from; None where none takes any.
         rows: factors of the groups' weights, row by row; None where there are none.
+        path: the blocks of the result, taken from what the groups merge or from single models; None is every
+            block of the merge, in order.
     """
 
     groups: tuple[Group, ...] = ()
     data: Calibration | None = None
     rows: RowWeights | None = None
+    path: paths.Path | None = None
 
     def group_of(self, place: Place) -> Group | None:
         """The first group that matches, or None."""
@@ -199,7 +207,12 @@ class Body:
         if all(old == new for old, new in names.items()):
             return self
         groups = tuple(group.renamed(names) for group in self.groups)
-        return replace(self, groups=groups, rows=self.rows and self.rows.renamed(names))
+        path = self.path and tuple(
+            replace(hop, model=names.get(hop.model, hop.model) if hop.model else None)
+            for hop in self.path
+        )
+        rows = self.rows and self.rows.renamed(names)
+        return replace(self, groups=groups, rows=rows, path=path)
 
     def informed(self, data: Calibration | None) -> Body:
         """The same groups, with ``data`` if one of them takes a statistic."""
@@ -209,8 +222,12 @@ class Body:
     def plain(self, sources: Sequence[str]) -> dict[str, Any]:
         """Plain data, in the order YAML shows it, in a recipe with these ``sources``."""
         groups = [_plain_group(group, tuple(sources)) for group in self.groups]
-        data = {"data": self.data.plain} if self.data else {}
-        return {"groups": groups, **data, **({"rows": self.rows.plain} if self.rows else {})}
+        return {
+            "groups": groups,
+            **({"path": paths.plain(self.path)} if self.path else {}),
+            **({"data": self.data.plain} if self.data else {}),
+            **({"rows": self.rows.plain} if self.rows else {}),
+        }
 
     @classmethod
     def parse(cls, section: config.Section, sources: tuple[str, ...], has_base: bool) -> Body:
@@ -241,7 +258,8 @@ class Body:
                         f"`evomerge measure MODEL --statistic {name} --data FILE` collects it from the "
                         "texts in FILE, and prints what belongs here",
                     )
-        return cls(tuple(groups), data, rows)
+        path = paths.parse(section, (*([BASE] if has_base else []), *sources))
+        return cls(tuple(groups), data, rows, path)
 
 
 @dataclass(frozen=True)
@@ -323,7 +341,7 @@ class Recipe:
     @cached_property
     def _kept(self) -> Group:
         first = BASE if self.base is not None else next(iter(self.models))
-        return group("passthrough", (self.tokenizer or first,))
+        return passing(self.tokenizer or first)
 
     def ref(self, name: str) -> ModelRef:
         """The model called ``name`` (a source name, or ``base``)."""
@@ -335,6 +353,7 @@ class Recipe:
     def used(self) -> tuple[str, ...]:
         """Names of the models that some group reads, ``base`` included where it is needed."""
         names = {m for g in self.groups for m in g.models}
+        names |= {hop.model for hop in self.body.path or () if hop.model}
         if self.base is not None and any(g.needs_base for g in self.groups):
             names.add(BASE)
         return tuple(name for name in (BASE, *self.models) if name in names)
@@ -383,6 +402,8 @@ class Recipe:
         """The recipe as YAML, provenance last."""
         extra = {"provenance": dict(self.provenance)} if self.provenance else {}
         shown = {**self.plain, **extra}
+        if self.body.path:
+            shown["path"] = [config.Inline(run) for run in shown["path"]]
         if not any(group.tensors for group in self.groups):
             return config.dump(shown)
         shown["groups"] = [  # there may be hundreds: one a line
@@ -576,7 +597,7 @@ def _parse_group(
         section.problem(
             "method", f"no method {name!r}{did_you_mean(name, known)}; see `evomerge methods`"
         )
-    layers = _layers(section)
+    layers = paths.layers(section, "layers")
     roles = section.texts("roles") if "roles" in section else None
     for role in roles or ():
         if role not in GROUP_ROLES:
@@ -638,22 +659,6 @@ def _lines(section: config.Section) -> Lines | None:
     head = part.choice("head", lines.HEADS, lines.HEADS[0])
     part.finish()
     return Lines(**found, head=head) if len(found) == len(lines.PARAMETERS) else None
-
-
-def _layers(section: config.Section) -> tuple[int, int] | None:
-    node = section.get("layers")
-    if node is None:
-        return None
-    value = node.plain
-    if (
-        isinstance(value, list)
-        and len(value) == 2
-        and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
-        and 0 <= value[0] <= value[1]
-    ):
-        return (value[0], value[1])
-    section.problem("layers", f"expected [first, last], both included, found {config.shown(value)}")
-    return None
 
 
 def _value(section: config.Section, parameter: Parameter, models: Sequence[str]) -> Any:

@@ -146,6 +146,7 @@ PARTS = Registry(
         "layer_swap": "evomerge.space.parts.layer_swap:LayerSwap",
         "weights": "evomerge.space.parts.simplex:Simplex",
         "lines": "evomerge.space.parts.lines:LinesPart",
+        "path": "evomerge.space.parts.path:PathPart",
         "rows": "evomerge.space.parts.rows:Rows",
         "keep": "evomerge.space.parts.keep:Keep",
         "keep_from": "evomerge.space.parts.keep:KeepFrom",

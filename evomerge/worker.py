@@ -275,7 +275,7 @@ class Worker:
             self._engine = None  # never two in memory
         engine: type[Engine] = ENGINES.get(self._setup.engine)
         self._engine = engine.open(
-            self._materializer.blueprint,
+            self._materializer.outline(None),
             self._parents.donor,
             self._setup.options(dtype, self._device),
         )

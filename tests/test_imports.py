@@ -32,7 +32,7 @@ estimators
 recipe
 methods checkpoint
 skeleton
-lines calibration rows tokens rounding
+lines calibration rows tokens rounding paths
 tensors inference durable cache passages
 params seeds config registry
 errors visible

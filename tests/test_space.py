@@ -38,6 +38,7 @@ TEMPLATE = Recipe(
     "chat",
 )
 THREE = replace(TEMPLATE, models={**TEMPLATE.models, "math": ModelRef("c")})
+MADE = [usual(layers) for layers in range(1, 8)]  # before anything is drawn
 PRESETS = sorted(Path(__file__).parents[1].glob("search_spaces/*.yaml"))
 
 
@@ -164,6 +165,21 @@ def swap_spaces(draw: st.DrawFn, sources: Sequence[str]) -> dict[str, Any]:
 
 
 @st.composite
+def paths_of(draw: st.DrawFn, sources: Sequence[str]) -> Any:
+    """What a space may say of layer paths."""
+    found: dict[str, Any] = {"rounds": draw(st.integers(1, 3)), "runs": draw(st.integers(2, 8))}
+    if draw(st.booleans()):
+        found["models"] = draw(st.permutations(["merge", "base", *sources]))[
+            : draw(st.integers(1, 3))
+        ]
+    if draw(st.booleans()):
+        found["most"] = draw(st.integers(1, 12))
+    if draw(st.booleans()):
+        found["scale"] = draw(st.sampled_from([True, 0.9, {"range": [0.5, 1.5]}]))
+    return draw(st.sampled_from([True, found]))
+
+
+@st.composite
 def spaces(draw: st.DrawFn, smooth: bool = False) -> SearchSpace:
     """Any space; ``smooth``: of methods that have slopes."""
     template = draw(st.sampled_from([TEMPLATE, THREE]))
@@ -178,6 +194,8 @@ def spaces(draw: st.DrawFn, smooth: bool = False) -> SearchSpace:
         content["lines"] = draw(st.sampled_from([True, lines]))
     kept = draw(st.lists(st.sampled_from(["embed", "head"]), unique=True))
     content["keep"] = {role: draw(st.sampled_from(("base", *sources))) for role in kept}
+    if draw(st.booleans()):
+        content["path"] = draw(paths_of(sources))
     deepest = 2 if content.get("groups") == "tensor" else 7
     return fit(content, draw(st.integers(1, deepest)), template=template)
 
@@ -250,6 +268,7 @@ def test_every_gene_reaches_a_tensor(
         low, high = (space.decode((*genes[:index], end, *genes[index + 1 :])) for end in (0.0, 1.0))
         varies |= low != high
         reaches |= any(_shown(low, place) != _shown(high, place) for place in places(space.layers))
+        reaches |= low.body.path != high.body.path
     assert reaches == varies
 
 

@@ -111,7 +111,7 @@ def test_a_family_is_merged_and_scored(tmp_path: Path, model_type: str, architec
     model = merged(recipe, members, architecture, tmp_path / "out")
     parents = open_parents(recipe)
     materializer = Materializer(parents)
-    engine = HuggingFaceEngine.open(materializer.blueprint, parents.donor, EngineOptions())
+    engine = HuggingFaceEngine.open(materializer.outline(None), parents.donor, EngineOptions())
     engine.load(Merge(materializer, recipe))
     drawn = torch.Generator().manual_seed(3)
 

@@ -72,24 +72,23 @@ def check(path: str | Path, allow: Sequence[str] = ()) -> list[str]:
 
 def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
     parents = outline_parents(recipe)
-    blueprint = Blueprint.of(parents)
-    if missing := uncovered(recipe, blueprint.places):
+    blueprint = Blueprint.of(parents, recipe.body.path)
+    merge = blueprint.merge
+    if missing := uncovered(recipe, merge.places):
         raise ConfigError(
             [f"{file}: groups: no group matches {missing[0]!r} ({len(missing)} tensors in all); end the list "
              "with a group that has neither layers nor roles nor tensors"]
         )  # fmt: skip
-    check_named(recipe, blueprint.names, blueprint.ties)
+    check_named(recipe, merge.names, merge.ties)
     if not parents.missing:
         Statistics(parents).require(recipe)
-    check_rows(recipe, blueprint.shapes, blueprint.places)
+    check_rows(recipe, merge.shapes, merge.places)
     for model in parents.models.values():
         if not model.missing:
             model.check_finite()
     companions(parents.donor)
     asked = {
-        recipe.groups.index(found)
-        for site in blueprint.sites
-        if (found := recipe.group_of(site.place))
+        recipe.groups.index(found) for site in merge.sites if (found := recipe.group_of(site.place))
     }
     idle = [
         f"note: groups[{number}] matches no tensor: it lies beyond the layers, or earlier groups take all of it"

@@ -147,5 +147,5 @@ def recipe_of(model: str) -> Recipe:
         return load_recipe(model)[0]
     ref = ModelRef(model)
     name = "model"
-    group = recipes.group("passthrough", (name,))
+    group = recipes.passing(name)
     return Recipe(None, {name: ref}, Body((group,)), Checkpoint.outline(ref).dtype, 0, name)

@@ -7,7 +7,7 @@ them; one that keeps weights in a layout of its own takes the stream of merged t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
@@ -34,6 +34,11 @@ class Outline(Protocol):
         """The name of a tied tensor -> that of the one it is."""
         ...
 
+    @property
+    def blocks(self) -> Sequence[Hashable]:
+        """What each block holds: equal ones hold the same, and may lie in memory once."""
+        ...
+
     def config(self) -> Mapping[str, Any]:
         """``config.json`` of the merged models, but for their dtype."""
         ...
@@ -54,7 +59,7 @@ class Weights(Protocol):
     def into(self, model: Any) -> None:
         """Write them into ``model.named_parameters()``.
 
-        Those that the last candidate had, too, are left as they are, if it was merged into this
+        Blocks that hold the same may share their parameters. Those that the last candidate had, too, are left as they are, if it was merged into this
         ``model``: nothing else may write to it.
         """
         ...

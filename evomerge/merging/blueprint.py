@@ -1,18 +1,22 @@
 """What a merged model looks like: its tensors, where each of them comes from, its config.
 
 The merged head is tied if all parents tie theirs; otherwise a tied parent's head is a copy of its
-embedding. A block may come from another depth of the parents, twice or not at all.
+embedding. A recipe's path (``evomerge.paths``) lines up blocks of the merge, or of single models: each may stand at
+another depth, twice or not at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from evomerge.checkpoint import Donor, without_local_code
+from evomerge.errors import Incompatible
 from evomerge.parents import Parents
+from evomerge.paths import Hop, Path, factors_of
+from evomerge.skeleton import depth, residual
 from evomerge.tensors import Place, ordered
 
 _NOT_MERGED = (  # of one parent's files only
@@ -27,14 +31,23 @@ class Site:
     Attributes:
         name: as transformers names the parameter.
         shape: of the tensor.
-        place: its layer and role in the merged model.
+        place: its layer and role in the merge, of which a path may take a block elsewhere.
         origin: parent -> the tensor of it that stands here.
+        model: whose tensor it is, as it is; None for the merge's.
+        factor: what the merged tensor is multiplied by.
     """
 
     name: str
     shape: tuple[int, ...]
     place: Place
     origin: Mapping[str, str]
+    model: str | None = None
+    factor: float = 1.0
+
+    @property
+    def content(self) -> tuple[str, str | None, float]:
+        """What stands here: equal for two sites of a merge that hold the same."""
+        return self.place.tensor, self.model, self.factor
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,52 +56,75 @@ class Blueprint:
 
     Attributes:
         sites: in depth order.
-        layers: blocks.
         ties: the name of a tied tensor -> that of the one it is.
         tied: whether the head is the embedding.
+        path: the blocks, in order.
     """
 
     sites: tuple[Site, ...]
-    layers: int
     ties: Mapping[str, str]
     tied: bool
+    path: Path
     _config: Mapping[str, Any]
+    _merge: Blueprint | None
 
     @classmethod
-    def of(cls, parents: Parents, blocks: Sequence[int] | None = None) -> Blueprint:
+    def of(cls, parents: Parents, path: Sequence[Hop] | None = None) -> Blueprint:
         """What merges of ``parents`` look like: as the first of them, but for what belongs to tokens.
 
         Args:
             parents: the models.
-            blocks: which block of the parents each block of the result is; default: each its own.
+            path: the blocks of the result; default: all, in order.
+
+        Raises:
+            Incompatible: the models have no such block, or it cannot stand where the path has it.
         """
         models = parents.models
         untied = (name for name, model in models.items() if not model.tied)
         whole = next(untied, next(iter(models)))
-        own = range(parents.first.layers)
-        blocks = own if blocks is None else blocks
-        copies: dict[int | None, list[int | None]] = {None: [None]}
-        for layer, block in enumerate(blocks):
-            copies.setdefault(block, []).append(layer)
-        moved = [
-            (_moved(place, layer, len(blocks)), name)
-            for name, place in parents.places(whole).items()
-            for layer in copies.get(place.layer, ())
-        ]
-        places = {place.tensor: place for place, _ in moved}
-        origin = {place.tensor: name for place, name in moved}
-        sites = tuple(
-            Site(
-                name,
-                parents.shape(whole, origin[name]),
-                places[name],
-                dict.fromkeys(models, origin[name]),
-            )
-            for name in ordered(places)
+        own = tuple(Hop(layer) for layer in range(parents.first.layers))
+        path = own if path is None else tuple(path)
+        merge = None if path == own else cls.of(parents)
+        config = _config(parents, models[whole].tied, path)
+        standing: dict[int | None, list[int | None]] = {None: [None]}
+        for step, hop in enumerate(path):
+            standing.setdefault(hop.layer, []).append(step)
+        factors = _factors(parents, path)
+        sites: dict[str, Site] = {}
+        moved: dict[str, Place] = {}
+        for name, place in parents.places(whole).items():
+            for number in standing.get(place.layer, ()):
+                at = _moved(place, number, len(path))
+                sites[at.tensor] = Site(
+                    at.tensor,
+                    parents.shape(whole, name),
+                    place,
+                    dict.fromkeys(models, name),
+                    None if number is None else path[number].model,
+                    factors[number] if number is not None and residual.adds(place) else 1.0,
+                )
+                moved[at.tensor] = at
+        made = tuple(sites[name] for name in ordered(moved))
+        ties, tied = models[whole].ties, models[whole].tied
+        return cls(made, ties, tied, path, config, merge)
+
+    @property
+    def layers(self) -> int:
+        """Blocks."""
+        return len(self.path)
+
+    @property
+    def merge(self) -> Blueprint:
+        """Of the merge before its path: groups and row weights are of its tensors."""
+        return self._merge or self
+
+    @property
+    def blocks(self) -> tuple[Hashable, ...]:
+        """What each block holds: equal ones hold the same, in all models of these parents."""
+        return tuple(
+            (hop.layer, hop.model, factor)
+            for hop, factor in zip(self.path, factors_of(self.path), strict=True)
         )
-        tied = models[whole].tied
-        config = _config(parents, tied, list(blocks))
-        return cls(sites, len(blocks), models[whole].ties, tied, config)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -102,8 +138,16 @@ class Blueprint:
 
     @cached_property
     def places(self) -> Mapping[str, Place]:
-        """Of the sites, by name."""
+        """Of the sites in the merge before its path, by name."""
         return {site.name: site.place for site in self.sites}
+
+    @cached_property
+    def again(self) -> Mapping[str, str]:
+        """Name of a tensor -> of the first one that holds the same, where a path has a block twice."""
+        first: dict[tuple[str, str | None, float], str] = {}
+        for site in self.sites:
+            first.setdefault(site.content, site.name)
+        return {s.name: first[s.content] for s in self.sites if first[s.content] != s.name}
 
     def config(self) -> Mapping[str, Any]:
         """``config.json``, but for the dtype."""
@@ -125,19 +169,33 @@ def notes_on(parents: Parents) -> list[str]:
     return [*parents.notes(), note]
 
 
-def _config(parents: Parents, tied: bool, blocks: list[int]) -> dict[str, Any]:
+def _factors(parents: Parents, path: Path) -> list[float]:
+    """By what the scales of a path multiply that which each of its blocks adds.
+
+    Raises:
+        Incompatible: in these models that is not the same as scaling the hidden state.
+    """
+    found = factors_of(path)
     first = parents.first
+    if any(factor != 1.0 for factor in found) and not residual.scales(first.config, first.name):
+        raise Incompatible(
+            f"path: a scale between blocks cannot be written into the weights of {first.architecture}, whose blocks "
+            "add something else than what a matrix makes of a normalised hidden state; leave `scale` out"
+        )
+    return found
+
+
+def _config(parents: Parents, tied: bool, path: Path) -> dict[str, Any]:
+    first = parents.first
+    blocks = [hop.layer for hop in path]
+    known = depth.of_blocks(first.config, blocks, first.name)
     content = {
         key: value
-        for key, value in without_local_code(first.config).items()
+        for key, value in without_local_code(known).items()
         if not key.endswith("_token_id") and key not in _NOT_MERGED
     }
     content |= {**_special_tokens(parents.donor), "tie_word_embeddings": tied}
     text = _text_part(content)
-    if blocks != list(range(first.layers)):
-        text["num_hidden_layers"] = len(blocks)
-        if isinstance(kinds := text.get("layer_types"), list):
-            text["layer_types"] = [kinds[block] for block in blocks]
     if "tie_word_embeddings" in text:
         text["tie_word_embeddings"] = tied
     # by as many as the rows of the embedding, which may be more than there are tokens

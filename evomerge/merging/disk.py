@@ -59,7 +59,7 @@ def write_merge(
     if own := [m for m in parents.models.values() if m.folder.resolve() == out.resolve()]:
         raise InputError(f"{out}: is a model of the recipe ({own[0].name}); choose another folder")
     companions(parents.donor)  # what cannot be copied is told before hours of merging
-    blueprint = Blueprint.of(parents)
+    blueprint = Blueprint.of(parents, recipe.body.path)
     sizes = {name: tensor_bytes(shape, recipe.dtype) for name, shape in blueprint.shapes.items()}
     with beside(out, force=force) as work:
         with WeightFiles(work, sizes, shard_bytes=shard_bytes) as files:
@@ -69,9 +69,8 @@ def write_merge(
                 progress(name, len(sizes))
 
             try:
-                Materializer(parents, blueprint=blueprint, device=device, threads=cores()).each(
-                    recipe, take, tally=tally
-                )
+                materializer = Materializer(parents, device=device, threads=cores())
+                materializer.each(recipe, take, tally=tally)
             except CandidateFailed:
                 for model in parents.models.values():
                     model.check_finite()  # which names a broken parent and where it is broken

@@ -1,12 +1,13 @@
 """What rounding would take of a merge that is not made, from whole tensors of it, a few of each group.
 
 Whole, since many methods rank the entries of a tensor; a method that surveys its whole group sees only those
-tensors here.
+tensors here. A path makes no difference: what counts is the merge that it takes blocks of.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from evomerge import seeds
 from evomerge.merging.blueprint import Blueprint
@@ -26,11 +27,12 @@ def estimate_rounding(recipe: Recipe, parents: Parents) -> Rounding:
         InputError: as a merge.
         CandidateFailed: a merged tensor is not finite in the recipe's dtype, or has no result.
     """
+    recipe = replace(recipe, body=replace(recipe.body, path=None))
     blueprint = Blueprint.of(parents)
     chosen = _chosen(recipe, blueprint)
     sites = [site for site in blueprint.sites if site.name in chosen]
     tally = Tally(recipe, sites, whole=len(sites) == len(blueprint.sites))
-    materializer = Materializer(parents, blueprint=blueprint, threads=cores())
+    materializer = Materializer(parents, threads=cores())
     materializer.each(recipe, lambda name, tensor: None, tally=tally, only=chosen)
     return tally.rounding
 

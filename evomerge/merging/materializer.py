@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +30,14 @@ from evomerge.merging.remembered import remembered
 from evomerge.merging.tally import Tally
 from evomerge.parents import Parents
 from evomerge.parents.statistics import Statistics
-from evomerge.recipe import BASE, Group, Recipe, check_named, check_rows
+from evomerge.recipe import BASE, Group, Recipe, check_named, check_rows, passing
 from evomerge.rows import COLUMNS, Array
 from evomerge.skeleton.conversion import views
 
 if TYPE_CHECKING:
     import torch
+
+PATHS = 64  # of the last candidates, whose outlines are kept
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,11 @@ class _Task:
 class Materializer:
     """Merges candidates over ``parents``.
 
+    Attributes:
+        outline: what a merge looks like whose recipe has a path; without one, what all others do.
+
     Args:
         parents: the opened models.
-        blueprint: of the merged models; default: that of these parents.
         device: where kernels run.
         threads: tensors merged at a time, each on one core.
         memory: bytes for what candidates share (see ``FactStore``); 0 keeps nothing, for a single
@@ -64,13 +68,12 @@ class Materializer:
         self,
         parents: Parents,
         *,
-        blueprint: Blueprint | None = None,
         device: str = "cpu",
         threads: int = 1,
         memory: int = 0,
     ) -> None:
-        self.blueprint = blueprint or Blueprint.of(parents)
         self._parents, self._device = parents, device
+        self.outline = lru_cache(PATHS)(partial(Blueprint.of, parents))
         self.facts = methods.FactStore(memory)
         self._statistics = Statistics(parents)
         self._threads = threads if device == "cpu" else 1
@@ -92,10 +95,11 @@ class Materializer:
         """
         import torch
 
+        outline = self.outline(recipe.body.path)
         if model is not self._model():
-            self._model, self._resident, self._live = weakref.ref(model), {}, views(model)
+            self._take(model)
         parameters = self._live
-        self._check_fit(parameters)
+        _check_fit(parameters, outline)
         dtype = getattr(torch, recipe.dtype)
         room = _Room(dtype, self._device)
         tasks = [
@@ -163,10 +167,14 @@ class Materializer:
             if not method.smooth and task.group.lines is None:
                 return
             given = replace(self._inputs(recipe, task.group, task.site), totals=task.totals)
-            yield from method.tangents(given, scale=task.group.scale(task.site.place))
+            factor = task.site.factor
+            for parameter, model, tangent in method.tangents(
+                given, scale=task.group.scale(task.site.place)
+            ):
+                yield parameter, model, tangent if factor == 1.0 else tangent * factor
             if task.group.lines is not None and given.base is not None:
                 whole, _ = method.run(given)
-                yield LINES, None, whole - given.base.float()
+                yield LINES, None, (whole - given.base.float()) * factor
 
         return of
 
@@ -179,25 +187,18 @@ class Materializer:
             method = methods.get(task.group.method)
             if method.by_row:
                 given = replace(self._inputs(recipe, task.group, task.site), totals=task.totals)
-                yield from method.row_tangents(given, scale=task.group.scale(task.site.place))
+                scale = task.group.scale(task.site.place)
+                for model, tangent in method.row_tangents(given, scale=scale):
+                    yield model, tangent * task.site.factor
 
         return of
 
-    def _check_fit(self, parameters: Mapping[str, torch.Tensor]) -> None:
-        """Refuse a model whose parameters are not the merged ones."""
-        problems, shapes, places = [], self.blueprint.shapes, self.blueprint.places
-        for name, expected in shapes.items():
-            if name not in parameters:
-                # files may hold heads for more tokens, which no model of transformers has
-                problems += [f"it has no {name}"] if places[name].role != "tower" else []
-            elif tuple(parameters[name].shape) != expected:
-                problems.append(f"{name} is {tuple(parameters[name].shape)}, merged {expected}")
-        problems += [f"it has {n}, the merged one has not" for n in parameters if n not in shapes]
-        if problems:
-            shown = "\n  ".join(problems[:5])
-            raise Incompatible(
-                f"the model does not fit the merged one ({len(problems)} differences):\n  {shown}"
-            )
+    def _take(self, model: Any) -> None:
+        """Write into ``model`` from now on. What it shares with the last one's memory holds what it held."""
+        held = {_memory(self._live[name]): merged for name, merged in self._resident.items()}
+        self._model, self._live = weakref.ref(model), views(model)
+        memory = {name: _memory(tensor) for name, tensor in self._live.items()}
+        self._resident = {name: held[at] for name, at in memory.items() if at in held}
 
     # -- tasks -----------------------------------------------------------------------------------
 
@@ -209,9 +210,11 @@ class Materializer:
         for parent in self._parents.models.values():
             parent.check_unchanged()
         self._statistics.require(recipe)
-        check_rows(recipe, self.blueprint.shapes, self.blueprint.places)
+        outline = self.outline(recipe.body.path)
+        merge = outline.merge
+        check_rows(recipe, merge.shapes, merge.places)
         groups: dict[int, tuple[Group, list[Site]]] = {}
-        for site in self.blueprint.sites:
+        for site in merge.sites:
             group = recipe.group_of(site.place)
             if group is None:
                 raise Incompatible(
@@ -221,9 +224,12 @@ class Materializer:
                 )
             if only is None or site.name in only:
                 groups.setdefault(id(group), (group, []))[1].append(site)
-        check_named(recipe, self.blueprint.names, self.blueprint.ties)
-        tasks = []
-        for group, members in groups.values():
+        check_named(recipe, merge.names, merge.ties)
+        alone = {hop.model: passing(hop.model) for hop in outline.path if hop.model}
+        for group in alone.values():
+            groups[id(group)] = group, []
+        prepared: dict[int, tuple[tuple[torch.Tensor, ...], str]] = {}
+        for number, (group, members) in groups.items():
             totals = self._survey(recipe, group, members)
             common = f"{group.method} {group.models} {sorted(group.values.items())} {recipe.seed} {recipe.dtype}"
             if recipe.body.data and methods.get(group.method).statistics:
@@ -231,12 +237,19 @@ class Materializer:
             digest = hashlib.sha256(common.encode())
             for total in totals:
                 digest.update(total.numpy().tobytes())
-            for site in members:
-                signature = f"{digest.hexdigest()} {group.scale(site.place)}"
-                for model, factors in _factors_of(recipe, site).items():
-                    sha256 = hashlib.sha256(factors.tobytes()).hexdigest()
-                    signature += f" {model} {factors.shape} {sha256}"
-                tasks.append(_Task(site, group, totals, signature))
+            prepared[number] = totals, digest.hexdigest()
+        tasks = []
+        for site in outline.sites:
+            if only is not None and site.name not in only:
+                continue
+            found = alone[site.model] if site.model else recipe.group_of(site.place)
+            assert found is not None
+            totals, common = prepared[id(found)]
+            signature = f"{common} {found.scale(site.place)} {site.place.tensor} {site.factor}"
+            for model, factors in _factors_of(recipe, site).items():
+                sha256 = hashlib.sha256(factors.tobytes()).hexdigest()
+                signature += f" {model} {factors.shape} {sha256}"
+            tasks.append(_Task(site, found, totals, signature))
         return sorted(tasks, key=lambda task: -math.prod(task.site.shape))
 
     def _survey(
@@ -260,7 +273,7 @@ class Materializer:
             values=group.values,
             base=self._tensor(BASE, site) if reads_base else None,
             seed=recipe.seed,
-            name=site.name,
+            name=site.place.tensor,
             place=site.place,
             facts=self.facts,
             stats=self._statistics.of(group, site.origin, recipe.body.data),
@@ -286,7 +299,13 @@ class Materializer:
             known = given.base if tally.origin == BASE else given.models.get(tally.origin)
             origin = self._tensor(tally.origin, task.site) if known is None else known
             look = partial(tally.look, task.site.name, origin)
-        _, finite = method.run(given, scale=task.group.scale(task.site.place), out=out, look=look)
+        scale = task.group.scale(task.site.place)
+        if task.site.factor == 1.0:
+            _, finite = method.run(given, scale=scale, out=out, look=look)
+        else:  # rounded once, behind it
+            exact, _ = method.run(given, scale=scale)
+            out.copy_(exact.mul_(task.site.factor).view(out.shape))
+            finite = bool(out.isfinite().all())
         if not finite:
             raise CandidateFailed(
                 f"{task.site.name} of the merged model holds {self._why_not_finite(task, given, recipe.dtype)}"
@@ -338,8 +357,8 @@ class Merge:
 
     @property
     def outline(self) -> Blueprint:
-        """What the merged model looks like: of one materializer all merges look alike."""
-        return self.materializer.blueprint
+        """What the merged model looks like."""
+        return self.materializer.outline(self.recipe.body.path)
 
     def into(self, model: Any) -> None:
         """See ``Materializer.into``."""
@@ -360,12 +379,38 @@ class Merge:
         return remembered(self.materializer.row_tangents(self.recipe))
 
 
+def _memory(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Where a tensor lies, as long as it is held."""
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device
+
+
+def _check_fit(parameters: Mapping[str, torch.Tensor], outline: Blueprint) -> None:
+    """Refuse a model whose parameters are not the merged ones."""
+    problems = []
+    for name, expected in outline.shapes.items():
+        if name not in parameters:
+            # files may hold heads for more tokens, which no model of transformers has; and a block that a path has
+            # twice may lie in memory once
+            fine = outline.places[name].role == "tower" or name in outline.again
+            problems += [] if fine else [f"it has no {name}"]
+        elif tuple(parameters[name].shape) != expected:
+            problems.append(f"{name} is {tuple(parameters[name].shape)}, merged {expected}")
+    problems += [
+        f"it has {n}, the merged one has not" for n in parameters if n not in outline.shapes
+    ]
+    if problems:
+        shown = "\n  ".join(problems[:5])
+        raise Incompatible(
+            f"the model does not fit the merged one ({len(problems)} differences):\n  {shown}"
+        )
+
+
 def _factors_of(recipe: Recipe, site: Site) -> Mapping[str, Array]:
     """Source -> row weights of a tensor, where the recipe has any: [rows], or [1, columns] of a matrix."""
     rows = recipe.body.rows
-    if rows is None:
+    if rows is None or site.model:
         return {}
-    found = rows.vectors.get(site.name, {})
+    found = rows.vectors.get(site.place.tensor, {})
     if rows.by == COLUMNS and len(site.shape) > 1:
         return {model: factors[None] for model, factors in found.items()}
     return found

@@ -90,7 +90,7 @@ def _outline_of_merge(name: str, recipe: Recipe, parents: Parents) -> Checkpoint
     folder = cache_folder("outlines") / name_of([__version__, recipe.digest, models])
 
     def make() -> None:
-        blueprint = Blueprint.of(parents)
+        blueprint = Blueprint.of(parents, recipe.body.path)
         with beside(folder) as work:
             (work / WEIGHTS).write_bytes(header_of(blueprint.shapes, recipe.dtype))
             config = {**blueprint.config(), "dtype": recipe.dtype}

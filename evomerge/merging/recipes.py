@@ -60,7 +60,7 @@ def merge(
     parents = open_parents(recipe, say)
     for doubt in doubts(parents):
         say(doubt)
-    tally = Tally(recipe, Blueprint.of(parents).sites)
+    tally = Tally(recipe, Blueprint.of(parents, recipe.body.path).sites)
     made = write_merge(
         recipe,
         parents,

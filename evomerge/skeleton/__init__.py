@@ -3,6 +3,7 @@
     modules     the model on the meta device, and where each of its tensors sits
     roles       from a module's class and a tensor's path to its role
     conversion  names on disk for names in memory
+    residual    whether what a block adds to the hidden state can be scaled
 
 Building a model of no weights takes a second or so, and transformers some more to be imported; so what was
 found is kept in the user's cache, by config and version of transformers.
@@ -24,7 +25,7 @@ from evomerge.config import write_text
 from evomerge.errors import Incompatible
 from evomerge.tensors import Place, ordered
 
-VERSION = 4  # of what the cache holds
+VERSION = 5  # of what the cache holds
 # computed from the config; stored by some old checkpoints
 _COMPUTED = re.compile(
     r"(?:^|\.)(?:rotary_emb\.\w+|rotary_pos_emb\.\w+|inv_freq|position_ids|masked_bias|attn\.bias|attention\.bias)$"
@@ -60,11 +61,13 @@ class Skeleton:
         parts: by name on disk, in depth order.
         layers: blocks.
         extras: patterns of what files may hold that the model does not, such as heads for more tokens.
+        kinds: what sort of block each is; a path may put a block only where the config wants one of its kind.
     """
 
     parts: Mapping[str, Part]
     layers: int
     extras: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: Mapping[str, Any], where: str) -> Skeleton:
@@ -156,7 +159,7 @@ def _cached(key: str) -> Skeleton | None:
 
 def _made(key: str, config: Mapping[str, Any], where: str) -> Skeleton:
     from evomerge.skeleton.conversion import held_names, stored
-    from evomerge.skeleton.modules import meta_model, places_of, tied_names
+    from evomerge.skeleton.modules import kinds_of, meta_model, places_of, tied_names
 
     model = meta_model(config, where)
     tensors = stored(model)
@@ -176,7 +179,9 @@ def _made(key: str, config: Mapping[str, Any], where: str) -> Skeleton:
     order = ordered({name: part.place for name, part in parts.items()})
     layers = next((part.place.layers for part in parts.values()), 0)
     extras = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
-    found = Skeleton({name: parts[name] for name in order}, layers, tuple(sorted(extras)))
+    found = Skeleton(
+        {name: parts[name] for name in order}, layers, tuple(sorted(extras)), tuple(kinds_of(model))
+    )
     with suppress(OSError, RuntimeError):
         folder = cache_folder("skeletons")
         folder.mkdir(parents=True, exist_ok=True)
@@ -196,7 +201,12 @@ def _written(skeleton: Skeleton) -> dict[str, Any]:
         for name, part in skeleton.parts.items()
         for at in [part.place]
     ]
-    return {"layers": skeleton.layers, "extras": skeleton.extras, "parts": rows}
+    return {
+        "layers": skeleton.layers,
+        "extras": skeleton.extras,
+        "kinds": skeleton.kinds,
+        "parts": rows,
+    }
 
 
 def _read(content: Mapping[str, Any]) -> Skeleton:
@@ -204,4 +214,4 @@ def _read(content: Mapping[str, Any]) -> Skeleton:
     for name, shape, layer, role, projection, by_token, tied in content["parts"]:
         place = _on_disk(Place(layer, role, layers, projection), name)
         parts[name] = Part(tuple(shape), place, by_token, tied)
-    return Skeleton(parts, layers, tuple(content["extras"]))
+    return Skeleton(parts, layers, tuple(content["extras"]), tuple(content["kinds"]))

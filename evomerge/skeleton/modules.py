@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +15,8 @@ from evomerge.tensors import Place
 
 if TYPE_CHECKING:
     from torch import nn
+
+_NUMBER = re.compile(r"layer_?(?:idx|id|index|number)|^(?:idx|index|training)$")
 
 
 def meta_model(config: Mapping[str, Any], where: str) -> Any:
@@ -90,7 +94,7 @@ def places_of(model: Any) -> dict[str, tuple[Place, bool]]:
     from torch import nn
 
     modules = dict(model.named_modules())
-    stack, layers = _stack(model)
+    stack, layers = stack_of(model)
     tower = stack.rpartition(".")[0]
     embedding, head = model.get_input_embeddings(), _head(model)
     tokens = getattr(embedding, "num_embeddings", None)
@@ -131,7 +135,7 @@ def _head(model: Any) -> nn.Module | None:
     return head
 
 
-def _stack(model: Any) -> tuple[str, int]:
+def stack_of(model: Any) -> tuple[str, int]:
     """The name of the module list that holds the blocks, and how many; ``""`` and 0 if there is none.
 
     It is the one as long as the config says; of several, and where none is, the one with most parameters.
@@ -153,6 +157,27 @@ def _stack(model: Any) -> tuple[str, int]:
         return "", 0
     name = max(fitting, key=size)
     return name, len(fitting[name])
+
+
+def kinds_of(model: Any) -> Iterator[str]:
+    """What sort of block each is, in words of its modules, their plain settings and the shapes of its tensors.
+
+    Blocks of one kind compute the same from the same tensors. What differs from block to block by its number
+    alone is left out.
+    """
+    stack, layers = stack_of(model)
+    modules = dict(model.named_modules())
+    for number in range(layers):
+        found = []
+        for name, module in modules[f"{stack}.{number}"].named_modules():
+            own = sorted(
+                (key, value)
+                for key, value in vars(module).items()
+                if isinstance(value, (bool, int, float, str)) and not _NUMBER.search(key)
+            )
+            shapes = [tuple(tensor.shape) for tensor in module.parameters(recurse=False)]
+            found.append((name, type(module).__name__, own, shapes))
+        yield hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
 
 def tied_names(model: Any) -> dict[str, str]:

@@ -47,7 +47,7 @@ def slope(
     found: dict[str, dict[str, dict[str, float]]] = {}
 
     def take(name: str, gradient: Tensor) -> None:
-        own = found.setdefault(name, {})
+        own = found.setdefault(merge.outline.places[name].tensor, {})
         for parameter, model, tangent in merge.tangents(name):
             by_model = own.setdefault(parameter, {})
             product = float((gradient.float() * tangent.view(gradient.shape)).sum())
@@ -78,7 +78,7 @@ def row_slope(
             product = gradient.float() * tangent.view(gradient.shape)
             if product.ndim > 1:
                 product = product.flatten(1).sum(0 if rows.by == COLUMNS else 1)
-            found[name][model] += product.cpu().double()
+            found[merge.outline.places[name].tensor][model] += product.cpu().double()
 
     merit = descend(engine, lessons, loss, take, checkpoint=checkpoint) if lessons else 0.0
     flat = torch.cat([found[tensor][model] for tensor, model, _ in rows.spans()])

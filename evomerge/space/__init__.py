@@ -23,7 +23,7 @@ from evomerge import methods
 from evomerge.errors import ConfigError
 from evomerge.lines import NEUTRAL
 from evomerge.params import Derivatives, Genome, Level, Mixture
-from evomerge.recipe import BASE, Body, Recipe, group
+from evomerge.recipe import BASE, Body, Recipe, group, passing
 from evomerge.registry import PARTS
 from evomerge.rows import Array, RowWeights, count_of
 from evomerge.space import simplex
@@ -234,7 +234,7 @@ class SearchSpace:
 
     def only(self, name: str) -> Recipe:
         """One model unchanged: a source, or the base."""
-        return replace(self._template, body=Body((group("passthrough", (name,)),)))
+        return replace(self._template, body=Body((passing(name),)))
 
     def references(self) -> dict[str, Recipe]:
         """Base and parents: what every score is compared with."""

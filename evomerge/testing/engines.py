@@ -28,6 +28,7 @@ from evomerge.errors import CandidateFailed
 from evomerge.merging import Materializer, Merge, merge, open_parents
 from evomerge.merging.blueprint import Blueprint
 from evomerge.parents import Parents
+from evomerge.paths import Hop
 from evomerge.recipe import Body, Group, Recipe, group
 from evomerge.registry import ENGINES
 
@@ -261,9 +262,11 @@ class EngineContract:
     ) -> None:
         """Blocks twice, blocks left out, and the usual ones again."""
         recipe, known = RECIPES["both"], truths["both"]
-        for blocks in ((0, 1, 1, 2, 2, 3), (3, 0), None):
-            blueprint = Blueprint.of(parents, blocks)
-            resident.load(Merge(Materializer(parents, blueprint=blueprint), recipe))
+        for blocks in ((0, 1, 1, 2, 2, 3), (3, 0), (0, 3), None):
+            path = blocks and tuple(map(Hop, blocks))
+            resident.load(
+                Merge(materializer, replace(recipe, body=replace(recipe.body, path=path)))
+            )
             truth = Truth(relisted(known.model, blocks)) if blocks else known
             self.assert_right(resident, truth)
             (prompt, *_), ((_, tokens, _), *_) = self.prompts(resident), self._write(resident)

@@ -105,7 +105,7 @@ def compare(folder: Path, merged: Path, theirs: dict[int, list[float]]) -> None:
     )
     checkpoint = Checkpoint.open(ModelRef(str(merged)))
     materializer = Materializer(Parents({"only": checkpoint}))
-    engine = HuggingFaceEngine.open(materializer.blueprint, checkpoint, EngineOptions())
+    engine = HuggingFaceEngine.open(materializer.outline(None), checkpoint, EngineOptions())
     engine.load(Merge(materializer, recipe))
     task = LmEvalTask("sums", include=[folder])
     task.bind(engine)

@@ -74,7 +74,9 @@ class Subject:
         self.recipe = recipe
         self.materializer = Materializer(parents)
         options = EngineOptions(batch_tokens=64)
-        self.engine = HuggingFaceEngine.open(self.materializer.blueprint, parents.donor, options)
+        self.engine = HuggingFaceEngine.open(
+            self.materializer.outline(None), parents.donor, options
+        )
 
     def slope(
         self, lessons: Sequence[Lesson], loss: str = "lead", *, checkpoint: bool = False
@@ -126,7 +128,7 @@ def check(
 ) -> None:
     """The slope along a random direction is the difference of two merits along it."""
     draws = np.random.default_rng(0)
-    recipe, blueprint = subject.recipe, subject.materializer.blueprint
+    recipe, blueprint = subject.recipe, subject.materializer.outline(None)
     found = subject.slope(lessons, loss)
     directions = [direction_of(each, draws) for each in recipe.groups]
     ends = []

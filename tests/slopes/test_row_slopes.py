@@ -37,7 +37,9 @@ class Subject:
         parents = open_parents(recipe)
         self.materializer = Materializer(parents)
         options = EngineOptions(batch_tokens=64)
-        self.engine = HuggingFaceEngine.open(self.materializer.blueprint, parents.donor, options)
+        self.engine = HuggingFaceEngine.open(
+            self.materializer.outline(None), parents.donor, options
+        )
         draws = np.random.default_rng(0)
         self.rows = RowWeights.of(
             {
@@ -45,7 +47,7 @@ class Subject:
                     m: draws.uniform(0.5, 1.5, count_of(shape, by)).astype(np.float32)
                     for m in SOURCES
                 }
-                for name, shape in self.materializer.blueprint.shapes.items()
+                for name, shape in self.materializer.outline(None).shapes.items()
             },
             by,
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -24,6 +24,7 @@ from torch import Tensor
 from evomerge.checkpoint import Donor
 from evomerge.engines import EngineOptions, Generated, Outline, Request, Scored, Tokens, Weights
 from evomerge.engines.greedy import Ends, unusual
+from evomerge.engines.huggingface.arranging import arranged
 from evomerge.engines.huggingface.batches import CACHED, Packing, Pass, PassLimits, Read, lay_out
 from evomerge.engines.huggingface.building import build_model
 from evomerge.engines.huggingface.checkpointing import checkpointed
@@ -102,6 +103,7 @@ class HuggingFaceEngine:
         # makes the model that a candidate of another config than the last one's takes
         self._build: Callable[[Outline], Any] | None = None
         self._config: Mapping[str, Any] = {}
+        self._blocks: tuple[Hashable, ...] = ()
         default = _BATCH_TOKENS.get(self._device.type, _BATCH_TOKENS_ELSEWHERE)
         self._planned = lru_cache(_PLANS)(self._plan)
         self.max_length = max_length or _own_length(model.config, tokenizer)
@@ -110,12 +112,7 @@ class HuggingFaceEngine:
 
     def _run(self, model: Any, batch_tokens: int) -> None:
         """Ask ``model`` from now on, in batches of so many tokens."""
-        self._model = model
-        # What transformers calls it depends on its version and on the model.
-        named = inspect.signature(model.forward).parameters
-        known = (name for name in ("cache", "cache_params") if name in named)
-        self._cache = next(known, "past_key_values")
-        self._packed = PackedWeights(model, self._memory)
+        self._take(model)
         vocabulary = model.get_output_embeddings().weight.shape[0]
         self._limits = PassLimits(batch_tokens, vocabulary, _reach(model.config))
         self._planned.cache_clear()
@@ -124,6 +121,15 @@ class HuggingFaceEngine:
             self._planned.cache_clear()
             if not self._agrees_with_plain_rows():
                 self._limits = replace(self._limits, continues=False)
+
+    def _take(self, model: Any) -> None:
+        """Ask ``model`` from now on, as the last one, which had blocks of the same kinds."""
+        self._model = model
+        # What transformers calls it depends on its version and on the model.
+        named = inspect.signature(model.forward).parameters
+        known = (name for name in ("cache", "cache_params") if name in named)
+        self._cache = next(known, "past_key_values")
+        self._packed = PackedWeights(model, self._memory)
 
     @classmethod
     def open(cls, outline: Outline, donor: Donor, options: EngineOptions) -> Self:
@@ -140,17 +146,22 @@ class HuggingFaceEngine:
             max_length=options.max_length,
             memory=options.memory,
         )
-        engine._build, engine._config = build, outline.config()
+        engine._build = build
+        engine._config, engine._blocks = outline.config(), tuple(outline.blocks)
         return engine
 
     def load(self, weights: Weights) -> None:
         """In place; what was packed of the weights before goes."""
         self._packed.forget()
-        config = weights.outline.config()
-        if self._build is not None and config != self._config:
+        config, blocks = weights.outline.config(), tuple(weights.outline.blocks)
+        if self._build is not None and (config, blocks) != (self._config, self._blocks):
+            made = arranged(self._model, self._blocks, config, blocks)
             self.close()  # never two in memory
-            self._run(self._build(weights.outline), self._limits.tokens)
-            self._config = config
+            if made is not None:
+                self._take(made)
+            else:
+                self._run(self._build(weights.outline), self._limits.tokens)
+            self._config, self._blocks = config, blocks
         weights.into(self._model)
 
     @property

@@ -105,7 +105,7 @@ def finetune(ground: Family, truth: Truth, seed: int, budget: int, rate: float) 
             (torch.sigmoid(-margins / TAU).mean() / len(pool)).backward()
         adam.step()
     spent += steps * BACKWARD * each
-    engine.load(_Weights(worker._materializer.blueprint, model))
+    engine.load(_Weights(worker._materializer.outline(None), model))
     results = evaluate(worker._scorers, truth.items)
     cut = Cut.of(truth, job)
     every, held = (truth.valued(truth.columns(results), items) for items in (None, cut.items))
