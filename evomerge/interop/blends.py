@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evomerge import config
@@ -18,6 +18,8 @@ from evomerge.interop.catalogue import VERSION, Argument
 from evomerge.interop.document import Document, Settings, Slice, Source
 from evomerge.interop.settings import value_at
 from evomerge.params import Value
+from evomerge.paths import Hop, Path
+from evomerge.skeleton.residual import adds
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,23 @@ class Blend:
         return next(iter(weights)) if whole else None
 
 
+@dataclass(frozen=True)
+class Resolved:
+    """What a document merges.
+
+    Attributes:
+        blends: how every tensor is merged, by its name in the models.
+        layers: blocks of the models.
+        through: merges of the file that were looked through for it.
+        path: the blocks of the result, models by their reference; None: all of the merge, in order.
+    """
+
+    blends: dict[str, Blend]
+    layers: int
+    through: tuple[str, ...] = ()
+    path: Path | None = None
+
+
 class Resolver:
     """Resolves documents tensor by tensor; what cannot be said in a recipe is noted as a problem.
 
@@ -59,34 +78,36 @@ class Resolver:
         self, parts: Mapping[str, Document], anatomy: Anatomy, problems: config.Problems
     ) -> None:
         self.parts, self.anatomy, self.problems = parts, anatomy, problems
-        self.layers = 0  # of what was resolved last; all documents have as many
         self._missing: set[tuple[str | None, str, str]] = set()
 
-    def resolve(self, document: Document, dtype: str | None) -> tuple[dict[str, Blend], list[str]]:
+    def resolve(self, document: Document, dtype: str | None) -> Resolved:
         """How every tensor is merged, and which merges of the file were looked through for it.
 
         Those are merges whose tensors ``document`` passes on as they are, if that makes no difference: one that
-        rounds to another dtype than ``dtype``, that of the result, stays a model, as one that is merged does.
+        rounds to another dtype than ``dtype``, that of the result, stays a model, as one that is merged does, or
+        one of other blocks than its models.
         """
-        found, through = self._own(document), dict[str, None]()
-        inner: dict[str, dict[str, Blend]] = {}
+        own = self._own(document)
+        found, through = own.blends, dict[str, None]()
+        inner: dict[str, Resolved] = {}
         for tensor, blend in found.items():
             name = blend.copied
             part = self.parts.get(name) if name else None
             if name is None or part is None or part.dtype not in (None, "float32", dtype):
                 continue
             if name not in inner:
-                inner[name], more = self.resolve(part, dtype)
-                through |= dict.fromkeys((name, *more))
-            found[tensor] = inner[name].get(tensor, blend)
-        return found, list(through)
+                inner[name] = self.resolve(part, dtype)
+            if inner[name].path is None and inner[name].layers == own.layers:
+                through |= dict.fromkeys((name, *inner[name].through))
+                found[tensor] = inner[name].blends.get(tensor, blend)
+        return replace(own, through=tuple(through))
 
-    def _own(self, document: Document) -> dict[str, Blend]:
+    def _own(self, document: Document) -> Resolved:
         """How every tensor is merged, by this document alone."""
-        layers = self._depth(document)
-        if layers is None:
-            return {}
-        self.layers = layers
+        lined = self._lined_up(document)
+        if lined is None:
+            return Resolved({}, 0)
+        layers, blocks = lined
         first, last = document.slices[0], document.slices[-1]
         if len(last.sources) > len(first.sources):
             document.problem(
@@ -95,47 +116,121 @@ class Resolver:
                 f"the last slice has more sources than the first: mergekit {VERSION} leaves some out of the "
                 "final norm and the head",
             )
+        inside: dict[int, list[str]] = {}
         found: dict[str, Blend] = {}
-        start = 0
-        for part in document.slices:
-            count = layers if part.sources[0].layers is None else _length(part.sources[0])
-            for tensor, place in self.anatomy.places(layers).items():
-                if place.layer is None:
-                    if part is (first if place.role == "embed" else last):
-                        found[tensor] = self._blend(document, part, tensor, 0.0)
-                elif start <= place.layer < start + count:
-                    depth = (place.layer - start) / (count - 1) if count > 1 else 1.0
-                    found[tensor] = self._blend(document, part, tensor, depth)
-            start += count
-        return found
+        for tensor, place in self.anatomy.places(layers).items():
+            if place.layer is None:
+                part = first if place.role == "embed" else last
+                found[tensor] = self._blend(document, part, tensor, 0.0)
+            else:
+                inside.setdefault(place.layer, []).append(tensor)
+        made = [
+            (layer, {name: self._blend(document, part, name, depth) for name in inside[layer]})
+            for part, layer, depth in blocks
+        ]
+        if [layer for layer, _ in made] == list(range(layers)):
+            for _, block in made:
+                found |= block
+            return Resolved(found, layers)
+        path = self._path(document, made)
+        merged: dict[int, dict[str, Blend]] = {}
+        for (layer, block), hop in zip(made, path, strict=True):
+            if hop.model is None:
+                merged[layer] = block
+        for layer, block in made:
+            merged.setdefault(layer, block)
+        near = made[0][0]
+        for layer in range(layers):
+            near = layer if layer in merged else near
+            # what no block of the path is made of, is merged as what lies before it
+            own = dict(zip(inside[near], inside[layer], strict=False))
+            found |= {own[name]: blend for name, blend in merged[near].items() if name in own}
+        return Resolved(found, layers, path=path)
 
-    def _depth(self, document: Document) -> int | None:
-        """Number of layers made, if a recipe can make them; None after a problem."""
-        if document.slices[0].sources[0].layers is None:
-            return self._depth_of_models(document)
-        start = 0
-        for number, part in enumerate(document.slices):
-            length = _length(part.sources[0])
-            for source in part.sources:
-                low, high = source.layers or (0, 0)
-                if (low, high) != (start, start + length):
-                    document.problem(
-                        self.problems,
-                        f"slices[{number}]",
-                        f"layers [{low}, {high}) of {source.model} become layers [{start}, {start + length}): "
-                        "a recipe merges each layer with the same layer of the other models; none is moved, "
-                        "repeated or left out",
-                    )
-                    return None
-            start += length
-        if start != (self.anatomy.layers or start):
+    def _path(self, document: Document, made: Sequence[tuple[int, dict[str, Blend]]]) -> Path:
+        """The blocks of the result: of the merge, or of one model where a block stands twice and differs."""
+        variants: dict[int, list[dict[str, Blend]]] = {}
+        for layer, block in made:
+            known = variants.setdefault(layer, [])
+            if block not in known:
+                known.append(block)
+        if all(len(known) == 1 for known in variants.values()):
+            return tuple(Hop(layer) for layer, _ in made)
+        for scaled in (False, True):
+            alone = [self._alone(block, scaled) for _, block in made]
+            merges = {
+                layer: sum(self._alone(block, scaled) is None for block in known)
+                for layer, known in variants.items()
+            }
+            twice = next((layer for layer, count in merges.items() if count > 1), None)
+            if twice is None:
+                break
+        else:
             document.problem(
                 self.problems,
                 "slices",
-                f"give {start} layers, the models have {self.anatomy.layers}: a recipe keeps them all",
+                f"layer {twice} is merged in {merges[twice or 0]} ways: a recipe merges each layer once, and takes it, or "
+                "that of one model, as often as is wanted",
             )
+        path, before = [], 1.0
+        for (layer, _), found in zip(made, alone, strict=True):
+            model, factor = found or (None, 1.0)
+            path.append(Hop(layer, model, before / factor))
+            before = factor
+        return tuple(path)
+
+    def _alone(self, block: Mapping[str, Blend], scaled: bool) -> tuple[str, float] | None:
+        """The one model whose block this is, and by what that which it adds is multiplied, as a scaled hop does it;
+        None where it is a merge."""
+        models, factors = set(), dict[bool, set[float]]({True: set(), False: {1.0}})
+        for tensor, blend in block.items():
+            if blend.method == "passthrough" and scaled:
+                models.add(blend.models[0])
+                scale = blend.values["scale"]
+                factors[adds(tensor)].add(1.0 if scale is None else scale)
+            else:
+                models.add(blend.copied or "")
+                factors[True].add(1.0)
+        if len(models) > 1 or "" in models or factors[False] != {1.0} or len(factors[True]) > 1:
             return None
-        return start
+        (model,), (factor,) = models, factors[True] or {1.0}
+        return (model, factor) if factor > 0 else None
+
+    def _lined_up(self, document: Document) -> tuple[int, list[tuple[Slice, int, float]]] | None:
+        """Blocks of the models, and for each of the result its slice, which block it is of the models, and how far
+        in the slice it stands; None after a problem."""
+        if document.slices[0].sources[0].layers is None:
+            layers = self._depth_of_models(document)
+            if layers is None:
+                return None
+            return layers, [(document.slices[0], n, _share(n, layers)) for n in range(layers)]
+        blocks: list[tuple[Slice, int, float]] = []
+        deepest = 0
+        for number, part in enumerate(document.slices):
+            low, high = part.sources[0].layers or (0, 0)
+            for source in part.sources:
+                if source.layers != (low, high):
+                    document.problem(
+                        self.problems,
+                        f"slices[{number}]",
+                        f"layers {_range(source.layers)} of {source.model} are merged with {_range((low, high))} of "
+                        f"{part.sources[0].model}: a recipe merges each layer with the same layer of the other "
+                        "models",
+                    )
+                    return None
+            if high > (self.anatomy.layers or high):
+                document.problem(
+                    self.problems,
+                    f"slices[{number}]",
+                    f"layers {_range((low, high))}: the models have {self.anatomy.layers}",
+                )
+                return None
+            deepest = max(deepest, high)
+            blocks += [(part, n, _share(n - low, high - low)) for n in range(low, high)]
+        if not blocks:
+            document.problem(self.problems, "slices", "are empty: expected at least one layer")
+            return None
+        return self.anatomy.layers or deepest, blocks
 
     def _depth_of_models(self, document: Document) -> int | None:
         if self.anatomy.layers:
@@ -207,6 +302,10 @@ class Resolver:
         return 0.0
 
 
-def _length(source: Source) -> int:
-    assert source.layers is not None
-    return source.layers[1] - source.layers[0]
+def _share(number: int, count: int) -> float:
+    """How far block ``number`` of ``count`` lies in them."""
+    return number / (count - 1) if count > 1 else 1.0
+
+
+def _range(layers: tuple[int, int] | None) -> str:
+    return f"[{layers[0]}, {layers[1]})" if layers else "of all depths"

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evomerge import config, methods
+from evomerge import config, methods, paths
 from evomerge.checkpoint import ModelRef, locate, vocabulary
 from evomerge.errors import InputError
 from evomerge.interop.catalogue import PEERS, Peer
@@ -29,6 +29,9 @@ from evomerge.tensors import Place
 
 EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 MATERIALIZE = "materialize the recipe with `evomerge merge` instead"
+
+MERGE = ""  # stands for the merge before its path, among models
+ADDS = ("o_proj", "down_proj")  # what a Llama's block adds is made by these
 
 ADAPTERS = """\
 # adapters: mergekit wants --lora-merge-cache DIR
@@ -124,16 +127,25 @@ def _documents(recipe: Recipe, prefix: str) -> tuple[list[dict[str, Any]], str]:
     parts = list(dict.fromkeys(_Part.of(group) for group in groups.values()))
     if any("+" in name for name in names.values()):
         comment += ADAPTERS
+    path = Blueprint.of(parents, recipe.body.path) if recipe.body.path else None
+    if path and _of_single_models(path, groups):
+        return [*earlier, {**_lined_up(path, names, recipe.dtype), **tokenizer}], comment
+    # where more is done behind it, the merge is not rounded
+    dtype = "float32" if path else recipe.dtype
     documents = [
-        _merge(part, _filled(part, groups, places), places, layers, names, recipe) for part in parts
+        _merge(part, _filled(part, groups, places), places, names, recipe, dtype) for part in parts
     ]
     for document in documents:
         document.update(tokenizer)
     if len(documents) > 1:
         labels = [f"{prefix}part-{number}-{part.method}" for number, part in enumerate(parts, 1)]
-        last = _pick(parts, labels, groups, places, layers, recipe.dtype)
+        last = _pick(parts, labels, groups, places, layers, dtype)
         documents = [{"name": label, **each} for label, each in zip(labels, documents, strict=True)]
         documents.append(last)
+    if path:
+        label = f"{prefix}before-its-path"
+        documents[-1] = {"name": label, **documents[-1]}
+        documents.append(_lined_up(path, {**names, MERGE: label}, recipe.dtype))
     return [*earlier, *documents], comment
 
 
@@ -257,11 +269,12 @@ def _merge(
     part: _Part,
     groups: Mapping[str, Group],
     places: Mapping[str, Place],
-    layers: int,
     names: Mapping[str, str],
     recipe: Recipe,
+    dtype: str,
 ) -> dict[str, Any]:
     """The document that merges the whole model by one method."""
+    layers = places[HEAD].layers
     peer = PEERS[part.method]
     based = _has_base(peer, recipe)
     parameters = [p for p in methods.get(part.method).parameters if p.name in peer.arguments]
@@ -287,7 +300,58 @@ def _merge(
         **({"base_model": names[BASE]} if based else {}),
         "slices": slices,
         "dtype": "float32",
-        "out_dtype": recipe.dtype,
+        "out_dtype": dtype,
+    }
+
+
+def _of_single_models(path: Blueprint, groups: Mapping[str, Group]) -> bool:
+    """True if mergekit makes the model of a path from the sources alone, without the merge.
+
+    It takes the embedding of the first block's model, final norm and head of the last one's.
+
+    Raises:
+        InputError: neither so nor with the merge does it make this model.
+    """
+    first, last = path.path[0].model, path.path[-1].model
+    ends = {EMBED: first, NORM: last, HEAD: last}
+    if all(hop.model for hop in path.path) and all(
+        groups[name].method == "passthrough"
+        and groups[name].models == (model,)
+        and groups[name].values["scale"] in (None, 1.0)
+        for name, model in ends.items()
+    ):
+        return True
+    if first or last:
+        raise InputError(
+            "mergekit takes the embedding of the model of the first block, the final norm and the head of that of "
+            f"the last one; here they are merged; {MATERIALIZE}"
+        )
+    return False
+
+
+def _lined_up(path: Blueprint, names: Mapping[str, str], dtype: str) -> dict[str, Any]:
+    """The document that lines up the blocks of a path."""
+    slices: list[Any] = []
+    for hop, factor in zip(path.path, paths.factors_of(path.path), strict=True):
+        source = {"model": names[hop.model or MERGE], "layer_range": [hop.layer, hop.layer + 1]}
+        scaled = [{"filter": name, "value": factor} for name in ADDS]
+        made: dict[str, Any] = {
+            "sources": [source],
+            **({"parameters": {"scale": [*scaled, {"value": 1.0}]}} if factor != 1.0 else {}),
+        }
+        before = slices[-1] if slices else made
+        known = before["sources"][0]
+        if (known["model"], known["layer_range"][1]) == (source["model"], hop.layer) and before.get(
+            "parameters"
+        ) == made.get("parameters"):
+            known["layer_range"][1] += 1
+        else:
+            slices.append(made)
+    return {
+        "merge_method": "passthrough",
+        "slices": slices,
+        "dtype": "float32",
+        "out_dtype": dtype,
     }
 
 

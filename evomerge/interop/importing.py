@@ -15,12 +15,13 @@ from evomerge import config, methods, recipe
 from evomerge.checkpoint import DTYPES, ModelRef
 from evomerge.errors import ConfigError, one_of
 from evomerge.interop.anatomy import UNKNOWN_DEPTH, Anatomy, read_anatomy
-from evomerge.interop.blends import Blend, Resolver
+from evomerge.interop.blends import Blend, Resolved, Resolver
 from evomerge.interop.catalogue import PEERS
 from evomerge.interop.document import Document, parse_document
 from evomerge.interop.layout import by_name, groups_of
 from evomerge.interop.naming import name_models
 from evomerge.interop.stacking import file_names, last_of, parts_of, within
+from evomerge.paths import Path
 from evomerge.recipe import BASE, Body, Group, Recipe
 from evomerge.tensors import KEPT
 from evomerge.tokens import UNION, TokenRules
@@ -87,14 +88,15 @@ class _Importer:
         whole = within(document, self.parts)
         dtype = next((each.dtype for each in whole if each.dtype), None) or self.anatomy.dtype
         resolver = Resolver(self.parts, self.anatomy, self.problems)
-        blends, through = resolver.resolve(document, dtype)
-        layers = resolver.layers
+        found = resolver.resolve(document, dtype)
         self.problems.check()
-        for name in dict.fromkeys(name for blend in blends.values() for name in blend.references):
+        named = [name for blend in found.blends.values() for name in blend.references]
+        named += [hop.model for hop in found.path or () if hop.model]
+        for name in dict.fromkeys(named):
             if name in self.parts and self.files[name] not in self.recipes:
                 self.add(self.parts[name], self.files[name])
-        documents = [document, *(self.parts[name] for name in through)]
-        self.recipes[file] = _Assembler(self, documents, layers, dtype).recipe(blends)
+        documents = [document, *(self.parts[name] for name in found.through)]
+        self.recipes[file] = _Assembler(self, documents, found.layers, dtype).recipe(found)
 
 
 class _Assembler:
@@ -113,10 +115,12 @@ class _Assembler:
                 "inside attention"
             )
 
-    def recipe(self, blends: Mapping[str, Blend]) -> tuple[Recipe, list[str]]:
+    def recipe(self, found: Resolved) -> tuple[Recipe, list[str]]:
+        blends = found.blends
         base = self._base(blends)
         tokenizer, rules = self._tokenizer(base)
         references = dict.fromkeys(m for blend in blends.values() for m in blend.models)
+        references |= dict.fromkeys(hop.model for hop in found.path or () if hop.model)
         if tokenizer and tokenizer != UNION:
             references.setdefault(tokenizer)
         names = name_models([reference for reference in references if reference != base])
@@ -140,7 +144,7 @@ class _Assembler:
         made = Recipe(
             self._model(base) if base else None,
             sources,
-            Body(self._grouped(groups)),
+            Body(self._grouped(groups), path=_renamed(found.path, names)),
             self._dtype(),
             tokenizer=donor,
             tokens=rules and rules.renamed(names),
@@ -213,3 +217,10 @@ class _Assembler:
         if found and found not in DTYPES:
             raise ConfigError([f"{self.file}: dtype: expected {one_of(DTYPES)}, found {found!r}"])
         return found or "bfloat16"
+
+
+def _renamed(path: Path | None, names: Mapping[str, str]) -> Path | None:
+    """The same with models by their names."""
+    return path and tuple(
+        hop if hop.model is None else replace(hop, model=names[hop.model]) for hop in path
+    )

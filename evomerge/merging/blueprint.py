@@ -101,7 +101,7 @@ class Blueprint:
                     place,
                     dict.fromkeys(models, name),
                     None if number is None else path[number].model,
-                    factors[number] if number is not None and residual.adds(place) else 1.0,
+                    factors[number] if number is not None and residual.adds(name) else 1.0,
                 )
                 moved[at.tensor] = at
         made = tuple(sites[name] for name in ordered(moved))

@@ -20,7 +20,6 @@ from evomerge.config import write_text
 from evomerge.errors import Incompatible
 from evomerge.skeleton import Skeleton
 from evomerge.skeleton.depth import of_blocks
-from evomerge.tensors import Place
 
 _ADDS = re.compile(
     r"(?:^|\.)(?:o_proj|out_proj|output_linear|down_proj|dense|dense_4h_to_h|c_proj|fc2|fc_out|w2|wo)"
@@ -30,9 +29,9 @@ _AGREE = 1e-3  # of the size of what is compared; a norm's epsilon makes a part 
 VERSION = 2
 
 
-def adds(place: Place) -> bool:
-    """True for a tensor that makes what a block adds to the hidden state."""
-    return place.layer is not None and bool(_ADDS.search(place.inner))
+def adds(name: str) -> bool:
+    """True for a tensor of a block, by its name, that makes what the block adds to the hidden state."""
+    return bool(_ADDS.search(name))
 
 
 def scales(config: Mapping[str, Any], where: str) -> bool:
@@ -80,7 +79,7 @@ def _scales(config: Mapping[str, Any], where: str) -> bool:
         expected = _hidden(model, given)
         scaled.remove()
         for name, parameter in block.named_parameters():
-            if _ADDS.search(name):
+            if adds(name):
                 parameter /= scale
         found = _hidden(model, given)
     return bool(

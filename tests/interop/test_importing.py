@@ -420,14 +420,19 @@ PLAIN = "merge_method: linear\nmodels: [{{model: {chat}}}, {{model: {sea}}}]\n"
             "is one value for all models of ties; mergekit ignores it here",
         ),
         (
-            "merge_method: passthrough\nslices:\n"
-            "  - sources: [{{model: {chat}, layer_range: [0, 3]}}]\n"
-            "  - sources: [{{model: {sea}, layer_range: [1, 4]}}]\n",
-            "slices[1]: layers [1, 4) of",
+            "merge_method: passthrough\nslices: [{{sources: [{{model: {chat}, layer_range: [1, 5]}}]}}]\n",
+            "slices[0]: layers [1, 5): the models have 4",
         ),
         (
-            "merge_method: passthrough\nslices: [{{sources: [{{model: {chat}, layer_range: [0, 3]}}]}}]\n",
-            "give 3 layers, the models have 4",
+            "merge_method: linear\nslices: [{{sources: [{{model: {chat}, layer_range: [0, 2]}}, "
+            "{{model: {sea}, layer_range: [2, 4]}}]}}]\nparameters: {{weight: 1}}\n",
+            "a recipe merges each layer with the same layer of the other models",
+        ),
+        (
+            "merge_method: linear\nslices:\n"
+            "  - {{sources: [{{model: {chat}, layer_range: [0, 4]}}], parameters: {{weight: 0.5, normalize: false}}}}\n"
+            "  - {{sources: [{{model: {chat}, layer_range: [3, 4]}}], parameters: {{weight: 0.7, normalize: false}}}}\n",
+            "layer 3 is merged in 2 ways",
         ),
     ],
 )  # fmt: skip

@@ -15,12 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from evomerge import merge, methods
+from evomerge import merge, methods, paths
 from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.interop import load_recipe, to_mergekit
 from evomerge.interop.catalogue import PEERS
 from evomerge.merging import open_model, open_parents
 from evomerge.merging.blueprint import Blueprint
+from evomerge.paths import Hop
 from evomerge.recipe import Body, Group, Recipe, group
 from evomerge.testing.models import tiny_family
 
@@ -190,6 +191,55 @@ FILES = {
         parameters: {{weight: 1}}
         dtype: float32
         """,
+    "two models on top of each other": """
+        merge_method: passthrough
+        slices:
+          - sources: [{{model: {chat}, layer_range: [0, 3]}}]
+          - sources: [{{model: {sea}, layer_range: [1, 4]}}]
+        dtype: bfloat16
+        """,
+    "layers left out": """
+        merge_method: slerp
+        base_model: {base}
+        slices:
+          - sources: [{{model: {base}, layer_range: [0, 1]}}, {{model: {chat}, layer_range: [0, 1]}}]
+          - sources: [{{model: {base}, layer_range: [2, 4]}}, {{model: {chat}, layer_range: [2, 4]}}]
+        parameters: {{t: [{{filter: self_attn, value: [0.1, 0.4]}}, {{value: 0.3}}]}}
+        dtype: float32
+        out_dtype: bfloat16
+        """,
+    "blocks that add nothing at first": """
+        merge_method: passthrough
+        slices:
+          - sources: [{{model: {chat}, layer_range: [0, 2]}}]
+          - sources:
+              - model: {chat}
+                layer_range: [1, 2]
+                parameters: {{scale: [{{filter: o_proj, value: 0.0}}, {{filter: down_proj, value: 0.0}}, {{value: 1.0}}]}}
+          - sources: [{{model: {chat}, layer_range: [2, 4]}}]
+        dtype: bfloat16
+        """,
+    "a merge on top of itself": """
+        name: low
+        merge_method: ties
+        base_model: {base}
+        models: [{{model: {chat}, parameters: {{weight: 0.7}}}}, {{model: {sea}, parameters: {{weight: 0.4}}}}]
+        dtype: float32
+        out_dtype: bfloat16
+        ---
+        merge_method: passthrough
+        slices:
+          - sources: [{{model: low, layer_range: [0, 3]}}]
+          - sources: [{{model: {code}, layer_range: [2, 3]}}]
+          - sources: [{{model: low, layer_range: [1, 4]}}]
+        dtype: bfloat16
+        """,
+}
+
+PATHS: dict[str, paths.Path] = {
+    "a path": (Hop(0), Hop(1), Hop(1), Hop(3), Hop(2)),
+    "a path with scales": (Hop(0), Hop(1, None, 0.8), Hop(3, None, 1.25), Hop(3)),
+    "a path through single models": (Hop(0), Hop(2, "sea"), Hop(2, "code"), Hop(3)),
 }
 
 
@@ -281,7 +331,8 @@ SEVERAL, FINE, EACH = "several methods", "values by tensor", "each tensor"
 def names_of(family: str) -> list[str]:
     """The cases tried with a family: everything with the first, some with the others."""
     if family == "Llama":
-        return [SEVERAL, FINE, EACH, *(name for name in CASES if name in methods.names()), *FILES]
+        known = [name for name in CASES if name in methods.names()]
+        return [SEVERAL, FINE, EACH, *known, *FILES, *PATHS]
     if family == FLOAT32:
         return ["ties", "breadcrumbs", "breadcrumbs_ties", "sce"]
     return [SEVERAL, FINE, EACH, "ties", "slerp", "a list of models"]
@@ -301,8 +352,9 @@ def recipe_for(name: str, family: Mapping[str, Path], *, ties: bool) -> Recipe:
             if there.issuperset(each.tensors or ())
         )
     else:
-        groups = several_methods() if name == SEVERAL else varied(name, ties=ties)
-    return Recipe(refs["base"], {n: refs[n] for n in ALL}, Body(groups), tokenizer="base")
+        groups = several_methods() if name in (SEVERAL, *PATHS) else varied(name, ties=ties)
+    body = Body(groups, path=PATHS.get(name))
+    return Recipe(refs["base"], {n: refs[n] for n in ALL}, body, tokenizer="base")
 
 
 @pytest.fixture(scope="module")
@@ -352,7 +404,7 @@ def test_mergekit_gives_the_same_tensors(
     recipe, folder = merges[family, name]
     ours = load_file(merge(recipe, tmp_path / "merged") / "model.safetensors")
     theirs, models = all_tensors(folder), parents_of(recipe)
-    places = Blueprint.of(open_parents(recipe)).places
+    places = Blueprint.of(open_parents(recipe), recipe.body.path).places
     assert ours.keys() <= theirs.keys()
     for key, tensor in ours.items():
         expected = theirs[key]
@@ -360,7 +412,8 @@ def test_mergekit_gives_the_same_tensors(
         equal = torch.isclose(tensor.float(), expected.float(), rtol=2**-7, atol=1e-6)
         group = recipe.group_of(places[key])
         assert group is not None
-        wrong = ~equal & ~arbitrary(group, {model: own[key] for model, own in models.items()})
+        at = places[key].tensor
+        wrong = ~equal & ~arbitrary(group, {model: own[at] for model, own in models.items()})
         assert wrong.float().mean() <= FLIPS.get(name, 0.0), (
             f"{key}: {tensor[wrong]} {expected[wrong]}"
         )
