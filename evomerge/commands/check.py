@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -96,11 +97,12 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
         if number not in asked
     ]
     size = sum(tensor_bytes(site.shape, recipe.dtype) for site in blueprint.sites)
+    parameters = sum(math.prod(site.shape) for site in blueprint.sites)
     rounding = [] if parents.missing else _rounding(recipe, parents)
     return [
         f"{file}: ok",
         f"models: {', '.join(f'{name} = {model.name}' for name, model in parents.models.items())}",
-        f"{parents.first.architecture}, {blueprint.layers} layers, {parents.first.parameters:,} parameters",
+        f"{parents.first.architecture}, {_depth(blueprint)}, {parameters:,} parameters",
         f"merged model: {_gigabytes(size)} in {recipe.dtype}; {_tokenizer(recipe.tokenizer, parents)}",
         *rounding,
         *notes_on(parents),
@@ -110,6 +112,15 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
         *idle,
         *_downloads(parents),
     ]
+
+
+def _depth(blueprint: Blueprint) -> str:
+    """How many layers, and of how many of the merge."""
+    found = f"{blueprint.layers} layers"
+    if blueprint.merge is blueprint:
+        return found
+    used = len({hop.layer for hop in blueprint.path})
+    return f"{found} (a path through {used} of {blueprint.merge.layers})"
 
 
 def _downloads(parents: Parents) -> list[str]:
@@ -301,13 +312,24 @@ def _what_counts(spec: RunSpec, directions: Mapping[str, bool]) -> list[str]:
 
 
 def _needs(job: Run, parents: Parents) -> list[str]:
-    shapes = Blueprint.of(parents).shapes.values()
+    blueprint = Blueprint.of(parents)
+    shapes = blueprint.shapes.values()
     resident = sum(tensor_bytes(shape, job.scoring) for shape in shapes)
+    deeper = 0
+    if paths := job.spec.space.parts.get("path"):
+        inside = sum(
+            tensor_bytes(site.shape, job.scoring)
+            for site in blueprint.sites
+            if site.place.layer is not None
+        )
+        deeper = max(0, paths.deepest(blueprint.layers) - blueprint.layers)
+        resident += deeper * inside // blueprint.layers
     merged = [name for name in job.models if job.spec.model(name).is_recipe]
     largest = max(tensor_bytes(shape, "float32") for shape in shapes)
     return [
         f"memory of a worker: {_gigabytes(resident + largest * (len(job.models) + 2))} and activations; "
-        "the parents' files are mapped and shared",
+        "the parents' files are mapped and shared"
+        + (f"; of the model {deeper} blocks for paths that do not share theirs" if deeper else ""),
         "disk: journal and responses, some kilobytes a candidate"
         + (", and the files of row weights" if job.space.rows else " only"),
         *[f"disk: {name} is a recipe: its merge lies in the cache" for name in merged],

@@ -188,7 +188,8 @@ def _factors(parents: Parents, path: Path) -> list[float]:
 def _config(parents: Parents, tied: bool, path: Path) -> dict[str, Any]:
     first = parents.first
     blocks = [hop.layer for hop in path]
-    known = depth.of_blocks(first.config, blocks, first.name)
+    usual = blocks == list(range(first.layers))
+    known = depth.of_blocks(first.config, blocks, first.name if usual else f"path: {first.name}")
     content = {
         key: value
         for key, value in without_local_code(known).items()

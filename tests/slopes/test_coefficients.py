@@ -18,6 +18,7 @@ from evomerge.engines.huggingface import HuggingFaceEngine
 from evomerge.lines import Lines
 from evomerge.merging import Materializer, Merge, open_parents
 from evomerge.params import ALL
+from evomerge.paths import Hop
 from evomerge.recipe import Body, Group, Recipe, group
 from evomerge.registry import LOSSES
 from evomerge.scorers.lessons import Choice, Lesson, Text, Written
@@ -87,7 +88,8 @@ class Subject:
 
     def merit(self, lessons: Sequence[Lesson], groups: Sequence[Group], loss: str) -> float:
         """Of the same recipe with other groups."""
-        made, recipe = self.loss(loss, lessons), replace(self.recipe, body=Body(tuple(groups)))
+        made, body = self.loss(loss, lessons), replace(self.recipe.body, groups=tuple(groups))
+        recipe = replace(self.recipe, body=body)
         self.engine.load(Merge(self.materializer, recipe))
         return descend(self.engine, lessons, made, lambda name, gradient: None)
 
@@ -137,9 +139,11 @@ def check(
         ends.append(subject.merit(lessons, groups, loss))
     expected = (ends[0] - ends[1]) / (2 * step)
     product = 0.0
-    for site in blueprint.sites:
-        at = recipe.groups.index(recipe.group_of(site.place))  # type: ignore[arg-type]
-        for name, by_model in found.tensors[site.name].items():
+    for tensor, by_parameter in found.tensors.items():
+        if (own := recipe.group_of(blueprint.places[tensor])) is None or not by_parameter:
+            continue
+        at = recipe.groups.index(own)
+        for name, by_model in by_parameter.items():
             by = directions[at].get(name, {})  # nothing moves along a line
             product += sum(v * by.get(model, 0.0) for model, v in by_model.items())
     assert abs(product) > 1e-4
@@ -189,6 +193,22 @@ def test_of_models_that_are_held_otherwise_than_stored(
     named = group("task_arithmetic", SOURCES, roles=["router"])
     subject = Subject(recipe_of(folder, [named, group("task_arithmetic", SOURCES)]))
     check(subject, LESSONS["choices"], step=5e-4)
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_along_a_path(tiny: Callable[..., Subject], checkpoint: bool) -> None:
+    """A block that stands twice is changed in both places; a single model's not at all."""
+    subject = tiny(
+        group("task_arithmetic", SOURCES, layers=(0, 1)), group("task_arithmetic", SOURCES)
+    )
+    last = subject.materializer.outline(None).layers - 1
+    path = (Hop(0), Hop(1), Hop(1), Hop(0, "sea"), Hop(1, None, 0.8), Hop(last))
+    whole = subject.recipe
+    subject.recipe = replace(whole, body=replace(whole.body, path=path))
+    check(subject, LESSONS["choices"])
+    found = subject.slope(LESSONS["choices"], checkpoint=checkpoint)
+    assert set(found.tensors) <= set(subject.materializer.outline(None).names)
+    subject.recipe = whole
 
 
 def test_a_line_over_depth_scales_them(tiny: Callable[..., Subject]) -> None:

@@ -59,6 +59,10 @@ class PathSpec:
     most: int | None = None
     scale: float | Real = 1.0
 
+    def deepest(self, layers: int) -> int:
+        """Most blocks of a path, for models of so many ``layers``."""
+        return self.most or layers + max(1, layers // 2)
+
 
 @dataclass(frozen=True)
 class _Run:
@@ -76,7 +80,7 @@ class PathPart(Part):
     def __init__(self, settings: PathSpec, fit: Fit) -> None:
         self._spec, self._layers = settings, fit.layers
         self._runs = tuple(_runs(settings, fit.layers))
-        self._most = settings.most or fit.layers + max(1, fit.layers // 2)
+        self._most = settings.deepest(fit.layers)
         self.dims = tuple(
             dim
             for run in self._runs

@@ -1,0 +1,97 @@
+"""Models of other blocks lie in the memory of the last one, and keep what they share with it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from evomerge.engines import EngineOptions
+from evomerge.engines.huggingface import HuggingFaceEngine
+from evomerge.merging import Materializer, Merge, open_parents
+from evomerge.merging.blueprint import Site
+from evomerge.paths import Hop
+from evomerge.recipe import Recipe, group
+from evomerge.testing.engines import recipe_of
+
+RECIPE = recipe_of(group("task_arithmetic", ("chat", "sea"), {"weight": 0.5}))
+
+
+def along(*path: Hop) -> Recipe:
+    return replace(RECIPE, body=replace(RECIPE.body, path=path or None))
+
+
+@pytest.fixture
+def opened() -> tuple[Materializer, HuggingFaceEngine]:
+    parents = open_parents(RECIPE)
+    materializer = Materializer(parents)
+    return materializer, HuggingFaceEngine.open(
+        materializer.outline(None), parents.donor, EngineOptions()
+    )
+
+
+def memory(engine: HuggingFaceEngine) -> dict[str, int]:
+    model: Any = engine.module()
+    return {name: p.data_ptr() for name, p in model.named_parameters(remove_duplicate=False)}
+
+
+def test_a_block_twice_takes_no_memory(opened: tuple[Materializer, HuggingFaceEngine]) -> None:
+    materializer, engine = opened
+    engine.load(Merge(materializer, along()))
+    usual = memory(engine)
+    engine.load(Merge(materializer, along(*map(Hop, (0, 1, 2, 1, 2, 3)))))
+    deeper = memory(engine)
+    assert set(deeper.values()) == set(usual.values())
+    name = "model.layers.{}.mlp.up_proj.weight"
+    assert deeper[name.format(1)] == deeper[name.format(3)] == usual[name.format(1)]
+    # what differs by scale or by model needs memory of its own
+    engine.load(
+        Merge(materializer, along(Hop(0), Hop(1), Hop(1, "sea"), Hop(1, None, 0.5), Hop(3)))
+    )
+    assert len({memory(engine)[name.format(at)] for at in range(5)}) == 5
+
+
+def test_only_what_is_new_is_merged(
+    opened: tuple[Materializer, HuggingFaceEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    materializer, engine = opened
+    merged: list[str] = []
+    plain = Materializer._merge
+
+    def counted(self: Materializer, recipe: Recipe, task: Any, *rest: Any) -> None:
+        site: Site = task.site
+        merged.append(site.name)
+        plain(self, recipe, task, *rest)
+
+    monkeypatch.setattr(Materializer, "_merge", counted)
+    engine.load(Merge(materializer, along()))
+    assert len(merged) == len(materializer.outline(None).sites)
+    merged.clear()
+    engine.load(Merge(materializer, along(*map(Hop, (0, 2, 1, 1, 2, 3)))))
+    assert not merged, "the same blocks in another order"
+    engine.load(Merge(materializer, along(Hop(0), Hop(1), Hop(2), Hop(2, "sea"), Hop(3))))
+    assert {name.split(".")[2] for name in merged} == {"3"}
+
+
+def test_the_way_back_is_right(opened: tuple[Materializer, HuggingFaceEngine]) -> None:
+    """Through depths and orders, each as an engine answers that was asked nothing before."""
+    materializer, engine = opened
+    prompt = list(range(5, 25))
+    ways: list[tuple[Hop, ...]] = [
+        (),
+        tuple(map(Hop, (0, 1, 1, 2, 3))),
+        (Hop(3),),
+        tuple(map(Hop, (3, 2, 1, 0))),
+        (Hop(0), Hop(1, "chat"), Hop(1, None, 1.2), Hop(3)),
+        (),
+    ]
+    for way in ways:
+        engine.load(Merge(materializer, along(*way)))
+        parents = open_parents(RECIPE)
+        other = Materializer(parents)
+        fresh = HuggingFaceEngine.open(other.outline(None), parents.donor, EngineOptions())
+        fresh.load(Merge(other, along(*way)))
+        one, two = (each.module()(torch.tensor([prompt])).logits for each in (engine, fresh))
+        assert torch.equal(one, two)
