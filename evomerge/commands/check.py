@@ -327,9 +327,10 @@ def _needs(job: Run, parents: Parents) -> list[str]:
     merged = [name for name in job.models if job.spec.model(name).is_recipe]
     largest = max(tensor_bytes(shape, "float32") for shape in shapes)
     return [
-        f"memory of a worker: {_gigabytes(resident + largest * (len(job.models) + 2))} and activations; "
-        "the parents' files are mapped and shared"
-        + (f"; of the model {deeper} blocks for paths that do not share theirs" if deeper else ""),
+        f"memory of a worker: {_gigabytes(resident + largest * (len(job.models) + 2))}"
+        + (f" (with {deeper} blocks more, for paths)" if deeper else "")
+        + " and activations; "
+        "the parents' files are mapped and shared",
         "disk: journal and responses, some kilobytes a candidate"
         + (", and the files of row weights" if job.space.rows else " only"),
         *[f"disk: {name} is a recipe: its merge lies in the cache" for name in merged],

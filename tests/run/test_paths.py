@@ -80,3 +80,28 @@ def test_a_path_from_search_to_lm_eval(tmp_path: Path, run_folder: Callable[...,
     other = load_file(merge(through, tmp_path / "through") / "model.safetensors")
     for name, tensor in load_file(merged / "model.safetensors").items():
         assert tensor.equal(other[name]), name
+
+
+@pytest.mark.slow
+def test_coefficients_first_and_paths_afterwards(run_folder: Callable[..., Path]) -> None:
+    """Descents go along no path; evolution begins at what they found, and changes it."""
+    folder = run_folder(
+        space={"methods": ["task_arithmetic"], "start": ["uniform"], "path": {"runs": 2}},
+        fitness={
+            "include": ["."],
+            "objectives": {"sums": {"task": "sums"}},
+            "items": {"search": 10, "select": 8, "report": 8, "candidate": [3, 6]},
+        },
+        optimizer={"name": "auto", "population": 4, "steps": 2},
+        budget={"evaluations": 30},
+    )
+    search(folder)
+    found = [
+        (candidate.origin, candidate.recipe.body.path)
+        for batch in Record(folder).history.batches
+        for candidate in batch.candidates
+    ]
+    descents = [path for origin, path in found if "descend" in origin]
+    evolved = [path for origin, path in found if "evolve" in origin]
+    assert descents and not any(descents)
+    assert any(evolved)

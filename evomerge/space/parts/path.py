@@ -23,7 +23,7 @@ from typing import Any
 
 from evomerge import config, paths
 from evomerge.errors import did_you_mean, one_of
-from evomerge.params import Dim, Flag, Genome, Integer, Parameter, Real, Shared
+from evomerge.params import Choice, Dim, Genome, Integer, Parameter, Real, Shared
 from evomerge.paths import SCALE, Hop
 from evomerge.recipe import BASE, Body, Recipe
 from evomerge.space.fit import Fit
@@ -33,7 +33,6 @@ from evomerge.space.settings import is_domain, parse_setting
 from evomerge.space.spec import SpaceSpec
 
 MERGE = "merge"  # stands for what the groups merge, among models
-ON = Flag(False)
 OFF = 0.5  # the gene of a scale that moves nothing
 ROUNDS = Parameter("rounds", Shared(Integer(1, 8, default=2)), "how often all runs stand in line")
 RUNS = Parameter("runs", Shared(Integer(1, paths.MOST, default=8)), "of layers, of each model")
@@ -66,12 +65,13 @@ class PathSpec:
 
 @dataclass(frozen=True)
 class _Run:
-    """Blocks that are switched on together."""
+    """Blocks that are switched on together; ``switch`` has the usual in the middle of its axis."""
 
     name: str
     model: str | None
     first: int
     last: int
+    switch: Choice
 
 
 class PathPart(Part):
@@ -85,7 +85,7 @@ class PathPart(Part):
             dim
             for run in self._runs
             for dim in (
-                Dim(f"path.{run.name}", ON.kind, ON.size),
+                Dim(f"path.{run.name}", run.switch.kind, run.switch.size),
                 *([Dim(f"path.{run.name}.scale", "real")] if is_domain(settings.scale) else []),
             )
         )
@@ -99,6 +99,8 @@ class PathPart(Part):
             return PathSpec() if node.value else None
         section = config.Section(node, problems, f"{where}.")
         models = section.texts("models", (MERGE,))
+        if not models:
+            section.problem("models", "expected at least one")
         known = (MERGE, BASE, *sources)
         for model in dict.fromkeys(models):
             if model not in known:
@@ -166,7 +168,7 @@ class PathPart(Part):
         """For each run, whether it is on, and the scale on the way in."""
         left = iter(genes)
         for run in self._runs:
-            on = bool(ON.decode(next(left)))
+            on = bool(run.switch.decode(next(left)))
             scale = self._spec.scale
             yield run, on, scale.decode(next(left)) if isinstance(scale, Real) else float(scale)
 
@@ -196,7 +198,7 @@ class PathPart(Part):
             there = left[: len(blocks)]
             on = bool(there) and [replace(there[0], scale=1.0), *there[1:]] == blocks
             scale = self._spec.scale
-            genes.append(ON.encode(on))
+            genes.append(run.switch.encode(on))
             if isinstance(scale, Real):
                 hops = on and not blocks[0].follows(before)
                 genes.append(scale.encode(there[0].scale) if hops else OFF)
@@ -208,8 +210,12 @@ class PathPart(Part):
 def _runs(spec: PathSpec, layers: int) -> Iterator[_Run]:
     count = min(spec.runs, layers)
     ends = [layers * number // count for number in range(count + 1)]
+    usual = MERGE if MERGE in spec.models else spec.models[0]
     for turn in range(spec.rounds):
         for model in spec.models:
             for first, end in itertools.pairwise(ends):
                 name = f"{turn + 1}.{model}.{first}-{end - 1}"
-                yield _Run(name, None if model == MERGE else model, first, end - 1)
+                # a middle gene is in the second cell
+                on = not turn and model == usual
+                switch = Choice((False, True), True) if on else Choice((True, False), False)
+                yield _Run(name, None if model == MERGE else model, first, end - 1, switch)
