@@ -49,6 +49,14 @@ class Site:
         """What stands here: equal for two sites of a merge that hold the same."""
         return self.place.tensor, self.model, self.factor
 
+    @property
+    def packed(self) -> bool:
+        """True where it holds experts along its first axis: they are merged one by one, as where they are stored so."""
+        inner = self.place.inner
+        if self.place.role != "expert" or any(part.isdigit() for part in inner.split(".")):
+            return False
+        return len(self.shape) > 2 or (len(self.shape) == 2 and inner.endswith("bias"))
+
 
 @dataclass(frozen=True, eq=False)
 class Blueprint:

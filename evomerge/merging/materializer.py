@@ -159,22 +159,19 @@ class Materializer:
         They are ``Method.tangents``, and where a line over depth scales what changes in the base, the
         derivative by that factor, called ``lines``.
         """
+        import torch
+
         tasks = {task.site.name: task for task in self._tasks(recipe)}
 
         def of(name: str) -> Iterator[tuple[str, str | None, torch.Tensor]]:
             task = tasks[name]
-            method = methods.get(task.group.method)
-            if not method.smooth and task.group.lines is None:
-                return
-            given = replace(self._inputs(recipe, task.group, task.site), totals=task.totals)
-            factor = task.site.factor
-            for parameter, model, tangent in method.tangents(
-                given, scale=task.group.scale(task.site.place)
-            ):
+            parts = [_tangents(task, given) for given in self._parts(recipe, task)]
+            for together in zip(*parts, strict=True):
+                parameter, model, tangent = together[0]
+                if tuple(tangent.shape) != task.site.shape:
+                    tangent = torch.stack([each for _, _, each in together])
+                factor = task.site.factor
                 yield parameter, model, tangent if factor == 1.0 else tangent * factor
-            if task.group.lines is not None and given.base is not None:
-                whole, _ = method.run(given)
-                yield LINES, None, (whole - given.base.float()) * factor
 
         return of
 
@@ -289,27 +286,38 @@ class Materializer:
             ("tensor", model, name), lambda: parents.tensor(model, name).to(self._device)
         )
 
+    def _parts(self, recipe: Recipe, task: _Task) -> Iterator[methods.Inputs]:
+        """What the merge of a tensor depends on; of packed experts, one after the other."""
+        given = replace(self._inputs(recipe, task.group, task.site), totals=task.totals)
+        # factors are of the packed tensor, and only what is linear has them
+        yield from given.slices if task.site.packed and not given.rows else (given,)
+
     def _merge(
         self, recipe: Recipe, task: _Task, out: torch.Tensor, tally: Tally | None = None
     ) -> None:
-        method = methods.get(task.group.method)
-        given = replace(self._inputs(recipe, task.group, task.site), totals=task.totals)
-        look = None
-        if tally and tally.wants(task.site.name):
-            known = given.base if tally.origin == BASE else given.models.get(tally.origin)
-            origin = self._tensor(tally.origin, task.site) if known is None else known
-            look = partial(tally.look, task.site.name, origin)
-        scale = task.group.scale(task.site.place)
-        if task.site.factor == 1.0:
-            _, finite = method.run(given, scale=scale, out=out, look=look)
-        else:  # rounded once, behind it
-            exact, _ = method.run(given, scale=scale)
-            out.copy_(exact.mul_(task.site.factor).view(out.shape))
-            finite = bool(out.isfinite().all())
-        if not finite:
-            raise CandidateFailed(
-                f"{task.site.name} of the merged model holds {self._why_not_finite(task, given, recipe.dtype)}"
-            )
+        site, method = task.site, methods.get(task.group.method)
+        scale = task.group.scale(site.place)
+        wanted = tally is not None and tally.wants(site.name)
+        for number, given in enumerate(self._parts(recipe, task)):
+            part = out if given.name == site.place.tensor else out[number]
+            look = None
+            if tally and wanted and number == 0:  # of packed experts, one stands for all
+                known = given.base if tally.origin == BASE else given.models.get(tally.origin)
+                if known is None:
+                    whole = self._tensor(tally.origin, site)
+                    known = whole if part is out else whole[number]
+                share = known.numel() / max(1, out.numel())
+                look = partial(tally.look, site.name, known, share=share)
+            if site.factor == 1.0:
+                _, finite = method.run(given, scale=scale, out=part, look=look)
+            else:  # rounded once, behind it
+                exact, _ = method.run(given, scale=scale)
+                part.copy_(exact.mul_(site.factor).view(part.shape))
+                finite = bool(part.isfinite().all())
+            if not finite:
+                raise CandidateFailed(
+                    f"{site.name} of the merged model holds {self._why_not_finite(task, given, recipe.dtype)}"
+                )
 
     def _why_not_finite(self, task: _Task, given: methods.Inputs, dtype: str) -> str:
         """What a merged tensor holds that is no finite number of ``dtype``."""
@@ -377,6 +385,16 @@ class Merge:
     def row_tangents(self) -> Callable[[str], Iterator[tuple[str, torch.Tensor]]]:
         """See ``Materializer.row_tangents``; likewise."""
         return remembered(self.materializer.row_tangents(self.recipe))
+
+
+def _tangents(task: _Task, given: methods.Inputs) -> Iterator[tuple[str, str | None, torch.Tensor]]:
+    method = methods.get(task.group.method)
+    if not method.smooth and task.group.lines is None:
+        return
+    yield from method.tangents(given, scale=task.group.scale(task.site.place))
+    if task.group.lines is not None and given.base is not None:
+        whole, _ = method.run(given)
+        yield LINES, None, whole - given.base.float()
 
 
 def _memory(tensor: torch.Tensor) -> tuple[Any, ...]:
@@ -448,7 +466,8 @@ class _Members:
 
     def __iter__(self) -> Iterator[methods.Inputs]:
         for site in self._members:
-            yield self._materializer._inputs(self._recipe, self._group, site)
+            given = self._materializer._inputs(self._recipe, self._group, site)
+            yield from given.slices if site.packed and not given.rows else (given,)
 
 
 def shared_memory(threads: int = 1) -> int:

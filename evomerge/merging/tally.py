@@ -65,7 +65,12 @@ class Tally:
         return name in self._looked
 
     def look(
-        self, name: str, origin: torch.Tensor, exact: Callable[[torch.Tensor], torch.Tensor]
+        self,
+        name: str,
+        origin: torch.Tensor,
+        exact: Callable[[torch.Tensor], torch.Tensor],
+        *,
+        share: float = 1.0,
     ) -> None:
         """Count a tensor that is wanted.
 
@@ -73,6 +78,7 @@ class Tally:
             name: of the tensor.
             origin: what it changes [*shape].
             exact: the float32 merge [n] at flat indices [n].
+            share: of the tensor that is looked at, where that is a part of it.
         """
         import torch
 
@@ -80,11 +86,11 @@ class Tally:
         if size == 0:
             return
         at = torch.from_numpy(indices(name, size)).to(origin.device)
-        self._sampled |= len(at) < size
+        self._sampled |= len(at) < size or share < 1
         merged = exact(at)
         change = _square(merged - origin.reshape(-1)[at].float())
         lost = {each: _square(merged.to(getattr(torch, each)) - merged) for each in DTYPES}
-        scale = size / len(at) / self._looked[name][1]
+        scale = size / len(at) / self._looked[name][1] / share
         self._found[name] = (
             change * scale,
             {each: square * scale for each, square in lost.items()},

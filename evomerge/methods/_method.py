@@ -88,6 +88,25 @@ class Inputs:
     facts: FactStore | None = None
     rows: Mapping[str, Tensor] | None = None
 
+    @property
+    def slices(self) -> Iterator[Inputs]:
+        """The same for each index of the tensors' first axis, as of tensors of their own [*shape without it]."""
+        first = next(iter(self.models.values()))
+
+        def at(index: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {m: t[index] if t.shape == first.shape else t for m, t in tensors.items()}
+
+        for index in range(len(first)):
+            stats = self.stats and {n: t and at(index, t) for n, t in self.stats.items()}
+            yield replace(
+                self,
+                models=at(index, self.models),
+                base=None if self.base is None else self.base[index],
+                name=f"{self.name}[{index}]",
+                noise=self.noise and at(index, self.noise),
+                stats=stats,
+            )
+
 
 @dataclass(frozen=True)
 class Method:

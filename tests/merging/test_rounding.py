@@ -206,7 +206,7 @@ def test_of_large_tensors_a_sample_tells(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(
         tally.Tally,
         "look",
-        lambda self, name, *rest: (seen.append(name), look(self, name, *rest))[1],
+        lambda self, name, *rest, **more: (seen.append(name), look(self, name, *rest, **more))[1],
     )
     few = estimate_rounding(recipe, open_parents(recipe))
     assert few.sampled and few.shares.keys() == expected.keys()
