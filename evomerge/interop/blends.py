@@ -18,7 +18,7 @@ from evomerge.interop.catalogue import VERSION, Argument
 from evomerge.interop.document import Document, Settings, Slice, Source
 from evomerge.interop.settings import value_at
 from evomerge.params import Value
-from evomerge.paths import Hop, Path
+from evomerge.paths import MOST, Hop, Path
 from evomerge.skeleton.residual import adds
 
 
@@ -218,11 +218,16 @@ class Resolver:
                         "models",
                     )
                     return None
-            if high > (self.anatomy.layers or high):
+            known = self.anatomy.layers
+            if high > (known or MOST):
+                there = f"the models have {known}" if known else f"no model has more than {MOST:,}"
                 document.problem(
-                    self.problems,
-                    f"slices[{number}]",
-                    f"layers {_range((low, high))}: the models have {self.anatomy.layers}",
+                    self.problems, f"slices[{number}]", f"layers {_range((low, high))}: {there}"
+                )
+                return None
+            if len(blocks) + high - low > MOST:
+                document.problem(
+                    self.problems, "slices", f"give more than {MOST:,} layers, which no model has"
                 )
                 return None
             deepest = max(deepest, high)

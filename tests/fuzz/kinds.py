@@ -139,6 +139,7 @@ weights: simplex
 models: [chat, sea]
 method_gene: global
 parameters: {normalize: true}
+path: {models: [merge, sea], rounds: 2, runs: 3, most: 9, scale: {range: [0.8, 1.25]}}
 """,
 )
 
@@ -235,6 +236,9 @@ groups:
   roles: [attn, mlp]
 - method: passthrough
   models: [one]
+path:
+- {layers: [0, 2]}
+- {layers: [1, 3], model: two, scale: 0.9}
 base: embedded:base
 """,
     f"""\
