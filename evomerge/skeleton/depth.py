@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,13 +12,14 @@ from evomerge.skeleton import Skeleton
 from evomerge.skeleton.modules import model_class, own_config, quiet
 
 _DEPTH = "num_hidden_layers"
-_NOT_BY_BLOCK = ("architectures",)  # nor token ids
+_NOT_BY_BLOCK = ("architectures", "id2label")  # nor token ids
 
 
 def of_blocks(config: Mapping[str, Any], blocks: Sequence[int], where: str) -> dict[str, Any]:
     """The ``config.json`` of a model with these ``blocks`` of the one that ``config`` describes.
 
-    Lists that say something of each block follow them. Where a block would not be of the kind it is (a config
+    What says something of each block follows them: lists with an entry a block, lists of numbers of blocks, mappings by
+    number, how many come first. Where a block would not be of the kind it is (a config
     that numbers the layers with a window, say), there is no such config.
 
     Raises:
@@ -39,11 +41,9 @@ def of_blocks(config: Mapping[str, Any], blocks: Sequence[int], where: str) -> d
     said = effective.to_dict()
     text[effective.attribute_map.get(_DEPTH, _DEPTH)] = len(blocks)
     for key, value in said.items():
-        by_block = isinstance(value, list) or (isinstance(value, str) and key.endswith("pattern"))
-        if not by_block or len(value) != own.layers or key in _NOT_BY_BLOCK or "token_id" in key:
-            continue
-        found = [value[block] for block in blocks]
-        text[key] = "".join(found) if isinstance(value, str) else found
+        if key not in _NOT_BY_BLOCK and "token_id" not in key:
+            found = _by_block(key, value, blocks, own.layers)
+            text |= {} if found is None else {key: found}
     made = Skeleton.of(content, where)
     wanted = [own.kinds[block] for block in blocks]
     if list(made.kinds) != wanted:
@@ -57,6 +57,32 @@ def of_blocks(config: Mapping[str, Any], blocks: Sequence[int], where: str) -> d
         )
         raise Incompatible(
             f"{where}: layer {blocks[at]} cannot be layer {at} of another model: the config says by the number of a "
-            "layer what it is (which have a window, experts, positions), and has no list of that"
+            "layer what it is (which have a window, experts, positions), by a rule that other layers do not follow"
         )
+    for name, part in own.parts.items():
+        if part.place.layer is None and part.shape != made.parts[name].shape:
+            raise Incompatible(
+                f"{where}: {name} has something for each layer, and is not made for other layers than the model's own"
+            )
     return content
+
+
+def _by_block(key: str, value: Any, blocks: Sequence[int], layers: int) -> Any:
+    """A setting of a model of ``layers`` blocks, for one of these of them; None where it says nothing of blocks.
+
+    What looks like it and is not, does no harm unseen: what sort each block is then is compared.
+    """
+    if isinstance(value, str) and key.endswith("pattern") and len(value) == layers:
+        return "".join(value[block] for block in blocks)
+    if isinstance(value, list) and len(value) == layers:
+        return [value[block] for block in blocks]
+    if isinstance(value, list) and value and re.search(r"layer|idx|indices", key):
+        numbers = all(type(each) is int and 0 <= each < layers for each in value)
+        return [at for at, block in enumerate(blocks) if block in value] if numbers else None
+    if isinstance(value, Mapping) and value and all(re.fullmatch(r"\d+", str(k)) for k in value):
+        known = {int(number): each for number, each in value.items()}
+        if max(known) < layers:
+            return {str(at): known[block] for at, block in enumerate(blocks) if block in known}
+    if type(value) is int and re.search(r"^first_k_|^num_dense_layers$", key):
+        return next((at for at, block in enumerate(blocks) if block >= value), len(blocks))
+    return None

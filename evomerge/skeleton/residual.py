@@ -26,7 +26,7 @@ _ADDS = re.compile(
     r"(?:[._](?:weight|bias))?$"
 )
 _AGREE = 1e-3  # of the size of what is compared; a norm's epsilon makes a part in a million
-VERSION = 2
+VERSION = 1
 
 
 def adds(name: str) -> bool:
