@@ -60,7 +60,8 @@ def of_blocks(config: Mapping[str, Any], blocks: Sequence[int], where: str) -> d
             "layer what it is (which have a window, experts, positions), by a rule that other layers do not follow"
         )
     for name, part in own.parts.items():
-        if part.place.layer is None and part.shape != made.parts[name].shape:
+        there = made.parts.get(name)
+        if part.place.layer is None and (there is None or part.shape != there.shape):
             raise Incompatible(
                 f"{where}: {name} has something for each layer, and is not made for other layers than the model's own"
             )
