@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from evomerge.checkpoint import fields
 from evomerge.checkpoint.files import TOKENIZER, mapped_file, read_json
@@ -16,6 +16,7 @@ from evomerge.checkpoint.header import FLOATS, read_header
 from evomerge.checkpoint.weights import ADAPTER_CONFIG, adapter_file, refuse_model
 from evomerge.config import shown
 from evomerge.errors import CheckpointError
+from evomerge.factors import Factors
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 _LORA = re.compile(
     r"^base_model\.model\.(.+)\.lora_(embedding_)?(A|B|magnitude_vector)(?:\.default)?(?:\.weight)?$"
 )
-_WHOLE = re.compile(r"^base_model\.model\.(.+?)(?:\.token_adapter)?(?:\.base_layer)?\.weight$")
+_WHOLE = re.compile(
+    r"^base_model\.model\.(.+?)(?:\.token_adapter)?(?:\.base_layer)?\.(weight|bias)$"
+)
 _ROWS = re.compile(
     r"^base_model\.model\.(.+)\.token_adapter\.trainable_tokens_delta(?:\.default)?$"
 )
@@ -49,6 +52,8 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
 
 
 Shapes = Mapping[str, tuple[int, ...]]
+# How an adapter changes a tensor: adds two factors; rescales as DoRA does; sets rows; brings it whole.
+Kind = Literal["factors", "dora", "rows", "whole"]
 
 
 @dataclass
@@ -104,7 +109,7 @@ class Adapter:
             elif match := _ROWS.match(key):
                 self._rows[f"{match[1]}.weight"] = key, self._numbers(match[1], key)
             elif match := _WHOLE.match(key):
-                self._whole[f"{match[1]}.weight"] = key
+                self._whole[f"{match[1]}.{match[2]}"] = key
             else:
                 raise CheckpointError(f"{self.file}: {key!r} is not a plain LoRA matrix")
             if (dtype := self._entries[key].dtype) not in FLOATS:
@@ -122,6 +127,34 @@ class Adapter:
     def replaces(self, name: str) -> bool:
         """True if the adapter brings the whole parameter ``name``."""
         return name in self._whole
+
+    def kind(self, name: str, stored: torch.Tensor) -> Kind | None:
+        """How the adapter changes the parameter ``name``, of which the model has ``stored``; None if it does not.
+
+        Of several ways it is ``whole``. An embedding that peft saved beside its factors, as the model has it, is none.
+        """
+        import torch
+
+        update, rows = self._updates.get(name), name in self._rows
+        whole = name in self._whole
+        if whole and update and not rows:
+            found = self._read(self._whole[name])
+            whole = found.shape != stored.shape or not torch.equal(found.float(), stored.float())
+        if whole or (update and rows):
+            return "whole"
+        if update:
+            return "dora" if "magnitude_vector" in update.keys else "factors"
+        return "rows" if rows else None
+
+    def factors(self, name: str) -> Factors:
+        """What is added to the parameter ``name`` [rows, columns], where ``kind`` is ``factors``.
+
+        The scale is shared by both factors, so that one that all adapters have makes none longer than the other.
+        """
+        update = self._updates[name]
+        a, b = (self._read(update.keys[part]).float() for part in "AB")
+        left, right = (a.T, b.T) if update.embedding else (b, a)
+        return Factors(left, right).balanced(update.scale)
 
     def brought(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of an embedding or head: the model's own, or of the one that was trained with other tokens."""

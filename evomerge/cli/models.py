@@ -6,36 +6,54 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from evomerge.cli import output, placement
 from evomerge.errors import InputError
 
+if TYPE_CHECKING:
+    from evomerge.recipe import Recipe
+
 
 def merge(arguments: argparse.Namespace) -> None:
-    from evomerge.interop import load_recipe
-    from evomerge.merging import merge
+    from evomerge.merging import merge, merge_adapter
     from evomerge.report.progress import progress_bar
     from evomerge.visible import visible
 
     placement.stop_on_signals()
-    recipe, notes = load_recipe(arguments.recipe)
+    recipe, notes = _recipe(arguments.recipe)
     recipe = recipe.allowing(arguments.allow)
     for note in notes:
         print(visible(note), file=sys.stderr)
     placement.check_device(arguments.device)
     if not 0 < arguments.shard_size < float("inf"):
         raise InputError(f"--shard-size: expected a number above 0, found {arguments.shard_size:g}")
+    if arguments.rank is not None and not arguments.as_adapter:
+        raise InputError("--rank: is of an adapter; give --as-adapter, too")
     with progress_bar("merging") as advance:
-        merge(
-            recipe,
-            arguments.output,
-            force=arguments.force,
-            shard_bytes=int(arguments.shard_size * 2**30),
-            device=arguments.device or "cpu",
-            progress=advance,
-            say=lambda text: print(visible(text), file=sys.stderr),
-        )
+        common: dict[str, Any] = {
+            "force": arguments.force,
+            "device": arguments.device or "cpu",
+            "progress": advance,
+            "say": lambda text: print(visible(text), file=sys.stderr),
+        }
+        if arguments.as_adapter:
+            merge_adapter(recipe, arguments.output, rank=arguments.rank, **common)
+        else:
+            size = int(arguments.shard_size * 2**30)
+            merge(recipe, arguments.output, shard_bytes=size, **common)
     print(arguments.output)
+
+
+def _recipe(path: str) -> tuple[Recipe, list[str]]:
+    """The recipe in a file, or the winner of a run's folder, and what is to be said of it."""
+    from evomerge.interop import load_recipe
+    from evomerge.record.record import Record
+
+    if not Path(path).is_dir():
+        return load_recipe(path)
+    record = Record(path)
+    return record.recipe(record.chosen()), []
 
 
 def measure(arguments: argparse.Namespace) -> None:

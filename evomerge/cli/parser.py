@@ -190,12 +190,25 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command(
         "merge",
         models.merge,
-        "materialize a recipe as a Hugging Face model folder",
-        "Written shard by shard beside DIR and renamed at the end: DIR appears whole or not at all.",
+        "materialize a recipe as a Hugging Face model folder, or adapters as an adapter",
+        "Written shard by shard beside DIR and renamed at the end: DIR appears whole or not at all.\n\n"
+        "With --as-adapter DIR is a PEFT adapter (LoRA) of the one model that all models of the recipe are\n"
+        "adapters of. A sum of adapters (linear, task_arithmetic, also with a line over depth) and methods on\n"
+        "factors (robustmerge, lego) are exact, at the sum of the ranks at most; any other merge is brought\n"
+        "to --rank R, and what that loses is told. Factors are float32, and hold the merge before DTYPE of the\n"
+        "recipe rounds it: an adapter in bfloat16 would lose little, base + adapter rounded once loses most.",
     )
-    sub.add_argument("recipe", metavar="RECIPE.yaml", help="a recipe, or a mergekit file")
+    sub.add_argument(
+        "recipe", metavar="RECIPE.yaml|RUN_DIR", help="a recipe, a mergekit file, or a run's winner"
+    )
     sub.add_argument("-o", "--output", metavar="DIR", required=True, help="folder to make")
     sub.add_argument("--force", action="store_true", help="replace DIR if it exists")
+    sub.add_argument(
+        "--as-adapter", action="store_true", help="write an adapter, where all models are adapters"
+    )
+    sub.add_argument(
+        "--rank", type=int, metavar="R", help="of the adapter (default: as large as is exact)"
+    )
     sub.add_argument(
         "--shard-size",
         metavar="GB",

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import InputError, NotMeasured, did_you_mean, one_of
+from evomerge.factors import Factors
+from evomerge.methods._form import Form, form_of
 from evomerge.methods.kernel.draws import draw_key, uniforms
 from evomerge.methods.kernel.entrywise import Entrywise
 from evomerge.methods.kernel.facts import Facts, FactStore
@@ -37,6 +39,7 @@ INPUTS = (
     "layers",
     "facts",
     "totals",
+    "factors",
 )
 
 # Whether a kernel runs without a statistic that it takes.
@@ -74,6 +77,7 @@ class Inputs:
         facts: where candidate-invariant work is kept for the next merge.
         rows: model -> factors of its weight, float32, on the CPU: one for each index of the first axis, or
             [1, columns] of a matrix.
+        factors: model -> those of its delta; None where a delta is not held so.
     """
 
     models: Mapping[str, Tensor]
@@ -87,6 +91,7 @@ class Inputs:
     totals: Sequence[Tensor] = ()
     facts: FactStore | None = None
     rows: Mapping[str, Tensor] | None = None
+    factors: Mapping[str, Factors] | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class Method:
     """
 
     name: str
-    kernel: Callable[..., Tensor | Entrywise]
+    kernel: Callable[..., Tensor | Entrywise | Factors]
     base: Base
     paper: str
     min_models: int
@@ -121,6 +126,11 @@ class Method:
     def required(self) -> tuple[str, ...]:
         """The statistics that the kernel never runs without."""
         return tuple(name for name, need in self.statistics.items() if need == required)
+
+    @property
+    def of_adapters(self) -> bool:
+        """Whether the kernel works on the factors of adapters, so that its sources are such."""
+        return "factors" in self.inputs
 
     @property
     def takes(self) -> str:
@@ -226,19 +236,38 @@ class Method:
             NotMeasured: a statistic that the method requires is not in ``inputs``.
         """
         given = _Given(self, inputs)
-        merged = self.kernel(**self._arguments(given))
+        return self._finished(given, self.kernel(**self._arguments(given)), scale, out, look)
+
+    @torch.no_grad()
+    def form(self, inputs: Inputs, *, scale: float = 1.0) -> Form:
+        """What the merge of one tensor is, see ``Form``; ``run`` computes it. Raises as ``run``."""
+        given = _Given(self, inputs)
+        made = self.kernel(**self._arguments(given))
+        return form_of(made, scale, lambda: self._finished(given, made, scale)[0])
+
+    @torch.no_grad()
+    def _finished(
+        self,
+        given: _Given,
+        merged: Tensor | Entrywise | Factors,
+        scale: float,
+        out: Tensor | None = None,
+        look: Look | None = None,
+    ) -> tuple[Tensor, bool]:
+        """What ``run`` returns, of what the kernel made."""
         if isinstance(merged, Entrywise) and (scale == 1.0 or merged.of == "deltas"):
             if look:
                 look(partial(given.operands.entries, merged, scale=scale))
             return given.operands.merge(merged, out, scale)
         if isinstance(merged, Entrywise):
             merged, _ = given.operands.merge(merged)
-        elif "deltas" in self.inputs:
+        elif isinstance(merged, Factors) or "deltas" in self.inputs:
+            merged = merged.product if isinstance(merged, Factors) else merged
             merged = given.origin + (merged if scale == 1.0 else merged * scale)
             scale = 1.0
         if scale != 1.0:
             merged = given.origin + (merged - given.origin) * scale
-        merged = _with_broken(merged, inputs.models.values())
+        merged = _with_broken(merged, given.inputs.models.values())
         if look:
             look(merged.reshape(-1).__getitem__)
         if out is None:
@@ -295,10 +324,10 @@ class Method:
     def plain(self, inputs: Inputs) -> Tensor | None:
         """What the kernel itself returns: a merged delta or tensor [*shape].
 
-        None if that is an ``Entrywise``, of which every pass keeps broken entries.
+        None if that is an ``Entrywise``, of which every pass keeps broken entries, or factors.
         """
         merged = self.kernel(**self._arguments(_Given(self, inputs)))
-        return None if isinstance(merged, Entrywise) else merged
+        return merged if isinstance(merged, Tensor) else None
 
     @torch.no_grad()
     def survey(self, number: int, inputs: Inputs) -> Tensor | None:
@@ -367,6 +396,14 @@ class _Given:
     @property
     def device(self) -> torch.device:
         return next(iter(self.inputs.models.values())).device
+
+    @property
+    def factors(self) -> tuple[Factors, ...] | None:
+        """Those of each model's delta, in order; None if one of them has none, or the tensor is no matrix."""
+        found = self.inputs.factors
+        if found is None:
+            return None
+        return tuple(found[model].to(self.device) for model in self.inputs.models)
 
     @cached_property
     def base(self) -> Tensor | None:

@@ -119,6 +119,18 @@ def places_of(model: Any) -> dict[str, tuple[Place, bool]]:
     return found
 
 
+def kinds_of(model: Any) -> dict[str, str]:
+    """What each module of ``model`` is that an adapter may change: ``linear``, an ``embedding``, or ``other``."""
+    from torch import nn
+
+    found = {}
+    for name, module in model.named_modules():
+        linear = isinstance(module, nn.Linear)
+        kind = "embedding" if isinstance(module, nn.Embedding) else "other"
+        found[name] = "linear" if linear else kind
+    return found
+
+
 def _is_in(name: str, tower: str) -> bool:
     return not tower or name.startswith(f"{tower}.")
 

@@ -1,0 +1,161 @@
+"""Writing adapters as peft reads them: factors, rows of embeddings, whole modules."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from evomerge.checkpoint.files import mapped_file
+from evomerge.checkpoint.header import tensor_bytes
+from evomerge.checkpoint.weights import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from evomerge.checkpoint.writing import write_file
+
+if TYPE_CHECKING:
+    import torch
+
+    from evomerge.factors import Factors
+
+_PREFIX = "base_model.model."
+_PLAIN = {
+    "peft_type": "LORA",
+    "bias": "none",
+    "fan_in_fan_out": False,
+    "inference_mode": True,
+    "init_lora_weights": True,
+    "lora_dropout": 0.0,
+    "use_dora": False,
+    "use_rslora": False,
+}
+
+
+class AdapterFolder:
+    """An adapter in the making; tensors come in any order, from any thread, and lie on disk until ``finish``.
+
+    All is stored in float32: what is merged of factors is merged in float32, and an adapter is small. Every rank has
+    itself as alpha, so that the scale is 1 for readers that know no patterns, too. Made by ``adapter_folder``.
+
+    Args:
+        parts: a folder for tensors that have come.
+        kinds: module -> ``linear``, ``embedding`` or ``other``, all of the model's.
+    """
+
+    def __init__(self, parts: Path, kinds: Mapping[str, str]) -> None:
+        self._parts, self._kinds = parts, kinds
+        self._lock = threading.Lock()
+        self._files: dict[str, Path] = {}  # key -> where its tensor lies
+        self.ranks: dict[str, int] = {}  # of modules that have factors
+        self.whole: dict[str, list[str]] = {}  # modules that are brought -> their tensors that came
+        self.numbers: dict[str, list[int]] = {}  # of rows, by module
+
+    def add(self, name: str, factors: Factors) -> None:
+        """What is added to the weight ``name`` of a linear module or embedding; rank 0 is nothing."""
+        module = name.removesuffix(".weight")
+        if factors.rank == 0:
+            return
+        if self._kinds[module] == "embedding":
+            found = {"embedding_A": factors.left.T, "embedding_B": factors.right.T}
+        else:
+            found = {"A.weight": factors.right, "B.weight": factors.left}
+        self._keep({f"{module}.lora_{part}": tensor for part, tensor in found.items()})
+        self.ranks[module] = factors.rank
+
+    def set_rows(self, name: str, numbers: Sequence[int], rows: torch.Tensor) -> None:
+        """The rows of an embedding or head that are others: ``rows`` [numbers, columns]."""
+        module = name.removesuffix(".weight")
+        self._keep({f"{module}.token_adapter.trainable_tokens_delta": rows})
+        self.numbers[module] = list(numbers)
+
+    def bring(self, name: str, tensor: torch.Tensor) -> None:
+        """A parameter that is brought whole; all others of its module must come, too."""
+        self._keep({name: tensor})
+        with self._lock:
+            self.whole.setdefault(name.rpartition(".")[0], []).append(name)
+
+    def _keep(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        from safetensors.torch import save_file
+
+        with self._lock:
+            path = self._parts / f"{len(self._files)}.safetensors"
+            self._files |= {f"{_PREFIX}{name}": path for name in tensors}
+        save_file(
+            {f"{_PREFIX}{name}": each.float().cpu().contiguous() for name, each in tensors.items()},
+            path,
+        )
+
+    def finish(self, folder: Path, base: str, *, task: str | None, tied: bool) -> None:
+        """Write config and weights into ``folder``.
+
+        Args:
+            folder: to write into.
+            base: what the adapter is for, as peft is told.
+            task: peft's word for what the model does; None where it has none.
+            tied: whether a tied head stays tied to an embedding that is brought whole.
+        """
+        config = {
+            **_PLAIN,
+            "base_model_name_or_path": base,
+            "task_type": task,
+            **self._adapted(),
+            "modules_to_save": sorted(self.whole) or None,
+            "trainable_token_indices": dict(sorted(self.numbers.items())) or None,
+            **({"ensure_weight_tying": True} if tied and self.whole else {}),
+        }
+        text = json.dumps(dict(sorted(config.items())), indent=2)
+        (folder / ADAPTER_CONFIG).write_text(f"{text}\n", encoding="utf-8")
+        sizes = {key: tensor_bytes(shape, "float32") for key, shape in self._shapes().items()}
+        write_file(folder / ADAPTER_WEIGHTS, sizes, self.tensors())
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """What came, by its key in the file, sorted."""
+        for key, path in sorted(self._files.items()):
+            yield key, mapped_file(path).get_tensor(key)
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {key: tuple(tensor.shape) for key, tensor in self.tensors()}
+
+    def _adapted(self) -> dict[str, Any]:
+        """Which modules have factors, and of which rank."""
+        most = max(self.ranks.values())
+        patterns: dict[str, int] = {}
+        targets: list[str] = []
+        for last, members in sorted(_by_last(self.ranks).items()):
+            ranks = {self.ranks[each] for each in members}
+            short = last.isidentifier()
+            whole = short and members == _by_last(self._kinds)[last]
+            targets += [last] if whole else members
+            if ranks == {most}:
+                continue
+            if short and len(ranks) == 1:
+                patterns[last] = next(iter(ranks))
+            else:
+                patterns |= {
+                    re.escape(m): self.ranks[m] for m in members if self.ranks[m] != most
+                }
+        return {
+            "r": most,
+            "lora_alpha": most,
+            "rank_pattern": patterns,
+            "alpha_pattern": dict(patterns),
+            "target_modules": targets,
+        }
+
+
+@contextmanager
+def adapter_folder(scratch: Path, kinds: Mapping[str, str]) -> Iterator[AdapterFolder]:
+    """An adapter in the making, whose tensors lie in ``scratch`` meanwhile; see ``AdapterFolder``."""
+    with TemporaryDirectory(dir=scratch) as parts:
+        yield AdapterFolder(Path(parts), kinds)
+
+
+def _by_last(modules: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Modules by the last part of their names, sorted."""
+    found: dict[str, list[str]] = {}
+    for module in sorted(modules):
+        found.setdefault(module.rpartition(".")[2], []).append(module)
+    return found

@@ -1,0 +1,426 @@
+"""A merge of adapters as an adapter: what a recipe changes in the one model that all of its models are adapters of.
+
+    exact       where a tensor's merge is a sum of the models (or the method merges factors): their factors side by
+                side, each times its coefficient, so that ranks add up
+    of a rank   any merge: the nearest matrix of that rank to what it changes (SVD); the error is told
+    rows        of an embedding or head, where the adapters train rows of it
+    whole       what an adapter brings whole: the merged tensor
+
+All of it is of the float32 merge, before the recipe's dtype rounds it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evomerge import methods
+from evomerge.checkpoint import Checkpoint, ModelRef, beside, companions, copy_companions
+from evomerge.checkpoint.adapter import Kind
+from evomerge.checkpoint.adapter_folder import AdapterFolder, adapter_folder
+from evomerge.errors import Incompatible, InputError
+from evomerge.factors import Factors, compressed, concatenated, nearest
+from evomerge.merging.blueprint import Blueprint, Site
+from evomerge.merging.disk import keep_recipe
+from evomerge.merging.materializer import Materializer, cores
+from evomerge.merging.models import open_parents
+from evomerge.methods import Form
+from evomerge.parents import Parents
+from evomerge.parents.adapters import same_model
+from evomerge.recipe import BASE, Recipe
+from evomerge.skeleton.modules import kinds_of, meta_model
+
+if TYPE_CHECKING:
+    import torch
+
+_ONE = 1e-6  # how far coefficients may be from summing to 1
+
+
+def merge_adapter(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    rank: int | None = None,
+    force: bool = False,
+    device: str = "cpu",
+    progress: Callable[[str, int], None] = lambda name, total: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Path:
+    """Write a merge of adapters as a PEFT folder: base + it is the merge, before the recipe's dtype rounds that.
+
+    Written beside ``out`` and renamed; memory stays at a few tensors.
+
+    Args:
+        recipe: what to merge; its models are adapters of one model, or that model.
+        out: the folder to make.
+        rank: of the factors of each tensor; None: as large as it takes to be exact.
+        force: replace an existing folder.
+        device: where kernels run.
+        progress: called with each tensor's name and the number of tensors.
+        say: called with each line on what is downloaded, on the ranks, and on what they lose.
+
+    Raises:
+        InputError: ``out`` exists or is a parent; a model is no adapter of the base; the merge is no sum of the
+            adapters, and no rank is given; what it changes cannot be part of an adapter.
+        RunError: the disk is full.
+        CandidateFailed: the merge holds NaN or infinity.
+    """
+    if rank is not None and rank < 1:
+        raise InputError(f"--rank: expected at least 1, found {rank}")
+    out, base = Path(out), base_of(recipe)
+    export = Export(recipe, open_parents(recipe, say), Checkpoint.open(base))
+    export.check(out)
+    with beside(out, force=force) as work:
+        with adapter_folder(work, export.kinds) as made:
+            found = export.into(made, rank, device, progress)
+            export.finish(made, work, base)
+        keep_recipe(recipe, work / "evomerge.yaml")
+    for line in found.lines(rank):
+        say(line)
+    return out
+
+
+def base_of(recipe: Recipe) -> ModelRef:
+    """The one model that a recipe's models are adapters of, as the first of them names it.
+
+    Raises:
+        InputError: a model is a recipe itself, or none is an adapter.
+    """
+    refs = {**({BASE: recipe.base} if recipe.base else {}), **recipe.models}
+    for name, ref in refs.items():
+        if ref.is_recipe:
+            raise InputError(
+                f"--as-adapter: {name} = {ref} is a recipe, and so no adapter; merge it with --as-adapter first, and "
+                "name MODEL+THAT"
+            )
+    if not any(ref.adapter for ref in refs.values()):
+        models = ", ".join(f"{name} = {ref}" for name, ref in refs.items())
+        raise InputError(
+            f"--as-adapter: no model of the recipe is an adapter: {models}; expected MODEL+ADAPTER, adapters of one "
+            "model. Merge full models without --as-adapter"
+        )
+    first = next(iter(refs.values()))
+    return ModelRef(first.model, first.origin)
+
+
+@dataclass
+class Found:
+    """What an export holds.
+
+    Attributes:
+        ranks: tensor -> rank of its factors.
+        lost: tensor -> squares of what it changes, and of what its factors lack of that.
+    """
+
+    ranks: dict[str, int] = field(default_factory=dict)
+    lost: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def lines(self, rank: int | None) -> list[str]:
+        """What there is to tell about it."""
+        ranks = self.ranks.values()
+        if not ranks:
+            return ["adapter: no tensor with factors"]
+        bounds = f"{min(ranks)}" if len(set(ranks)) == 1 else f"{min(ranks)} to {max(ranks)}"
+        if rank is None:
+            return [f"adapter: {len(ranks)} tensors with factors of rank {bounds}; exact"]
+        shares = {name: _share(*squares) for name, squares in self.lost.items()}
+        worst = max(shares, key=lambda name: shares[name])
+        total = _share(*(sum(each) for each in zip(*self.lost.values(), strict=True)))
+        return [
+            f"adapter: {len(ranks)} tensors with factors of rank {bounds}; they lack {total:.2%} of what the merge "
+            f"changes (Frobenius), {shares[worst]:.2%} in {worst}, which lacks most"
+        ]
+
+
+def _share(whole: float, lost: float) -> float:
+    return math.sqrt(max(lost, 0.0) / whole) if whole > 0 else 0.0
+
+
+class Export:
+    """A recipe of adapters, opened.
+
+    Args:
+        recipe: what is merged.
+        parents: its models.
+        base: the one model that they are adapters of.
+
+    Raises:
+        Incompatible: one is not.
+    """
+
+    def __init__(self, recipe: Recipe, parents: Parents, base: Checkpoint) -> None:
+        self._recipe, self._parents, self._base = recipe, parents, base
+        for name, model in parents.models.items():
+            if not same_model(model, base):
+                raise Incompatible(
+                    f"--as-adapter: {name} = {model.name} is no adapter of {base.name}; expected that all models of the "
+                    "recipe are adapters of one model. Merge them without --as-adapter"
+                )
+        self._blueprint = Blueprint.of(parents)
+
+    @cached_property
+    def kinds(self) -> dict[str, str]:
+        """What each module of the base is, see ``kinds_of``."""
+        return kinds_of(meta_model(self._base.config, self._base.name))
+
+    def check(self, out: Path) -> None:
+        """Refuse to write over a model or adapter of the recipe, and what cannot be copied.
+
+        Raises:
+            InputError: with the reason.
+        """
+        for model in self._parents.models.values():
+            folders = [model.folder, *([model.adapter.folder] if model.adapter else [])]
+            if any(folder.resolve() == out.resolve() for folder in folders):
+                raise InputError(
+                    f"{out}: is a model of the recipe ({model.name}); choose another folder"
+                )
+        companions(self._parents.donor)
+
+    def into(
+        self,
+        made: AdapterFolder,
+        rank: int | None,
+        device: str,
+        progress: Callable[[str, int], None],
+    ) -> Found:
+        """Work out every tensor; what was found."""
+        materializer = Materializer(
+            self._parents, blueprint=self._blueprint, device=device, threads=cores()
+        )
+        if rank is None:
+            self._refuse_no_sum(materializer)
+        found, lock, total = Found(), threading.Lock(), len(self._blueprint.sites)
+
+        def take(site: Site, form: Form) -> None:
+            if (kinds := self._kinds(site)) is None:
+                self._refuse_changed(site, form)
+            elif kinds <= {"rows"}:
+                self._rows(made, site, form)
+            elif "whole" in kinds:
+                made.bring(self._held(site), form.merged())
+            elif (factors := self._factors(site, form, rank, found, lock)).rank:
+                self._refuse_tied(site)
+                made.add(self._held(site), factors)
+            progress(site.name, total)
+
+        materializer.forms(self._recipe, take)
+        found.ranks |= made.ranks
+        return found
+
+    def finish(self, made: AdapterFolder, work: Path, base: ModelRef) -> None:
+        """Write what was made into ``work``, with all that a loader wants."""
+        if not made.ranks:  # peft wants an adapter to adapt something
+            module = next(name for name, kind in self.kinds.items() if kind == "linear")
+            made.add(f"{module}.weight", _nothing(self._base.entry(f"{module}.weight").shape))
+        for module, there in list(made.whole.items()):
+            for name in self._base.names:
+                if name.rpartition(".")[0] == module and name not in there:
+                    made.bring(name, self._base.plain(name))
+        causal = self._base.architecture.endswith("ForCausalLM")
+        tied = self._base.tied and self._blueprint.tied
+        made.finish(work, base.portable, task="CAUSAL_LM" if causal else None, tied=tied)
+        if self._parents.donor.tokenizer_folder != self._base.folder or self._grown:
+            copy_companions(self._parents.donor, work)
+
+    # -- one tensor ------------------------------------------------------------------------------
+
+    @property
+    def _grown(self) -> bool:
+        """Whether the merge has other tokens than the base."""
+        return self._parents.height != self._base.height
+
+    def _kinds(self, site: Site) -> set[Kind] | None:
+        """In which ways the models change a tensor; None if none does."""
+        found: set[Kind] = set()
+        group = self._recipe.group_of(site.place)
+        assert group is not None  # or merging would have refused it
+        base = {BASE} if group.needs_base and self._recipe.base is not None else set()
+        for name in {*group.models, *base}:
+            own = site.origin[name]
+            if self._parents.moves(name, own):
+                found.add("whole")
+            elif kind := self._parents.models[name].adapted(self._parents.stored_name(name, own)):
+                found.add(kind)
+        if found and self._base.tied and not self._blueprint.tied and site.name in self._ends:
+            return {"whole"}
+        if self._grown and self._base.by_token(site.name):
+            return {"whole"}
+        return found or None
+
+    @cached_property
+    def _ends(self) -> set[str]:
+        """The tensors of the base that are tied to one another."""
+        return {*self._base.ties, *self._base.ties.values()}
+
+    def _origin(self, site: Site) -> torch.Tensor:
+        """The base's tensor, float32."""
+        return self._base.plain(self._base.read_as(site.name)).float()
+
+    def _factors(
+        self, site: Site, form: Form, rank: int | None, found: Found, lock: threading.Lock
+    ) -> Factors:
+        """What the merge changes in a matrix: exactly, or of a rank, with what that loses noted."""
+        exact = form.factors or self._summed(site, form)
+        if rank is None:
+            assert exact is not None
+            return exact
+        if exact is not None:
+            made, lost = compressed(exact, rank)
+            size = float(made.product.square().sum(dtype=made.left.double().dtype)) + lost
+        else:
+            merged = form.merged()
+            _refuse_broken(site, merged)
+            delta = merged - self._origin(site).to(merged.device)
+            made, lost = nearest(delta, rank, site.name)
+            size = float(delta.square().sum(dtype=delta.double().dtype))
+        with lock:
+            found.lost[site.name] = size, lost
+        return made if size > 0 else Factors.none(*made.shape)
+
+    def _summed(self, site: Site, form: Form) -> Factors | None:
+        """The factors of what a sum of the models changes in the base, side by side; None if it is no such sum."""
+        if form.models is None or not _is_one(form):
+            return None
+        group = self._recipe.group_of(site.place)
+        assert group is not None
+        coefficients = dict(zip(group.models, form.models, strict=True))
+        parts = []
+        for name, coefficient in (*coefficients.items(), (BASE, form.base)):
+            if name not in self._parents.models or _is_zero(coefficient):
+                continue
+            model, stored = (
+                self._parents.models[name],
+                self._parents.stored_name(name, site.origin[name]),
+            )
+            kind = model.adapted(stored)
+            if kind == "dora":
+                return None
+            if kind is not None and model.adapter is not None:
+                parts.append(model.adapter.factors(stored).scaled(_float(coefficient)))
+        return concatenated(parts) if parts else Factors.none(*site.shape)
+
+    def _rows(self, made: AdapterFolder, site: Site, form: Form) -> None:
+        """The rows of an embedding or head that the merge changes."""
+        merged = form.merged().cpu()
+        _refuse_broken(site, merged)
+        changed = (merged != self._origin(site)).any(1).nonzero().flatten()
+        if len(changed):
+            made.set_rows(self._held(site), changed.tolist(), merged[changed])
+
+    # -- refusals --------------------------------------------------------------------------------
+
+    def _held(self, site: Site) -> str:
+        """The name of a tensor that a module of the model has under it.
+
+        Raises:
+            Incompatible: transformers holds it in another form.
+        """
+        if site.name.rpartition(".")[0] not in self.kinds:
+            raise Incompatible(
+                f"--as-adapter: the merge changes {site.name}, which transformers holds in another form, as part of a "
+                "larger tensor, and adapters change modules; merge without --as-adapter"
+            )
+        return site.name
+
+    def _refuse_tied(self, site: Site) -> None:
+        if site.name in self._ends:
+            raise Incompatible(
+                f"--as-adapter: the merge changes all of {site.name}, and {self._base.name} ties its head to the "
+                "embedding, so that one matrix cannot be both changed and plain; merge without --as-adapter"
+            )
+
+    def _refuse_changed(self, site: Site, form: Form) -> None:
+        """Refuse a merge that changes a tensor that no adapter does."""
+        if form.models is not None:
+            if _is_one(form):
+                return
+            what = f"its coefficients sum to {_total(form):.6g}, not 1, so that it is a multiple of the base's"
+        else:
+            merged = form.merged().cpu()
+            _refuse_broken(site, merged)
+            if merged.allclose(self._origin(site), rtol=_ONE, atol=0):
+                return
+            what = "its method does not leave alone what is equal in all models"
+        raise Incompatible(
+            f"--as-adapter: the merge changes {site.name}, which none of the adapters does: {what}. Take weights that "
+            "sum to 1 or a method that adds to the base, such as task_arithmetic; or merge without --as-adapter"
+        )
+
+    def _refuse_no_sum(self, materializer: Materializer) -> None:
+        """Refuse a merge that is no sum of adapters, by the smallest tensor of each group that has factors."""
+        asked: dict[int, Site] = {}
+        for site in self._blueprint.sites:
+            kinds = self._kinds(site)
+            if kinds and kinds <= {"factors", "dora"}:
+                number = id(self._recipe.group_of(site.place))
+                least = asked.setdefault(number, site)
+                if math.prod(site.shape) < math.prod(least.shape):
+                    asked[number] = site
+                if "dora" in kinds:
+                    raise InputError(_no_sum(site, "DoRA rescales what the base has, so it is no sum"))
+        for site in asked.values():
+            group = self._recipe.group_of(site.place)
+            if group is not None and methods.get(group.method).surveys:
+                raise InputError(_no_sum(site, f"{group.method} is no sum of them"))
+
+        def take(site: Site, form: Form) -> None:
+            if form.factors is not None or self._summed(site, form) is not None:
+                return
+            group = self._recipe.group_of(site.place)
+            assert group is not None
+            if form.models is not None:
+                self._refuse_changed(site, form)
+            raise InputError(_no_sum(site, f"{group.method} is no sum of them"))
+
+        materializer.forms(self._recipe, take, [site.name for site in asked.values()])
+
+
+def _no_sum(site: Site, why: str) -> str:
+    return (
+        f"--as-adapter: {site.name} is not exactly the factors of the adapters side by side: {why}. Give --rank R, for "
+        f"the nearest factors of that rank (R = {min(site.shape)} is exact here); what they lack is told"
+    )
+
+
+def _refuse_broken(site: Site, merged: torch.Tensor) -> None:
+    from evomerge.errors import CandidateFailed
+
+    if not merged.isfinite().all():
+        raise CandidateFailed(f"{site.name} of the merged model holds NaN or infinite values")
+
+
+def _nothing(shape: Iterable[int]) -> Factors:
+    """Factors of rank 1 that add nothing."""
+    import torch
+
+    rows, columns = shape
+    return Factors(torch.zeros(rows, 1), torch.zeros(1, columns))
+
+
+def _total(form: Form) -> float:
+    """What the coefficients sum to; of many rows or columns the one that is farthest from 1."""
+    assert form.models is not None
+    total = form.base
+    for each in form.models:
+        total = total + each
+    if isinstance(total, float):
+        return total
+    return float(total.flatten()[(total - 1).abs().argmax()])
+
+
+def _is_one(form: Form) -> bool:
+    return abs(_total(form) - 1) <= _ONE
+
+
+def _is_zero(coefficient: methods.Coefficient) -> bool:
+    return isinstance(coefficient, float) and coefficient == 0
+
+
+def _float(coefficient: methods.Coefficient) -> float | torch.Tensor:
+    return coefficient if isinstance(coefficient, float) else coefficient.float()
