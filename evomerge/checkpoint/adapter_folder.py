@@ -77,6 +77,12 @@ class AdapterFolder:
         with self._lock:
             self.whole.setdefault(name.rpartition(".")[0], []).append(name)
 
+    def tie(self, name: str, other: str) -> None:
+        """Bring ``name``, too, where it is tied to ``other``, and that was brought and ``name`` was not."""
+        there = self._files.get(f"{_PREFIX}{other}")
+        if there and f"{_PREFIX}{name}" not in self._files:
+            self._keep({name: mapped_file(there).get_tensor(f"{_PREFIX}{other}")})
+
     def _keep(self, tensors: Mapping[str, torch.Tensor]) -> None:
         from safetensors.torch import save_file
 
@@ -134,9 +140,7 @@ class AdapterFolder:
             if short and len(ranks) == 1:
                 patterns[last] = next(iter(ranks))
             else:
-                patterns |= {
-                    re.escape(m): self.ranks[m] for m in members if self.ranks[m] != most
-                }
+                patterns |= {re.escape(m): self.ranks[m] for m in members if self.ranks[m] != most}
         return {
             "r": most,
             "lora_alpha": most,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from evomerge import methods
 from evomerge.checkpoint import Checkpoint, ModelRef, beside, companions, copy_companions
 from evomerge.checkpoint.adapter import Kind
 from evomerge.checkpoint.adapter_folder import AdapterFolder, adapter_folder
-from evomerge.errors import Incompatible, InputError
+from evomerge.errors import CandidateFailed, Incompatible, InputError
 from evomerge.factors import Factors, compressed, concatenated, nearest
 from evomerge.merging.blueprint import Blueprint, Site
 from evomerge.merging.disk import keep_recipe
@@ -203,7 +203,7 @@ class Export:
             elif kinds <= {"rows"}:
                 self._rows(made, site, form)
             elif "whole" in kinds:
-                made.bring(self._held(site), form.merged())
+                made.bring(self._held(site), _sound(site, form.merged()))
             elif (factors := self._factors(site, form, rank, found, lock)).rank:
                 self._refuse_tied(site)
                 made.add(self._held(site), factors)
@@ -222,6 +222,8 @@ class Export:
             for name in self._base.names:
                 if name.rpartition(".")[0] == module and name not in there:
                     made.bring(name, self._base.plain(name))
+        for head, tensor in self._base.ties.items():  # peft reads a tied one under both names
+            made.tie(head, tensor)
         causal = self._base.architecture.endswith("ForCausalLM")
         tied = self._base.tied and self._blueprint.tied
         made.finish(work, base.portable, task="CAUSAL_LM" if causal else None, tied=tied)
@@ -267,15 +269,17 @@ class Export:
     ) -> Factors:
         """What the merge changes in a matrix: exactly, or of a rank, with what that loses noted."""
         exact = form.factors or self._summed(site, form)
+        if exact is not None:
+            _sound(site, exact.left)
+            _sound(site, exact.right)
         if rank is None:
-            assert exact is not None
+            assert exact is not None  # or it was refused
             return exact
         if exact is not None:
             made, lost = compressed(exact, rank)
             size = float(made.product.square().sum(dtype=made.left.double().dtype)) + lost
         else:
-            merged = form.merged()
-            _refuse_broken(site, merged)
+            merged = _sound(site, form.merged())
             delta = merged - self._origin(site).to(merged.device)
             made, lost = nearest(delta, rank, site.name)
             size = float(delta.square().sum(dtype=delta.double().dtype))
@@ -307,8 +311,7 @@ class Export:
 
     def _rows(self, made: AdapterFolder, site: Site, form: Form) -> None:
         """The rows of an embedding or head that the merge changes."""
-        merged = form.merged().cpu()
-        _refuse_broken(site, merged)
+        merged = _sound(site, form.merged()).cpu()
         changed = (merged != self._origin(site)).any(1).nonzero().flatten()
         if len(changed):
             made.set_rows(self._held(site), changed.tolist(), merged[changed])
@@ -342,8 +345,7 @@ class Export:
                 return
             what = f"its coefficients sum to {_total(form):.6g}, not 1, so that it is a multiple of the base's"
         else:
-            merged = form.merged().cpu()
-            _refuse_broken(site, merged)
+            merged = _sound(site, form.merged()).cpu()
             if merged.allclose(self._origin(site), rtol=_ONE, atol=0):
                 return
             what = "its method does not leave alone what is equal in all models"
@@ -363,7 +365,9 @@ class Export:
                 if math.prod(site.shape) < math.prod(least.shape):
                     asked[number] = site
                 if "dora" in kinds:
-                    raise InputError(_no_sum(site, "DoRA rescales what the base has, so it is no sum"))
+                    raise InputError(
+                        _no_sum(site, "DoRA rescales what the base has, so it is no sum")
+                    )
         for site in asked.values():
             group = self._recipe.group_of(site.place)
             if group is not None and methods.get(group.method).surveys:
@@ -388,11 +392,11 @@ def _no_sum(site: Site, why: str) -> str:
     )
 
 
-def _refuse_broken(site: Site, merged: torch.Tensor) -> None:
-    from evomerge.errors import CandidateFailed
-
-    if not merged.isfinite().all():
+def _sound(site: Site, values: torch.Tensor) -> torch.Tensor:
+    """``values`` that a tensor's merge is made of, all of them finite."""
+    if not values.isfinite().all():
         raise CandidateFailed(f"{site.name} of the merged model holds NaN or infinite values")
+    return values
 
 
 def _nothing(shape: Iterable[int]) -> Factors:

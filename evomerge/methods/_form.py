@@ -36,8 +36,8 @@ class Form:
 def form_of(made: object, scale: float, merged: Callable[[], Tensor]) -> Form:
     """The form of what a kernel has ``made``, its merged delta times ``scale``.
 
-        of deltas:   base + s sum_i c_i (W_i - base)
-        of tensors:  base + s (sum_i c_i W_i - base), or the plain sum where s is 1
+    of deltas:   base + s sum_i c_i (W_i - base)
+    of tensors:  base + s (sum_i c_i W_i - base), or the plain sum where s is 1
     """
     if isinstance(made, Factors):
         return Form(merged, factors=made.scaled(scale))

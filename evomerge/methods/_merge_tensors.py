@@ -53,9 +53,15 @@ def merge_tensors(
         InputError: unknown method or parameter, value out of range, wrong number of models, base
             missing or superfluous, tensors that do not fit together, a required statistic missing.
     """
-    held = {model: Factors(left.float(), right.float()) for model, (left, right) in (factors or {}).items()}
+    held = {
+        model: Factors(left.float(), right.float())
+        for model, (left, right) in (factors or {}).items()
+    }
     if base is not None:
-        models = {**models, **{m: base.float() + f.product for m, f in held.items() if m not in models}}
+        models = {
+            **models,
+            **{m: base.float() + f.product for m, f in held.items() if m not in models},
+        }
     merged = merge_states(
         method,
         {model: {name: tensor} for model, tensor in models.items()},
@@ -114,7 +120,8 @@ def merge_states(
         each = {model: state[name] for model, state in models.items()}
         own = None if base is None else base[name]
         _check_tensors(method.name, each, own)
-        extra = {k: found for k, found in (stats or {}).get(name, {}).items() if found is not None}
+        extra: dict[str, Mapping[str, object]] = {}
+        extra |= {k: found for k, found in (stats or {}).get(name, {}).items() if found is not None}
         draws = (noise or {}).get(name)
         if draws is not None:
             _check_tensors(f"{method.name}: noise", draws, next(iter(each.values())))
@@ -170,7 +177,9 @@ def _check_tensors(where: str, tensors: Mapping[str, Tensor], base: Tensor | Non
 def _check_factors(method: Method, factors: Mapping[str, Factors], tensor: Tensor) -> None:
     """Refuse factors that the method does not take, or whose product is no delta of ``tensor``."""
     if not method.of_adapters:
-        raise InputError(f"{method.name} does not merge factors; leave them out, and give the models' tensors")
+        raise InputError(
+            f"{method.name} does not merge factors; leave them out, and give the models' tensors"
+        )
     for model, each in factors.items():
         left, right = list(each.left.shape), list(each.right.shape)
         if len(left) != 2 or len(right) != 2 or left[1] != right[0] or each.shape != tensor.shape:

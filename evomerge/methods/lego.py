@@ -97,7 +97,7 @@ def _clusters(units: Float[Tensor, "units size"], count: int) -> Tensor:
         for c in range(count):
             if not (moved == c).any():
                 moved[distances[:, c].argmin()] = c
-        if torch.equal(moved, found) or len(moved.unique()) < count:
+        if torch.equal(moved, found) or len(set(moved.tolist())) < count:
             break
         found = moved
     return found

@@ -96,7 +96,10 @@ def merges(draw: Any, method: Method, dtypes: Sequence[torch.dtype] = DTYPES) ->
     if method.of_adapters and len(shape) == 2 and draw(st.booleans()):
         scale = draw(st.sampled_from([0.0, 1e-4, 0.1, 1.0]))
         ranks = [draw(st.integers(0, 4)) for _ in names]
-        held = {m: factors(n, shape, r, scale) for n, (m, r) in enumerate(zip(names, ranks, strict=True))}
+        held = {
+            m: factors(n, shape, r, scale)
+            for n, (m, r) in enumerate(zip(names, ranks, strict=True))
+        }
         models = {m: (base.float() + b @ a).to(dtype) for m, (b, a) in held.items()}
     return {
         "method": method,

@@ -42,7 +42,9 @@ def test_lego_of_all_ranks_is_the_exact_sum(reweight: str) -> None:
         factors=given,
         parameters={"share": 1.0, "weight": weights, "reweight": reweight},
     )
-    expected = sum(w * left @ right for w, (left, right) in zip(weights, given.values(), strict=True))
+    expected = sum(
+        w * left @ right for w, (left, right) in zip(weights, given.values(), strict=True)
+    )
     torch.testing.assert_close(merged, expected)
 
 
@@ -88,9 +90,13 @@ def test_lego_keeps_lengths_and_the_size_of_outputs() -> None:
     # an adapter's own size, as in the paper
     torch.testing.assert_close(merged("both", **{"lambda": 2**-0.5}), left @ right)
     apart = {"a": (left, right), "b": (left, -right)}
-    short = merge_tensors("lego", {}, base=BASE, factors=apart, parameters={"share": 0.5, "reweight": "none"})
+    short = merge_tensors(
+        "lego", {}, base=BASE, factors=apart, parameters={"share": 0.5, "reweight": "none"}
+    )
     assert not short.any()  # (left, right) and (left, -right): their mean has no right
-    long = merge_tensors("lego", {}, base=BASE, factors=apart, parameters={"share": 0.5, "reweight": "norm"})
+    long = merge_tensors(
+        "lego", {}, base=BASE, factors=apart, parameters={"share": 0.5, "reweight": "norm"}
+    )
     assert not long.any()
 
 
@@ -112,8 +118,12 @@ def test_robustmerge_weighs_models_by_what_their_ranks_lost() -> None:
     left = torch.tensor([[1.0], [1.0]])
     given = {name: (left, each) for name, each in right.items()}
     options = {"density": 0.25, "lambda": 1.0, "weight": [1.0, 0.5]}
-    merged = merge_tensors("robustmerge", {}, base=torch.zeros(2, 4), factors=given, parameters=options)
-    scale = torch.tensor([8 / 6, 1.0])  # of a the entries from 2 on are kept, of b all that are not 0
+    merged = merge_tensors(
+        "robustmerge", {}, base=torch.zeros(2, 4), factors=given, parameters=options
+    )
+    scale = torch.tensor(
+        [8 / 6, 1.0]
+    )  # of a the entries from 2 on are kept, of b all that are not 0
     side = (scale * torch.tensor([1.0, 0.5])).sum() / scale.sum()
     row = torch.tensor([4.0 + 0.5 * 8, 0.0, 0.0, 2.0])
     torch.testing.assert_close(merged, (side * row).expand(2, 4))
