@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from evomerge.checkpoint import fields
 from evomerge.checkpoint.files import TOKENIZER, mapped_file, read_json
 from evomerge.checkpoint.header import FLOATS, read_header
-from evomerge.checkpoint.weights import ADAPTER_CONFIG, adapter_file, refuse_model
+from evomerge.checkpoint.ternary import TernaryFile
+from evomerge.checkpoint.weights import ADAPTER_CONFIG, TERNARY, adapter_file, refuse_model
 from evomerge.config import shown
 from evomerge.errors import CheckpointError
 from evomerge.factors import Factors
@@ -88,7 +89,12 @@ class Adapter:
         self.config = read_json(self._said)
         self.file = adapter_file(headers or folder)
         self._refuse_other_kinds()
-        self._entries = read_header(self.file, whole=headers is None)
+        self._ternary = TernaryFile(self.file) if self.file.name == TERNARY else None
+        self._entries = (
+            self._ternary.entries
+            if self._ternary
+            else read_header(self.file, whole=headers is None)
+        )
         self._updates: dict[str, Update] = {}
         self._whole: dict[str, str] = {}
         self._rows: dict[
@@ -319,6 +325,8 @@ class Adapter:
         return default
 
     def _read(self, key: str) -> torch.Tensor:
+        if self._ternary:
+            return self._ternary.tensor(key)
         if self._handle is None:
             self._handle = mapped_file(self.file)
         tensor: torch.Tensor = self._handle.get_tensor(key)

@@ -7,14 +7,17 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from evomerge.checkpoint.files import mapped_file
-from evomerge.checkpoint.header import tensor_bytes
-from evomerge.checkpoint.weights import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from evomerge.checkpoint.header import header_of, tensor_bytes
+from evomerge.checkpoint.ternary import Kept, largest, write_ternary
+from evomerge.checkpoint.weights import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TERNARY
 from evomerge.checkpoint.writing import write_file
+from evomerge.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +97,9 @@ class AdapterFolder:
             path,
         )
 
-    def finish(self, folder: Path, base: str, *, task: str | None, tied: bool) -> None:
+    def finish(
+        self, folder: Path, base: str, *, task: str | None, tied: bool, density: float | None = None
+    ) -> dict[str, tuple[float, float]]:
         """Write config and weights into ``folder``.
 
         Args:
@@ -102,6 +107,13 @@ class AdapterFolder:
             base: what the adapter is for, as peft is told.
             task: peft's word for what the model does; None where it has none.
             tied: whether a tied head stays tied to an embedding that is brought whole.
+            density: share of the entries of each factor that are kept, as signs; None: all, as they are.
+
+        Returns:
+            Module -> squares of what it adds, and of what signs lack of that (Frobenius); nothing if all is kept.
+
+        Raises:
+            InputError: signs cannot stand for something that is no factor.
         """
         config = {
             **_PLAIN,
@@ -114,16 +126,50 @@ class AdapterFolder:
         }
         text = json.dumps(dict(sorted(config.items())), indent=2)
         (folder / ADAPTER_CONFIG).write_text(f"{text}\n", encoding="utf-8")
-        sizes = {key: tensor_bytes(shape, "float32") for key, shape in self._shapes().items()}
-        write_file(folder / ADAPTER_WEIGHTS, sizes, self.tensors())
+        if density is not None:
+            return self._write_signs(folder, density)
+        sizes = {key: tensor.nbytes for key, tensor in self._tensors()}
+        write_file(folder / ADAPTER_WEIGHTS, sizes, self._tensors())
+        return {}
 
-    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def bytes_in(self, dtype: str) -> int:
+        """Bytes of the file of weights, were it of the torch dtype called ``dtype``."""
+        shapes = {key: tuple(tensor.shape) for key, tensor in self._tensors()}
+        return len(header_of(shapes, dtype)) + sum(tensor_bytes(s, dtype) for s in shapes.values())
+
+    def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """What came, by its key in the file, sorted."""
-        for key, path in sorted(self._files.items()):
-            yield key, mapped_file(path).get_tensor(key)
+        for key in sorted(self._files):
+            yield key, self._tensor(key)
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        return {key: tuple(tensor.shape) for key, tensor in self.tensors()}
+    def _tensor(self, key: str) -> torch.Tensor:
+        found: torch.Tensor = mapped_file(self._files[key]).get_tensor(key)
+        return found
+
+    def _write_signs(self, folder: Path, density: float) -> dict[str, tuple[float, float]]:
+        """Each factor by its largest entries' signs, and one scale for a pair: that of the least squares.
+
+        With P = B A and Q = B' A' of signs, s = <P, Q> / <Q, Q>, shared by both factors.
+        """
+        for what in (*self.whole, *self.numbers):
+            raise InputError(
+                f"--compress: signs can stand for factors, and the merge brings {what}, whole or in rows; write it "
+                "without --compress"
+            )
+        found, lost = dict[str, Kept](), dict[str, tuple[float, float]]()
+        for module in sorted(self.ranks):
+            keys = sorted(key for key in self._files if key.startswith(f"{_PREFIX}{module}.lora_"))
+            a, b = (self._tensor(key) for key in keys)
+            pair = largest(a, density), largest(b, density)
+            c, d = (each.tensor for each in pair)
+            size, common, own = _inner(a, b, a, b), _inner(a, b, c, d), _inner(c, d, c, d)
+            scale = max(common / own, 0.0) if own else 0.0
+            found |= {
+                key: replace(each, scale=scale**0.5) for key, each in zip(keys, pair, strict=True)
+            }
+            lost[module] = size, size - scale * common
+        write_ternary(folder / TERNARY, found)
+        return lost
 
     def _adapted(self) -> dict[str, Any]:
         """Which modules have factors, and of which rank."""
@@ -155,6 +201,12 @@ def adapter_folder(scratch: Path, kinds: Mapping[str, str]) -> Iterator[AdapterF
     """An adapter in the making, whose tensors lie in ``scratch`` meanwhile; see ``AdapterFolder``."""
     with TemporaryDirectory(dir=scratch) as parts:
         yield AdapterFolder(Path(parts), kinds)
+
+
+def _inner(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, d: torch.Tensor) -> float:
+    """<B A, D C> (Frobenius) of factors [rank, columns] and [rows, rank], by their small products."""
+    a, b, c, d = (each.double() for each in (a, b, c, d))
+    return float(((a @ c.T) * (b.T @ d)).sum())
 
 
 def _by_last(modules: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -28,8 +28,10 @@ def merge(arguments: argparse.Namespace) -> None:
     placement.check_device(arguments.device)
     if not 0 < arguments.shard_size < float("inf"):
         raise InputError(f"--shard-size: expected a number above 0, found {arguments.shard_size:g}")
-    if arguments.rank is not None and not arguments.as_adapter:
-        raise InputError("--rank: is of an adapter; give --as-adapter, too")
+    for option in ("rank", "compress"):
+        if getattr(arguments, option) is not None and not arguments.as_adapter:
+            raise InputError(f"--{option}: is of an adapter; give --as-adapter, too")
+    density = _density(arguments.compress)
     with progress_bar("merging") as advance:
         common: dict[str, Any] = {
             "force": arguments.force,
@@ -38,11 +40,24 @@ def merge(arguments: argparse.Namespace) -> None:
             "say": lambda text: print(visible(text), file=sys.stderr),
         }
         if arguments.as_adapter:
-            merge_adapter(recipe, arguments.output, rank=arguments.rank, **common)
+            merge_adapter(recipe, arguments.output, rank=arguments.rank, density=density, **common)
         else:
             size = int(arguments.shard_size * 2**30)
             merge(recipe, arguments.output, shard_bytes=size, **common)
     print(arguments.output)
+
+
+def _density(text: str | None) -> float | None:
+    """The density in ``compeft[=DENSITY]``."""
+    if text is None:
+        return None
+    name, _, density = text.partition("=")
+    try:
+        if name == "compeft":
+            return float(density) if density else 0.2
+    except ValueError:
+        pass
+    raise InputError(f"--compress: expected compeft or compeft=DENSITY, found {text!r}")
 
 
 def _recipe(path: str) -> tuple[Recipe, list[str]]:

@@ -196,7 +196,10 @@ def make_parser() -> argparse.ArgumentParser:
         "adapters of. A sum of adapters (linear, task_arithmetic, also with a line over depth) and methods on\n"
         "factors (robustmerge, lego) are exact, at the sum of the ranks at most; any other merge is brought\n"
         "to --rank R, and what that loses is told. Factors are float32, and hold the merge before DTYPE of the\n"
-        "recipe rounds it: an adapter in bfloat16 would lose little, base + adapter rounded once loses most.",
+        "recipe rounds it: an adapter in bfloat16 would lose little, base + adapter rounded once loses most.\n\n"
+        "--compress compeft keeps the signs of each factor's largest entries, at least 8 times smaller than in\n"
+        "bfloat16, and tells what they lack. Only evomerge reads such a folder, as MODEL+DIR wherever a model\n"
+        "is named; --as-adapter of a recipe that names it makes it one for peft.",
     )
     sub.add_argument(
         "recipe", metavar="RECIPE.yaml|RUN_DIR", help="a recipe, a mergekit file, or a run's winner"
@@ -208,6 +211,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--rank", type=int, metavar="R", help="of the adapter (default: as large as is exact)"
+    )
+    sub.add_argument(
+        "--compress",
+        metavar="compeft[=DENSITY]",
+        help="of the adapter: keep signs of so large a share of entries (default: compeft=0.2)",
     )
     sub.add_argument(
         "--shard-size",

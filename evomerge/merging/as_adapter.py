@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from evomerge import methods
 from evomerge.checkpoint import Checkpoint, ModelRef, beside, companions, copy_companions
 from evomerge.checkpoint.adapter import Kind
 from evomerge.checkpoint.adapter_folder import AdapterFolder, adapter_folder
+from evomerge.checkpoint.weights import TERNARY
 from evomerge.errors import CandidateFailed, Incompatible, InputError
 from evomerge.factors import Factors, compressed, concatenated, nearest
 from evomerge.merging.blueprint import Blueprint, Site
@@ -38,6 +39,7 @@ from evomerge.skeleton.modules import kinds_of, meta_model
 if TYPE_CHECKING:
     import torch
 
+SMALLER = 8  # times, that compressed adapters are at least
 _ONE = 1e-6  # how far coefficients may be from summing to 1
 
 
@@ -46,6 +48,7 @@ def merge_adapter(
     out: str | Path,
     *,
     rank: int | None = None,
+    density: float | None = None,
     force: bool = False,
     device: str = "cpu",
     progress: Callable[[str, int], None] = lambda name, total: None,
@@ -59,6 +62,8 @@ def merge_adapter(
         recipe: what to merge; its models are adapters of one model, or that model.
         out: the folder to make.
         rank: of the factors of each tensor; None: as large as it takes to be exact.
+        density: share of the entries of each factor that are kept, as signs (ComPEFT), in a file of our own that is
+            at least ``SMALLER`` times smaller than the adapter in bfloat16; None: all, as they are.
         force: replace an existing folder.
         device: where kernels run.
         progress: called with each tensor's name and the number of tensors.
@@ -72,13 +77,17 @@ def merge_adapter(
     """
     if rank is not None and rank < 1:
         raise InputError(f"--rank: expected at least 1, found {rank}")
+    if density is not None and not 0 < density <= 1:
+        raise InputError(f"--compress: density: expected above 0 and at most 1, found {density:g}")
     out, base = Path(out), base_of(recipe)
     export = Export(recipe, open_parents(recipe, say), Checkpoint.open(base))
     export.check(out)
     with beside(out, force=force) as work:
         with adapter_folder(work, export.kinds) as made:
             found = export.into(made, rank, device, progress)
-            export.finish(made, work, base)
+            found.signs = export.finish(made, work, base, density)
+            if density is not None:
+                found.smaller = _times_smaller(work, made, density)
         keep_recipe(recipe, work / "evomerge.yaml")
     for line in found.lines(rank):
         say(line)
@@ -115,10 +124,14 @@ class Found:
     Attributes:
         ranks: tensor -> rank of its factors.
         lost: tensor -> squares of what it changes, and of what its factors lack of that.
+        signs: module -> squares of what its factors add, and of what signs lack of that.
+        smaller: how many times smaller signs are than the same in bfloat16.
     """
 
     ranks: dict[str, int] = field(default_factory=dict)
     lost: dict[str, tuple[float, float]] = field(default_factory=dict)
+    signs: dict[str, tuple[float, float]] = field(default_factory=dict)
+    smaller: float = 0.0
 
     def lines(self, rank: int | None) -> list[str]:
         """What there is to tell about it."""
@@ -126,15 +139,42 @@ class Found:
         if not ranks:
             return ["adapter: no tensor with factors"]
         bounds = f"{min(ranks)}" if len(set(ranks)) == 1 else f"{min(ranks)} to {max(ranks)}"
-        if rank is None:
-            return [f"adapter: {len(ranks)} tensors with factors of rank {bounds}; exact"]
-        shares = {name: _share(*squares) for name, squares in self.lost.items()}
-        worst = max(shares, key=lambda name: shares[name])
-        total = _share(*(sum(each) for each in zip(*self.lost.values(), strict=True)))
-        return [
-            f"adapter: {len(ranks)} tensors with factors of rank {bounds}; they lack {total:.2%} of what the merge "
-            f"changes (Frobenius), {shares[worst]:.2%} in {worst}, which lacks most"
+        told = f"adapter: {len(ranks)} tensors with factors of rank {bounds}; "
+        exact = f"{told}exact"
+        lines = [
+            exact
+            if rank is None
+            else f"{told}they lack {_lack(self.lost)} of what the merge changes"
         ]
+        if self.signs:
+            lines.append(
+                f"compressed: {self.smaller:.1f} times smaller than in bfloat16; signs lack {_lack(self.signs)} of what "
+                "the factors add"
+            )
+        return lines
+
+
+def _lack(lost: Mapping[str, tuple[float, float]]) -> str:
+    """What is lost of a change, and where most of it is, from squares."""
+    shares = {name: _share(*squares) for name, squares in lost.items()}
+    worst = max(shares, key=lambda name: shares[name])
+    total = _share(*(sum(each) for each in zip(*lost.values(), strict=True)))
+    return f"{total:.2%} (Frobenius; {shares[worst]:.2%} at worst, in {worst})"
+
+
+def _times_smaller(work: Path, made: AdapterFolder, density: float) -> float:
+    """How many times smaller signs are than the adapter in bfloat16.
+
+    Raises:
+        InputError: fewer than ``SMALLER``.
+    """
+    times = made.bytes_in("bfloat16") / (work / TERNARY).stat().st_size
+    if times < SMALLER:
+        raise InputError(
+            f"--compress: with density {density:g} signs are {times:.1f} times smaller than the adapter in bfloat16; "
+            f"expected {SMALLER} times at least: give a lower density"
+        )
+    return times
 
 
 def _share(whole: float, lost: float) -> float:
@@ -213,8 +253,10 @@ class Export:
         found.ranks |= made.ranks
         return found
 
-    def finish(self, made: AdapterFolder, work: Path, base: ModelRef) -> None:
-        """Write what was made into ``work``, with all that a loader wants."""
+    def finish(
+        self, made: AdapterFolder, work: Path, base: ModelRef, density: float | None
+    ) -> dict[str, tuple[float, float]]:
+        """Write what was made into ``work``, with all that a loader wants; see ``AdapterFolder.finish``."""
         if not made.ranks:  # peft wants an adapter to adapt something
             module = next(name for name, kind in self.kinds.items() if kind == "linear")
             made.add(f"{module}.weight", _nothing(self._base.entry(f"{module}.weight").shape))
@@ -226,9 +268,11 @@ class Export:
             made.tie(head, tensor)
         causal = self._base.architecture.endswith("ForCausalLM")
         tied = self._base.tied and self._blueprint.tied
-        made.finish(work, base.portable, task="CAUSAL_LM" if causal else None, tied=tied)
+        task = "CAUSAL_LM" if causal else None
+        lost = made.finish(work, base.portable, task=task, tied=tied, density=density)
         if self._parents.donor.tokenizer_folder != self._base.folder or self._grown:
             copy_companions(self._parents.donor, work)
+        return lost
 
     # -- one tensor ------------------------------------------------------------------------------
 

@@ -259,8 +259,8 @@ def test_at_a_rank_the_error_is_told(pair: Any, tmp_path: Path, method: str, ran
     change, lost = (sum(each) for each in zip(*squares.values(), strict=True))
     shares = {name: (b / a) ** 0.5 for name, (a, b) in squares.items() if a}
     numbers = re.fullmatch(
-        r"adapter: 14 tensors with factors of rank [\d to]+; they lack ([\d.]+)% of what the merge changes "
-        r"\(Frobenius\), ([\d.]+)% in (\S+), which lacks most",
+        r"adapter: 14 tensors with factors of rank [\d to]+; they lack ([\d.]+)% \(Frobenius; ([\d.]+)% at worst, in "
+        r"(\S+)\) of what the merge changes",
         said[-1],
     )
     assert numbers, said
@@ -471,3 +471,68 @@ def test_experts_that_are_packed_in_memory_are_refused_by_name(tmp_path: Path) -
     save_file({**load_file(file), **named}, file)
     with pytest.raises(Incompatible, match=rf"changes {expert}\.weight, which transformers holds"):
         merge_adapter(given, tmp_path / "other")
+
+
+@pytest.mark.parametrize("density", [0.1, 0.5])
+def test_signs_are_eight_times_smaller_and_tell_what_they_lack(
+    pair: Any, tmp_path: Path, density: float
+) -> None:
+    """Evomerge reads them as any adapter, and makes them one for peft."""
+    models, said = pair("bfloat16"), list[str]()
+    whole = merge_adapter(recipe(models, SUM), tmp_path / "whole")
+    out = merge_adapter(recipe(models, SUM), tmp_path / "out", density=density, say=said.append)
+    assert config(out) == config(whole)
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("adapter_config.json", "adapter_model.ternary.safetensors", "evomerge.yaml"),
+    ]
+    weights = load_file(whole / "adapter_model.safetensors")
+    save_file({k: t.bfloat16() for k, t in weights.items()}, tmp_path / "bf16.safetensors")
+    plain = (tmp_path / "bf16.safetensors").stat().st_size
+    small = (out / "adapter_model.ternary.safetensors").stat().st_size
+    assert 8 * small <= plain
+    numbers = re.fullmatch(
+        r"compressed: ([\d.]+) times smaller than in bfloat16; signs lack ([\d.]+)% \(Frobenius; ([\d.]+)% at worst, "
+        r"in (\S+)\) of what the factors add",
+        said[-1],
+    )
+    assert numbers, said
+    assert float(numbers[1]) == pytest.approx(plain / small, rel=0.02)
+
+    ours = {"base": models["base"], "out": f"{models['base']}+{out}"}
+    again = recipe(ours, {"method": "task_arithmetic"})
+    merged = merge(again, tmp_path / "merged")
+    found, base = (
+        load_file(merged / "model.safetensors"),
+        load_file(Path(models["base"]) / "model.safetensors"),
+    )
+    change = lost = 0.0
+    for key in weights:
+        if key.endswith("lora_A.weight"):
+            added = weights[key.replace("lora_A", "lora_B")] @ weights[key]
+            name = key.removeprefix("base_model.model.").replace(".lora_A", "")
+            kept = found[name] - base[name].float()
+            assert kept.any() and not torch.allclose(kept, added, atol=1e-3)
+            # no other size of these signs would come closer
+            assert float((kept * (added - kept)).sum()) == pytest.approx(0, abs=1e-3)
+            change += float(added.square().sum())
+            lost += float((added - kept).square().sum())
+    assert float(numbers[2]) == pytest.approx(100 * (lost / change) ** 0.5, abs=0.1)
+    plain_again = merge_adapter(again, tmp_path / "again")
+    assert_same(reloaded(models["base"], plain_again), merged)
+
+
+def test_signs_stand_for_factors_alone(pair: Any, folder: Path, tmp_path: Path) -> None:
+    models, out = pair("float32"), tmp_path / "out"
+    for density in (0.0, 1.5):
+        with pytest.raises(InputError, match="density: expected above 0 and at most 1"):
+            merge_adapter(recipe(models, SUM), out, density=density)
+    with pytest.raises(
+        InputError, match=r"with density 1 signs are [\d.]+ times smaller.*lower density"
+    ):
+        merge_adapter(recipe(models, SUM), out, density=1.0)
+    b = train(Path(models["base"]), tmp_path / "b", 2, modules_to_save=["model.norm"])
+    with pytest.raises(
+        InputError, match=r"brings model\.norm, whole or in rows; write it without --compress"
+    ):
+        merge_adapter(recipe({**models, "b": f"{models['base']}+{b}"}, SUM), out, density=0.2)
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]

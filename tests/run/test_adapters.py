@@ -123,6 +123,14 @@ def test_options_of_adapters_alone(
     out = str(tmp_path / "out")
     assert main(["merge", str(file), "--rank", "2", "-o", out]) == 2
     assert "--rank: is of an adapter; give --as-adapter, too" in capsys.readouterr().err
+    assert main(["merge", str(file), "--compress", "compeft", "-o", out]) == 2
+    assert "--compress: is of an adapter" in capsys.readouterr().err
+    signs = ["merge", str(file), "--as-adapter", "--rank", "3", "-o", str(tmp_path / "signs")]
+    for wrong in ("zip", "compeft=much"):
+        assert main([*signs, "--compress", wrong]) == 2
+        assert "expected compeft or compeft=DENSITY" in capsys.readouterr().err
+    assert main([*signs, "--compress", "compeft=0.1"]) == 0
+    assert "times smaller" in capsys.readouterr().err
     assert main(["merge", str(file), "--as-adapter", "-o", out]) == 2
     assert "Give --rank R" in capsys.readouterr().err
     assert main(["merge", str(file), "--as-adapter", "--rank", "2", "-o", out]) == 0
