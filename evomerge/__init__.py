@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from evomerge.commands.search import Result, search
     from evomerge.errors import EvomergeError, InputError, RunError
-    from evomerge.merging import merge, merge_adapter, merge_into
+    from evomerge.merging import merge, merge_adapter, merge_experts, merge_into
     from evomerge.methods import merge_method, merge_tensors
     from evomerge.recipe import Recipe
 
@@ -23,6 +23,7 @@ _HOMES = {
     "RunError": "errors",
     "merge": "merging",
     "merge_adapter": "merging",
+    "merge_experts": "merging",
     "merge_into": "merging",
     "merge_method": "methods",
     "merge_tensors": "methods",
@@ -39,6 +40,7 @@ __all__ = [
     "RunError",
     "merge",
     "merge_adapter",
+    "merge_experts",
     "merge_into",
     "merge_method",
     "merge_tensors",

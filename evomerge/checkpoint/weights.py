@@ -23,6 +23,7 @@ from evomerge.visible import one_line
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ROUTER = "router.yaml"  # of a folder of adapters
 TERNARY = "adapter_model.ternary.safetensors"  # see ``checkpoint.ternary``
 _SHARD = re.compile(r"^(.+)-(\d{1,6})-of-(\d{1,6})\.safetensors$", re.ASCII)
 _PICKLE = re.compile(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge import durable
 from evomerge.checkpoint.header import DTYPES
-from evomerge.checkpoint.weights import ADAPTER_CONFIG, INDEX, WEIGHTS
+from evomerge.checkpoint.weights import ADAPTER_CONFIG, INDEX, ROUTER, WEIGHTS
 from evomerge.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -127,7 +127,9 @@ def _refuse_existing(out: Path, force: bool) -> None:
         raise InputError(
             f"{out}: exists already; choose another folder, or replace it with --force"
         )
-    if out.exists() and not any((out / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
+    if out.exists() and not any(
+        (out / name).is_file() for name in ("config.json", ADAPTER_CONFIG, ROUTER)
+    ):
         raise InputError(f"{out}: holds no model, so it is not replaced; choose another folder")
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def merge(arguments: argparse.Namespace) -> None:
-    from evomerge.merging import merge, merge_adapter
+    from evomerge.merging import merge, merge_adapter, merge_experts
     from evomerge.report.progress import progress_bar
     from evomerge.visible import visible
 
@@ -28,7 +28,7 @@ def merge(arguments: argparse.Namespace) -> None:
     placement.check_device(arguments.device)
     if not 0 < arguments.shard_size < float("inf"):
         raise InputError(f"--shard-size: expected a number above 0, found {arguments.shard_size:g}")
-    for option in ("rank", "compress"):
+    for option in ("rank", "compress", "experts"):
         if getattr(arguments, option) is not None and not arguments.as_adapter:
             raise InputError(f"--{option}: is of an adapter; give --as-adapter, too")
     density = _density(arguments.compress)
@@ -39,8 +39,12 @@ def merge(arguments: argparse.Namespace) -> None:
             "progress": advance,
             "say": lambda text: print(visible(text), file=sys.stderr),
         }
-        if arguments.as_adapter:
-            merge_adapter(recipe, arguments.output, rank=arguments.rank, density=density, **common)
+        if arguments.experts is not None:
+            ranks = {"rank": arguments.experts, "shared_rank": arguments.rank}
+            merge_experts(recipe, arguments.output, density=density, **ranks, **common)
+        elif arguments.as_adapter:
+            rank = arguments.rank
+            merge_adapter(recipe, arguments.output, rank=rank, density=density, **common)
         else:
             size = int(arguments.shard_size * 2**30)
             merge(recipe, arguments.output, shard_bytes=size, **common)

@@ -199,7 +199,10 @@ def make_parser() -> argparse.ArgumentParser:
         "recipe rounds it: an adapter in bfloat16 would lose little, base + adapter rounded once loses most.\n\n"
         "--compress compeft keeps the signs of each factor's largest entries, at least 8 times smaller than in\n"
         "bfloat16, and tells what they lack. Only evomerge reads such a folder, as MODEL+DIR wherever a model\n"
-        "is named; --as-adapter of a recipe that names it makes it one for peft.",
+        "is named; --as-adapter of a recipe that names it makes it one for peft.\n\n"
+        "--experts R writes the merge as DIR/shared, what each source knows beyond it as DIR/experts/NAME of\n"
+        "rank R, and DIR/router.yaml, which says how a server adds them up (Twin-Merging; of a recipe by twin\n"
+        "what is shared is the sum that it begins with, and its weights are the router's).",
     )
     sub.add_argument(
         "recipe", metavar="RECIPE.yaml|RUN_DIR", help="a recipe, a mergekit file, or a run's winner"
@@ -211,6 +214,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--rank", type=int, metavar="R", help="of the adapter (default: as large as is exact)"
+    )
+    sub.add_argument(
+        "--experts",
+        type=int,
+        metavar="R",
+        help="of the adapter: what each source knows beyond, at a rank",
     )
     sub.add_argument(
         "--compress",

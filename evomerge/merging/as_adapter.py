@@ -75,20 +75,53 @@ def merge_adapter(
         RunError: the disk is full.
         CandidateFailed: the merge holds NaN or infinity.
     """
+    return write_adapter(
+        recipe,
+        Path(out),
+        rank=rank,
+        density=density,
+        force=force,
+        device=device,
+        progress=progress,
+        say=say,
+        kept=True,
+    )
+
+
+def write_adapter(
+    recipe: Recipe,
+    out: Path,
+    *,
+    rank: int | None,
+    density: float | None,
+    force: bool,
+    device: str,
+    progress: Callable[[str, int], None],
+    say: Callable[[str], None],
+    kept: bool = False,
+    added: bool = False,
+) -> Path:
+    """As ``merge_adapter``; ``kept``: with its recipe; ``added``: it must be factors alone, to be added to others."""
     if rank is not None and rank < 1:
         raise InputError(f"--rank: expected at least 1, found {rank}")
     if density is not None and not 0 < density <= 1:
         raise InputError(f"--compress: density: expected above 0 and at most 1, found {density:g}")
-    out, base = Path(out), base_of(recipe)
+    base = base_of(recipe)
     export = Export(recipe, open_parents(recipe, say), Checkpoint.open(base))
     export.check(out)
     with beside(out, force=force) as work:
         with adapter_folder(work, export.kinds) as made:
             found = export.into(made, rank, device, progress)
+            if added and (others := [*made.whole, *made.numbers]):
+                raise InputError(
+                    f"--experts: adapters that are added up can hold factors alone, and {out.name} brings {others[0]}, "
+                    "whole or in rows; merge without --experts"
+                )
             found.signs = export.finish(made, work, base, density)
             if density is not None:
                 found.smaller = _times_smaller(work, made, density)
-        keep_recipe(recipe, work / "evomerge.yaml")
+        if kept:
+            keep_recipe(recipe, work / "evomerge.yaml")
     for line in found.lines(rank):
         say(line)
     return out
