@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -291,8 +291,7 @@ class Export:
     ) -> dict[str, tuple[float, float]]:
         """Write what was made into ``work``, with all that a loader wants; see ``AdapterFolder.finish``."""
         if not made.ranks:  # peft wants an adapter to adapt something
-            module = next(name for name, kind in self.kinds.items() if kind == "linear")
-            made.add(f"{module}.weight", _nothing(self._base.entry(f"{module}.weight").shape))
+            made.add(*self._nothing())
         for module, there in list(made.whole.items()):
             for name in self._base.names:
                 if name.rpartition(".")[0] == module and name not in there:
@@ -306,6 +305,18 @@ class Export:
         if self._parents.donor.tokenizer_folder != self._base.folder or self._grown:
             copy_companions(self._parents.donor, work)
         return lost
+
+    def _nothing(self) -> tuple[str, Factors]:
+        """Factors that add nothing, and where."""
+        import torch
+
+        for name in self._base.names:
+            if self.kinds.get(name.removesuffix(".weight")) == "linear" and name not in self._ends:
+                rows, columns = self._base.entry(name).shape
+                return name, Factors(torch.zeros(rows, 1), torch.zeros(1, columns))
+        raise Incompatible(
+            f"--as-adapter: {self._base.name} has no linear module that an adapter could change; merge without it"
+        )
 
     # -- one tensor ------------------------------------------------------------------------------
 
@@ -345,6 +356,8 @@ class Export:
         self, site: Site, form: Form, rank: int | None, found: Found, lock: threading.Lock
     ) -> Factors:
         """What the merge changes in a matrix: exactly, or of a rank, with what that loses noted."""
+        import torch
+
         exact = form.factors or self._summed(site, form)
         if exact is not None:
             _sound(site, exact.left)
@@ -354,12 +367,12 @@ class Export:
             return exact
         if exact is not None:
             made, lost = compressed(exact, rank)
-            size = float(made.product.square().sum(dtype=made.left.double().dtype)) + lost
+            size = float(made.product.square().sum(dtype=torch.float64)) + lost
         else:
             merged = _sound(site, form.merged())
             delta = merged - self._origin(site).to(merged.device)
             made, lost = nearest(delta, rank, site.name)
-            size = float(delta.square().sum(dtype=delta.double().dtype))
+            size = float(delta.square().sum(dtype=torch.float64))
         with lock:
             found.lost[site.name] = size, lost
         return made if size > 0 else Factors.none(*made.shape)
@@ -403,8 +416,8 @@ class Export:
         """
         if site.name.rpartition(".")[0] not in self.kinds:
             raise Incompatible(
-                f"--as-adapter: the merge changes {site.name}, which transformers holds in another form, as part of a "
-                "larger tensor, and adapters change modules; merge without --as-adapter"
+                f"--as-adapter: the merge changes {site.name}, which transformers holds in another form or under "
+                "another name, and adapters change modules; merge without --as-adapter"
             )
         return site.name
 
@@ -474,14 +487,6 @@ def _sound(site: Site, values: torch.Tensor) -> torch.Tensor:
     if not values.isfinite().all():
         raise CandidateFailed(f"{site.name} of the merged model holds NaN or infinite values")
     return values
-
-
-def _nothing(shape: Iterable[int]) -> Factors:
-    """Factors of rank 1 that add nothing."""
-    import torch
-
-    rows, columns = shape
-    return Factors(torch.zeros(rows, 1), torch.zeros(1, columns))
 
 
 def _total(form: Form) -> float:

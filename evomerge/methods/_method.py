@@ -437,8 +437,10 @@ class _Given:
         given = self.inputs
         return Operands(given.models, base, self.facts, self._key, given.noise, given.rows)
 
-    def _key(self, model: str) -> int:
-        return draw_key(self.inputs.seed, self.inputs.name, model)
+    @property
+    def _key(self) -> Callable[[str], int]:
+        """By what a model's draws are keyed; no method, which would hold whoever holds it, and the tensors with it."""
+        return partial(draw_key, self.inputs.seed, self.inputs.name)
 
     @property
     def noise(self) -> Tensor:

@@ -19,7 +19,7 @@ from evomerge.params import Choice, PerModel, Real, Shared
 ROUNDS = 100  # of k-means, at most
 
 
-@merge_method(base="required", paper="https://arxiv.org/abs/2409.16167")
+@merge_method(base="required", paper="https://arxiv.org/abs/2409.16167", smooth=("lambda",))
 def lego(
     operands: Operands,
     factors: tuple[Factors, ...] | None,
@@ -28,7 +28,7 @@ def lego(
     reweight: Annotated[
         str, Shared(Choice(("both", "norm", "none"), default="both"), searched=False)
     ],
-    lambda_: Annotated[float, Shared(Real(0, 2, default=1, valid=(0, 100)))],
+    lambda_: Annotated[float, Shared(Real(0, 2, default=1, valid=(0, 100)), searched=False)],
 ) -> Entrywise | Factors:
     """Take adapters apart into ranks, cluster these, and build an adapter of the clusters' means.
 
@@ -47,7 +47,7 @@ def lego(
         share: rank of the merge, as a share of the sum of the sources' ranks; at least rank 1.
         reweight: whether means are made as long as their members (``norm``), and outputs as large as those
             of all units (``both``), or neither (``none``).
-        lambda_: scale of the merged delta.
+        lambda_: scale of the merged delta; redundant with the weights, so not searched by itself.
 
     Returns:
         The merged factors, of rank K.

@@ -13,24 +13,27 @@ from evomerge.methods import merge_method
 from evomerge.methods.kernel.entrywise import Entrywise, entrywise
 from evomerge.methods.kernel.operands import Operands
 from evomerge.methods.kernel.weights import fractions, weighted
-from evomerge.params import PerModel, Real, Shared
+from evomerge.params import Flag, PerModel, Real, Shared
 
 
-@merge_method(base="required", paper="https://arxiv.org/abs/2502.17159")
+@merge_method(
+    base="required", paper="https://arxiv.org/abs/2502.17159", smooth=("weight", "lambda")
+)
 def robustmerge(
     operands: Operands,
     factors: tuple[Factors, ...] | None,
     weight: Annotated[Float[Tensor, " models"], PerModel(Real(0, 2, default=1))],
     density: Annotated[float, Shared(Real(0.05, 1, default=0.2, valid=(0, 1)))],
     quantile: Annotated[float, Shared(Real(0, 1, default=0.8, valid=(0, 1)))],
-    lambda_: Annotated[float, Shared(Real(0, 4, default=2, valid=(0, 100)))],
+    normalize: Annotated[bool, Shared(Flag(True))],
+    lambda_: Annotated[float, Shared(Real(0, 4, default=2, valid=(0, 100)), searched=False)],
 ) -> Entrywise | Factors:
     """Prune the factors of each adapter, give weak directions back what they lost, add the factors up.
 
         A_i', B_i'  = the largest entries of A_i and of B_i
         s_ik        = sum_j |A_i[k, j]| / sum_j |A_i'[k, j]|, at least its quantile over the ranks k
         A           = lambda sum_i weight_i A_i'
-        B[:, k]     = lambda sum_i weight_i s_ik B_i'[:, k] / sum_i s_ik
+        B[:, k]     = lambda sum_i weight_i s_ik B_i'[:, k] / sum_i s_ik    (normalize; else / models)
         merged      = base + B A
 
     What is not held in factors by all models is averaged: base + sum_i weight_i delta_i / models.
@@ -41,7 +44,8 @@ def robustmerge(
         weight: coefficient of the model's factors; it counts twice, as both of them have it.
         density: share of the entries of each factor that is kept.
         quantile: of a model's scales, below which none of them stays.
-        lambda_: coefficient of either merged factor.
+        normalize: divide by the sum of the scales, rank by rank, so that no model counts more for having lost more.
+        lambda_: coefficient of either merged factor; redundant with the weights, so not searched by itself.
 
     Returns:
         The merged factors, of the largest rank of the sources.
@@ -69,7 +73,8 @@ def robustmerge(
         right[own] += a * share
         left[:, own] += b * (scale * share)
         total[own] += scale
-    return Factors(left * (lambda_ / torch.where(total > 0, total, 1.0)), right * lambda_)
+    divisor = torch.where(total > 0, total, 1.0) if normalize else float(len(factors))
+    return Factors(left * lambda_ / divisor, right * lambda_)
 
 
 def _largest(factor: Float[Tensor, "rows columns"], density: float) -> Tensor:

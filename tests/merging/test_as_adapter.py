@@ -134,13 +134,13 @@ EXACT: dict[str, list[dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("groups", EXACT.values(), ids=EXACT)
-def test_peft_reloads_the_merge(
-    pair: Any, tmp_path: Path, dtype: str, groups: list[dict[str, Any]]
-) -> None:
+@pytest.mark.parametrize(
+    ("how", "dtype"),
+    [*((how, "float32") for how in EXACT), ("groups", "bfloat16"), ("groups", "float16")],
+)
+def test_peft_reloads_the_merge(pair: Any, tmp_path: Path, how: str, dtype: str) -> None:
     """As the float32 merge to 1e-4, which rounded once is the merged folder; evomerge reads it the same."""
-    models = pair(dtype)
+    models, groups = pair(dtype), EXACT[how]
     given = recipe(models, *groups, dtype=dtype)
     said: list[str] = []
     out = merge_adapter(given, tmp_path / "out", say=said.append)
@@ -297,8 +297,9 @@ HELD = {
 TIED = ("more tokens, tied", "whole end, tied", "rows, tied", "untied", "only rows")
 
 
-@pytest.mark.parametrize("rank", [None, 32])
-@pytest.mark.parametrize("how", HELD)
+@pytest.mark.parametrize(
+    ("how", "rank"), [*((how, None) for how in HELD), ("factors of ends", 32), ("rows", 32)]
+)
 def test_what_is_not_in_factors_goes_where_peft_holds_it(
     folder: Path, pair: Any, tmp_path: Path, how: str, rank: int | None
 ) -> None:

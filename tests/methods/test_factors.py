@@ -129,6 +129,30 @@ def test_robustmerge_weighs_models_by_what_their_ranks_lost() -> None:
     torch.testing.assert_close(merged, (side * row).expand(2, 4))
 
 
+def test_robustmerge_without_normalising_is_a_sum_over_the_models() -> None:
+    given = held(2, 2)
+    options = {"density": 1.0, "lambda": 1.0, "normalize": False}
+    merged = merge_tensors("robustmerge", {}, base=BASE, factors=given, parameters=options)
+    (b, a), (d, c) = given.values()
+    torch.testing.assert_close(merged, (b + d) / 2 @ (a + c))  # nothing is lost: scales of 1
+
+
+@pytest.mark.parametrize(
+    ("method", "names"), [("robustmerge", ["weight", "lambda"]), ("lego", ["lambda"])]
+)
+def test_slopes_by_what_is_declared_smooth(method: str, names: list[str]) -> None:
+    """The merge is a polynomial in it of at most two degrees, of which central differences are exact."""
+    given, step = inputs(method, held(3, 2)), 0.25
+    for name, model, tangent in get(method).tangents(given):
+        assert name in names
+        ends = []
+        for sign in (1, -1):
+            value = given.values[name]
+            moved = {**value, model: value[model] + sign * step} if model else value + sign * step
+            ends.append(get(method).apply(replace(given, values={**given.values, name: moved})))
+        torch.testing.assert_close(tangent, (ends[0] - ends[1]) / (2 * step), rtol=1e-3, atol=1e-4)
+
+
 def test_a_rank_of_which_nothing_is_kept_makes_no_nan() -> None:
     right = torch.tensor([[9.0, 8.0, 7.0, 6.0], [0.1, 0.1, 0.1, 0.1]])
     left = torch.ones(3, 2)
