@@ -44,6 +44,8 @@ def form_of(made: object, scale: float, merged: Callable[[], Tensor]) -> Form:
     if not isinstance(made, Entrywise) or made.entry is not weighted:
         return Form(merged)
     models = coefficients(made, scale)
+    if models is None:
+        return Form(merged)
     base: Coefficient = 1.0 - scale
     if made.of == "deltas":
         base = 1.0
@@ -52,17 +54,18 @@ def form_of(made: object, scale: float, merged: Callable[[], Tensor]) -> Form:
     return Form(merged, models=models, base=base)
 
 
-def coefficients(merge: Entrywise, scale: float) -> tuple[Coefficient, ...]:
-    """By what a weighted sum multiplies each of the models' values, times ``scale``."""
+def coefficients(merge: Entrywise, scale: float) -> tuple[Coefficient, ...] | None:
+    """By what a weighted sum multiplies each of the models' values, times ``scale``; None where it is by entry."""
     weights, common = merge.arguments
-    assert isinstance(weights, Sequence) and isinstance(common, float)
-    return tuple(_coefficient(weight, common * scale) for weight in weights)
+    assert isinstance(weights, Sequence) and isinstance(common, (int, float))
+    found = [_coefficient(weight, float(common) * scale) for weight in weights]
+    known = [each for each in found if each is not None]
+    return tuple(known) if len(known) == len(found) else None
 
 
-def _coefficient(weight: object, scale: float) -> Coefficient:
+def _coefficient(weight: object, scale: float) -> Coefficient | None:
     if isinstance(weight, Rows):
         return (weight.values.double() * scale)[:, None]
     if isinstance(weight, Columns):
         return (weight.values.double() * scale)[None]
-    assert isinstance(weight, (int, float))
-    return float(weight) * scale
+    return float(weight) * scale if isinstance(weight, (int, float)) else None

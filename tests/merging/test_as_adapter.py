@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evomerge import merge, merge_adapter
+from evomerge import merge, merge_adapter, methods
 from evomerge.errors import CandidateFailed, Incompatible, InputError
 from evomerge.recipe import Recipe
 from evomerge.rows import RowWeights, count_of
@@ -210,6 +210,37 @@ def test_row_weights_are_exact(pair: Any, tmp_path: Path, by: str) -> None:
     assert_same(reloaded(models["base"], out), merge(given, tmp_path / "merged"))
 
 
+@pytest.mark.parametrize(
+    ("method", "exact"),
+    [
+        *(("karcher", False), ("lm_cocktail", True), ("mod_mask", False), ("model_stock", False)),
+        *(("multislerp", True), ("nuslerp", True), ("slerp", False), ("twin", False)),
+        *(("varm", True), ("widen", True)),
+    ],
+)
+def test_other_methods_are_exact_or_want_a_rank(
+    folder: Path, tmp_path: Path, method: str, exact: bool
+) -> None:
+    """What comes out as a sum of the models is exact, whatever its coefficients are made of."""
+    base = make_base(folder, num_hidden_layers=1)
+    for seed, name in enumerate("ab"):
+        if not (base.parent / name).exists():
+            train(base, base.parent / name, seed)
+    models = {"base": str(base), **{name: f"{base}+{base.parent / name}" for name in "ab"}}
+    team = ["a", "b"][: methods.get(method).team_size(2)]
+    given, rank = recipe(models, {"method": method, "models": team}), None
+    if not exact:
+        with pytest.raises(InputError, match="--as-adapter: "):
+            merge_adapter(given, tmp_path / "out")
+        rank = 48
+    out = merge_adapter(given, tmp_path / "out", rank=rank)
+    again = {"base": models["base"], "out": f"{base}+{out}"}
+    copied = merge(recipe(again, {"method": "task_arithmetic"}), tmp_path / "again")
+    merged = load_file(merge(given, tmp_path / "merged") / "model.safetensors")
+    for name, tensor in load_file(copied / "model.safetensors").items():
+        torch.testing.assert_close(tensor, merged[name], rtol=0, atol=1e-5)
+
+
 DORA = {"use_dora": True, "target_modules": "all-linear"}
 
 
@@ -275,7 +306,7 @@ def test_at_a_rank_the_error_is_told(pair: Any, tmp_path: Path, method: str, ran
 def test_dora_wants_a_rank(folder: Path, pair: Any, tmp_path: Path) -> None:
     pair("float32")
     models = dora_pair(folder)
-    with pytest.raises(InputError, match="DoRA rescales what the base has, so it is no sum"):
+    with pytest.raises(InputError, match="DoRA rescales what the base has. Give --rank R"):
         merge_adapter(recipe(models, SUM), tmp_path / "out")
     out = merge_adapter(recipe(models, SUM), tmp_path / "out", rank=48)
     assert_same(reloaded(models["base"], out), merge(recipe(models, SUM), tmp_path / "m"))
