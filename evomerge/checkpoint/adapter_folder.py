@@ -55,6 +55,7 @@ class AdapterFolder:
         self.ranks: dict[str, int] = {}  # of modules that have factors
         self.whole: dict[str, list[str]] = {}  # modules that are brought -> their tensors that came
         self.numbers: dict[str, list[int]] = {}  # of rows, by module
+        self._tied = False
 
     def add(self, name: str, factors: Factors) -> None:
         """What is added to the weight ``name`` of a linear module or embedding; rank 0 is nothing."""
@@ -81,10 +82,10 @@ class AdapterFolder:
             self.whole.setdefault(name.rpartition(".")[0], []).append(name)
 
     def tie(self, name: str, other: str) -> None:
-        """Bring ``name``, too, where it is tied to ``other``, and that was brought and ``name`` was not."""
-        there = self._files.get(f"{_PREFIX}{other}")
-        if there and f"{_PREFIX}{name}" not in self._files:
-            self._keep({name: mapped_file(there).get_tensor(f"{_PREFIX}{other}")})
+        """Keep ``name`` tied to ``other``, if that is brought: peft reads it under both names."""
+        if other in self.whole.get(other.rpartition(".")[0], ()):
+            self._keep({name: self._tensor(f"{_PREFIX}{other}")})
+            self._tied = True
 
     def _keep(self, tensors: Mapping[str, torch.Tensor]) -> None:
         from safetensors.torch import save_file
@@ -98,7 +99,7 @@ class AdapterFolder:
         )
 
     def finish(
-        self, folder: Path, base: str, *, task: str | None, tied: bool, density: float | None = None
+        self, folder: Path, base: str, *, task: str | None, density: float | None = None
     ) -> dict[str, tuple[float, float]]:
         """Write config and weights into ``folder``.
 
@@ -106,7 +107,6 @@ class AdapterFolder:
             folder: to write into.
             base: what the adapter is for, as peft is told.
             task: peft's word for what the model does; None where it has none.
-            tied: whether a tied head stays tied to an embedding that is brought whole.
             density: share of the entries of each factor that are kept, as signs; None: all, as they are.
 
         Returns:
@@ -122,7 +122,7 @@ class AdapterFolder:
             **self._adapted(),
             "modules_to_save": sorted(self.whole) or None,
             "trainable_token_indices": dict(sorted(self.numbers.items())) or None,
-            **({"ensure_weight_tying": True} if tied and self.whole else {}),
+            **({"ensure_weight_tying": True} if self._tied else {}),
         }
         text = json.dumps(dict(sorted(config.items())), indent=2)
         (folder / ADAPTER_CONFIG).write_text(f"{text}\n", encoding="utf-8")
@@ -176,11 +176,11 @@ class AdapterFolder:
         most = max(self.ranks.values())
         patterns: dict[str, int] = {}
         targets: list[str] = []
+        every = _by_last(self._kinds)
         for last, members in sorted(_by_last(self.ranks).items()):
             ranks = {self.ranks[each] for each in members}
             short = last.isidentifier()
-            whole = short and members == _by_last(self._kinds)[last]
-            targets += [last] if whole else members
+            targets += [last] if short and members == every[last] else members
             if ranks == {most}:
                 continue
             if short and len(ranks) == 1:

@@ -48,7 +48,7 @@ class Found:
     """What an export holds.
 
     Attributes:
-        ranks: tensor -> rank of its factors.
+        ranks: module -> rank of its factors.
         lost: tensor -> squares of what it changes, and of what its factors lack of that.
         signs: module -> squares of what its factors add, and of what signs lack of that.
         smaller: how many times smaller signs are than the same in bfloat16.
@@ -65,13 +65,8 @@ class Found:
         if not ranks:
             return ["adapter: no tensor with factors"]
         bounds = f"{min(ranks)}" if len(set(ranks)) == 1 else f"{min(ranks)} to {max(ranks)}"
-        told = f"adapter: {len(ranks)} tensors with factors of rank {bounds}; "
-        exact = f"{told}exact"
-        lines = [
-            exact
-            if rank is None
-            else f"{told}they lack {_lack(self.lost)} of what the merge changes"
-        ]
+        told = f"they lack {_lack(self.lost)} of what the merge changes" if rank else "exact"
+        lines = [f"adapter: {len(ranks)} tensors with factors of rank {bounds}; {told}"]
         if self.signs:
             lines.append(
                 f"compressed: {self.smaller:.1f} times smaller than in bfloat16; signs lack {_lack(self.signs)} of what "
@@ -156,7 +151,6 @@ class Export:
             elif "whole" in kinds:
                 made.bring(self._held(site), _sound(site, form.merged()))
             elif (factors := self._factors(site, form, rank, found, lock)).rank:
-                self._refuse_tied(site)
                 made.add(self._held(site), factors)
             progress(site.name, total)
 
@@ -174,12 +168,11 @@ class Export:
             for name in self._base.names:
                 if name.rpartition(".")[0] == module and name not in there:
                     made.bring(name, self._base.plain(name))
-        for head, tensor in self._base.ties.items():  # peft reads a tied one under both names
+        for head, tensor in self._base.ties.items() if self._blueprint.tied else ():
             made.tie(head, tensor)
         causal = self._base.architecture.endswith("ForCausalLM")
-        tied = self._base.tied and self._blueprint.tied
         task = "CAUSAL_LM" if causal else None
-        lost = made.finish(work, base.portable, task=task, tied=tied, density=density)
+        lost = made.finish(work, base.portable, task=task, density=density)
         if self._parents.donor.tokenizer_folder != self._base.folder or self._grown:
             copy_companions(self._parents.donor, work)
         return lost
@@ -214,9 +207,9 @@ class Export:
                 found.add("whole")
             elif kind := self._parents.models[name].adapted(self._parents.stored_name(name, own)):
                 found.add(kind)
-        if found and self._base.tied and not self._blueprint.tied and site.name in self._ends:
-            return {"whole"}
-        if self._grown and self._base.by_token(site.name):
+        apart = self._base.tied and not self._blueprint.tied and site.name in self._ends
+        grown = self._grown and self._base.by_token(site.name)
+        if grown or (found and apart) or (len(found) > 1 and "rows" in found):
             return {"whole"}
         return found or None
 
@@ -317,13 +310,6 @@ class Export:
                 "another name, and adapters change modules; merge without --as-adapter"
             )
         return site.name
-
-    def _refuse_tied(self, site: Site) -> None:
-        if site.name in self._ends:
-            raise Incompatible(
-                f"--as-adapter: the merge changes all of {site.name}, and {self._base.name} ties its head to the "
-                "embedding, so that one matrix cannot be both changed and plain; merge without --as-adapter"
-            )
 
     def _refuse_changed(self, site: Site, form: Form) -> None:
         """Refuse a merge that changes a tensor that no adapter does."""

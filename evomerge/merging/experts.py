@@ -74,8 +74,14 @@ def merge_experts(
                 "else in the recipe"
             )
     out, base = Path(out), base_of(recipe)
+    adapters = 1 + len(recipe.models)
     write = partial(
-        write_adapter, density=density, device=device, progress=progress, added=True, force=False
+        write_adapter,
+        density=density,
+        device=device,
+        progress=lambda name, total: progress(name, total * adapters),
+        added=True,
+        force=False,
     )
     with beside(out, force=force) as work:
 

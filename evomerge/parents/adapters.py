@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
 
 from evomerge import methods
 from evomerge.checkpoint import Checkpoint
-from evomerge.checkpoint.files import file_digest
+from evomerge.checkpoint.files import Stamp, file_digest
 from evomerge.errors import Incompatible
 from evomerge.factors import Factors
 from evomerge.parents.parents import Parents
@@ -26,7 +28,14 @@ def same_model(one: Checkpoint, other: Checkpoint) -> bool:
 def _content(model: Checkpoint) -> list[str]:
     own = {model.adapter.file} if model.adapter else set()
     weights = [file for file in model.files if file not in own]
-    return [file_digest(file) for file in (model.folder / "config.json", *sorted(weights))]
+    files = (model.folder / "config.json", *sorted(weights))
+    return [_digest(file, Stamp.of(file)) for file in files]
+
+
+@lru_cache(maxsize=1024)
+def _digest(file: Path, stamp: Stamp) -> str:
+    """Of a file as it was then: every candidate asks again."""
+    return file_digest(file)
 
 
 def check_adapters(parents: Parents, used: Iterable[tuple[str, Group]]) -> None:

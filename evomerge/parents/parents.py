@@ -120,6 +120,10 @@ class Parents:
             self.stored_name(model, name)
         )
 
+    def moves(self, model: str, name: str) -> bool:
+        """True if the rows of this parameter are not those that the model stores."""
+        return bool(self._rows[model]) and self.models[model].by_token(name)
+
     def stored_name(self, model: str, name: str) -> str:
         """What the model's files call the parameter ``name``."""
         return self.models[model].read_as(name)
@@ -171,10 +175,6 @@ class Parents:
         if any(self._row(model, row) != ABSENT for model in self.models):
             return "filled with the mean of the models that have them"
         return "padding that no model has"
-
-    def moves(self, model: str, name: str) -> bool:
-        """True if the rows of this parameter are not those that the model stores."""
-        return bool(self._rows[model]) and self.models[model].by_token(name)
 
     def _stored(self, model: str, name: str) -> torch.Tensor:
         return self.models[model].tensor(self.stored_name(model, name))

@@ -306,7 +306,7 @@ def test_at_a_rank_the_error_is_told(pair: Any, tmp_path: Path, method: str, ran
 def test_dora_wants_a_rank(folder: Path, pair: Any, tmp_path: Path) -> None:
     pair("float32")
     models = dora_pair(folder)
-    with pytest.raises(InputError, match="DoRA rescales what the base has. Give --rank R"):
+    with pytest.raises(InputError, match=r"DoRA rescales what the base has\. Give --rank R"):
         merge_adapter(recipe(models, SUM), tmp_path / "out")
     out = merge_adapter(recipe(models, SUM), tmp_path / "out", rank=48)
     assert_same(reloaded(models["base"], out), merge(recipe(models, SUM), tmp_path / "m"))
@@ -323,9 +323,20 @@ HELD = {
     "whole end, tied": {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
     "rows, tied": {"trainable_token_indices": [3, 5]},
     "untied": {"modules_to_save": ["lm_head"]},
+    "untied embedding": {"modules_to_save": ["embed_tokens"]},
+    "norms, tied": {"modules_to_save": ["model.norm"]},
+    "rows and factors": {"trainable_token_indices": [3, 5], "a": {"target_modules": ["embed_tokens", "v_proj"]}},
     "only rows": {"trainable_token_indices": [3, 5], "r": 1, "target_modules": ["o_proj"], "zero": True},
 }  # fmt: skip
-TIED = ("more tokens, tied", "whole end, tied", "rows, tied", "untied", "only rows")
+TIED = (
+    "norms, tied",
+    "untied embedding",
+    "more tokens, tied",
+    "whole end, tied",
+    "rows, tied",
+    "untied",
+    "only rows",
+)
 
 
 @pytest.mark.parametrize(
@@ -335,9 +346,9 @@ def test_what_is_not_in_factors_goes_where_peft_holds_it(
     folder: Path, pair: Any, tmp_path: Path, how: str, rank: int | None
 ) -> None:
     options = dict(HELD[how])
-    zero = options.pop("zero", False)
+    zero, of_a = options.pop("zero", False), options.pop("a", {})
     base = make_base(folder, tie_word_embeddings=how in TIED)
-    a = train(base, tmp_path / "a", 1)
+    a = train(base, tmp_path / "a", 1, **of_a)
     b = train(base, tmp_path / "b", 2, **options)
     if zero:
         file = b / "adapter_model.safetensors"
@@ -356,6 +367,7 @@ def test_what_is_not_in_factors_goes_where_peft_holds_it(
     copied = load_file(merge(plain, tmp_path / "again") / "model.safetensors")
     for name, tensor in load_file(merged / "model.safetensors").items():
         torch.testing.assert_close(copied[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+    assert ("ensure_weight_tying" in config(out)) == ("ensure_weight_tying" in HELD[how])
     if how == "rows":
         assert config(out)["trainable_token_indices"] == {
             "lm_head": [2, 9],
