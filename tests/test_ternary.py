@@ -115,3 +115,21 @@ def test_what_is_damaged_is_one_message(tmp_path: Path, change: Any, says: str) 
     save_file({k: np.ascontiguousarray(v) for k, v in change(content).items()}, path)
     with pytest.raises(CheckpointError, match=f"{path}.*{says}.*copy the adapter again"):
         TernaryFile(path).tensor("w")
+
+
+def test_flipped_bytes_are_read_as_something_or_refused(tmp_path: Path) -> None:
+    path, draw = tmp_path / "file.safetensors", np.random.default_rng(0)
+    write_ternary(path, {"w": largest(normal(6, 4), 0.5), "v": largest(normal(3, 3), 0.2)})
+    whole, refused = path.read_bytes(), 0
+    for _ in range(300):
+        content = bytearray(whole)
+        content[draw.integers(8, len(content))] = draw.integers(256)
+        path.write_bytes(content)
+        try:
+            file = TernaryFile(path)
+            for key, entry in file.entries.items():
+                assert file.tensor(key).shape == entry.shape
+        except CheckpointError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert 50 < refused < 300

@@ -195,8 +195,8 @@ def make_parser() -> argparse.ArgumentParser:
         "With --as-adapter DIR is a PEFT adapter (LoRA) of the one model that all models of the recipe are\n"
         "adapters of. A sum of adapters (linear, task_arithmetic, also with a line over depth) and methods on\n"
         "factors (robustmerge, lego) are exact, at the sum of the ranks at most; any other merge is brought\n"
-        "to --rank R, and what that loses is told. Factors are float32, and hold the merge before DTYPE of the\n"
-        "recipe rounds it: an adapter in bfloat16 would lose little, base + adapter rounded once loses most.\n\n"
+        "to --rank R, and what that loses is told. Base + DIR is the float32 merge, before the recipe's dtype\n"
+        "rounds it.\n\n"
         "--compress compeft keeps the signs of each factor's largest entries, at least 8 times smaller than in\n"
         "bfloat16, and tells what they lack. Only evomerge reads such a folder, as MODEL+DIR wherever a model\n"
         "is named; --as-adapter of a recipe that names it makes it one for peft.\n\n"
@@ -219,12 +219,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--experts",
         type=int,
         metavar="R",
-        help="of the adapter: what each source knows beyond, at a rank",
+        help="write several adapters: what is shared, and an expert of rank R for each source",
     )
     sub.add_argument(
         "--compress",
         metavar="compeft[=DENSITY]",
-        help="of the adapter: keep signs of so large a share of entries (default: compeft=0.2)",
+        help="of the adapter: keep signs of this share of entries alone (compeft is compeft=0.2)",
     )
     sub.add_argument(
         "--shard-size",

@@ -278,8 +278,10 @@ class Materializer:
         factors = None
         if methods.get(group.method).of_adapters:
             factors = deltas_in_factors(self._parents, group.models, site.origin)
+        # what is held in factors is not multiplied out only to be left unread
+        read = {model: BASE if factors else model for model in group.models}
         return methods.Inputs(
-            models={model: self._tensor(model, site) for model in group.models},
+            models={model: self._tensor(own, site) for model, own in read.items()},
             values=group.values,
             base=self._tensor(BASE, site) if reads_base else None,
             seed=recipe.seed,

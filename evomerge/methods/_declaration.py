@@ -45,8 +45,9 @@ def merge_method(
         facts                      a ``Facts``: ``facts.get(name, compute)`` keeps what does not depend
                                    on parameters for the next candidate
         totals   tuple of tensors  the sums of the method's ``surveys``
-        factors  tuple | None      a ``Factors`` a model, whose product is its delta, where all deltas are held so;
-                                   the kernel may return the ``Factors`` of the merged delta
+        factors  tuple | None      a ``Factors`` a model, whose product is its delta, where all deltas are held so: then
+                                   nothing else tells of the models; the kernel may return the ``Factors`` of the
+                                   merged delta
 
     and each of its ``statistics`` by name: [models, ...], or None for a tensor that has none. Tensors
     are float32, and exactly one of ``deltas``, ``tensors`` and ``operands`` is taken. An entry that is NaN

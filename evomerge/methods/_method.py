@@ -77,7 +77,8 @@ class Inputs:
         facts: where candidate-invariant work is kept for the next merge.
         rows: model -> factors of its weight, float32, on the CPU: one for each index of the first axis, or
             [1, columns] of a matrix.
-        factors: model -> those of its delta; None where a delta is not held so.
+        factors: model -> those of its delta; None where a delta is not held so. Where they are given ``models`` may be
+            any tensors of the shape, as only factors are read.
     """
 
     models: Mapping[str, Tensor]
@@ -139,6 +140,7 @@ class Method:
         count = (
             f"{low}" if low == high else f"{low} or more" if high is None else f"{low} to {high}"
         )
+        count += " adapters" if self.of_adapters else ""
         return f"{count} + base" if self.base == "required" else count
 
     def team_size(self, count: int) -> int:
