@@ -99,13 +99,18 @@ class AdapterFolder:
         )
 
     def finish(
-        self, folder: Path, base: str, *, task: str | None, density: float | None = None
+        self,
+        folder: Path,
+        base: Mapping[str, str],
+        *,
+        task: str | None,
+        density: float | None = None,
     ) -> dict[str, tuple[float, float]]:
         """Write config and weights into ``folder``.
 
         Args:
             folder: to write into.
-            base: what the adapter is for, as peft is told.
+            base: what the adapter is for, as it stands in the config.
             task: peft's word for what the model does; None where it has none.
             density: share of the entries of each factor that are kept, as signs; None: all, as they are.
 
@@ -117,7 +122,7 @@ class AdapterFolder:
         """
         config = {
             **_PLAIN,
-            "base_model_name_or_path": base,
+            **base,
             "task_type": task,
             **self._adapted(),
             "modules_to_save": sorted(self.whole) or None,

@@ -124,6 +124,7 @@ class TernaryFile:
         for name, dtype in (("index", "U8"), ("scales", "F32"), ("packed", "U8")):
             if name not in entries or entries[name].dtype != dtype or len(entries[name].shape) != 1:
                 raise self._damaged(f"expected a tensor {name!r} of one axis, {dtype}")
+        self._mapped = mapped_file(path)
         self._index = self._read_index()
         if entries["scales"].shape != (len(self._index),):
             raise self._damaged(f"expected a scale for each of {len(self._index)} tensors")
@@ -144,8 +145,7 @@ class TernaryFile:
         """A tensor, float32."""
         shape, kept, k, length = self._index[key]
         number, start = self._starts[key]
-        handle = mapped_file(self.path)
-        part = handle.get_slice("packed")
+        part = self._mapped.get_slice("packed")
         ends = np.cumsum([start, length, _octets(kept * k), _octets(kept)]).tolist()
         unary, low, signs = (np.unpackbits(part[a:b].numpy()) for a, b in pairwise(ends))
         ones = np.flatnonzero(unary)
@@ -157,11 +157,11 @@ class TernaryFile:
         places = np.cumsum(gaps + 1) - 1
         if kept and not 0 <= int(places.min()) <= int(places.max()) < math.prod(shape):
             raise self._damaged(f"entries of {shown(key)} lie outside of {list(shape)}")
-        scale = float(handle.get_slice("scales")[number : number + 1][0])
+        scale = float(self._mapped.get_slice("scales")[number : number + 1][0])
         return Kept(shape, places, signs[:kept].astype(np.bool_), scale).tensor
 
     def _read_index(self) -> dict[str, tuple[tuple[int, ...], int, int, int]]:
-        raw = bytes(mapped_file(self.path).get_tensor("index").numpy())
+        raw = bytes(self._mapped.get_tensor("index").numpy())
         inflate = zlib.decompressobj()
         try:
             rows: Any = parsed(inflate.decompress(raw, MOST_HEADER).decode("utf-8"))

@@ -172,10 +172,19 @@ class Export:
             made.tie(head, tensor)
         causal = self._base.architecture.endswith("ForCausalLM")
         task = "CAUSAL_LM" if causal else None
-        lost = made.finish(work, base.portable, task=task, density=density)
+        lost = made.finish(work, self.named(base), task=task, density=density)
         if self._parents.donor.tokenizer_folder != self._base.folder or self._grown:
             copy_companions(self._parents.donor, work)
         return lost
+
+    def named(self, base: ModelRef) -> dict[str, str]:
+        """The base, as transformers finds it: a folder, or a hub id and its revision."""
+        if (folder := Path(base.portable)).is_dir() or base.portable.startswith("embedded:"):
+            return {
+                "base_model_name_or_path": str(folder if folder.is_dir() else self._base.folder)
+            }
+        name, _, revision = base.portable.partition("@")
+        return {"base_model_name_or_path": name, **({"revision": revision} if revision else {})}
 
     def _nothing(self) -> tuple[str, Factors]:
         """Factors that add nothing, and where."""

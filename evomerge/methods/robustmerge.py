@@ -23,7 +23,9 @@ def robustmerge(
     operands: Operands,
     factors: tuple[Factors, ...] | None,
     weight: Annotated[Float[Tensor, " models"], PerModel(Real(0, 2, default=1))],
-    density: Annotated[float, Shared(Real(0.05, 1, default=0.2, valid=(0, 1)))],
+    density: Annotated[
+        Float[Tensor, " models"], PerModel(Real(0.05, 1, default=0.2, valid=(0, 1)))
+    ],
     quantile: Annotated[float, Shared(Real(0, 1, default=0.8, valid=(0, 1)))],
     normalize: Annotated[bool, Shared(Flag(True))],
     lambda_: Annotated[float, Shared(Real(0, 4, default=2, valid=(0, 100)), searched=False)],
@@ -42,7 +44,7 @@ def robustmerge(
         operands: the sources and the base.
         factors: B (left) and A (right) of each source's delta.
         weight: coefficient of the model's factors; it counts twice, as both of them have it.
-        density: share of the entries of each factor that is kept.
+        density: share of the entries of each of the model's factors that is kept.
         quantile: of a model's scales, below which none of them stays.
         normalize: divide by the sum of the scales, rank by rank, so that no model counts more for having lost more.
         lambda_: coefficient of either merged factor; redundant with the weights, so not searched by itself.
@@ -66,9 +68,9 @@ def robustmerge(
     left, right = torch.zeros(rows, rank), torch.zeros(rank, columns)
     left, right = left.to(operands.device), right.to(operands.device)
     total = left.new_zeros(rank)
-    for each, share in zip(factors, weights, strict=True):
+    for each, share, kept in zip(factors, weights, fractions(density), strict=True):
         own = slice(0, each.rank)
-        b, a = _largest(each.left, density), _largest(each.right, density)
+        b, a = _largest(each.left, kept), _largest(each.right, kept)
         scale = _scales(each.right, a, quantile)
         right[own] += a * share
         left[:, own] += b * (scale * share)

@@ -18,7 +18,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge import merge, merge_adapter, methods
+from evomerge.checkpoint import EMBEDDED, Checkpoint, ModelRef
 from evomerge.errors import CandidateFailed, Incompatible, InputError
+from evomerge.merging.adapter_export import Export
+from evomerge.parents import Parents
 from evomerge.recipe import Recipe
 from evomerge.rows import RowWeights, count_of
 from evomerge.testing.models import tiny_family
@@ -121,7 +124,10 @@ def config(out: Path) -> dict[str, Any]:
 
 EXACT: dict[str, list[dict[str, Any]]] = {
     "sum": [SUM],
-    "average": [{"method": "linear", "weight": {"a": 3, "b": 1}}],
+    "average": [
+        {"roles": ["mlp"], "method": "linear", "lines": {"alpha": 0.2, "beta": 0.5}},
+        {"method": "linear", "weight": {"a": 3, "b": 1}},
+    ],
     "lines": [{**SUM, "lines": {"alpha": 0.3, "beta": 0.5}}],
     "one": [{"method": "passthrough", "models": ["b"]}],
     "with the base": [{"method": "linear", "models": ["base", "a"], "weight": {"base": 1, "a": 3}}],
@@ -580,3 +586,18 @@ def test_signs_stand_for_factors_alone(pair: Any, folder: Path, tmp_path: Path) 
     ):
         merge_adapter(recipe({**models, "b": f"{models['base']}+{b}"}, SUM), out, density=0.2)
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("org/model", {"base_model_name_or_path": "org/model"}),
+        ("org/model@v2", {"base_model_name_or_path": "org/model", "revision": "v2"}),
+        ("embedded:base", {"base_model_name_or_path": str(EMBEDDED / "base")}),
+    ],
+)
+def test_the_base_is_named_as_transformers_finds_it(text: str, named: dict[str, str]) -> None:
+    opened = Checkpoint.open(ModelRef("embedded:base"))
+    given = Recipe.from_plain({"models": {"a": text}, "groups": [{"method": "linear"}]})
+    export = Export(given, Parents({"a": opened}), opened)
+    assert export.named(ModelRef(text)) == named
