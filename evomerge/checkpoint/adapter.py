@@ -59,9 +59,12 @@ Kind = Literal["factors", "dora", "rows", "whole"]
 
 @dataclass
 class Update:
-    """The stored keys of one adapted tensor (``A``, ``B``, perhaps ``magnitude_vector``)."""
+    """The stored keys of one adapted tensor (``A``, ``B``, perhaps ``magnitude_vector``).
 
-    embedding: bool = False
+    ``turned``: what it adds is the transpose of B A, as in an embedding, or a weight [inputs, outputs] of GPT-2.
+    """
+
+    turned: bool = False
     keys: dict[str, str] = field(default_factory=dict)
     scale: float = 1.0
 
@@ -111,7 +114,7 @@ class Adapter:
                         f"{self.file}: {update.keys[part]!r} and {key!r} are the same matrix; expected one"
                     )
                 update.keys[part] = key
-                update.embedding |= bool(embedding)
+                update.turned |= bool(embedding)
             elif match := _ROWS.match(key):
                 self._rows[f"{match[1]}.weight"] = key, self._numbers(match[1], key)
             elif match := _WHOLE.match(key):
@@ -159,7 +162,7 @@ class Adapter:
         """
         update = self._updates[name]
         a, b = (self._read(update.keys[part]).float() for part in "AB")
-        left, right = (a.T, b.T) if update.embedding else (b, a)
+        left, right = (a.T, b.T) if update.turned else (b, a)
         return Factors(left, right).balanced(update.scale)
 
     def brought(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -198,7 +201,10 @@ class Adapter:
         found: list[tuple[str, tuple[int, ...]]] = []
         for changed, update in self._updates.items():
             a, b = (self._entries[update.keys[part]].shape for part in "AB")
-            found.append((changed, (a[1], b[0]) if update.embedding else (b[0], a[1])))
+            # peft sets it where a module's weight is [inputs, outputs], and there alone
+            turned = self.config.get("fan_in_fan_out") and shapes.get(changed) == (a[1], b[0])
+            update.turned |= bool(turned)
+            found.append((changed, (a[1], b[0]) if update.turned else (b[0], a[1])))
         for changed, key in self._whole.items():
             if changed not in ties:
                 found.append((changed, self._entries[key].shape))
@@ -238,13 +244,13 @@ class Adapter:
             return tensor
         a, b = (self._read(update.keys[part]).float() for part in "AB")
         result: torch.Tensor = (b @ a).mul_(update.scale)
-        if update.embedding:
+        if update.turned:
             result = result.T.contiguous()
         result += tensor
         if "magnitude_vector" in update.keys:
             import torch
 
-            features = 1 if update.embedding else 0
+            features = 1 if update.turned else 0
             norm = torch.linalg.vector_norm(result, dim=1 - features, keepdim=True)
             magnitude = self._read(update.keys["magnitude_vector"]).float()
             result *= magnitude.reshape(norm.shape) / norm

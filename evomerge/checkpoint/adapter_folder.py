@@ -28,7 +28,6 @@ _PREFIX = "base_model.model."
 _PLAIN = {
     "peft_type": "LORA",
     "bias": "none",
-    "fan_in_fan_out": False,
     "inference_mode": True,
     "init_lora_weights": True,
     "lora_dropout": 0.0,
@@ -45,7 +44,7 @@ class AdapterFolder:
 
     Args:
         parts: a folder for tensors that have come.
-        kinds: module -> ``linear``, ``embedding`` or ``other``, all of the model's.
+        kinds: what each of the model's modules is, see ``skeleton.modules.kinds_of``.
     """
 
     def __init__(self, parts: Path, kinds: Mapping[str, str]) -> None:
@@ -62,10 +61,12 @@ class AdapterFolder:
         module = name.removesuffix(".weight")
         if factors.rank == 0:
             return
-        if self._kinds[module] == "embedding":
-            found = {"embedding_A": factors.left.T, "embedding_B": factors.right.T}
+        kind, a, b = self._kinds[module], factors.right, factors.left
+        if kind == "embedding":
+            found = {"embedding_A": b.T, "embedding_B": a.T}
         else:
-            found = {"A.weight": factors.right, "B.weight": factors.left}
+            a, b = (b.T, a.T) if kind == "turned" else (a, b)
+            found = {"A.weight": a, "B.weight": b}
         self._keep({f"{module}.lora_{part}": tensor for part, tensor in found.items()})
         self.ranks[module] = factors.rank
 
@@ -125,6 +126,7 @@ class AdapterFolder:
             **base,
             "task_type": task,
             **self._adapted(),
+            "fan_in_fan_out": any(self._kinds[module] == "turned" for module in self.ranks),
             "modules_to_save": sorted(self.whole) or None,
             "trainable_token_indices": dict(sorted(self.numbers.items())) or None,
             **({"ensure_weight_tying": True} if self._tied else {}),

@@ -120,15 +120,19 @@ def places_of(model: Any) -> dict[str, tuple[Place, bool]]:
 
 
 def kinds_of(model: Any) -> dict[str, str]:
-    """What each module of ``model`` is that an adapter may change: ``linear``, an ``embedding``, or ``other``."""
-    from torch import nn
+    """What each module of ``model`` is that an adapter may change.
 
-    found = {}
-    for name, module in model.named_modules():
-        linear = isinstance(module, nn.Linear)
-        kind = "embedding" if isinstance(module, nn.Embedding) else "other"
-        found[name] = "linear" if linear else kind
-    return found
+    ``linear``, ``turned`` (linear, with a weight [inputs, outputs]), an ``embedding``, or ``other``.
+    """
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    classes = {nn.Linear: "linear", Conv1D: "turned", nn.Embedding: "embedding"}
+
+    def kind(module: nn.Module) -> str:
+        return next((name for each, name in classes.items() if isinstance(module, each)), "other")
+
+    return {name: kind(module) for name, module in model.named_modules()}
 
 
 def _is_in(name: str, tower: str) -> bool:

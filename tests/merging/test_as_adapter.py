@@ -503,6 +503,22 @@ def test_a_broken_adapter_fails_and_leaves_nothing(pair: Any, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 
+@pytest.mark.parametrize("dora", [False, True])
+def test_weights_that_lie_the_other_way(tmp_path: Path, dora: bool) -> None:
+    """Of GPT-2, [inputs, outputs]; its output projections are square, so that no shape tells."""
+    from evomerge.testing.zoo import tiny_members
+
+    base = tiny_members(tmp_path, "gpt2", "GPT2LMHeadModel", ("base",))["base"]
+    targets = {"target_modules": ["c_attn", "attn.c_proj"], "fan_in_fan_out": True}
+    a = train(base, tmp_path / "a", 1, use_dora=dora, **targets)
+    models = {"base": str(base), "a": f"{base}+{a}"}
+    merged = merge(recipe(models, {"method": "passthrough", "models": ["a"]}), tmp_path / "merged")
+    assert_same(reloaded(base, a), merged)
+    given = recipe(models, {"method": "task_arithmetic", "weight": 0.5})
+    out = merge_adapter(given, tmp_path / "out", rank=32 if dora else None)
+    assert_same(reloaded(base, out), merge(given, tmp_path / "half"))
+
+
 def test_experts_that_are_packed_in_memory_are_refused_by_name(tmp_path: Path) -> None:
     """All else of such a model is merged as of others."""
     from evomerge.testing.zoo import tiny_members
