@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from evomerge.commands.search import Result, search
     from evomerge.errors import EvomergeError, InputError, RunError
-    from evomerge.merging import merge, merge_into
+    from evomerge.merging import merge, merge_adapter, merge_experts, merge_into
     from evomerge.methods import merge_method, merge_tensors
     from evomerge.recipe import Recipe
 
@@ -22,6 +22,8 @@ _HOMES = {
     "InputError": "errors",
     "RunError": "errors",
     "merge": "merging",
+    "merge_adapter": "merging",
+    "merge_experts": "merging",
     "merge_into": "merging",
     "merge_method": "methods",
     "merge_tensors": "methods",
@@ -37,6 +39,8 @@ __all__ = [
     "Result",
     "RunError",
     "merge",
+    "merge_adapter",
+    "merge_experts",
     "merge_into",
     "merge_method",
     "merge_tensors",

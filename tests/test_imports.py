@@ -33,7 +33,7 @@ recipe
 methods checkpoint
 skeleton
 lines calibration rows tokens rounding paths
-tensors inference durable cache passages
+tensors inference factors durable cache passages
 params seeds config registry
 errors visible
 """

@@ -8,14 +8,16 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from evomerge.checkpoint import fields
 from evomerge.checkpoint.files import TOKENIZER, mapped_file, read_json
 from evomerge.checkpoint.header import FLOATS, read_header
-from evomerge.checkpoint.weights import ADAPTER_CONFIG, adapter_file, refuse_model
+from evomerge.checkpoint.ternary import TernaryFile
+from evomerge.checkpoint.weights import ADAPTER_CONFIG, TERNARY, adapter_file, refuse_model
 from evomerge.config import shown
 from evomerge.errors import CheckpointError
+from evomerge.factors import Factors
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
 _LORA = re.compile(
     r"^base_model\.model\.(.+)\.lora_(embedding_)?(A|B|magnitude_vector)(?:\.default)?(?:\.weight)?$"
 )
-_WHOLE = re.compile(r"^base_model\.model\.(.+?)(?:\.token_adapter)?(?:\.base_layer)?\.weight$")
+_WHOLE = re.compile(
+    r"^base_model\.model\.(.+?)(?:\.token_adapter)?(?:\.base_layer)?\.(weight|bias)$"
+)
 _ROWS = re.compile(
     r"^base_model\.model\.(.+)\.token_adapter\.trainable_tokens_delta(?:\.default)?$"
 )
@@ -49,13 +53,18 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
 
 
 Shapes = Mapping[str, tuple[int, ...]]
+# How an adapter changes a tensor: adds two factors; rescales as DoRA does; sets rows; brings it whole.
+Kind = Literal["factors", "dora", "rows", "whole"]
 
 
 @dataclass
 class Update:
-    """The stored keys of one adapted tensor (``A``, ``B``, perhaps ``magnitude_vector``)."""
+    """The stored keys of one adapted tensor (``A``, ``B``, perhaps ``magnitude_vector``).
 
-    embedding: bool = False
+    ``turned``: what it adds is the transpose of B A, as in an embedding, or a weight [inputs, outputs] of GPT-2.
+    """
+
+    turned: bool = False
     keys: dict[str, str] = field(default_factory=dict)
     scale: float = 1.0
 
@@ -83,7 +92,12 @@ class Adapter:
         self.config = read_json(self._said)
         self.file = adapter_file(headers or folder)
         self._refuse_other_kinds()
-        self._entries = read_header(self.file, whole=headers is None)
+        self._ternary = TernaryFile(self.file) if self.file.name == TERNARY else None
+        self._entries = (
+            self._ternary.entries
+            if self._ternary
+            else read_header(self.file, whole=headers is None)
+        )
         self._updates: dict[str, Update] = {}
         self._whole: dict[str, str] = {}
         self._rows: dict[
@@ -100,11 +114,11 @@ class Adapter:
                         f"{self.file}: {update.keys[part]!r} and {key!r} are the same matrix; expected one"
                     )
                 update.keys[part] = key
-                update.embedding |= bool(embedding)
+                update.turned |= bool(embedding)
             elif match := _ROWS.match(key):
                 self._rows[f"{match[1]}.weight"] = key, self._numbers(match[1], key)
             elif match := _WHOLE.match(key):
-                self._whole[f"{match[1]}.weight"] = key
+                self._whole[f"{match[1]}.{match[2]}"] = key
             else:
                 raise CheckpointError(f"{self.file}: {key!r} is not a plain LoRA matrix")
             if (dtype := self._entries[key].dtype) not in FLOATS:
@@ -122,6 +136,34 @@ class Adapter:
     def replaces(self, name: str) -> bool:
         """True if the adapter brings the whole parameter ``name``."""
         return name in self._whole
+
+    def kind(self, name: str, stored: torch.Tensor) -> Kind | None:
+        """How the adapter changes the parameter ``name``, of which the model has ``stored``; None if it does not.
+
+        Of several ways it is ``whole``. An embedding that peft saved beside its factors, as the model has it, is none.
+        """
+        import torch
+
+        update, rows = self._updates.get(name), name in self._rows
+        whole = name in self._whole
+        if whole and update and not rows:
+            found = self._read(self._whole[name])
+            whole = found.shape != stored.shape or not torch.equal(found.float(), stored.float())
+        if whole or (update and rows):
+            return "whole"
+        if update:
+            return "dora" if "magnitude_vector" in update.keys else "factors"
+        return "rows" if rows else None
+
+    def factors(self, name: str) -> Factors:
+        """What is added to the parameter ``name`` [rows, columns], where ``kind`` is ``factors``.
+
+        The scale is shared by both factors, so that one that all adapters have makes none longer than the other.
+        """
+        update = self._updates[name]
+        a, b = (self._read(update.keys[part]).float() for part in "AB")
+        left, right = (a.T, b.T) if update.turned else (b, a)
+        return Factors(left, right).balanced(update.scale)
 
     def brought(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of an embedding or head: the model's own, or of the one that was trained with other tokens."""
@@ -159,7 +201,10 @@ class Adapter:
         found: list[tuple[str, tuple[int, ...]]] = []
         for changed, update in self._updates.items():
             a, b = (self._entries[update.keys[part]].shape for part in "AB")
-            found.append((changed, (a[1], b[0]) if update.embedding else (b[0], a[1])))
+            # peft sets it where a module's weight is [inputs, outputs], and there alone
+            turned = self.config.get("fan_in_fan_out") and shapes.get(changed) == (a[1], b[0])
+            update.turned |= bool(turned)
+            found.append((changed, (a[1], b[0]) if update.turned else (b[0], a[1])))
         for changed, key in self._whole.items():
             if changed not in ties:
                 found.append((changed, self._entries[key].shape))
@@ -199,13 +244,13 @@ class Adapter:
             return tensor
         a, b = (self._read(update.keys[part]).float() for part in "AB")
         result: torch.Tensor = (b @ a).mul_(update.scale)
-        if update.embedding:
+        if update.turned:
             result = result.T.contiguous()
         result += tensor
         if "magnitude_vector" in update.keys:
             import torch
 
-            features = 1 if update.embedding else 0
+            features = 1 if update.turned else 0
             norm = torch.linalg.vector_norm(result, dim=1 - features, keepdim=True)
             magnitude = self._read(update.keys["magnitude_vector"]).float()
             result *= magnitude.reshape(norm.shape) / norm
@@ -286,6 +331,8 @@ class Adapter:
         return default
 
     def _read(self, key: str) -> torch.Tensor:
+        if self._ternary:
+            return self._ternary.tensor(key)
         if self._handle is None:
             self._handle = mapped_file(self.file)
         tensor: torch.Tensor = self._handle.get_tensor(key)

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.checkpoint.adapter import Adapter
+from evomerge.checkpoint.adapter import Adapter, Kind
 from evomerge.checkpoint.claims import claim
 from evomerge.checkpoint.files import TOKENIZER, Stamp, file_digest, mapped_file, read_json
 from evomerge.checkpoint.header import DTYPES, FLOATS, Entry
@@ -243,11 +243,20 @@ class Checkpoint:
 
         A mapped tensor is the same object at every call; do not write into it.
         """
+        plain = self.plain(name)
+        return self.adapter.applied(name, plain) if self.adapter else plain
+
+    def plain(self, name: str) -> torch.Tensor:
+        """The same without the adapter."""
         assert not self.missing, f"{self.name}: its weights were not fetched"
         stored = self._tensors.get(name)
         if stored is None:
             stored = self._tensors[name] = self._mapped(name)
-        return self.adapter.applied(name, stored) if self.adapter else stored
+        return stored
+
+    def adapted(self, name: str) -> Kind | None:
+        """How the adapter changes the parameter ``name``; None if it does not, or there is none."""
+        return self.adapter.kind(name, self.plain(name)) if self.adapter else None
 
     def _mapped(self, name: str) -> torch.Tensor:
         file = self._entries[name].file

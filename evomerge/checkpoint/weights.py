@@ -23,6 +23,8 @@ from evomerge.visible import one_line
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ROUTER = "router.yaml"  # of a folder of adapters
+TERNARY = "adapter_model.ternary.safetensors"  # see ``checkpoint.ternary``
 _SHARD = re.compile(r"^(.+)-(\d{1,6})-of-(\d{1,6})\.safetensors$", re.ASCII)
 _PICKLE = re.compile(
     r"^(?!training_args|optimizer|scheduler|scaler|rng_state).+\.(bin|pt|pth|ckpt)$"
@@ -168,6 +170,8 @@ def adapter_file(folder: Path) -> Path:
     file = folder / ADAPTER_WEIGHTS
     if file.is_file():
         return file
+    if (folder / TERNARY).is_file():
+        return folder / TERNARY
     pickles = [name for name in _pickles(folder) if name.startswith("adapter_model.")]
     if pickles:
         raise CheckpointError(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge import durable
 from evomerge.checkpoint.header import DTYPES
-from evomerge.checkpoint.weights import INDEX, WEIGHTS
+from evomerge.checkpoint.weights import ADAPTER_CONFIG, INDEX, ROUTER, WEIGHTS
 from evomerge.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -127,7 +127,9 @@ def _refuse_existing(out: Path, force: bool) -> None:
         raise InputError(
             f"{out}: exists already; choose another folder, or replace it with --force"
         )
-    if out.exists() and not (out / "config.json").is_file():
+    if out.exists() and not any(
+        (out / name).is_file() for name in ("config.json", ADAPTER_CONFIG, ROUTER)
+    ):
         raise InputError(f"{out}: holds no model, so it is not replaced; choose another folder")
 
 
@@ -246,6 +248,19 @@ def _reserve(file: int, size: int) -> None:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                 raise
     os.ftruncate(file, size)
+
+
+def write_file(
+    path: Path, sizes: Mapping[str, int], stream: Iterable[tuple[str, torch.Tensor]]
+) -> None:
+    """Write ``stream`` (the names of ``sizes``, name -> bytes, in any order) as one safetensors file."""
+    file = _File(path, sizes)
+    try:
+        for name, tensor in stream:
+            file.write(name, tensor)
+        file.write_header()
+    finally:
+        os.close(file.descriptor)
 
 
 def write_weights(

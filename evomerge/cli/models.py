@@ -6,36 +6,73 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from evomerge.cli import output, placement
 from evomerge.errors import InputError
 
+if TYPE_CHECKING:
+    from evomerge.recipe import Recipe
+
 
 def merge(arguments: argparse.Namespace) -> None:
-    from evomerge.interop import load_recipe
-    from evomerge.merging import merge
+    from evomerge.merging import merge, merge_adapter, merge_experts
     from evomerge.report.progress import progress_bar
     from evomerge.visible import visible
 
     placement.stop_on_signals()
-    recipe, notes = load_recipe(arguments.recipe)
+    recipe, notes = _recipe(arguments.recipe)
     recipe = recipe.allowing(arguments.allow)
     for note in notes:
         print(visible(note), file=sys.stderr)
     placement.check_device(arguments.device)
     if not 0 < arguments.shard_size < float("inf"):
         raise InputError(f"--shard-size: expected a number above 0, found {arguments.shard_size:g}")
+    for option in ("rank", "compress", "experts"):
+        if getattr(arguments, option) is not None and not arguments.as_adapter:
+            raise InputError(f"--{option}: is of an adapter; give --as-adapter, too")
+    density = _density(arguments.compress)
     with progress_bar("merging") as advance:
-        merge(
-            recipe,
-            arguments.output,
-            force=arguments.force,
-            shard_bytes=int(arguments.shard_size * 2**30),
-            device=arguments.device or "cpu",
-            progress=advance,
-            say=lambda text: print(visible(text), file=sys.stderr),
-        )
+        common: dict[str, Any] = {
+            "force": arguments.force,
+            "device": arguments.device or "cpu",
+            "progress": advance,
+            "say": lambda text: print(visible(text), file=sys.stderr),
+        }
+        if arguments.experts is not None:
+            ranks = {"rank": arguments.experts, "shared_rank": arguments.rank}
+            merge_experts(recipe, arguments.output, density=density, **ranks, **common)
+        elif arguments.as_adapter:
+            rank = arguments.rank
+            merge_adapter(recipe, arguments.output, rank=rank, density=density, **common)
+        else:
+            size = int(arguments.shard_size * 2**30)
+            merge(recipe, arguments.output, shard_bytes=size, **common)
     print(arguments.output)
+
+
+def _density(text: str | None) -> float | None:
+    """The density in ``compeft[=DENSITY]``."""
+    if text is None:
+        return None
+    name, _, density = text.partition("=")
+    try:
+        if name == "compeft":
+            return float(density) if density else 0.2
+    except ValueError:
+        pass
+    raise InputError(f"--compress: expected compeft or compeft=DENSITY, found {text!r}")
+
+
+def _recipe(path: str) -> tuple[Recipe, list[str]]:
+    """The recipe in a file, or the winner of a run's folder, and what is to be said of it."""
+    from evomerge.interop import load_recipe
+    from evomerge.record.record import Record
+
+    if not Path(path).is_dir():
+        return load_recipe(path)
+    record = Record(path)
+    return record.recipe(record.chosen()), []
 
 
 def measure(arguments: argparse.Namespace) -> None:

@@ -190,12 +190,42 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command(
         "merge",
         models.merge,
-        "materialize a recipe as a Hugging Face model folder",
-        "Written shard by shard beside DIR and renamed at the end: DIR appears whole or not at all.",
+        "materialize a recipe as a Hugging Face model folder, or adapters as an adapter",
+        "Written shard by shard beside DIR and renamed at the end: DIR appears whole or not at all.\n\n"
+        "With --as-adapter DIR is a PEFT adapter (LoRA) of the one model that all models of the recipe are\n"
+        "adapters of. A sum of adapters (linear, task_arithmetic, also with a line over depth) and methods on\n"
+        "factors (robustmerge, lego) are exact, at the sum of the ranks at most; any other merge is brought\n"
+        "to --rank R, and what that loses is told. Base + DIR is the float32 merge, before the recipe's dtype\n"
+        "rounds it.\n\n"
+        "--compress compeft keeps the signs of each factor's largest entries, at least 8 times smaller than in\n"
+        "bfloat16, and tells what they lack. Only evomerge reads such a folder, as MODEL+DIR wherever a model\n"
+        "is named; --as-adapter of a recipe that names it makes it one for peft.\n\n"
+        "--experts R writes the merge as DIR/shared, what each source knows beyond it as DIR/experts/NAME of\n"
+        "rank R, and DIR/router.yaml, which says how a server adds them up (Twin-Merging; of a recipe by twin\n"
+        "what is shared is the sum that it begins with, and its weights are the router's).",
     )
-    sub.add_argument("recipe", metavar="RECIPE.yaml", help="a recipe, or a mergekit file")
+    sub.add_argument(
+        "recipe", metavar="RECIPE.yaml|RUN_DIR", help="a recipe, a mergekit file, or a run's winner"
+    )
     sub.add_argument("-o", "--output", metavar="DIR", required=True, help="folder to make")
     sub.add_argument("--force", action="store_true", help="replace DIR if it exists")
+    sub.add_argument(
+        "--as-adapter", action="store_true", help="write an adapter, where all models are adapters"
+    )
+    sub.add_argument(
+        "--rank", type=int, metavar="R", help="of the adapter (default: as large as is exact)"
+    )
+    sub.add_argument(
+        "--experts",
+        type=int,
+        metavar="R",
+        help="write several adapters: what is shared, and an expert of rank R for each source",
+    )
+    sub.add_argument(
+        "--compress",
+        metavar="compeft[=DENSITY]",
+        help="of the adapter: keep signs of this share of entries alone (compeft is compeft=0.2)",
+    )
     sub.add_argument(
         "--shard-size",
         metavar="GB",

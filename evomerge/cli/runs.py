@@ -97,13 +97,7 @@ def export(arguments: argparse.Namespace) -> None:
     if arguments.pareto or arguments.unconfirmed:
         _export_front(record, arguments)
         return
-    candidate: int | None = arguments.candidate
-    if candidate is None:
-        candidate = record.history.winner
-    if candidate is None and record.history.best is not None:
-        candidate = record.history.best.candidate
-    if candidate is None:
-        raise InputError(f"{arguments.run_dir}: no merge was scored yet; see `evomerge status`")
+    candidate = record.chosen() if arguments.candidate is None else arguments.candidate
     recipe = record.recipe(candidate)
     if arguments.output and arguments.format != "mergekit":
         output.save(recipe, Path(arguments.output), arguments.force)

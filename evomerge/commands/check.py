@@ -25,6 +25,7 @@ from evomerge.merging.blueprint import Blueprint, notes_on
 from evomerge.merging.estimate import estimate_rounding
 from evomerge.merging.remembered import ROOM
 from evomerge.parents import Parents, doubts, ending_notes
+from evomerge.parents.adapters import check_adapters, groups_of
 from evomerge.parents.statistics import Statistics, StatisticStore
 from evomerge.recipe import BASE, Recipe, check_named, check_rows, uncovered
 from evomerge.record.events import JOURNAL
@@ -84,6 +85,7 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
     if not parents.missing:
         Statistics(parents).require(recipe)
     check_rows(recipe, merge.shapes, merge.places)
+    check_adapters(parents, groups_of(recipe))
     for model in parents.models.values():
         if not model.missing:
             model.check_finite()

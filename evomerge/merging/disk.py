@@ -78,18 +78,18 @@ def write_merge(
         config = {**blueprint.config(), "dtype": recipe.dtype}
         (work / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         copy_companions(parents.donor, work)
-        _keep(recipe, work / "evomerge.yaml")
+        keep_recipe(recipe, work / "evomerge.yaml")
     return out
 
 
-def _keep(recipe: Recipe, file: Path) -> None:
+def keep_recipe(recipe: Recipe, file: Path) -> None:
     """Write ``recipe`` with all that it is made of but models: recipes that stand for models, and row weights."""
     kept = recipe.portable()
     models = {**({BASE: kept.base} if kept.base else {}), **kept.models}
     for number, (name, model) in enumerate(models.items()):
         if model.is_recipe:
             inner = file.with_name(f"{file.stem}-{number}.yaml")
-            _keep(Recipe.load(model.portable), inner)
+            keep_recipe(Recipe.load(model.portable), inner)
             models[name] = ModelRef(inner.name, str(file.parent))
     base = models.pop(BASE, None)
     # some loaders take every *.safetensors of a folder for weights

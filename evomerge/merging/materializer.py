@@ -29,6 +29,7 @@ from evomerge.merging.blueprint import Blueprint, Site
 from evomerge.merging.remembered import remembered
 from evomerge.merging.tally import Tally
 from evomerge.parents import Parents
+from evomerge.parents.adapters import check_adapters, deltas_in_factors, groups_of
 from evomerge.parents.statistics import Statistics
 from evomerge.recipe import BASE, Group, Recipe, check_named, check_rows, passing
 from evomerge.rows import COLUMNS, Array
@@ -151,6 +152,24 @@ class Materializer:
 
         self._each(merge, self._tasks(recipe, only))
 
+    def forms(
+        self,
+        recipe: Recipe,
+        take: Callable[[Site, methods.Form], None],
+        only: Collection[str] | None = None,
+    ) -> None:
+        """Hand what the merge of every tensor is to ``take``, in no order, from several threads; see ``methods.Form``.
+
+        ``only``: names of the tensors that are merged, as if there were no others; None: all.
+        """
+
+        def form(task: _Task) -> None:
+            given = replace(self._inputs(recipe, task.group, task.site), totals=task.totals)
+            method, scale = methods.get(task.group.method), task.group.scale(task.site.place)
+            take(task.site, method.form(given, scale=scale))
+
+        self._each(form, self._tasks(recipe, only))
+
     def tangents(
         self, recipe: Recipe
     ) -> Callable[[str], Iterator[tuple[str, str | None, torch.Tensor]]]:
@@ -207,6 +226,7 @@ class Materializer:
         for parent in self._parents.models.values():
             parent.check_unchanged()
         self._statistics.require(recipe)
+        check_adapters(self._parents, groups_of(recipe))
         outline = self.outline(recipe.body.path)
         merge = outline.merge
         check_rows(recipe, merge.shapes, merge.places)
@@ -265,8 +285,13 @@ class Materializer:
 
         reads_base = group.needs_base and recipe.base is not None
         rows = {name: torch.from_numpy(each) for name, each in _factors_of(recipe, site).items()}
+        factors = None
+        if methods.get(group.method).of_adapters:
+            factors = deltas_in_factors(self._parents, group.models, site.origin)
+        # what is held in factors is not multiplied out only to be left unread
+        read = {model: BASE if factors else model for model in group.models}
         return methods.Inputs(
-            models={model: self._tensor(model, site) for model in group.models},
+            models={model: self._tensor(own, site) for model, own in read.items()},
             values=group.values,
             base=self._tensor(BASE, site) if reads_base else None,
             seed=recipe.seed,
@@ -275,6 +300,7 @@ class Materializer:
             facts=self.facts,
             stats=self._statistics.of(group, site.origin, recipe.body.data),
             rows=rows or None,
+            factors=factors,
         )
 
     def _tensor(self, model: str, site: Site) -> torch.Tensor:

@@ -5,6 +5,7 @@ several of them share is in ``kernel``; files with an underscore are the frame a
 """
 
 from evomerge.methods._declaration import merge_method
+from evomerge.methods._form import Coefficient, Form
 from evomerge.methods._merge_tensors import merge_states, merge_tensors, survey
 from evomerge.methods._method import (
     Arguments,
@@ -20,7 +21,9 @@ from evomerge.methods.kernel.facts import FactStore
 
 __all__ = [
     "Arguments",
+    "Coefficient",
     "FactStore",
+    "Form",
     "Inputs",
     "Method",
     "Need",

@@ -45,6 +45,9 @@ def merge_method(
         facts                      a ``Facts``: ``facts.get(name, compute)`` keeps what does not depend
                                    on parameters for the next candidate
         totals   tuple of tensors  the sums of the method's ``surveys``
+        factors  tuple | None      a ``Factors`` a model, whose product is its delta, where all deltas are held so: then
+                                   nothing else tells of the models; the kernel may return the ``Factors`` of the
+                                   merged delta
 
     and each of its ``statistics`` by name: [models, ...], or None for a tensor that has none. Tensors
     are float32, and exactly one of ``deltas``, ``tensors`` and ``operands`` is taken. An entry that is NaN
@@ -154,6 +157,8 @@ def _check_inputs(method: str, base: Base, inputs: frozenset[str]) -> None:
         )
     if "deltas" in inputs and base != "required":
         raise TypeError(f"method {method!r}: 'deltas' need base=\"required\", found {base!r}")
+    if "factors" in inputs and base != "required":
+        raise TypeError(f"method {method!r}: 'factors' need base=\"required\", found {base!r}")
     if "base" in inputs and base == "none":
         raise TypeError(f"method {method!r}: takes 'base' but is declared with base=\"none\"")
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from evomerge.errors import InputError
+from evomerge.factors import Factors
 from evomerge.methods._method import Inputs, Method, Stats
 from evomerge.methods._registry import get
 from evomerge.tensors import Place
@@ -25,6 +26,7 @@ def merge_tensors(
     name: str = "",
     role: str | None = None,
     noise: Mapping[str, Tensor] | None = None,
+    factors: Mapping[str, tuple[Tensor, Tensor]] | None = None,
 ) -> Tensor:
     """Merge the tensors of some models with one method.
 
@@ -40,6 +42,9 @@ def merge_tensors(
         role: attn, mlp, norm, embed, head or other; read off ``name`` if not given.
         noise: model -> uniforms [*shape], to use instead of the keyed draw (an entry is kept where
             its uniform is below the density).
+        factors: model -> (left [rows, rank], right [rank, columns]) whose product is the model's delta, for
+            methods that merge adapters; scales (alpha / r) are part of them. A model that has some need not be
+            among ``models``.
 
     Returns:
         The full merged tensor [*shape] (base included) in float32.
@@ -48,6 +53,15 @@ def merge_tensors(
         InputError: unknown method or parameter, value out of range, wrong number of models, base
             missing or superfluous, tensors that do not fit together, a required statistic missing.
     """
+    held = {
+        model: Factors(left.float(), right.float())
+        for model, (left, right) in (factors or {}).items()
+    }
+    if base is not None:
+        models = {
+            **models,
+            **{m: base.float() + f.product for m, f in held.items() if m not in models},
+        }
     merged = merge_states(
         method,
         {model: {name: tensor} for model, tensor in models.items()},
@@ -57,6 +71,7 @@ def merge_tensors(
         seed=seed,
         places={name: Place(None, _role_of(name) if role is None else role)},
         noise=None if noise is None else {name: noise},
+        factors=None if factors is None else {name: held},
     )
     return merged[name]
 
@@ -71,6 +86,7 @@ def merge_states(
     seed: int = 0,
     places: Mapping[str, Place] | None = None,
     noise: Mapping[str, Mapping[str, Tensor]] | None = None,
+    factors: Mapping[str, Mapping[str, Factors]] | None = None,
 ) -> dict[str, Tensor]:
     """Merge whole models with one method: as ``merge_tensors``, for methods that look at all tensors.
 
@@ -83,6 +99,7 @@ def merge_states(
         seed: recipe seed.
         places: tensor name -> role and depth; the role is read off the name if not given.
         noise: tensor name -> model -> uniforms.
+        factors: tensor name -> model -> those of its delta.
 
     Returns:
         Tensor name -> merged tensor, float32.
@@ -103,11 +120,15 @@ def merge_states(
         each = {model: state[name] for model, state in models.items()}
         own = None if base is None else base[name]
         _check_tensors(method.name, each, own)
-        extra = {k: found for k, found in (stats or {}).get(name, {}).items() if found is not None}
+        extra: dict[str, Mapping[str, object]] = {}
+        extra |= {k: found for k, found in (stats or {}).get(name, {}).items() if found is not None}
         draws = (noise or {}).get(name)
         if draws is not None:
             _check_tensors(f"{method.name}: noise", draws, next(iter(each.values())))
             extra["noise"] = draws
+        if (held := (factors or {}).get(name)) is not None:
+            _check_factors(method, held, next(iter(each.values())))
+            extra["factors"] = held
         for what, found in extra.items():
             if missing := [model for model in each if model not in found]:
                 raise InputError(f"{method.name}: {what}: nothing for model {', '.join(missing)}")
@@ -120,6 +141,7 @@ def merge_states(
             place=(places or {}).get(name) or Place(None, _role_of(name)),
             noise=draws,
             stats=(stats or {}).get(name),
+            factors=held,
         )
     totals = survey(method, given.values())
     return {name: method.apply(replace(one, totals=totals)) for name, one in given.items()}
@@ -149,6 +171,21 @@ def _check_tensors(where: str, tensors: Mapping[str, Tensor], base: Tensor | Non
             raise InputError(
                 f"{where}: {name} has shape {list(tensor.shape)}, "
                 f"{named[0][0]} has {list(named[0][1].shape)}; all must be equal"
+            )
+
+
+def _check_factors(method: Method, factors: Mapping[str, Factors], tensor: Tensor) -> None:
+    """Refuse factors that the method does not take, or whose product is no delta of ``tensor``."""
+    if not method.of_adapters:
+        raise InputError(
+            f"{method.name} does not merge factors; leave them out, and give the models' tensors"
+        )
+    for model, each in factors.items():
+        left, right = list(each.left.shape), list(each.right.shape)
+        if len(left) != 2 or len(right) != 2 or left[1] != right[0] or each.shape != tensor.shape:
+            raise InputError(
+                f"{method.name}: factors: {model}: their shapes are {left} and {right}; expected [rows, rank] and "
+                f"[rank, columns] of a tensor {list(tensor.shape)}"
             )
 
 

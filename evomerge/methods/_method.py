@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import InputError, NotMeasured, did_you_mean, one_of
+from evomerge.factors import Factors
+from evomerge.methods._form import Form, form_of
 from evomerge.methods.kernel.draws import draw_key, uniforms
 from evomerge.methods.kernel.entrywise import Entrywise
 from evomerge.methods.kernel.facts import Facts, FactStore
@@ -37,6 +39,7 @@ INPUTS = (
     "layers",
     "facts",
     "totals",
+    "factors",
 )
 
 # Whether a kernel runs without a statistic that it takes.
@@ -74,6 +77,8 @@ class Inputs:
         facts: where candidate-invariant work is kept for the next merge.
         rows: model -> factors of its weight, float32, on the CPU: one for each index of the first axis, or
             [1, columns] of a matrix.
+        factors: model -> those of its delta; None where a delta is not held so. Where they are given ``models`` may be
+            any tensors of the shape, as only factors are read.
     """
 
     models: Mapping[str, Tensor]
@@ -87,6 +92,7 @@ class Inputs:
     totals: Sequence[Tensor] = ()
     facts: FactStore | None = None
     rows: Mapping[str, Tensor] | None = None
+    factors: Mapping[str, Factors] | None = None
 
     @property
     def slices(self) -> Iterator[Inputs]:
@@ -120,7 +126,7 @@ class Method:
     """
 
     name: str
-    kernel: Callable[..., Tensor | Entrywise]
+    kernel: Callable[..., Tensor | Entrywise | Factors]
     base: Base
     paper: str
     min_models: int
@@ -142,12 +148,18 @@ class Method:
         return tuple(name for name, need in self.statistics.items() if need == required)
 
     @property
+    def of_adapters(self) -> bool:
+        """Whether the kernel works on the factors of adapters, so that its sources are such."""
+        return "factors" in self.inputs
+
+    @property
     def takes(self) -> str:
         """How many models, in words: ``"2 or more + base"``."""
         low, high = self.min_models, self.max_models
         count = (
             f"{low}" if low == high else f"{low} or more" if high is None else f"{low} to {high}"
         )
+        count += " adapters" if self.of_adapters else ""
         return f"{count} + base" if self.base == "required" else count
 
     def team_size(self, count: int) -> int:
@@ -245,19 +257,38 @@ class Method:
             NotMeasured: a statistic that the method requires is not in ``inputs``.
         """
         given = _Given(self, inputs)
-        merged = self.kernel(**self._arguments(given))
+        return self._finished(given, self.kernel(**self._arguments(given)), scale, out, look)
+
+    @torch.no_grad()
+    def form(self, inputs: Inputs, *, scale: float = 1.0) -> Form:
+        """What the merge of one tensor is, see ``Form``; ``run`` computes it. Raises as ``run``."""
+        given = _Given(self, inputs)
+        made = self.kernel(**self._arguments(given))
+        return form_of(made, scale, lambda: self._finished(given, made, scale)[0])
+
+    @torch.no_grad()
+    def _finished(
+        self,
+        given: _Given,
+        merged: Tensor | Entrywise | Factors,
+        scale: float,
+        out: Tensor | None = None,
+        look: Look | None = None,
+    ) -> tuple[Tensor, bool]:
+        """What ``run`` returns, of what the kernel made."""
         if isinstance(merged, Entrywise) and (scale == 1.0 or merged.of == "deltas"):
             if look:
                 look(partial(given.operands.entries, merged, scale=scale))
             return given.operands.merge(merged, out, scale)
         if isinstance(merged, Entrywise):
             merged, _ = given.operands.merge(merged)
-        elif "deltas" in self.inputs:
+        elif isinstance(merged, Factors) or "deltas" in self.inputs:
+            merged = merged.product if isinstance(merged, Factors) else merged
             merged = given.origin + (merged if scale == 1.0 else merged * scale)
             scale = 1.0
         if scale != 1.0:
             merged = given.origin + (merged - given.origin) * scale
-        merged = _with_broken(merged, inputs.models.values())
+        merged = _with_broken(merged, given.inputs.models.values())
         if look:
             look(merged.reshape(-1).__getitem__)
         if out is None:
@@ -314,10 +345,10 @@ class Method:
     def plain(self, inputs: Inputs) -> Tensor | None:
         """What the kernel itself returns: a merged delta or tensor [*shape].
 
-        None if that is an ``Entrywise``, of which every pass keeps broken entries.
+        None if that is an ``Entrywise``, of which every pass keeps broken entries, or factors.
         """
         merged = self.kernel(**self._arguments(_Given(self, inputs)))
-        return None if isinstance(merged, Entrywise) else merged
+        return merged if isinstance(merged, Tensor) else None
 
     @torch.no_grad()
     def survey(self, number: int, inputs: Inputs) -> Tensor | None:
@@ -387,6 +418,14 @@ class _Given:
     def device(self) -> torch.device:
         return next(iter(self.inputs.models.values())).device
 
+    @property
+    def factors(self) -> tuple[Factors, ...] | None:
+        """Those of each model's delta, in order; None if one of them has none, or the tensor is no matrix."""
+        found = self.inputs.factors
+        if found is None:
+            return None
+        return tuple(found[model].to(self.device) for model in self.inputs.models)
+
     @cached_property
     def base(self) -> Tensor | None:
         base = self.inputs.base
@@ -419,8 +458,10 @@ class _Given:
         given = self.inputs
         return Operands(given.models, base, self.facts, self._key, given.noise, given.rows)
 
-    def _key(self, model: str) -> int:
-        return draw_key(self.inputs.seed, self.inputs.name, model)
+    @property
+    def _key(self) -> Callable[[str], int]:
+        """By what a model's draws are keyed; no method, which would hold whoever holds it, and the tensors with it."""
+        return partial(draw_key, self.inputs.seed, self.inputs.name)
 
     @property
     def noise(self) -> Tensor:

@@ -112,13 +112,17 @@ class Parents:
         computed at each call. In the stored dtype, or float32 where that cannot hold the values.
         """
         stored = self._stored(model, name)
-        return self._aligned(model, name, stored) if self._moves(model, name) else stored
+        return self._aligned(model, name, stored) if self.moves(model, name) else stored
 
     def mapped(self, model: str, name: str) -> bool:
         """True if ``tensor(model, name)`` costs nothing: it is a view of a mapped file."""
-        return not self._moves(model, name) and self.models[model].mapped(
+        return not self.moves(model, name) and self.models[model].mapped(
             self.stored_name(model, name)
         )
+
+    def moves(self, model: str, name: str) -> bool:
+        """True if the rows of this parameter are not those that the model stores."""
+        return bool(self._rows[model]) and self.models[model].by_token(name)
 
     def stored_name(self, model: str, name: str) -> str:
         """What the model's files call the parameter ``name``."""
@@ -133,7 +137,7 @@ class Parents:
         Returns:
             The same for the common vocabulary, 0 in the rows of tokens that the model lacks.
         """
-        if not self._moves(model, name):
+        if not self.moves(model, name):
             return values
         rows = self._numbers(model)
         found = values[rows.clamp(min=0)]
@@ -171,10 +175,6 @@ class Parents:
         if any(self._row(model, row) != ABSENT for model in self.models):
             return "filled with the mean of the models that have them"
         return "padding that no model has"
-
-    def _moves(self, model: str, name: str) -> bool:
-        """True if the rows of this parameter are not those that the model stores."""
-        return bool(self._rows[model]) and self.models[model].by_token(name)
 
     def _stored(self, model: str, name: str) -> torch.Tensor:
         return self.models[model].tensor(self.stored_name(model, name))

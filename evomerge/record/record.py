@@ -116,6 +116,18 @@ class Record:
             writable=False,
         )
 
+    def chosen(self) -> int:
+        """The winner; before the end, the best so far by its search score.
+
+        Raises:
+            InputError: nothing was scored yet.
+        """
+        if self.history.winner is not None:
+            return self.history.winner
+        if self.history.best is None:
+            raise InputError(f"{self.folder}: no merge was scored yet; see `evomerge status`")
+        return self.history.best.candidate
+
     def recipe(self, candidate: int) -> Recipe:
         """The portable recipe of a candidate, with its provenance.
 

@@ -21,9 +21,10 @@ from evomerge.merging import open_model, outline_model
 from evomerge.merging.blueprint import Blueprint
 from evomerge.optimizers import Measure, Optimizer, Problem
 from evomerge.parents import Parents
+from evomerge.parents.adapters import check_adapters
 from evomerge.parents.kinship import inner_products
 from evomerge.pool import WorkerSpec
-from evomerge.recipe import BASE, Body, Recipe
+from evomerge.recipe import BASE, Body, Recipe, group
 from evomerge.record.events import JOURNAL, Head, head_at
 from evomerge.registry import ENGINES, LOSSES
 from evomerge.run.calibrating import read_texts
@@ -439,7 +440,13 @@ def _check_slopes(run: Run) -> None:
 
 
 def _check_space(run: Run) -> None:
-    """Refuse a space without genes."""
+    """Refuse a space without genes, or one of methods that its models are not made for."""
+    spec = run.spec.space
+    teams = {name: spec.team(name, run.space.sources) for name in spec.methods}
+    check_adapters(
+        run.parents,
+        [(f"{run.spec.folder}: space.methods", group(name, team)) for name, team in teams.items()],
+    )
     if not run.space.dims:
         raise InputError(
             f"{run.spec.folder}: every parameter of the search space is fixed: there is nothing to search. "

@@ -159,7 +159,7 @@ def _cached(key: str) -> Skeleton | None:
 
 def _made(key: str, config: Mapping[str, Any], where: str) -> Skeleton:
     from evomerge.skeleton.conversion import held_names, stored
-    from evomerge.skeleton.modules import kinds_of, meta_model, places_of, tied_names
+    from evomerge.skeleton.modules import block_kinds, meta_model, places_of, tied_names
 
     model = meta_model(config, where)
     tensors = stored(model)
@@ -180,7 +180,10 @@ def _made(key: str, config: Mapping[str, Any], where: str) -> Skeleton:
     layers = next((part.place.layers for part in parts.values()), 0)
     extras = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
     found = Skeleton(
-        {name: parts[name] for name in order}, layers, tuple(sorted(extras)), tuple(kinds_of(model))
+        {name: parts[name] for name in order},
+        layers,
+        tuple(sorted(extras)),
+        tuple(block_kinds(model)),
     )
     with suppress(OSError, RuntimeError):
         folder = cache_folder("skeletons")

@@ -123,6 +123,22 @@ def places_of(model: Any) -> dict[str, tuple[Place, bool]]:
     return found
 
 
+def kinds_of(model: Any) -> dict[str, str]:
+    """What each module of ``model`` is that an adapter may change.
+
+    ``linear``, ``turned`` (linear, with a weight [inputs, outputs]), an ``embedding``, or ``other``.
+    """
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    classes = {nn.Linear: "linear", Conv1D: "turned", nn.Embedding: "embedding"}
+
+    def kind(module: nn.Module) -> str:
+        return next((name for each, name in classes.items() if isinstance(module, each)), "other")
+
+    return {name: kind(module) for name, module in model.named_modules()}
+
+
 def _is_in(name: str, tower: str) -> bool:
     return not tower or name.startswith(f"{tower}.")
 
@@ -159,7 +175,7 @@ def stack_of(model: Any) -> tuple[str, int]:
     return name, len(fitting[name])
 
 
-def kinds_of(model: Any) -> Iterator[str]:
+def block_kinds(model: Any) -> Iterator[str]:
     """What sort of block each is, in words of its modules, their plain settings and the shapes of its tensors.
 
     Blocks of one kind compute the same from the same tensors. What differs from block to block by its number

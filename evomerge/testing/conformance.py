@@ -37,7 +37,7 @@ Status = Literal["passed", "failed", "not implemented", "skipped"]
 STATUSES: tuple[Status, ...] = ("passed", "failed", "not implemented", "skipped")
 
 DRAWS = 500  # of a random method, where a case states the statistics of many
-BELONGINGS = re.compile(r"(mask|drop-mask|fisher|gram)-(\d+)")  # data of one model
+BELONGINGS = re.compile(r"(mask|drop-mask|fisher|gram|left|right)-(\d+)")  # data of one model
 LINES = {  # what a case of LiNeS scales -> the method that merges so
     "sum of deltas": "task_arithmetic",
     "elementwise max-magnitude delta (later model wins ties)": "magmax",
@@ -274,6 +274,8 @@ def _require_inputs(method: Method, tensors: Tensors) -> None:
         needed = owned[1].replace("drop-mask", "mask").replace("mask", "noise") if owned else head
         if head.startswith(("model-", "expected")) or head == "base":
             continue
+        if needed in ("left", "right") and method.of_adapters:
+            continue
         if needed not in method.inputs and not (needed == "noise" and "operands" in method.inputs):
             raise _NotImplemented(f"takes no {head}")
 
@@ -431,6 +433,7 @@ def _merge(
     for name, tensor in tensors.items():
         if match := re.fullmatch(rf"{BELONGINGS.pattern}{re.escape(suffix)}", name):
             owned.setdefault(match[1], {})[f"model-{match[2]}"] = tensor.float()
+    left, right = owned.pop("left", {}), owned.pop("right", {})
     dropped = owned.pop("drop-mask", None)
     if kept := owned.pop("mask", None):
         dropped = {model: 1 - mask for model, mask in kept.items()}
@@ -444,6 +447,7 @@ def _merge(
         name=suffix.removeprefix("/"),
         role=ROLES.get(case["parameters"].get("role", "")),
         noise=dropped,  # a uniform of 0 is below every density, one of 1 below none
+        factors={model: (left[model], right[model]) for model in left} or None,
     )
 
 

@@ -58,6 +58,13 @@ def tensors(draw: Any, count: int, shape: tuple[int, ...], dtype: torch.dtype) -
     ]
 
 
+def factors(seed: int, shape: Sequence[int], rank: int, scale: float) -> tuple[Tensor, Tensor]:
+    """Random factors of a delta of ``shape``, as an adapter of ``rank`` has them."""
+    rows, columns = shape
+    (left,), (right,) = normal(seed, 1, (rows, rank)), normal(seed + 100, 1, (rank, columns))
+    return left * scale, right
+
+
 @st.composite
 def merges(draw: Any, method: Method, dtypes: Sequence[torch.dtype] = DTYPES) -> dict[str, Any]:
     """Arguments of ``merge_tensors`` within the searched ranges."""
@@ -84,9 +91,20 @@ def merges(draw: Any, method: Method, dtypes: Sequence[torch.dtype] = DTYPES) ->
         )
         for statistic in method.statistics
     }
+    models = dict(zip(names, sources, strict=True))
+    held = None
+    if method.of_adapters and len(shape) == 2 and draw(st.booleans()):
+        scale = draw(st.sampled_from([0.0, 1e-4, 0.1, 1.0]))
+        ranks = [draw(st.integers(0, 4)) for _ in names]
+        held = {
+            m: factors(n, shape, r, scale)
+            for n, (m, r) in enumerate(zip(names, ranks, strict=True))
+        }
+        models = {m: (base.float() + b @ a).to(dtype) for m, (b, a) in held.items()}
     return {
         "method": method,
-        "models": dict(zip(names, sources, strict=True)),
+        "models": models,
+        "factors": held,
         "stats": known,
         "base": None if method.base == "none" else base,
         "parameters": parameters,
@@ -186,6 +204,8 @@ class MethodContract:
             pytest.skip("it needs no base")
         merge = data.draw(merges(subject))
         merge["models"] = dict.fromkeys(merge["models"], merge["base"])
+        if held := merge["factors"]:
+            merge["factors"] = {m: (left * 0, right) for m, (left, right) in held.items()}
         torch.testing.assert_close(merge_tensors(**merge), merge["base"].float())
 
     @given(data=st.data())
@@ -207,6 +227,11 @@ class MethodContract:
             for statistic in subject.statistics
         }
         merge["base"] = None if subject.base == "none" else base
+        if held := merge["factors"]:  # without ties, which the first would win
+            ranks = {model: left.shape[1] for model, (left, _) in held.items()}
+            merge["factors"] = {
+                model: factors(n, shape, rank, 1.0) for n, (model, rank) in enumerate(ranks.items())
+            }
         if "weight" in merge["parameters"]:
             merge["parameters"]["weight"] = {
                 name: data.draw(st.sampled_from([0.25, 0.5, 1.0, 1.75])) for name in names

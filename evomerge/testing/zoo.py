@@ -68,6 +68,7 @@ _TYPES: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"num_experts_per_tok": 2, "head_dim": 8, "n_group": 1, "topk_group": 1},
     "deepseek_v3": {"head_dim": 8},
     "mimo_v2_flash": {"head_dim": HEAD, "v_head_dim": HEAD},
+    "smollm3": {"no_rope_layers": [1, 1, 1, 0]},
     "dory": {"n_input_layers": 1, "n_recurrent_layers": 2, "n_output_layers": 1},
     "gemma3n_text": {"intermediate_size": [64] * LAYERS, "activation_sparsity_pattern": [0.0] * LAYERS,
                      "num_kv_shared_layers": 2, "laurel_rank": 8},

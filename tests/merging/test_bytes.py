@@ -59,6 +59,9 @@ def recipe_of(family: dict[str, Path], name: str, **values: Any) -> Recipe:
         elif parameter.searched:
             values.setdefault(parameter.name, parameter.domain.decode(0.43))
     refs = {model: ModelRef(str(family[model])) for model in ("chat", "sea", "code")}
+    if method.of_adapters:
+        base = family["base"]
+        refs = {model: ModelRef(f"{base}+{base.parent / model}-lora") for model in refs}
     own = (group(name, models, values),)
     data = Calibration("texts.txt", None, "0f" * 32) if method.statistics else None
     return Recipe(ModelRef(str(family["base"])), refs, Body(own, data), "bfloat16")
@@ -86,7 +89,28 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     names = ("base", "chat", "sea", "code")
     made = tiny_family(folder, names, dtype="bfloat16", **SHAPE)
     keep_statistics(made)
+    for seed, name in enumerate(names[1:]):
+        make_adapter(made["base"], folder / f"{name}-lora", 2 + seed)
     return made
+
+
+def make_adapter(base: Path, folder: Path, rank: int) -> None:
+    """A random adapter of a few matrices, large ones among them."""
+    folder.mkdir()
+    said = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": 3,
+        "target_modules": ["q_proj", "up_proj"],
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(said))
+    draw, factors = torch.Generator().manual_seed(rank), {}
+    for name, tensor in load_file(base / "model.safetensors").items():
+        if name.endswith(("q_proj.weight", "up_proj.weight")):
+            for part, shape in (("A", (rank, tensor.shape[1])), ("B", (tensor.shape[0], rank))):
+                key = f"base_model.model.{name.removesuffix('.weight')}.lora_{part}.weight"
+                factors[key] = torch.randn(shape, generator=draw) * 0.1
+    save_file(factors, folder / "adapter_model.safetensors")
 
 
 def keep_statistics(family: dict[str, Path]) -> None:

@@ -127,3 +127,24 @@ def test_apply_takes_what_check_returns() -> None:
 def test_a_model_may_be_named_like_the_base() -> None:
     out = merge_tensors("linear", {"base": BASE, **MODELS}, parameters={"weight": [1, 1, 2]})
     assert torch.equal(out, torch.full((2, 3), 7 / 4))
+
+
+@pytest.mark.parametrize("method", ["ties", "slerp", "dare_linear", "iso_c", "twin"])
+def test_a_merge_lets_go_of_its_tensors_at_once(method: str) -> None:
+    """Whole models are merged tensor by tensor: what only the garbage collector frees piles up meanwhile."""
+    import gc
+    import weakref
+
+    from evomerge.methods import Inputs, get
+
+    source, base = torch.randn(6, 5), torch.randn(6, 5)
+    values = get(method).check({}, ("m",))
+    held, watched = Inputs({"m": source}, values, base=base), weakref.ref(source)
+    gc.disable()
+    try:
+        get(method).run(held)
+        get(method).form(held).merged()
+        del held, source
+        assert watched() is None
+    finally:
+        gc.enable()
