@@ -173,6 +173,7 @@ def _check_run(path: Path) -> list[str]:
         f"a candidate: {first} items in the first generation, {last} in the last, the probe included",
         *describe_items(suite),
         *_what_counts(spec, suite.directions),
+        *_prompts(job),
         *_slopes(job, parents),
         *([f"the shortlist answers the whole select split, without a race: {why}"] if why else []),
         *_needs(job, parents),
@@ -205,6 +206,7 @@ def _check_unexecuted(spec: RunSpec, tasks: Tasks, remote: Sequence[Code]) -> li
         *_models_and_space(job, parents),
         f"budget: {_budget(spec)}; base, parents and known recipes are {_known(job)} evaluations",
         *_what_counts(spec, {**tasks.maximize, **job.suite.directions}),
+        *([] if remote else _prompts(job)),
         *tasks.lines,
         *lines_of(remote),
         f"not checked, since only executing tells: {'; '.join(unchecked)}",
@@ -299,6 +301,11 @@ def _what_counts(spec: RunSpec, directions: Mapping[str, bool]) -> list[str]:
         *describe_floors(spec.suite, directions, bounds),
         *(f"{name} cannot rank these models: {why}" for name, why in unable.items()),
     ]
+
+
+def _prompts(job: Run) -> list[str]:
+    """What the tokenizer of merges makes otherwise than tasks ask."""
+    return [f"note: {fact}" for fact in job.prompt_notes]
 
 
 def _needs(job: Run, parents: Parents) -> list[str]:

@@ -35,6 +35,7 @@ from evomerge.space import SearchSpace
 from evomerge.space.start import Given
 from evomerge.suite import splits
 from evomerge.suite.objectives import counting
+from evomerge.suite.scorer import Chatting
 from evomerge.suite.spec import SuiteSpec
 from evomerge.suite.splits import Split
 from evomerge.suite.suite import Suite
@@ -155,6 +156,23 @@ class Run:
     def _without_lessons(self) -> str:
         taught = self.suite.teaching()
         return "; ".join(f"{n}: {why}" for n, why in taught.items()) if all(taught.values()) else ""
+
+    @cached_property
+    def prompt_notes(self) -> list[str]:
+        """What the tokenizer of merges makes otherwise than tasks ask, one fact a line.
+
+        Raises:
+            InputError: some prompts cannot be written by it, with every problem found.
+        """
+        attempt = _Attempts()
+        found: list[str] = []
+        chatting = [each for each in self.suite.scorers.values() if isinstance(each, Chatting)]
+        if chatting:
+            tokenizer = load_tokenizer(self.parents.donor, self.spec.trust_remote_code)
+            for scorer in chatting:
+                found += attempt(partial(scorer.prompt_notes, tokenizer)) or []
+        attempt.check()
+        return found
 
     @cached_property
     def slope_cost(self) -> int:
@@ -364,6 +382,8 @@ def prepare(
     attempt.check()
     scoring = _scoring(spec, models, device)
     run = Run(spec, models, suite, head.scoring if head else scoring, texts, given)
+    attempt(lambda: run.prompt_notes)
+    attempt.check()
     _check_space(run)
     _check_slopes(run)
     _check_budget(run)

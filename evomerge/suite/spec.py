@@ -14,6 +14,7 @@ from evomerge import config, estimators
 from evomerge.errors import InputError, did_you_mean, one_of
 from evomerge.registry import ENGINES, SCORERS
 from evomerge.suite import splits
+from evomerge.suite.chat import parse_chat
 from evomerge.suite.language import check_language
 from evomerge.suite.objectives import BASE, CONFIDENCE, Floor
 from evomerge.suite.slopes import SlopeOptions, parse_slopes
@@ -377,9 +378,6 @@ def _parse_scorer(kind: str, section: config.Section, folder: Path) -> ScorerSpe
     if kind == "task":
         for option, read in (
             ("num_fewshot", lambda key: section.integer(key, 0)),
-            ("apply_chat_template", lambda key: section.flag(key, False)),
-            ("fewshot_as_multiturn", lambda key: section.flag(key, False)),
-            ("system_instruction", section.text),
             ("source", section.text),
             ("stratum", section.text),
             ("language", lambda key: _parse_language(section)),
@@ -387,6 +385,7 @@ def _parse_scorer(kind: str, section: config.Section, folder: Path) -> ScorerSpe
         ):
             if option in section:
                 options[option] = read(option)
+        options |= parse_chat(section)
     elif kind == "text":
         target = str((folder / target).resolve())
         if "field" in section:
