@@ -55,6 +55,7 @@ class Setup:
         max_length: of an input in tokens; None is the model's.
         threads: of torch.
         device: as torch names it; None is CUDA if there is any, else the CPU.
+        gpus: that the model is spread over.
         trust_remote_code: for the tokenizer.
         allow: topics in which the models' configs may differ.
         place: roles of tensors that go by patterns of names.
@@ -69,6 +70,7 @@ class Setup:
     max_length: int | None = None
     threads: int = 1
     device: str | None = None
+    gpus: int = 1
     trust_remote_code: bool = False
     allow: Sequence[str] = ()
     place: Mapping[str, str] = field(default_factory=dict)
@@ -85,11 +87,28 @@ class Setup:
             **rest,
         )
 
-    def options(self, dtype: str, device: str) -> EngineOptions:
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Where the engine runs the model, on this machine.
+
+        Raises:
+            InputError: there are fewer GPUs than the model is to be spread over.
+        """
+        import torch
+
+        found = torch.cuda.device_count()
+        if self.gpus == 1:
+            return (self.device or ("cuda" if torch.cuda.is_available() else "cpu"),)
+        if self.device not in (None, "cuda") or found < self.gpus:
+            where = f"of {self.device}" if self.device else f"where there are {found}"
+            raise InputError(f"--num-gpus {self.gpus}: a worker cannot have so many GPUs {where}")
+        return tuple(f"cuda:{number}" for number in range(self.gpus))
+
+    def options(self, dtype: str) -> EngineOptions:
         """How the engine is to run."""
         return EngineOptions(
             dtype=dtype,
-            device=device,
+            devices=self.devices,
             batch_tokens=self.batch_tokens,
             max_length=self.max_length,
             memory=shared_memory(self.threads),
@@ -197,13 +216,12 @@ class Worker:
 
         torch.set_num_threads(setup.threads)
         self._setup = setup
-        self._device = setup.device or ("cuda" if torch.cuda.is_available() else "cpu")
         models = {name: open_model(ModelRef(text)) for name, text in setup.models.items()}
         rules = None if setup.tokens is None else TokenRules.from_plain(setup.tokens)
         self._parents = Parents(models, setup.tokenizer, setup.allow, rules, setup.place)
         self._materializer = Materializer(
             self._parents,
-            device=self._device,
+            device=setup.devices[0],
             threads=setup.threads,
             memory=shared_memory(setup.threads),
         )
@@ -277,7 +295,7 @@ class Worker:
         self._engine = engine.open(
             self._materializer.blueprint,
             self._parents.donor,
-            self._setup.options(dtype, self._device),
+            self._setup.options(dtype),
         )
         self._dtype = dtype
         for scorer in self._scorers.values():

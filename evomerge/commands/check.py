@@ -315,7 +315,12 @@ def _needs(job: Run, parents: Parents) -> list[str]:
     largest = max(tensor_bytes(shape, "float32") for shape in shapes)
     return [
         f"memory of a worker: {_gigabytes(resident + largest * (len(job.models) + 2))} and activations; "
-        "the parents' files are mapped and shared",
+        "the parents' files are mapped and shared; "
+        + (
+            f"several GPUs are of no use to it: {job.why_one_device}"
+            if job.why_one_device
+            else "--num-gpus N spreads it over N"
+        ),
         "disk: journal and responses, some kilobytes a candidate"
         + (", and the files of row weights" if job.space.rows else " only"),
         *[f"disk: {name} is a recipe: its merge lies in the cache" for name in merged],

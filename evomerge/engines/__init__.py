@@ -73,7 +73,7 @@ class EngineOptions:
 
     Attributes:
         dtype: of weights and activations, as torch names it.
-        device: as torch names it.
+        devices: as torch names them: one, or several that the model is spread over. Inputs go to the first.
         batch_tokens: per forward pass, padding included; None is the engine's default.
         max_length: of an input in tokens; None is the model's own limit, or the tokenizer's.
         memory: bytes that it may take beside the model, its activations and what it caches of them;
@@ -83,12 +83,17 @@ class EngineOptions:
     """
 
     dtype: str = "float32"
-    device: str = "cpu"
+    devices: tuple[str, ...] = ("cpu",)
     batch_tokens: int | None = None
     max_length: int | None = None
     memory: int | None = None
     threads: int = 1
     trust_remote_code: bool = False
+
+    @property
+    def device(self) -> str:
+        """The first of them."""
+        return self.devices[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +133,8 @@ class Engine(Protocol):
 
     Attributes:
         HAS_MODULE: whether ``module`` gives one.
+        SPREADS: how it spreads one model over several devices: whole ``blocks`` on each, or a share of all
+            ``tensors``; empty, or absent: it does not.
         tokenizer: of transformers.
         max_length: the longest input in tokens.
         tokens: how many went through the model so far, each shared prefix once.
@@ -168,7 +175,7 @@ class Engine(Protocol):
 
     @property
     def device(self) -> str:
-        """Where the model lies, as torch names it."""
+        """Where the model is given inputs, as torch names it."""
         ...
 
     def loglikelihood(self, requests: Sequence[Request]) -> list[Scored]:

@@ -238,7 +238,18 @@ class Run:
     def splits_digest(self) -> str:
         return splits.digest(self.suite.splits)
 
-    def worker(self, device: str | None = None) -> WorkerSpec:
+    @property
+    def why_one_device(self) -> str:
+        """Why a worker cannot spread a model over several devices; empty if it can."""
+        name, model = self.suite.spec.engine, self.models[BASE]
+        spreads = getattr(ENGINES.get(name), "SPREADS", "")
+        if not spreads:
+            return f"engine {name!r} runs a model on one device"
+        if spreads == "blocks" and not model.skeleton.whole:
+            return f"transformers does not say which modules of {model.architecture} must stay together"
+        return ""
+
+    def worker(self, device: str | None = None, gpus: int = 1) -> WorkerSpec:
         """How a pool builds a worker for this run."""
         return WorkerSpec(
             WORKER,
@@ -251,6 +262,7 @@ class Run:
                 dtype=self.scoring,
                 threads=self.spec.threads,
                 device=device,
+                gpus=gpus,
                 trust_remote_code=self.spec.trust_remote_code,
             ).plain,
         )
@@ -352,6 +364,7 @@ def prepare(
     say: Callable[[str], None] = lambda text: None,
     downloading: Callable[[str], None] = lambda text: None,
     device: str | None = None,
+    gpus: int = 1,
     download: bool = True,
 ) -> Run:
     """Open and check everything a run needs.
@@ -364,6 +377,7 @@ def prepare(
         say: is told of each stage.
         downloading: is told what is downloaded.
         device: where workers will score.
+        gpus: that each of them spreads a model over.
         download: whether weights of the hub are fetched, once nothing is wrong with all else.
 
     Raises:
@@ -383,6 +397,8 @@ def prepare(
     scoring = _scoring(spec, models, device)
     run = Run(spec, models, suite, head.scoring if head else scoring, texts, given)
     attempt(lambda: run.prompt_notes)
+    if gpus > 1 and (why := run.why_one_device):
+        attempt.problems.append(f"--num-gpus {gpus}: {why}; leave it out")
     attempt.check()
     _check_space(run)
     _check_slopes(run)

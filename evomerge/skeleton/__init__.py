@@ -24,7 +24,7 @@ from evomerge.config import write_text
 from evomerge.errors import Incompatible
 from evomerge.tensors import Place, ordered
 
-VERSION = 4  # of what the cache holds
+VERSION = 5  # of what the cache holds
 # computed from the config; stored by some old checkpoints
 _COMPUTED = re.compile(
     r"(?:^|\.)(?:rotary_emb\.\w+|rotary_pos_emb\.\w+|inv_freq|position_ids|masked_bias|attn\.bias|attention\.bias)$"
@@ -60,11 +60,13 @@ class Skeleton:
         parts: by name on disk, in depth order.
         layers: blocks.
         extras: patterns of what files may hold that the model does not, such as heads for more tokens.
+        whole: classes of modules, its blocks, that one device must hold whole; empty: transformers says of none.
     """
 
     parts: Mapping[str, Part]
     layers: int
     extras: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: Mapping[str, Any], where: str) -> Skeleton:
@@ -176,7 +178,9 @@ def _made(key: str, config: Mapping[str, Any], where: str) -> Skeleton:
     order = ordered({name: part.place for name, part in parts.items()})
     layers = next((part.place.layers for part in parts.values()), 0)
     extras = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
-    found = Skeleton({name: parts[name] for name in order}, layers, tuple(sorted(extras)))
+    whole = getattr(model, "_no_split_modules", None) or ()
+    ordered_parts = {name: parts[name] for name in order}
+    found = Skeleton(ordered_parts, layers, tuple(sorted(extras)), tuple(sorted(whole)))
     with suppress(OSError, RuntimeError):
         folder = cache_folder("skeletons")
         folder.mkdir(parents=True, exist_ok=True)
@@ -196,7 +200,12 @@ def _written(skeleton: Skeleton) -> dict[str, Any]:
         for name, part in skeleton.parts.items()
         for at in [part.place]
     ]
-    return {"layers": skeleton.layers, "extras": skeleton.extras, "parts": rows}
+    return {
+        "layers": skeleton.layers,
+        "extras": skeleton.extras,
+        "whole": skeleton.whole,
+        "parts": rows,
+    }
 
 
 def _read(content: Mapping[str, Any]) -> Skeleton:
@@ -204,4 +213,4 @@ def _read(content: Mapping[str, Any]) -> Skeleton:
     for name, shape, layer, role, projection, by_token, tied in content["parts"]:
         place = _on_disk(Place(layer, role, layers, projection), name)
         parts[name] = Part(tuple(shape), place, by_token, tied)
-    return Skeleton(parts, layers, tuple(content["extras"]))
+    return Skeleton(parts, layers, tuple(content["extras"]), tuple(content["whole"]))

@@ -78,7 +78,7 @@ class HuggingFaceEngine:
     """See ``Engine``.
 
     Args:
-        model: a causal LM of transformers, in eval mode.
+        model: a causal LM of transformers, in eval mode; see ``spreading`` for one on several devices.
         batch_tokens: per forward pass, padding included; None is the device's default. Halved for
             good when memory runs out.
         max_length: in tokens; None is the model's own limit, or the tokenizer's.
@@ -86,6 +86,7 @@ class HuggingFaceEngine:
     """
 
     HAS_MODULE: ClassVar[bool] = True
+    SPREADS: ClassVar[str] = "blocks"
 
     def __init__(
         self,
@@ -130,7 +131,7 @@ class HuggingFaceEngine:
         """See ``Engine.open``."""
 
         def build(outline: Outline) -> Any:
-            return build_model(outline, donor, options.dtype, options.device)
+            return build_model(outline, donor, options.dtype, *options.devices)
 
         engine = cls(
             build(outline),
@@ -476,7 +477,11 @@ def _unfilled(row: list[int], fill: int, ends: Ends, limit: int) -> Answer:
 def _only(head: torch.nn.Module, wanted: Tensor) -> Iterator[None]:
     """Let ``head`` make the logits at the flat positions ``wanted`` alone, as one row."""
     hook = head.register_forward_pre_hook(
-        lambda _, inputs: (inputs[0].flatten(0, -2)[wanted][None], *inputs[1:])
+        # of a model on several devices the states may lie on another than what was asked
+        lambda _, inputs: (
+            inputs[0].flatten(0, -2)[wanted.to(inputs[0].device)][None],
+            *inputs[1:],
+        )
     )
     try:
         yield
