@@ -20,6 +20,7 @@ from typing import Any
 
 from evomerge.checkpoint import ModelRef
 from evomerge.engines import Differentiable, Engine, EngineOptions
+from evomerge.engines.quantizing import check_quantize
 from evomerge.errors import CandidateFailed, CheckpointError, InputError, NotMeasured
 from evomerge.merging import Materializer, Merge, open_model, shared_memory
 from evomerge.parents import Parents
@@ -53,6 +54,7 @@ class Setup:
         engine: a name.
         batch_tokens: per forward pass; None is the device's default.
         max_length: of an input in tokens; None is the model's.
+        quantize: of weights while they score; empty: they are not.
         threads: of torch.
         device: as torch names it; None is CUDA if there is any, else the CPU.
         gpus: that the model is spread over.
@@ -68,6 +70,7 @@ class Setup:
     engine: str = "huggingface"
     batch_tokens: int | None = None
     max_length: int | None = None
+    quantize: str = ""
     threads: int = 1
     device: str | None = None
     gpus: int = 1
@@ -84,6 +87,7 @@ class Setup:
             engine=suite.engine,
             batch_tokens=suite.batch_tokens,
             max_length=suite.max_length,
+            quantize=suite.quantize,
             **rest,
         )
 
@@ -111,6 +115,7 @@ class Setup:
             devices=self.devices,
             batch_tokens=self.batch_tokens,
             max_length=self.max_length,
+            quantize=self.quantize,
             memory=shared_memory(self.threads),
             threads=self.threads,
             trust_remote_code=self.trust_remote_code,
@@ -291,6 +296,7 @@ class Worker:
         if self._engine is not None:
             self._engine.close()
             self._engine = None  # never two in memory
+        check_quantize(self._setup.engine, self._setup.quantize)
         engine: type[Engine] = ENGINES.get(self._setup.engine)
         self._engine = engine.open(
             self._materializer.blueprint,

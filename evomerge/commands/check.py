@@ -218,7 +218,7 @@ def _models_and_space(job: Run, parents: Parents) -> list[str]:
     spec, base = job.spec, job.models[BASE]
     return [
         f"models: {', '.join(f'{name} = {model.name}' for name, model in job.models.items())}",
-        f"{base.architecture}, {base.layers} layers, {base.parameters:,} parameters; merged in {job.dtype}, scored in {job.scoring}",
+        f"{base.architecture}, {base.layers} layers, {base.parameters:,} parameters; merged in {job.dtype}, scored in {_scoring(job)}",
         *notes_on(parents),
         *_doubts(parents),
         *_statistics(job),
@@ -227,6 +227,12 @@ def _models_and_space(job: Run, parents: Parents) -> list[str]:
         *(f"note: {name} is not scored first: {why}" for name, why in spec.space.left_out.items()),
         _optimizer(job),
     ]
+
+
+def _scoring(job: Run) -> str:
+    """What candidates are scored in."""
+    kind = job.suite.spec.quantize
+    return f"{job.scoring}, with weights of 4 bits ({kind})" if kind else job.scoring
 
 
 def _optimizer(job: Run) -> str:

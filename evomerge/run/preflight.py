@@ -13,6 +13,7 @@ from evomerge import optimizers
 from evomerge.calibration import Calibration, Texts
 from evomerge.checkpoint import Checkpoint, Donor
 from evomerge.checkpoint.hub import fetch
+from evomerge.engines.quantizing import check_quantize
 from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputError
 from evomerge.evolution.core import Credit, Lead, Margin, Plan, RowSlopes, Search
@@ -148,6 +149,8 @@ class Run:
     @property
     def _without_gradients(self) -> str:
         name = self.suite.spec.engine
+        if kind := self.suite.spec.quantize:
+            return f"weights that are quantized ({kind}) have no derivatives"
         if hasattr(ENGINES.get(name), "traced"):
             return ""
         return f"engine {name!r} gives no derivatives: it has no torch module"
@@ -241,6 +244,8 @@ class Run:
     @property
     def why_one_device(self) -> str:
         """Why a worker cannot spread a model over several devices; empty if it can."""
+        if kind := self.suite.spec.quantize:
+            return f"a model that is quantized ({kind}) lies on one"
         name, model = self.suite.spec.engine, self.models[BASE]
         spreads = getattr(ENGINES.get(name), "SPREADS", "")
         if not spreads:
@@ -290,6 +295,15 @@ def _check_engine(suite: SuiteSpec) -> None:
             f"{suite.place_of(functions[0])}: {functions[0]} is a function of a torch module, which engine "
             f"{suite.engine!r} does not have; leave functions out, or choose another engine"
         )
+    _check_quantize(suite)
+
+
+def _check_quantize(suite: SuiteSpec) -> None:
+    """Refuse quantized scoring where the engine has none, or not what it takes."""
+    try:
+        check_quantize(suite.engine, suite.quantize)
+    except InputError as error:
+        raise InputError(f"{suite.place('quantize')}: {error}") from None
 
 
 class _Attempts:

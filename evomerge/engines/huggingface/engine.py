@@ -30,6 +30,7 @@ from evomerge.engines.huggingface.checkpointing import checkpointed
 from evomerge.engines.huggingface.decoding import decode
 from evomerge.engines.huggingface.key_values import KeyValues, stacked
 from evomerge.engines.huggingface.packing import PackedWeights
+from evomerge.engines.huggingface.quantizing import KINDS, take
 from evomerge.engines.huggingface.states import States
 from evomerge.engines.tokenizer import load_tokenizer
 
@@ -87,6 +88,7 @@ class HuggingFaceEngine:
 
     HAS_MODULE: ClassVar[bool] = True
     SPREADS: ClassVar[str] = "blocks"
+    QUANTIZES: ClassVar[Mapping[str, str]] = KINDS
 
     def __init__(
         self,
@@ -100,6 +102,7 @@ class HuggingFaceEngine:
     ) -> None:
         self.tokenizer, self._device = tokenizer, torch.device(device)
         self._memory = memory
+        self._quantized = False
         # makes the model that a candidate of another config than the last one's takes
         self._build: Callable[[Outline], Any] | None = None
         self._config: Mapping[str, Any] = {}
@@ -131,7 +134,9 @@ class HuggingFaceEngine:
         """See ``Engine.open``."""
 
         def build(outline: Outline) -> Any:
-            return build_model(outline, donor, options.dtype, *options.devices)
+            return build_model(
+                outline, donor, options.dtype, *options.devices, quantize=options.quantize
+            )
 
         engine = cls(
             build(outline),
@@ -142,17 +147,21 @@ class HuggingFaceEngine:
             memory=options.memory,
         )
         engine._build, engine._config = build, outline.config()
+        engine._quantized = bool(options.quantize)
         return engine
 
     def load(self, weights: Weights) -> None:
-        """In place; what was packed of the weights before goes."""
+        """In place, or tensor by tensor where they are quantized; what was packed of the weights before goes."""
         self._packed.forget()
         config = weights.outline.config()
         if self._build is not None and config != self._config:
             self.close()  # never two in memory
             self._run(self._build(weights.outline), self._limits.tokens)
             self._config = config
-        weights.into(self._model)
+        if self._quantized:
+            take(self._model, weights)
+        else:
+            weights.into(self._model)
 
     @property
     def device(self) -> str:
