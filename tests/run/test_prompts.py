@@ -49,5 +49,7 @@ def test_check_says_it(asked: Callable[..., Path]) -> None:
 
 def test_what_cannot_be_asked_is_refused(asked: Callable[..., Path]) -> None:
     folder = asked(chat_template_args={"chat_template": "{{ raise_exception('never') }}"})
-    with pytest.raises(InputError, match="refuses turns of user: never"):
+    with pytest.raises(InputError, match="sums: the chat template refuses turns of user: never"):
         prepare(load_run(folder))
+    with pytest.raises(InputError, match="sums: the chat template cannot be rendered"):
+        check(asked(chat_template_args={"tools": 5}, stratum="id"))

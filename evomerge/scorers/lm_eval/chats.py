@@ -41,7 +41,7 @@ class Chat:
                 f"{name}: apply_chat_template is on, but the tokenizer has no chat template; "
                 "name a model that has one as `tokenizer`, or turn it off"
             )
-        return TokenizerLM(tokenizer, self.args)
+        return TokenizerLM(tokenizer, self.args, name)
 
     def instances(self, task: Any, row: int, doc: Any, lm: TokenizerLM) -> list[Instance]:
         """The requests of one document, as ``Task.build_all_requests`` makes them.

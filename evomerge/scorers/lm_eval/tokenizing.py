@@ -22,6 +22,7 @@ class TokenizerLM(TemplateLM):  # type: ignore[misc]
     Args:
         tokenizer: of transformers.
         chat_args: for its chat template, beside the turns.
+        name: of the task, for messages.
 
     Attributes:
         refused: why a chat was written without its system turns; empty if none was.
@@ -30,9 +31,11 @@ class TokenizerLM(TemplateLM):  # type: ignore[misc]
     backend = "causal"
     max_gen_toks = MAX_GEN_TOKS
 
-    def __init__(self, tokenizer: Any, chat_args: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, chat_args: Mapping[str, Any] | None = None, name: str = "a task"
+    ) -> None:
         super().__init__()
-        self.tokenizer = tokenizer
+        self.tokenizer, self._name = tokenizer, name
         self.refused = ""
         self._chat_args = dict(chat_args or {})
 
@@ -71,7 +74,7 @@ class TokenizerLM(TemplateLM):  # type: ignore[misc]
         """The chat as text; without its system turns if the template refuses them.
 
         Raises:
-            InputError: it refuses the others, too.
+            InputError: it refuses the others, too, or cannot be rendered at all.
         """
         try:
             return self._chat(chat_history, add_generation_prompt)
@@ -83,19 +86,26 @@ class TokenizerLM(TemplateLM):  # type: ignore[misc]
         except TemplateError as error:
             roles = ", ".join(turn["role"] for turn in rest)
             raise InputError(
-                f"the chat template refuses turns of {roles}: {first_line(error)}"
+                f"{self._name}: the chat template refuses turns of {roles}: {first_line(error)}"
             ) from None
         self.refused = why
         return text
 
     def _chat(self, turns: list[dict[str, str]], add_generation_prompt: bool) -> str:
-        text = self.tokenizer.apply_chat_template(
-            turns,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-            **self._chat_args,
-        )
+        try:
+            text = self.tokenizer.apply_chat_template(
+                turns,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+                **self._chat_args,
+            )
+        except TemplateError:
+            raise
+        except Exception as error:  # whatever a template and its arguments raise
+            raise InputError(
+                f"{self._name}: the chat template cannot be rendered: {first_line(error)}"
+            ) from None
         return str(text)
 
     def _encoded(self, string: str, add_special_tokens: bool | None) -> list[int]:
