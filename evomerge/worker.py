@@ -20,7 +20,7 @@ from typing import Any
 
 from evomerge.checkpoint import ModelRef
 from evomerge.engines import Differentiable, Engine, EngineOptions
-from evomerge.engines.quantizing import check_quantize
+from evomerge.engines.abilities import check_quantize, why_one_device
 from evomerge.errors import CandidateFailed, CheckpointError, InputError, NotMeasured
 from evomerge.merging import Materializer, Merge, open_model, shared_memory
 from evomerge.parents import Parents
@@ -296,12 +296,16 @@ class Worker:
         if self._engine is not None:
             self._engine.close()
             self._engine = None  # never two in memory
-        check_quantize(self._setup.engine, self._setup.quantize)
-        engine: type[Engine] = ENGINES.get(self._setup.engine)
+        setup, model = self._setup, self._parents.first
+        check_quantize(setup.engine, setup.quantize)
+        why = why_one_device(setup.engine, setup.quantize, model.skeleton.whole, model.architecture)
+        if setup.gpus > 1 and why:
+            raise InputError(f"--num-gpus {setup.gpus}: {why}; leave it out")
+        engine: type[Engine] = ENGINES.get(setup.engine)
         self._engine = engine.open(
             self._materializer.blueprint,
             self._parents.donor,
-            self._setup.options(dtype),
+            setup.options(dtype),
         )
         self._dtype = dtype
         for scorer in self._scorers.values():

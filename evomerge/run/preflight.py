@@ -13,7 +13,7 @@ from evomerge import optimizers
 from evomerge.calibration import Calibration, Texts
 from evomerge.checkpoint import Checkpoint, Donor
 from evomerge.checkpoint.hub import fetch
-from evomerge.engines.quantizing import check_quantize
+from evomerge.engines.abilities import check_quantize, why_one_device
 from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputError
 from evomerge.evolution.core import Credit, Lead, Margin, Plan, RowSlopes, Search
@@ -244,15 +244,10 @@ class Run:
     @property
     def why_one_device(self) -> str:
         """Why a worker cannot spread a model over several devices; empty if it can."""
-        if kind := self.suite.spec.quantize:
-            return f"a model that is quantized ({kind}) lies on one"
-        name, model = self.suite.spec.engine, self.models[BASE]
-        spreads = getattr(ENGINES.get(name), "SPREADS", "")
-        if not spreads:
-            return f"engine {name!r} runs a model on one device"
-        if spreads == "blocks" and not model.skeleton.whole:
-            return f"transformers does not say which modules of {model.architecture} must stay together"
-        return ""
+        suite, model = self.suite.spec, self.models[BASE]
+        return why_one_device(
+            suite.engine, suite.quantize, model.skeleton.whole, model.architecture
+        )
 
     def worker(self, device: str | None = None, gpus: int = 1) -> WorkerSpec:
         """How a pool builds a worker for this run."""

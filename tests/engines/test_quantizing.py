@@ -14,8 +14,8 @@ from evomerge import merge
 from evomerge.checkpoint import ModelRef
 from evomerge.commands.check import check
 from evomerge.engines import EngineOptions, Request
+from evomerge.engines.abilities import check_quantize
 from evomerge.engines.huggingface import HuggingFaceEngine
-from evomerge.engines.quantizing import check_quantize
 from evomerge.errors import InputError
 from evomerge.merging import Materializer, Merge, open_parents
 from evomerge.recipe import Body, Recipe, group
@@ -93,4 +93,4 @@ def test_quantized_weights_have_no_slopes(run_folder: Callable[..., Path]) -> No
     told = "\n".join(check(with_quantize(run_folder, "nf4")))
     assert "with weights of 4 bits (nf4)" in told
     assert "slopes: none; weights that are quantized (nf4) have no derivatives" in told
-    assert "of no use to it: a model that is quantized (nf4) lies on one" in told
+    assert "of no use to it: a model that is quantized (nf4) lies on one device" in told

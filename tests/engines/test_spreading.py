@@ -111,8 +111,10 @@ LESSONS = [
 ]
 
 
-def results(members: dict[str, Path], memory: dict[str, int]) -> dict[str, Any]:
-    """All that an engine is asked for, of a merge over the devices that ``memory`` names, or the only one."""
+def results(
+    members: dict[str, Path], memory: dict[str, int], *, whole: bool = True
+) -> dict[str, Any]:
+    """What an engine is asked for, of a merge over the devices that ``memory`` names; ``whole``: slopes, too."""
     models = {name: ModelRef(str(folder)) for name, folder in members.items()}
     weights = {"weight": {"chat": 0.6, "sea": 0.3}}
     recipe = Recipe(
@@ -143,12 +145,13 @@ def results(members: dict[str, Path], memory: dict[str, int]) -> dict[str, Any]:
         "weights": {name: each.to("cpu").clone() for name, each in model.named_parameters()},
         "nats": [list(each) for each in engine.loglikelihood(asked)],
         "greedy": engine.generate(prompts, until=["q"], limit=4),
-        "beams": engine.generate(prompts, until=["q"], limit=3, options={"num_beams": 2}),
     }
-    for again in (False, True):
-        found[f"slope {again}"] = slope(
-            engine, merge, LESSONS, losses.make("lead", 1.0), checkpoint=again
-        ).tensors
+    if whole:
+        found["beams"] = engine.generate(prompts, until=["q"], limit=3, options={"num_beams": 2})
+        for again in (False, True):
+            loss = losses.make("lead", 1.0)
+            made = slope(engine, merge, LESSONS, loss, checkpoint=again)
+            found[f"slope {again}"] = made.tensors
     return found
 
 
@@ -167,17 +170,17 @@ def test_two_devices_do_what_one_does(kind: str, tmp_path: Path) -> None:
     else:
         architecture = dict(decoders())[kind]
         members = tiny_members(tmp_path, kind, architecture, ("base", *SOURCES))
-    alone = results(members, {"cpu": PLENTY})
+    whole = kind == "tied"
+    alone = results(members, {"cpu": PLENTY}, whole=whole)
     with two_devices() as (first, second):
-        apart = results(members, {first: PLENTY, second: PLENTY})
+        apart = results(members, {first: PLENTY, second: PLENTY}, whole=whole)
     assert alone.pop("devices") == {"cpu"} and apart.pop("devices") == {first, second}
     weights = apart.pop("weights")
     for name, tensor in alone.pop("weights").items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-6, atol=1e-6)
-    for name in ("greedy", "beams"):
-        assert apart.pop(name) == alone.pop(name)
     for name, value in alone.items():
-        assert close(apart[name], value), name
+        texts = name in ("greedy", "beams")
+        assert apart[name] == value if texts else close(apart[name], value), name
 
 
 def test_what_lies_apart_does_not_mix() -> None:

@@ -8,6 +8,7 @@ of the model. Batches hold rows of like length, the longest first, up to a numbe
 
 from __future__ import annotations
 
+import gc
 import inspect
 import math
 import warnings
@@ -175,8 +176,11 @@ class HuggingFaceEngine:
         """Let go of the model."""
         self._packed.forget()
         self._packed = PackedWeights(torch.nn.Module())
+        hooked = hasattr(self._model, "hf_device_map")
         self._model = None
         self._planned.cache_clear()
+        if hooked:  # what accelerate hung on its modules names them in turn
+            gc.collect()
 
     def loglikelihood(self, requests: Sequence[Request]) -> list[Scored]:
         """See ``Engine.loglikelihood``."""

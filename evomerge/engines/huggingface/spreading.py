@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from evomerge.engines.abilities import why_not_split
 from evomerge.errors import InputError
 
 _ROOM = 0.9  # of the free memory of a device is for weights; activations and one tensor's merge take the rest
@@ -30,11 +31,8 @@ def place(model: Any, memory: Mapping[str, int]) -> dict[str, str]:
     from accelerate.utils import get_balanced_memory
 
     devices, whole = list(memory), sorted(getattr(model, "_no_split_modules", None) or ())
-    if not whole:
-        raise InputError(
-            f"--num-gpus {len(devices)}: transformers does not say which modules of {type(model).__name__} must stay "
-            "together; leave it out"
-        )
+    if why := why_not_split(whole, type(model).__name__):
+        raise InputError(f"--num-gpus {len(devices)}: {why}; leave it out")
     limits: dict[int | str, int] = dict(enumerate(memory.values()))
     balanced = get_balanced_memory(model, dict(limits), whole)
     found = infer_auto_device_map(model, balanced, whole)
