@@ -172,13 +172,14 @@ def test_what_a_template_makes_otherwise_is_said(model_folder: Path, tasks: Path
         think_end_token="</t>",
         **CHAT,
     )
-    system, unread, stops = task.prompt_notes(tokenizer)
+    system, unread, stops, short = task.prompt_notes(tokenizer)
     assert system == (
         "generate: its system turn ('Add up.') is left out, as lm-eval does, for the chat template refuses it: "
         "no system turns"
     )
     assert unread == "generate: styles does nothing: the chat template never reads it"
     assert "stop at '\\n' inside a thought" in stops
+    assert short == "generate: a thought and its answer have 12 tokens together; see max_gen_toks"
     plain = LmEvalTask("generate", include=[tasks], **CHAT)
     assert plain.prompt_notes(tokenizer) == []
     tokenizer.chat_template = "{{ raise_exception('speak to me of nothing') }}"

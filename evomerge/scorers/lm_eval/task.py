@@ -201,7 +201,7 @@ class LmEvalTask:
         writer = self._chat.writer(self.name, tokenizer)
         with quiet(), pinned(), self._rendered():
             asked = self._chat.instances(self._task, 0, self._docs[0], writer)
-        found = [*self._chat.notes(self._task, writer), *self._thinking.notes(asked)]
+        found = [*self._chat.notes(self._task, writer), *self._thinking.notes(asked, self._cap)]
         if self._cap is not None and not any(each.request_type == GENERATES for each in asked):
             found.append(f"max_gen_toks is {self._cap}, but it generates nothing")
         return [f"{self.name}: {fact}" for fact in found]

@@ -13,6 +13,9 @@ from lm_eval.models.utils import handle_stop_sequences, postprocess_generated_te
 from evomerge.engines import Generated
 from evomerge.errors import InputError
 from evomerge.scorers.lm_eval.loading import GENERATES
+from evomerge.scorers.lm_eval.tokenizing import MAX_GEN_TOKS
+
+SHORT = 1024  # tokens in which few models have thought and answered
 
 
 @dataclass(frozen=True)
@@ -57,22 +60,23 @@ class Thinking:
                 f"its number: {number}"
             )
 
-    def notes(self, asked: Sequence[Instance]) -> list[str]:
-        """What may end a thought too early in answers to these requests."""
-        if not self.expected:
+    def notes(self, asked: Sequence[Instance], cap: int | None) -> list[str]:
+        """What may end a thought too early in answers of ``cap`` tokens to these requests; None: as they say."""
+        options = [each.args[1] for each in asked if each.request_type == GENERATES]
+        if not self.expected or not options:
             return []
-        stops = [
-            stop
-            for each in asked
-            if each.request_type == GENERATES
-            for stop in handle_stop_sequences(each.args[1].get("until"), eos=None)
-        ]
-        if not stops:
-            return []
-        return [
-            f"answers stop at {', '.join(map(repr, dict.fromkeys(stops)))} inside a thought, too, as with lm-eval's hf "
-            "model"
-        ]
+        found = []
+        stops = dict.fromkeys(
+            stop for each in options for stop in handle_stop_sequences(each.get("until"), eos=None)
+        )
+        if stops:
+            found.append(
+                f"answers stop at {', '.join(map(repr, stops))} inside a thought, too, as with lm-eval's hf model"
+            )
+        limit = cap or min(each.get("max_gen_toks", MAX_GEN_TOKS) for each in options)
+        if limit < SHORT:
+            found.append(f"a thought and its answer have {limit} tokens together; see max_gen_toks")
+        return found
 
     def read(self, answer: Generated, until: Sequence[str], tokenizer: Any) -> tuple[str, int]:
         """The text that counts, and how many of the answer's tokens are thought.
