@@ -51,5 +51,10 @@ def test_what_cannot_be_asked_is_refused(asked: Callable[..., Path]) -> None:
     folder = asked(chat_template_args={"chat_template": "{{ raise_exception('never') }}"})
     with pytest.raises(InputError, match="sums: the chat template refuses turns of user: never"):
         prepare(load_run(folder))
+    broken = asked(num_fewshot=0, stratum="id", source="id")
+    with (broken / "sums.yaml").open("a") as file:
+        file.write('gen_prefix: "{{question.of[0]}}"\n')
+    with pytest.raises(InputError, match="sums, item sum-0-0: its prompt cannot be written: Undef"):
+        check(broken)
     with pytest.raises(InputError, match="sums: the chat template cannot be rendered"):
         check(asked(chat_template_args={"tools": 5}, stratum="id"))

@@ -36,6 +36,7 @@ from evomerge.scorers.lm_eval.templates import rendered
 from evomerge.scorers.lm_eval.thinking import Thinking
 from evomerge.suite.language import check_language
 from evomerge.suite.scorer import SIGNALS, Item, NonFinite, Responses, unknown_metric
+from evomerge.visible import first_line
 
 # Configuration that says where a task's data is, not what it asks.
 _WHEREABOUTS = ("dataset_path", "dataset_name", "dataset_kwargs", "metadata")
@@ -102,7 +103,8 @@ class LmEvalTask:
         self._task, self._docs, self._file = load(name, tuple(Path(folder) for folder in include))
         set_fewshot(self._task, name, num_fewshot)
         set_cap(self._task, name, max_gen_toks)
-        if self._task.OUTPUT_TYPE != GENERATES and (enable_thinking or think_end_token):
+        thinks = self._thinking.end is not None
+        if self._task.OUTPUT_TYPE != GENERATES and (enable_thinking or thinks):
             raise InputError(
                 f"{name}: asks log-likelihoods ({self._task.OUTPUT_TYPE}), before which no model thinks; leave "
                 "think_end_token out, and enable_thinking off"
@@ -113,7 +115,6 @@ class LmEvalTask:
             for metric, better in self._task.higher_is_better().items()
             for filter_ in self._filters
         }
-        thinks = self._thinking.end is not None
         self._signals = Signals(self._task, language, thinks)
         self.metrics: dict[str, bool] = self._own | {n: SIGNALS[n] for n in self._signals.names}
         self._ids = name_documents(self._docs)
@@ -199,9 +200,18 @@ class LmEvalTask:
         """What ``tokenizer`` makes otherwise than asked; see ``suite.scorer.Chatting``."""
         self._thinking.check(self.name, tokenizer)
         writer = self._chat.writer(self.name, tokenizer)
-        with quiet(), pinned(), self._rendered():
-            asked = self._chat.instances(self._task, 0, self._docs[0], writer)
-        found = [*self._chat.notes(self._task, writer), *self._thinking.notes(asked, self._cap)]
+        try:
+            with quiet(), pinned(), self._rendered():
+                asked = self._chat.instances(self._task, 0, self._docs[0], writer)
+                found = self._thinking.notes(asked, self._cap)
+        except InputError:
+            raise
+        except Exception as error:  # whatever the task's own code and templates raise
+            raise InputError(
+                f"{self.name}, item {self._ids[0]}: its prompt cannot be written: {type(error).__name__}: "
+                f"{first_line(error)}"
+            ) from None
+        found = [*self._chat.notes(self._task, writer), *found]
         if self._cap is not None and not any(each.request_type == GENERATES for each in asked):
             found.append(f"max_gen_toks is {self._cap}, but it generates nothing")
         return [f"{self.name}: {fact}" for fact in found]

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 from lm_eval.api.instance import Instance
-from lm_eval.models.utils import handle_stop_sequences, postprocess_generated_text
+from lm_eval.models.utils import (
+    handle_stop_sequences,
+    normalize_gen_kwargs,
+    postprocess_generated_text,
+)
 
 from evomerge.engines import Generated
 from evomerge.errors import InputError
@@ -73,7 +78,9 @@ class Thinking:
             found.append(
                 f"answers stop at {', '.join(map(repr, stops))} inside a thought, too, as with lm-eval's hf model"
             )
-        limit = cap or min(each.get("max_gen_toks", MAX_GEN_TOKS) for each in options)
+        limit = cap or min(
+            normalize_gen_kwargs(deepcopy(each), MAX_GEN_TOKS)["max_gen_toks"] for each in options
+        )
         if limit < SHORT:
             found.append(f"a thought and its answer have {limit} tokens together; see max_gen_toks")
         return found
