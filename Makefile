@@ -7,8 +7,9 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint const
 MERGEKIT := $(VENV)/mergekit
 # vLLM's CPU build likewise, 3.5 GB, for the tests of that engine
 VLLM := $(VENV)/vllm
+QUANTIZED := $(VENV)/quantized
 
-.PHONY: help demo test quick docs bench bench-evaluate bench-search gpu estimators winners soak fuzz families lint family mergekit vllm clean
+.PHONY: help demo test quick docs bench bench-evaluate bench-search gpu estimators winners soak fuzz families lint family mergekit vllm quantized clean
 
 demo: $(VENV)/.installed  ## search over the embedded tiny models (a few minutes)
 	$(BIN)/evomerge demo
@@ -67,6 +68,9 @@ mergekit: $(MERGEKIT)/.installed  ## mergekit beside, to compare with: EVOMERGE_
 vllm: $(VLLM)/.installed  ## the tests of the engine of vLLM, in an environment of its own
 	PYTHONPATH=$(CURDIR) $(VLLM)/bin/python -m pytest tests/engines/test_vllm.py
 
+quantized: $(QUANTIZED)/.installed  ## the tests of scoring in 4 bits, with bitsandbytes beside the test environment
+	PYTHONPATH=$(CURDIR) $(QUANTIZED)/bin/python -m pytest tests/engines/test_quantizing.py
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -95,6 +99,13 @@ $(VLLM)/.installed: constraints.txt | $(VENV)/.installed-test
 	$(VLLM)/bin/pip --disable-pip-version-check uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' \
 	  > "$$($(VLLM)/bin/python -c 'import site; print(site.getsitepackages()[0])')/test-environment.pth"
+	touch $@
+
+$(QUANTIZED)/.installed: constraints.txt | $(VENV)/.installed-test
+	$(BIN)/python -m venv $(QUANTIZED)
+	$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' \
+	  > "$$($(QUANTIZED)/bin/python -c 'import site; print(site.getsitepackages()[0])')/test-environment.pth"
+	$(QUANTIZED)/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt 'bitsandbytes>=0.50,<1'
 	touch $@
 
 clean:

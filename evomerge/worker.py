@@ -20,6 +20,7 @@ from typing import Any
 
 from evomerge.checkpoint import ModelRef
 from evomerge.engines import Differentiable, Engine, EngineOptions
+from evomerge.engines.abilities import check_quantize, why_one_device
 from evomerge.errors import CandidateFailed, CheckpointError, InputError, NotMeasured
 from evomerge.merging import Materializer, Merge, open_model, shared_memory
 from evomerge.parents import Parents
@@ -53,8 +54,10 @@ class Setup:
         engine: a name.
         batch_tokens: per forward pass; None is the device's default.
         max_length: of an input in tokens; None is the model's.
+        quantize: of weights while they score; empty: they are not.
         threads: of torch.
         device: as torch names it; None is CUDA if there is any, else the CPU.
+        gpus: that the model is spread over.
         trust_remote_code: for the tokenizer.
         allow: topics in which the models' configs may differ.
         place: roles of tensors that go by patterns of names.
@@ -67,8 +70,10 @@ class Setup:
     engine: str = "huggingface"
     batch_tokens: int | None = None
     max_length: int | None = None
+    quantize: str = ""
     threads: int = 1
     device: str | None = None
+    gpus: int = 1
     trust_remote_code: bool = False
     allow: Sequence[str] = ()
     place: Mapping[str, str] = field(default_factory=dict)
@@ -82,16 +87,35 @@ class Setup:
             engine=suite.engine,
             batch_tokens=suite.batch_tokens,
             max_length=suite.max_length,
+            quantize=suite.quantize,
             **rest,
         )
 
-    def options(self, dtype: str, device: str) -> EngineOptions:
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Where the engine runs the model, on this machine.
+
+        Raises:
+            InputError: there are fewer GPUs than the model is to be spread over.
+        """
+        import torch
+
+        found = torch.cuda.device_count()
+        if self.gpus == 1:
+            return (self.device or ("cuda" if torch.cuda.is_available() else "cpu"),)
+        if self.device not in (None, "cuda") or found < self.gpus:
+            where = f"of {self.device}" if self.device else f"where there are {found}"
+            raise InputError(f"--num-gpus {self.gpus}: a worker cannot have so many GPUs {where}")
+        return tuple(f"cuda:{number}" for number in range(self.gpus))
+
+    def options(self, dtype: str) -> EngineOptions:
         """How the engine is to run."""
         return EngineOptions(
             dtype=dtype,
-            device=device,
+            devices=self.devices,
             batch_tokens=self.batch_tokens,
             max_length=self.max_length,
+            quantize=self.quantize,
             memory=shared_memory(self.threads),
             threads=self.threads,
             trust_remote_code=self.trust_remote_code,
@@ -197,13 +221,12 @@ class Worker:
 
         torch.set_num_threads(setup.threads)
         self._setup = setup
-        self._device = setup.device or ("cuda" if torch.cuda.is_available() else "cpu")
         models = {name: open_model(ModelRef(text)) for name, text in setup.models.items()}
         rules = None if setup.tokens is None else TokenRules.from_plain(setup.tokens)
         self._parents = Parents(models, setup.tokenizer, setup.allow, rules, setup.place)
         self._materializer = Materializer(
             self._parents,
-            device=self._device,
+            device=setup.devices[0],
             threads=setup.threads,
             memory=shared_memory(setup.threads),
         )
@@ -273,11 +296,16 @@ class Worker:
         if self._engine is not None:
             self._engine.close()
             self._engine = None  # never two in memory
-        engine: type[Engine] = ENGINES.get(self._setup.engine)
+        setup, model = self._setup, self._parents.first
+        check_quantize(setup.engine, setup.quantize)
+        why = why_one_device(setup.engine, setup.quantize, model.skeleton.whole, model.architecture)
+        if setup.gpus > 1 and why:
+            raise InputError(f"--num-gpus {setup.gpus}: {why}; leave it out")
+        engine: type[Engine] = ENGINES.get(setup.engine)
         self._engine = engine.open(
             self._materializer.outline(None),
             self._parents.donor,
-            self._setup.options(dtype, self._device),
+            setup.options(dtype),
         )
         self._dtype = dtype
         for scorer in self._scorers.values():

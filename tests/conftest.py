@@ -67,6 +67,7 @@ SLOW = (
         "test_cli",
         "test_add_parent",
         "engines/test_contract",
+        "engines/test_spreading",
         "optimizers/test_cma",
         "scorers/test_lm_eval",
         "evolution/test_core",

@@ -126,7 +126,7 @@ from evomerge.parents import Parents
 
 model = Checkpoint.open(ModelRef(sys.argv[1]))
 blueprint = Blueprint.of(Parents({"only": model}))
-engine = HuggingFaceEngine.open(blueprint, model, EngineOptions(dtype="float32", device="cpu"))
+engine = HuggingFaceEngine.open(blueprint, model, EngineOptions(dtype="float32"))
 print(len(engine.generate([[5, 6, 7]], until=["x"], limit=3)))
 """
 

@@ -253,6 +253,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--again", action="store_true", help="look at report items that were looked at before"
     )
     sub.add_argument("--device", help="cpu or cuda (default: cuda if there is any)")
+    sub.add_argument(
+        "--num-gpus", type=int, metavar="N", help="GPUs that a model is spread over (default: 1)"
+    )
     sub.add_argument("--json", action="store_true", help="machine-readable")
 
     sub = command(
@@ -300,6 +303,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="items per task (default: what a candidate of the last generation is asked)",
     )
     sub.add_argument("--device", help="cpu or cuda (default: cuda if there is any)")
+    sub.add_argument(
+        "--num-gpus", type=int, metavar="N", help="GPUs that a model is spread over (default: 1)"
+    )
     sub.add_argument("--force", action="store_true", help="replace an existing file")
 
     sub = command("methods", models.methods, "list the merge methods, or explain one")

@@ -28,7 +28,7 @@ def add_options(sub: argparse.ArgumentParser) -> None:
         "--num-gpus",
         type=float,
         metavar="X",
-        help="GPUs per worker, may be a fraction (default: 1 if there are any)",
+        help="GPUs per worker, may be a fraction; a model is spread over several (default: 1 if there are any)",
     )
     place.add_argument(
         "--device",
@@ -48,8 +48,29 @@ def check_options(arguments: argparse.Namespace) -> None:
         )
     if arguments.num_cpus <= 0 or (arguments.num_gpus or 0) < 0:
         raise InputError("--num-cpus and --num-gpus: expected numbers above 0")
+    gpus_of(arguments)
     if arguments.ray in ("off", "local"):
         check_device(arguments.device)
+
+
+def gpus_of(arguments: argparse.Namespace) -> int:
+    """How many GPUs a worker spreads a model over.
+
+    Raises:
+        InputError: it cannot, there or so.
+    """
+    asked, device = arguments.num_gpus, arguments.device
+    if asked is None or asked <= 1:
+        return 1
+    if asked % 1:
+        raise InputError(
+            f"--num-gpus {asked:g}: expected a fraction below 1, several workers a GPU, or a whole number"
+        )
+    if device not in (None, "cuda"):
+        raise InputError(
+            f"--num-gpus {asked:g}: a model over several GPUs, but --device is {device}; leave one of them out"
+        )
+    return int(asked)
 
 
 def stop_on_signals() -> None:

@@ -45,6 +45,7 @@ def search(arguments: argparse.Namespace, extension: dict[str, str] | None = Non
                 placement.pool_of(arguments),
                 listener=display,
                 device=arguments.device,
+                gpus=placement.gpus_of(arguments),
                 extension=extension,
             )
     except KeyboardInterrupt:

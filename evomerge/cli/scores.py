@@ -22,11 +22,13 @@ def score(arguments: argparse.Namespace) -> None:
             f"--again: is for --split report; the {arguments.split} split may be looked at freely"
         )
     placement.check_device(arguments.device)
+    gpus = placement.gpus_of(arguments)
     scores = score_model(
         arguments.model,
         arguments.fitness,
         arguments.split,
         device=arguments.device,
+        gpus=gpus,
         again=arguments.again,
         say=lambda text: print(visible(text), file=sys.stderr),
     )
@@ -45,12 +47,14 @@ def reduce(arguments: argparse.Namespace) -> None:
     output = Path(arguments.output)
     refuse_existing(output, arguments.force)  # before an hour of scoring, not after
     placement.check_device(arguments.device)
+    gpus = placement.gpus_of(arguments)
     reduced = reduce_suite(
         Path(arguments.fitness),
         arguments.models,
         output,
         count=arguments.items,
         device=arguments.device,
+        gpus=gpus,
         say=lambda text: print(f"{visible(text)} ...", file=sys.stderr),
     )
     write(output, reduced.text, arguments.force)

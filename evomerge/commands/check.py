@@ -185,6 +185,7 @@ def _check_run(path: Path) -> list[str]:
         f"a candidate: {first} items in the first generation, {last} in the last, the probe included",
         *describe_items(suite),
         *_what_counts(spec, suite.directions),
+        *_prompts(job),
         *_slopes(job, parents),
         *([f"the shortlist answers the whole select split, without a race: {why}"] if why else []),
         *_needs(job, parents),
@@ -217,6 +218,7 @@ def _check_unexecuted(spec: RunSpec, tasks: Tasks, remote: Sequence[Code]) -> li
         *_models_and_space(job, parents),
         f"budget: {_budget(spec)}; base, parents and known recipes are {_known(job)} evaluations",
         *_what_counts(spec, {**tasks.maximize, **job.suite.directions}),
+        *([] if remote else _prompts(job)),
         *tasks.lines,
         *lines_of(remote),
         f"not checked, since only executing tells: {'; '.join(unchecked)}",
@@ -228,7 +230,7 @@ def _models_and_space(job: Run, parents: Parents) -> list[str]:
     spec, base = job.spec, job.models[BASE]
     return [
         f"models: {', '.join(f'{name} = {model.name}' for name, model in job.models.items())}",
-        f"{base.architecture}, {base.layers} layers, {base.parameters:,} parameters; merged in {job.dtype}, scored in {job.scoring}",
+        f"{base.architecture}, {base.layers} layers, {base.parameters:,} parameters; merged in {job.dtype}, scored in {_scoring(job)}",
         *notes_on(parents),
         *_doubts(parents),
         *_statistics(job),
@@ -237,6 +239,12 @@ def _models_and_space(job: Run, parents: Parents) -> list[str]:
         *(f"note: {name} is not scored first: {why}" for name, why in spec.space.left_out.items()),
         _optimizer(job),
     ]
+
+
+def _scoring(job: Run) -> str:
+    """What candidates are scored in."""
+    kind = job.suite.spec.quantize
+    return f"{job.scoring}, with weights of 4 bits ({kind})" if kind else job.scoring
 
 
 def _optimizer(job: Run) -> str:
@@ -313,6 +321,11 @@ def _what_counts(spec: RunSpec, directions: Mapping[str, bool]) -> list[str]:
     ]
 
 
+def _prompts(job: Run) -> list[str]:
+    """What the tokenizer of merges makes otherwise than tasks ask."""
+    return [f"note: {fact}" for fact in job.prompt_notes]
+
+
 def _needs(job: Run, parents: Parents) -> list[str]:
     blueprint = Blueprint.of(parents)
     shapes = blueprint.shapes.values()
@@ -331,8 +344,12 @@ def _needs(job: Run, parents: Parents) -> list[str]:
     return [
         f"memory of a worker: {_gigabytes(resident + largest * (len(job.models) + 2))}"
         + (f" (with {deeper} blocks more, for paths)" if deeper else "")
-        + " and activations; "
-        "the parents' files are mapped and shared",
+        + " and activations; the parents' files are mapped and shared; "
+        + (
+            f"several GPUs are of no use to it: {job.why_one_device}"
+            if job.why_one_device
+            else "--num-gpus N spreads it over N"
+        ),
         "disk: journal and responses, some kilobytes a candidate"
         + (", and the files of row weights" if job.space.rows else " only"),
         *[f"disk: {name} is a recipe: its merge lies in the cache" for name in merged],

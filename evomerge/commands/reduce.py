@@ -38,6 +38,7 @@ def reduce_suite(
     *,
     count: int | None = None,
     device: str | None = None,
+    gpus: int = 1,
     say: Callable[[str], None] = lambda text: None,
 ) -> Reduced:
     """The fitness file with a section ``anchors``, for ``output``'s folder.
@@ -48,6 +49,7 @@ def reduce_suite(
         output: where the text will stand; relative paths in it are kept true.
         count: anchors per task; default: what a candidate of the last generation is asked.
         device: where models run.
+        gpus: that a model is spread over.
         say: is told which model is scored, and what is downloaded.
 
     Raises:
@@ -74,7 +76,7 @@ def reduce_suite(
     items, found = suite.splits[Split.SEARCH], list[Results]()
     for number, (model, recipe) in enumerate(zip(models, recipes, strict=True), start=1):
         say(f"scoring {model} ({number} of {len(models)}) on {sum(map(len, items.values()))} items")
-        found.append(respond(model, recipe, suite, items, device=device, say=say))
+        found.append(respond(model, recipe, suite, items, device=device, gpus=gpus, say=say))
     anchors: dict[str, dict[str, float]] = {}
     lines = []
     for name, ids in items.items():

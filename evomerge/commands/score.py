@@ -38,6 +38,7 @@ def score_model(
     split: str = "select",
     *,
     device: str | None = None,
+    gpus: int = 1,
     again: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def score_model(
     if book and not again:
         book.read().refuse()
     dtype = recipe.dtype if split == REPORT else None
-    results = respond(model, recipe, suite, items, dtype=dtype, device=device, say=say)
+    results = respond(model, recipe, suite, items, dtype=dtype, device=device, gpus=gpus, say=say)
     looks = book and book.record(book.look(time.time(), "score", model, recipe.digest))
     bootstrap, behind = Bootstrap.of(suite, items, seed=0), count(suite, items)
     found = {name: each.interval() for name, each in bootstrap.values(results, model).items()}
@@ -112,6 +113,7 @@ def respond(
     *,
     dtype: str | None = None,
     device: str | None = None,
+    gpus: int = 1,
     say: Callable[[str], None] = lambda text: None,
 ) -> Results:
     """What one model answers to ``items``; ``dtype`` None is that of a search's candidates.
@@ -122,7 +124,7 @@ def respond(
         RunError: it gives no finite answers.
     """
     spec, parents = suite.spec, open_parents(recipe, say)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     worker = Worker(
         Setup.of(
             spec,
@@ -131,8 +133,9 @@ def respond(
             allow=recipe.allow,
             place=recipe.place,
             tokens=recipe.tokens and recipe.tokens.plain,
-            dtype=dtype or scoring_dtype(spec.dtype, recipe.dtype, device),
+            dtype=dtype or scoring_dtype(spec.dtype, recipe.dtype, where),
             device=device,
+            gpus=gpus,
         )
     )
     outcome = worker(Job("score", recipe.portable().plain, items))

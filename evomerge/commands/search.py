@@ -19,6 +19,7 @@ def search(
     *,
     listener: loop.Listener | None = None,
     device: str | None = None,
+    gpus: int = 1,
     extension: Mapping[str, str] | None = None,
 ) -> Result:
     """Run the search in ``run_dir``, and write the winner's recipe and the final table beside its journal.
@@ -30,5 +31,9 @@ def search(
         RunError: the search stopped and can be resumed.
     """
     return write(
-        Record(loop.search(run_dir, pool, listener=listener, device=device, extension=extension))
+        Record(
+            loop.search(
+                run_dir, pool, listener=listener, device=device, gpus=gpus, extension=extension
+            )
+        )
     )

@@ -78,9 +78,11 @@ class EngineOptions:
 
     Attributes:
         dtype: of weights and activations, as torch names it.
-        device: as torch names it.
+        devices: as torch names them: one, or several that the model is spread over. Inputs go to the first.
         batch_tokens: per forward pass, padding included; None is the engine's default.
         max_length: of an input in tokens; None is the model's own limit, or the tokenizer's.
+        quantize: how many bits weights have while they score, and of what kind, as a fitness file says it; empty:
+            they are of ``dtype``.
         memory: bytes that it may take beside the model, its activations and what it caches of them;
             None sets no limit.
         threads: of the CPU.
@@ -88,12 +90,18 @@ class EngineOptions:
     """
 
     dtype: str = "float32"
-    device: str = "cpu"
+    devices: tuple[str, ...] = ("cpu",)
     batch_tokens: int | None = None
     max_length: int | None = None
+    quantize: str = ""
     memory: int | None = None
     threads: int = 1
     trust_remote_code: bool = False
+
+    @property
+    def device(self) -> str:
+        """The first of them."""
+        return self.devices[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +141,9 @@ class Engine(Protocol):
 
     Attributes:
         HAS_MODULE: whether ``module`` gives one.
+        SPREADS: how it spreads one model over several devices: whole ``blocks`` on each, or a share of all
+            ``tensors``; empty, or absent: it does not.
+        QUANTIZES: ``EngineOptions.quantize`` -> the module that it takes; absent: it does none.
         tokenizer: of transformers.
         max_length: the longest input in tokens.
         tokens: how many went through the model so far, each shared prefix once.
@@ -173,7 +184,7 @@ class Engine(Protocol):
 
     @property
     def device(self) -> str:
-        """Where the model lies, as torch names it."""
+        """Where the model is given inputs, as torch names it."""
         ...
 
     def loglikelihood(self, requests: Sequence[Request]) -> list[Scored]:

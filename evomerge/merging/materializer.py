@@ -59,7 +59,7 @@ class Materializer:
 
     Args:
         parents: the opened models.
-        device: where kernels run.
+        device: where kernels run; those of a tensor that a resident model has on another device run there.
         threads: tensors merged at a time, each on one core.
         memory: bytes for what candidates share (see ``FactStore``); 0 keeps nothing, for a single
             merge.
@@ -81,6 +81,7 @@ class Materializer:
         self._resident: dict[str, str] = {}  # tensor -> signature of its merge in the last model
         self._model: Callable[[], Any] = lambda: None  # held by whoever runs it
         self._live: Mapping[str, torch.Tensor] = {}  # its memory, by the names of sites
+        self._spread = False  # whether that lies on several devices
 
     def into(self, recipe: Recipe, model: Any) -> None:
         """Merge ``recipe`` into the parameters of ``model``; see ``merge_into``.
@@ -102,7 +103,7 @@ class Materializer:
         parameters = self._live
         _check_fit(parameters, outline)
         dtype = getattr(torch, recipe.dtype)
-        room = _Room(dtype, self._device)
+        room = _Room(dtype)
         tasks = [
             task
             for task in self._tasks(recipe)
@@ -115,7 +116,7 @@ class Materializer:
             parameter = parameters[task.site.name]
             # rounded to the recipe's dtype first, as on disk
             fits = parameter.dtype == dtype and parameter.is_contiguous()
-            out = parameter if fits else room.of(parameter.shape)
+            out = parameter if fits else room.of(parameter.shape, self._device_of(task.site))
             self._merge(recipe, task, out)
             if out is not parameter:
                 parameter.copy_(out)
@@ -143,10 +144,10 @@ class Materializer:
         """
         import torch
 
-        room = _Room(getattr(torch, recipe.dtype), self._device)
+        room = _Room(getattr(torch, recipe.dtype))
 
         def merge(task: _Task) -> None:
-            out = room.of(task.site.shape)
+            out = room.of(task.site.shape, self._device_of(task.site))
             self._merge(recipe, task, out, tally)
             take(task.site.name, out.cpu())
 
@@ -213,6 +214,7 @@ class Materializer:
         """Write into ``model`` from now on. What it shares with the last one's memory holds what it held."""
         held = {_memory(self._live[name]): merged for name, merged in self._resident.items()}
         self._model, self._live = weakref.ref(model), views(model)
+        self._spread = len({tensor.device for tensor in self._live.values()}) > 1
         memory = {name: _memory(tensor) for name, tensor in self._live.items()}
         self._resident = {name: held[at] for name, at in memory.items() if at in held}
 
@@ -305,12 +307,17 @@ class Materializer:
 
     def _tensor(self, model: str, site: Site) -> torch.Tensor:
         """A parent's tensor on the device; what had to be computed or moved is kept if it fits."""
-        parents, name = self._parents, site.origin[model]
-        if self._device == "cpu" and parents.mapped(model, name):
+        parents, name, device = self._parents, site.origin[model], self._device_of(site)
+        if device == "cpu" and parents.mapped(model, name):
             return parents.tensor(model, name)
         return self.facts.get(
-            ("tensor", model, name), lambda: parents.tensor(model, name).to(self._device)
+            ("tensor", model, name, device), lambda: parents.tensor(model, name).to(device)
         )
+
+    def _device_of(self, site: Site) -> str:
+        """Where a tensor is merged: in a resident model of several devices on its own."""
+        live = self._live.get(site.name) if self._spread else None
+        return self._device if live is None else str(live.device)
 
     def _parts(self, recipe: Recipe, task: _Task) -> Iterator[methods.Inputs]:
         """What the merge of a tensor depends on; of packed experts, one after the other."""
@@ -463,18 +470,18 @@ def _factors_of(recipe: Recipe, site: Site) -> Mapping[str, Array]:
 class _Room(threading.local):
     """Memory for one result, used again for the next: every thread has its own."""
 
-    def __init__(self, dtype: torch.dtype, device: str) -> None:
-        self._dtype, self._device = dtype, device
-        self._memory: torch.Tensor | None = None
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._memory: dict[str, torch.Tensor] = {}
 
-    def of(self, shape: Sequence[int]) -> torch.Tensor:
-        """A contiguous tensor that holds anything; the last one is gone."""
+    def of(self, shape: Sequence[int], device: str) -> torch.Tensor:
+        """A contiguous tensor on ``device`` that holds anything; the last one there is gone."""
         import torch
 
-        size = math.prod(shape)
-        if self._memory is None or self._memory.numel() < size:
-            self._memory = torch.empty(size, dtype=self._dtype, device=self._device)
-        return self._memory[:size].view(tuple(shape))
+        size, known = math.prod(shape), self._memory.get(device)
+        if known is None or known.numel() < size:
+            known = self._memory[device] = torch.empty(size, dtype=self._dtype, device=device)
+        return known[:size].view(tuple(shape))
 
 
 class _Members:

@@ -102,6 +102,7 @@ def search(
     *,
     listener: Listener | None = None,
     device: str | None = None,
+    gpus: int = 1,
     extension: Mapping[str, str] | None = None,
 ) -> Path:
     """Run the search in ``run_dir``, from its start or from where its journal ends.
@@ -111,6 +112,7 @@ def search(
         pool: makes the pool that works; the result does not depend on it.
         listener: is told of progress.
         device: of the workers; default CUDA if there is any, else CPU.
+        gpus: that a worker spreads a model over.
         extension: more budget for a run that was begun: name -> ``+N``, or ``N`` for a new total.
 
     Returns:
@@ -123,7 +125,11 @@ def search(
     listener = listener or Listener()
     extending.check(extension or {})
     run = prepare(
-        load_run(run_dir), say=listener.say, downloading=listener.downloading, device=device
+        load_run(run_dir),
+        say=listener.say,
+        downloading=listener.downloading,
+        device=device,
+        gpus=gpus,
     )
     folder = run.spec.folder
     with Journal.open(folder / JOURNAL) as journal:
@@ -143,7 +149,7 @@ def search(
             listener.started(run, loop.search, resumed, loop.scoring.interval, survey.seconds)
             try:
                 with _settled_memory():
-                    loop.run_on(pool, device)
+                    loop.run_on(pool, device, gpus)
             except InputError:
                 # a search that never got going leaves nothing to disagree with
                 if not loop.history.arrived:
@@ -243,7 +249,7 @@ class _Loop:
 
     # -- working --------------------------------------------------------------------------------
 
-    def run_on(self, pool: MakePool, device: str | None) -> None:
+    def run_on(self, pool: MakePool, device: str | None, gpus: int) -> None:
         """Until the table of the last report is made."""
         run = self.run
         while True:
@@ -251,7 +257,7 @@ class _Loop:
                 if run.texts is not None:
                     say = self.listener.say
                     collect(run.spec, run.space, run.models, run.texts, device=device, say=say)
-                with pool(run.worker(device)) as workers:
+                with pool(run.worker(device, gpus)) as workers:
                     self.work(workers)
             self.end()
             # the budget may have been extended before the report was complete

@@ -13,6 +13,7 @@ from evomerge import optimizers
 from evomerge.calibration import Calibration, Texts
 from evomerge.checkpoint import Checkpoint, Donor
 from evomerge.checkpoint.hub import fetch
+from evomerge.engines.abilities import check_quantize, why_one_device
 from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputError
 from evomerge.evolution.core import Credit, Lead, Margin, Plan, RowSlopes, Search
@@ -36,6 +37,7 @@ from evomerge.space import SearchSpace
 from evomerge.space.start import Given
 from evomerge.suite import splits
 from evomerge.suite.objectives import counting
+from evomerge.suite.scorer import Chatting
 from evomerge.suite.spec import SuiteSpec
 from evomerge.suite.splits import Split
 from evomerge.suite.suite import Suite
@@ -148,6 +150,8 @@ class Run:
     @property
     def _without_gradients(self) -> str:
         name = self.suite.spec.engine
+        if kind := self.suite.spec.quantize:
+            return f"weights that are quantized ({kind}) have no derivatives"
         if hasattr(ENGINES.get(name), "traced"):
             return ""
         return f"engine {name!r} gives no derivatives: it has no torch module"
@@ -156,6 +160,23 @@ class Run:
     def _without_lessons(self) -> str:
         taught = self.suite.teaching()
         return "; ".join(f"{n}: {why}" for n, why in taught.items()) if all(taught.values()) else ""
+
+    @cached_property
+    def prompt_notes(self) -> list[str]:
+        """What the tokenizer of merges makes otherwise than tasks ask, one fact a line.
+
+        Raises:
+            InputError: some prompts cannot be written by it, with every problem found.
+        """
+        attempt = _Attempts()
+        found: list[str] = []
+        chatting = [each for each in self.suite.scorers.values() if isinstance(each, Chatting)]
+        if chatting:
+            tokenizer = load_tokenizer(self.parents.donor, self.spec.trust_remote_code)
+            for scorer in chatting:
+                found += attempt(partial(scorer.prompt_notes, tokenizer)) or []
+        attempt.check()
+        return found
 
     @cached_property
     def slope_cost(self) -> int:
@@ -221,7 +242,15 @@ class Run:
     def splits_digest(self) -> str:
         return splits.digest(self.suite.splits)
 
-    def worker(self, device: str | None = None) -> WorkerSpec:
+    @property
+    def why_one_device(self) -> str:
+        """Why a worker cannot spread a model over several devices; empty if it can."""
+        suite, model = self.suite.spec, self.models[BASE]
+        return why_one_device(
+            suite.engine, suite.quantize, model.skeleton.whole, model.architecture
+        )
+
+    def worker(self, device: str | None = None, gpus: int = 1) -> WorkerSpec:
         """How a pool builds a worker for this run."""
         return WorkerSpec(
             WORKER,
@@ -234,6 +263,7 @@ class Run:
                 dtype=self.scoring,
                 threads=self.spec.threads,
                 device=device,
+                gpus=gpus,
                 trust_remote_code=self.spec.trust_remote_code,
             ).plain,
         )
@@ -261,6 +291,15 @@ def _check_engine(suite: SuiteSpec) -> None:
             f"{suite.place_of(functions[0])}: {functions[0]} is a function of a torch module, which engine "
             f"{suite.engine!r} does not have; leave functions out, or choose another engine"
         )
+    _check_quantize(suite)
+
+
+def _check_quantize(suite: SuiteSpec) -> None:
+    """Refuse quantized scoring where the engine has none, or not what it takes."""
+    try:
+        check_quantize(suite.engine, suite.quantize)
+    except InputError as error:
+        raise InputError(f"{suite.place('quantize')}: {error}") from None
 
 
 class _Attempts:
@@ -335,6 +374,7 @@ def prepare(
     say: Callable[[str], None] = lambda text: None,
     downloading: Callable[[str], None] = lambda text: None,
     device: str | None = None,
+    gpus: int = 1,
     download: bool = True,
 ) -> Run:
     """Open and check everything a run needs.
@@ -347,6 +387,7 @@ def prepare(
         say: is told of each stage.
         downloading: is told what is downloaded.
         device: where workers will score.
+        gpus: that each of them spreads a model over.
         download: whether weights of the hub are fetched, once nothing is wrong with all else.
 
     Raises:
@@ -365,6 +406,10 @@ def prepare(
     attempt.check()
     scoring = _scoring(spec, models, device)
     run = Run(spec, models, suite, head.scoring if head else scoring, texts, given)
+    attempt(lambda: run.prompt_notes)
+    if gpus > 1 and (why := run.why_one_device):
+        attempt.problems.append(f"--num-gpus {gpus}: {why}; leave it out")
+    attempt.check()
     _check_space(run)
     _check_slopes(run)
     _check_budget(run)

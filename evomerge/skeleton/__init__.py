@@ -25,7 +25,7 @@ from evomerge.config import write_text
 from evomerge.errors import Incompatible
 from evomerge.tensors import Place, ordered
 
-VERSION = 5  # of what the cache holds
+VERSION = 6  # of what the cache holds
 # computed from the config; stored by some old checkpoints
 _COMPUTED = re.compile(
     r"(?:^|\.)(?:rotary_emb\.\w+|rotary_pos_emb\.\w+|inv_freq|position_ids|masked_bias|attn\.bias|attention\.bias)$"
@@ -62,12 +62,14 @@ class Skeleton:
         layers: blocks.
         extras: patterns of what files may hold that the model does not, such as heads for more tokens.
         kinds: what sort of block each is; a path may put a block only where the config wants one of its kind.
+        whole: classes of modules, its blocks, that one device must hold whole; empty: transformers says of none.
     """
 
     parts: Mapping[str, Part]
     layers: int
     extras: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: Mapping[str, Any], where: str) -> Skeleton:
@@ -179,11 +181,13 @@ def _made(key: str, config: Mapping[str, Any], where: str) -> Skeleton:
     order = ordered({name: part.place for name, part in parts.items()})
     layers = next((part.place.layers for part in parts.values()), 0)
     extras = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    whole = getattr(model, "_no_split_modules", None) or ()
     found = Skeleton(
         {name: parts[name] for name in order},
         layers,
         tuple(sorted(extras)),
         tuple(block_kinds(model)),
+        tuple(sorted(whole)),
     )
     with suppress(OSError, RuntimeError):
         folder = cache_folder("skeletons")
@@ -208,6 +212,7 @@ def _written(skeleton: Skeleton) -> dict[str, Any]:
         "layers": skeleton.layers,
         "extras": skeleton.extras,
         "kinds": skeleton.kinds,
+        "whole": skeleton.whole,
         "parts": rows,
     }
 
@@ -217,4 +222,5 @@ def _read(content: Mapping[str, Any]) -> Skeleton:
     for name, shape, layer, role, projection, by_token, tied in content["parts"]:
         place = _on_disk(Place(layer, role, layers, projection), name)
         parts[name] = Part(tuple(shape), place, by_token, tied)
-    return Skeleton(parts, layers, tuple(content["extras"]), tuple(content["kinds"]))
+    lists = (tuple(content[key]) for key in ("extras", "kinds", "whole"))
+    return Skeleton(parts, layers, *lists)

@@ -52,6 +52,7 @@ SIGNALS: Mapping[str, bool] = {
     "margin": True,  # nats by which the right choice leads the best wrong one
     "target_nats": False,  # nats per token of the right answer
     "length": False,  # of the written answer, in tokens
+    "thought_length": False,  # of what was thought before it, in tokens
     "truncated": False,  # 1 if the answer was cut at the length cap
     "repetitive": False,  # 1 if the answer is empty or repeats itself without end
     "unextracted": False,  # 1 if the task's filters found no answer in it
@@ -63,7 +64,7 @@ SIGNALS: Mapping[str, bool] = {
 One that does not apply to a task is absent from ``Responses.metrics``; they aggregate by the mean.
 """
 
-UNBOUNDED = ("margin", "target_nats", "length")
+UNBOUNDED = ("margin", "target_nats", "length", "thought_length")
 """Signals that are no shares, even where each is 0 or 1."""
 
 
@@ -152,6 +153,19 @@ class Shown(Taught, Protocol):
 
     def written(self, responses: Responses) -> list[str | None]:
         """The text that each item was answered by; None where there is no whole one."""
+        ...
+
+
+@runtime_checkable
+class Chatting(Protocol):
+    """A scorer that writes its prompts by what a tokenizer says of chats and tokens."""
+
+    def prompt_notes(self, tokenizer: Any) -> list[str]:
+        """What ``tokenizer`` makes otherwise than asked, one fact a line.
+
+        Raises:
+            InputError: prompts cannot be written by it, or what ends a thought is never found.
+        """
         ...
 
 

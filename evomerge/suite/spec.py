@@ -14,6 +14,7 @@ from evomerge import config, estimators
 from evomerge.errors import InputError, did_you_mean, one_of
 from evomerge.registry import ENGINES, SCORERS
 from evomerge.suite import splits
+from evomerge.suite.chat import parse_chat
 from evomerge.suite.language import check_language
 from evomerge.suite.objectives import BASE, CONFIDENCE, Floor
 from evomerge.suite.slopes import SlopeOptions, parse_slopes
@@ -72,6 +73,7 @@ class SuiteSpec:
         gates: whether health gates can mark an evaluation invalid.
         dtype: of scoring; ``auto`` is the recipe's where the device computes fast in it.
         engine: what runs the model.
+        quantize: of weights while they score; empty: they are not.
         batch_tokens: tokens per forward pass, padding included; None is the device's default.
         max_length: of an input in tokens; None is the model's.
         slopes: how they are taken.
@@ -98,6 +100,7 @@ class SuiteSpec:
     floors_on: str = FLOORS_ON[0]
     dtype: str = "auto"
     engine: str = "huggingface"
+    quantize: str = ""
     batch_tokens: int | None = None
     max_length: int | None = None
     slopes: SlopeOptions = field(default_factory=SlopeOptions)
@@ -154,6 +157,7 @@ def parse_suite(
     estimator = section.choice("estimator", estimators.names(), estimators.DEFAULT)
     dtype = section.choice("dtype", DTYPES, "auto")
     engine = section.choice("engine", ENGINES.names(), "huggingface")
+    quantize = section.text("quantize")
     gates = section.flag("gates", True)
     front = section.integer("front", 0, low=0)
     confidence = section.number("confidence", CONFIDENCE, low=0.5, high=0.999) or CONFIDENCE
@@ -203,6 +207,8 @@ def parse_suite(
     anchors = _parse_anchors(section, anchored, scorers)
     measures = _parse_measures(section, nodes)
     lines = _lines_of("objectives", nodes) | _lines_of("anchors", anchored)
+    if (said := section.get("quantize")) is not None:
+        lines["quantize"] = f"{said.file}:{said.line}"
     if "objectives" not in section:
         section.problem("objectives", "missing; expected a mapping of objective names")
     elif not objectives and len(problems.found) == before:
@@ -235,6 +241,7 @@ def parse_suite(
         floors_on=floors_on,
         dtype=dtype,
         engine=engine,
+        quantize=quantize,
         batch_tokens=batch_tokens,
         max_length=max_length,
         slopes=slopes,
@@ -377,9 +384,6 @@ def _parse_scorer(kind: str, section: config.Section, folder: Path) -> ScorerSpe
     if kind == "task":
         for option, read in (
             ("num_fewshot", lambda key: section.integer(key, 0)),
-            ("apply_chat_template", lambda key: section.flag(key, False)),
-            ("fewshot_as_multiturn", lambda key: section.flag(key, False)),
-            ("system_instruction", section.text),
             ("source", section.text),
             ("stratum", section.text),
             ("language", lambda key: _parse_language(section)),
@@ -387,6 +391,7 @@ def _parse_scorer(kind: str, section: config.Section, folder: Path) -> ScorerSpe
         ):
             if option in section:
                 options[option] = read(option)
+        options |= parse_chat(section)
     elif kind == "text":
         target = str((folder / target).resolve())
         if "field" in section:

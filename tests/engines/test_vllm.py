@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("vllm")
 
+from evomerge.engines import EngineOptions
 from evomerge.testing.engines import EngineContract
 
 # of vLLM itself, and of what it loads of torch
@@ -23,6 +24,13 @@ pytestmark = [
 
 class TestVLLM(EngineContract):
     engine = "vllm"
+
+
+class TestVLLMOverTwo(EngineContract):
+    """A share of every tensor in each of two processes."""
+
+    engine = "vllm"
+    options = EngineOptions(devices=("cpu", "cpu"))
 
 
 @pytest.mark.slow

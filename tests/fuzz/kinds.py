@@ -189,6 +189,9 @@ objectives:
     source: source_id
     stratum: topic
     language: id
+    chat_template_args: {effort: low}
+    enable_thinking: true
+    think_end_token: </think>
     max_gen_toks: 20
     metric: exact_match*in_language
   text: {text: texts.jsonl, field: body, direction: minimize, floor: 0.5}

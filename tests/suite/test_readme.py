@@ -48,12 +48,14 @@ def parsed(text: str, folder: Path) -> tuple[SuiteSpec | None, list[str]]:
     return parse_suite(config.read(path), ("chat",), problems), problems.found
 
 
-def test_the_example_loads(tmp_path: Path) -> None:
+def test_the_examples_load(tmp_path: Path) -> None:
     (tmp_path / "my_tasks").mkdir()
-    [text] = blocks("yaml")
-    suite, problems = parsed(text, tmp_path)
-    assert suite is not None, problems
-    given = {key for objective in suite.objectives for key, value in objective.items() if value}
+    given: set[str] = set()
+    for text in blocks("yaml"):
+        suite, problems = parsed(text, tmp_path)
+        assert suite is not None, problems
+        for objective in suite.objectives:
+            given |= {key for key, value in objective.items() if value}
     assert {"floor", "of", "scorer", "direction"} <= given
 
 

@@ -156,3 +156,44 @@ def test_wrong_slopes(tmp_path: Path) -> None:
     text = "\n".join(problems)
     assert "loss: unknown name 'leed' (did you mean 'lead'?)" in text
     assert "slopes.tau" in text and "slopes.check: unknown key" in text
+
+
+CHAT = "apply_chat_template: true"
+
+
+def test_what_a_chat_template_is_told(tmp_path: Path) -> None:
+    spec, problems = parsed(
+        f"objectives: {{a: {{task: b, {CHAT}, enable_thinking: false, chat_template_args: {{effort: low, tools: [x]}}}}, "
+        "c: {task: d, think_end_token: 17}}",
+        tmp_path,
+    )
+    assert spec is not None and not problems
+    assert spec.scorers[0].options == {
+        "apply_chat_template": True,
+        "enable_thinking": False,
+        "chat_template_args": {"effort": "low", "tools": ["x"]},
+    }
+    assert spec.scorers[1].options == {"think_end_token": 17}
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (
+            "enable_thinking: false",
+            "enable_thinking: says something to a chat template, but apply_",
+        ),
+        ("chat_template_args: {a: 1}", "chat_template_args: says something to a chat template"),
+        (f"{CHAT}, enable_thinking: true", "enable_thinking: say what ends a thought, too"),
+        (f"{CHAT}, chat_template_args: [a]", "chat_template_args: expected a mapping"),
+        (
+            f"{CHAT}, chat_template_args: {{tokenize: true}}",
+            "chat_template_args: tokenize: not for",
+        ),
+        ("think_end_token: true", "think_end_token: expected a text or the number of a token"),
+        ("think_end_token: ''", "think_end_token: expected a text or the number of a token"),
+    ],
+)
+def test_what_a_chat_template_cannot_be_told(tmp_path: Path, written: str, message: str) -> None:
+    spec, [problem] = parsed(f"objectives:\n  a: {{task: b, {written}}}", tmp_path)
+    assert spec is None and message in problem and "fitness.yaml:2: objectives.a." in problem

@@ -15,6 +15,8 @@ from transformers import GenerationConfig
 from evomerge.checkpoint import INDEX, Donor, read_json, weight_files
 from evomerge.checkpoint.companions import GENERATION
 from evomerge.engines import Outline
+from evomerge.engines.huggingface.quantizing import loading
+from evomerge.engines.huggingface.spreading import free_memory, spread
 from evomerge.errors import CheckpointError
 from evomerge.skeleton import Skeleton
 from evomerge.skeleton.modules import model_class, own_config, quiet
@@ -23,19 +25,29 @@ from evomerge.visible import first_line
 CONFIG = "config.json"
 
 
-def build_model(outline: Outline, donor: Donor, dtype: str, device: str) -> Any:
+def build_model(
+    outline: Outline, donor: Donor, dtype: str, *devices: str, quantize: str = ""
+) -> Any:
     """A causal LM in eval mode, without gradients, that generates as ``donor`` does.
 
     It is loaded from the donor; a candidate overwrites every weight, and those of blocks and tokens that the
     donor lacks.
 
+    Args:
+        outline, donor: see ``Engine.open``.
+        dtype: as torch names it.
+        devices: likewise; several are each given a part of its blocks.
+        quantize: see ``EngineOptions``.
+
     Raises:
         CheckpointError: transformers makes no model of the donor's files.
+        InputError: the model cannot be spread over the devices.
     """
     donor.check_unchanged()
     content, merged = outline.config(), f"the {CONFIG} of merges with {donor.name}"
     _check_fit(content, outline, merged)
     kind = model_class(content, merged)
+    more = loading(quantize, dtype, devices[0]) if quantize else {}
     with _told(merged), quiet(), torch.random.fork_rng(devices=[]), _bare(donor) as folder:
         model = kind.from_pretrained(
             folder,
@@ -44,10 +56,14 @@ def build_model(outline: Outline, donor: Donor, dtype: str, device: str) -> Any:
             use_safetensors=True,
             trust_remote_code=False,
             ignore_mismatched_sizes=True,
+            **more,
         )
     if (donor.folder / GENERATION).is_file():
         model.generation_config = generation_of(donor)
-    return model.to(device).eval().requires_grad_(False)
+    model = model.eval().requires_grad_(False)
+    if quantize:
+        return model
+    return model.to(devices[0]) if len(devices) == 1 else spread(model, free_memory(devices))
 
 
 def generation_of(donor: Donor) -> Any:

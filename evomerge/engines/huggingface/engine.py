@@ -8,6 +8,7 @@ of the model. Batches hold rows of like length, the longest first, up to a numbe
 
 from __future__ import annotations
 
+import gc
 import inspect
 import math
 import warnings
@@ -31,6 +32,7 @@ from evomerge.engines.huggingface.checkpointing import checkpointed
 from evomerge.engines.huggingface.decoding import decode
 from evomerge.engines.huggingface.key_values import KeyValues, stacked
 from evomerge.engines.huggingface.packing import PackedWeights
+from evomerge.engines.huggingface.quantizing import KINDS, take
 from evomerge.engines.huggingface.states import States
 from evomerge.engines.tokenizer import load_tokenizer
 
@@ -79,7 +81,7 @@ class HuggingFaceEngine:
     """See ``Engine``.
 
     Args:
-        model: a causal LM of transformers, in eval mode.
+        model: a causal LM of transformers, in eval mode; see ``spreading`` for one on several devices.
         batch_tokens: per forward pass, padding included; None is the device's default. Halved for
             good when memory runs out.
         max_length: in tokens; None is the model's own limit, or the tokenizer's.
@@ -87,6 +89,8 @@ class HuggingFaceEngine:
     """
 
     HAS_MODULE: ClassVar[bool] = True
+    SPREADS: ClassVar[str] = "blocks"
+    QUANTIZES: ClassVar[Mapping[str, str]] = KINDS
 
     def __init__(
         self,
@@ -100,6 +104,7 @@ class HuggingFaceEngine:
     ) -> None:
         self.tokenizer, self._device = tokenizer, torch.device(device)
         self._memory = memory
+        self._quantized = False
         # makes the model that a candidate of another config than the last one's takes
         self._build: Callable[[Outline], Any] | None = None
         self._config: Mapping[str, Any] = {}
@@ -136,7 +141,9 @@ class HuggingFaceEngine:
         """See ``Engine.open``."""
 
         def build(outline: Outline) -> Any:
-            return build_model(outline, donor, options.dtype, options.device)
+            return build_model(
+                outline, donor, options.dtype, *options.devices, quantize=options.quantize
+            )
 
         engine = cls(
             build(outline),
@@ -146,23 +153,28 @@ class HuggingFaceEngine:
             max_length=options.max_length,
             memory=options.memory,
         )
-        engine._build = build
+        engine._build, engine._quantized = build, bool(options.quantize)
         engine._config, engine._blocks = outline.config(), tuple(outline.blocks)
         return engine
 
     def load(self, weights: Weights) -> None:
-        """In place; what was packed of the weights before goes."""
+        """In place, or tensor by tensor where they are quantized; what was packed of the weights before goes."""
         self._packed.forget()
         config, blocks = weights.outline.config(), tuple(weights.outline.blocks)
         if self._build is not None and (config, blocks) != (self._config, self._blocks):
-            made = arranged(self._model, self._blocks, config, blocks)
+            # of one that accelerate or bitsandbytes have laid out another is made
+            plain = not (self._quantized or hasattr(self._model, "hf_device_map"))
+            made = arranged(self._model, self._blocks, config, blocks) if plain else None
             self.close()  # never two in memory
             if made is not None:
                 self._take(made)
             else:
                 self._run(self._build(weights.outline), self._limits.tokens)
             self._config, self._blocks = config, blocks
-        weights.into(self._model)
+        if self._quantized:
+            take(self._model, weights)
+        else:
+            weights.into(self._model)
 
     @property
     def device(self) -> str:
@@ -176,8 +188,11 @@ class HuggingFaceEngine:
         """Let go of the model."""
         self._packed.forget()
         self._packed = PackedWeights(torch.nn.Module())
+        hooked = hasattr(self._model, "hf_device_map")
         self._model = None
         self._planned.cache_clear()
+        if hooked:  # what accelerate hung on its modules names them in turn
+            gc.collect()
 
     def loglikelihood(self, requests: Sequence[Request]) -> list[Scored]:
         """See ``Engine.loglikelihood``."""
@@ -487,7 +502,11 @@ def _unfilled(row: list[int], fill: int, ends: Ends, limit: int) -> Answer:
 def _only(head: torch.nn.Module, wanted: Tensor) -> Iterator[None]:
     """Let ``head`` make the logits at the flat positions ``wanted`` alone, as one row."""
     hook = head.register_forward_pre_hook(
-        lambda _, inputs: (inputs[0].flatten(0, -2)[wanted][None], *inputs[1:])
+        # of a model on several devices the states may lie on another than what was asked
+        lambda _, inputs: (
+            inputs[0].flatten(0, -2)[wanted.to(inputs[0].device)][None],
+            *inputs[1:],
+        )
     )
     try:
         yield

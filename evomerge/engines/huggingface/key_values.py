@@ -13,7 +13,7 @@ _ROOM = 64  # columns allocated ahead while decoding
 
 
 class KeyValues(DynamicCache):  # type: ignore[misc]
-    """Per layer, keys and values of shape (rows, heads, columns, size).
+    """Per layer, keys and values of shape (rows, heads, columns, size), where the layer lies.
 
     A decoding step writes one column where the cache of transformers would copy all. It knows no
     masks and no windows: forward passes with it must say who sees whom, and every position.
@@ -66,7 +66,7 @@ class KeyValues(DynamicCache):  # type: ignore[misc]
             columns: shape (n, width).
         """
         keys, values = (
-            [layer[rows[:, None], :, columns].transpose(1, 2) for layer in layers]
+            [_picked(layer, rows.to(layer.device), columns.to(layer.device)) for layer in layers]
             for layers in (self._keys, self._values)
         )
         return KeyValues(keys, values, columns.shape[1])
@@ -75,7 +75,7 @@ class KeyValues(DynamicCache):  # type: ignore[misc]
         """The rows ``rows`` alone, without the columns before ``first``."""
         filled = self.get_seq_length()
         keys, values = (
-            [layer[rows, :, first:filled] for layer in layers]
+            [layer[rows.to(layer.device), :, first:filled] for layer in layers]
             for layers in (self._keys, self._values)
         )
         return KeyValues(keys, values, filled - first)
@@ -100,6 +100,10 @@ def _below(layers: Sequence[Tensor], filled: int, room: int) -> Tensor:
     together = layers[0].new_empty((sum(map(len, layers)), heads, filled + room, size))
     torch.cat([layer[:, :, :filled] for layer in layers], out=together[:, :, :filled])
     return together
+
+
+def _picked(layer: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    return layer[rows[:, None], :, columns].transpose(1, 2)
 
 
 def _grown(layer: Tensor, columns: int) -> Tensor:

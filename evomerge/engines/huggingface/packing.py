@@ -21,12 +21,17 @@ class PackedWeights:
     Args:
         model: its linear layers multiply by the copies inside ``used``.
         memory: bytes that the copies may take; None sets no limit. A model for which that is too
-            little, that lies elsewhere than on a CPU, or in a dtype that oneDNN does not multiply
-            there, is left as it is.
+            little, that lies elsewhere than on a CPU or on several devices, or in a dtype that oneDNN does
+            not multiply there, is left as it is.
     """
 
     def __init__(self, model: torch.nn.Module, memory: int | None = None) -> None:
-        layers = [layer for layer in model.modules() if type(layer) is torch.nn.Linear]
+        # one with a forward of its own is spread over devices
+        layers = [
+            layer
+            for layer in model.modules()
+            if type(layer) is torch.nn.Linear and "forward" not in vars(layer)
+        ]
         size = sum(layer.weight.nbytes for layer in layers)
         if (memory is not None and size > memory) or not all(map(_packable, layers)):
             layers = []

@@ -13,12 +13,15 @@ import datasets
 import lm_eval.tasks
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from jinja2.exceptions import SecurityError
+from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from evomerge.errors import InputError, did_you_mean
 from evomerge.scorers.lm_eval.isolation import pinned, quiet
 from evomerge.scorers.lm_eval.reading import TaskFile, check_folder, read_task
 from evomerge.scorers.lm_eval.templates import refusal
+
+GENERATES = "generate_until"  # the kind of a request, and of a task, that wants a text written
 
 
 def load(name: str, include: tuple[Path, ...]) -> tuple[Any, list[Any], TaskFile]:
@@ -139,13 +142,27 @@ def set_fewshot(task: Any, name: str, num_fewshot: int | None) -> None:
 
 
 def set_cap(task: Any, name: str, max_gen_toks: int | None) -> None:
-    """Let answers be ``max_gen_toks`` tokens long, whatever the task says."""
+    """Let answers be ``max_gen_toks`` tokens long, whatever the task says.
+
+    What a task asks that writes its requests by code of its own is known when it asks: one whose output type says
+    that it writes texts may ask log-likelihoods alone, and is not refused.
+
+    Raises:
+        InputError: the task's output type says that it generates nothing.
+    """
     if max_gen_toks is None:
         return
-    if task.OUTPUT_TYPE != "generate_until":
+    if task.OUTPUT_TYPE != GENERATES:
         raise InputError(
             f"{name}: max_gen_toks is {max_gen_toks}, but the task generates nothing "
             f"({task.OUTPUT_TYPE}); leave it out"
         )
     options = task.get_config("generation_kwargs") or {}
     task.set_config(key="generation_kwargs", value={**options, "max_gen_toks": max_gen_toks})
+
+
+def writes_requests(task: Any) -> bool:
+    """Whether code of ``task`` decides what is asked, whatever its configuration says."""
+    return (
+        getattr(type(task), "construct_requests", None) is not ConfigurableTask.construct_requests
+    )

@@ -15,8 +15,9 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from evomerge.engines import Engine, Generated, Request
 from evomerge.errors import InputError
 from evomerge.scorers.lessons import Written
+from evomerge.scorers.lm_eval.chats import Chat
 from evomerge.scorers.lm_eval.isolation import quiet
-from evomerge.scorers.lm_eval.tokenizing import TokenizerLM
+from evomerge.scorers.lm_eval.loading import GENERATES, writes_requests
 
 # What sampling needs, and greedy decoding ignores.
 _OF_SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p")
@@ -41,8 +42,8 @@ class Asked:
     """A request of lm-eval in tokens, and the last model's answers to it.
 
     ``requests``: a log-likelihood, or the windows of a rolling one. A generation has a ``prompt``
-    and ``settings`` in their place, and is answered by ``generated``, once per repeat; what
-    metrics are computed from stands in ``instance``.
+    and ``settings`` in their place, and is answered by ``generated``, once per repeat, of which so many
+    tokens are ``thoughts``; what metrics are computed from stands in ``instance``.
     """
 
     instance: Instance
@@ -50,6 +51,7 @@ class Asked:
     prompt: Sequence[int] = ()
     settings: Decoding | None = None
     generated: Sequence[Generated] = ()
+    thoughts: Sequence[int] = ()
 
     @property
     def repeats(self) -> int:
@@ -71,68 +73,43 @@ class Asked:
 class Prompts:
     """The prompts of a task, tokenized as lm-eval does for a Hugging Face model.
 
+    Args:
+        chat: how prompts become a chat, if they do.
+        cap: most tokens of a generated answer; None: what each request says.
+
     Raises:
         InputError: a chat template is asked for and the tokenizer has none, or generation leaves no
             room for a prompt.
     """
 
     def __init__(
-        self,
-        task: Any,
-        name: str,
-        engine: Engine,
-        *,
-        chat: bool,
-        system: str | None,
-        multiturn: bool,
+        self, task: Any, name: str, engine: Engine, chat: Chat, cap: int | None = None
     ) -> None:
-        if chat and not engine.tokenizer.chat_template:
-            raise InputError(
-                f"{name}: apply_chat_template is on, but the tokenizer has no chat template; "
-                "name a model that has one as `tokenizer`, or turn it off"
-            )
-        self._task, self._chat, self._system, self._multiturn = task, chat, system, multiturn
+        self._task, self._name, self._chat, self._cap = task, name, chat, cap
         self._length = engine.max_length
-        self._lm = TokenizerLM(engine.tokenizer)
+        self._lm = chat.writer(name, engine.tokenizer)
         self._eos = self._lm.tok_decode(self._lm.eot_token_id, skip_special_tokens=False)
-        room = 0
-        if task.OUTPUT_TYPE == "generate_until":
-            room = self._settings(task.get_config("generation_kwargs") or {}).limit
-        if room >= self._length:
-            raise InputError(
-                f"{name}: generates up to {room} tokens, but the model's whole length is "
-                f"{self._length}; lower the task's max_gen_toks"
-            )
+        if task.OUTPUT_TYPE == GENERATES and not writes_requests(task):
+            self._check_room(self._settings(task.get_config("generation_kwargs") or {}))
 
     def instances(self, row: int, doc: Any) -> list[Instance]:
-        """The requests of one document, as ``Task.build_all_requests`` makes them."""
-        doc = deepcopy(doc)
-        chat_template = self._lm.apply_chat_template if self._chat else None
-        context = self._task.fewshot_context(
-            doc,
-            num_fewshot=self._task.config.num_fewshot or 0,
-            system_instruction=self._system,
-            apply_chat_template=self._chat,
-            fewshot_as_multiturn=self._multiturn,
-            chat_template=chat_template,
-            gen_prefix=self._task.doc_to_prefix(doc),
-        )
-        made = self._task.construct_requests(
-            doc=doc,
-            ctx=context,
-            metadata=(self._task.config["task"], row, self._task.config.repeats),
-            apply_chat_template=self._chat,
-            chat_template=chat_template,
-        )
-        instances = made if isinstance(made, list) else [made]
-        return sorted(instances, key=lambda instance: instance.idx)
+        """The requests of one document; see ``Chat.instances``."""
+        return self._chat.instances(self._task, row, doc, self._lm)
+
+    def _check_room(self, settings: Decoding) -> None:
+        """Refuse answers that leave no room for a prompt."""
+        if settings.limit >= self._length:
+            raise InputError(
+                f"{self._name}: generates up to {settings.limit} tokens, but the model's whole length is "
+                f"{self._length}; lower the task's max_gen_toks"
+            )
 
     def encode(self, instance: Instance, where: str) -> Asked:
         """One request in tokens.
 
         Raises:
-            InputError: nothing is asked, or an answer has no token or too many; ``where`` says of
-                which item.
+            InputError: nothing is asked, an answer has no token or too many, or leaves no room for a
+                prompt; ``where`` says of which item.
         """
         if instance.request_type == "loglikelihood":
             return Asked(instance, [self._pair(where, *instance.args)])
@@ -142,7 +119,9 @@ class Prompts:
         prompt = self._lm.tok_prompt(context) if context else []
         if not prompt:
             raise InputError(f"{where}: its prompt is empty; expected a text to continue")
-        return Asked(instance, prompt=prompt, settings=self._settings(options))
+        settings = self._settings(options)
+        self._check_room(settings)
+        return Asked(instance, prompt=prompt, settings=settings)
 
     def answer(self, asked: Asked, target: str, *, as_written: bool = False) -> Written | None:
         """A written answer as the prompt's continuation, with any of the ends that stop it; None if too long.
@@ -152,7 +131,7 @@ class Prompts:
         """
         assert asked.settings is not None
         context, _ = asked.instance.args
-        if not as_written and (self._chat or context[-1:].isspace()):
+        if not as_written and (self._chat.on or context[-1:].isspace()):
             target = target.lstrip()
         tokens = self._continued(context, list(asked.prompt), target)
         room = min(asked.settings.limit, self._length - 1)
@@ -204,7 +183,8 @@ class Prompts:
         with quiet():
             read = dict(normalize_gen_kwargs(deepcopy(dict(options)), self._lm.max_gen_toks))
         until = handle_stop_sequences(read.pop("until"), eos=self._eos)
-        limit = read.pop("max_gen_toks")
+        limit = read.pop("max_gen_toks") if self._cap is None else self._cap
+        read.pop("max_gen_toks", None)
         if not read.get("do_sample"):
             read = {name: value for name, value in read.items() if name not in _OF_SAMPLING}
         return Decoding(until, limit, read)

@@ -9,6 +9,7 @@ from typing import Any
 
 from lm_eval.api.task import ConfigurableTask
 
+from evomerge.scorers.lm_eval.loading import GENERATES
 from evomerge.scorers.lm_eval.prompts import Asked
 from evomerge.scorers.signals import repetitive
 from evomerge.suite.language import off_language
@@ -21,10 +22,10 @@ class Signals:
     """The signals that apply to a task; ``names`` are theirs, and those made of them.
 
     A task of choices that computes its results by code of its own may mean anything by its target:
-    it has none.
+    it has none. What ``thinks`` has the tokens of its thoughts counted apart.
     """
 
-    def __init__(self, task: Any, language: str | None) -> None:
+    def __init__(self, task: Any, language: str | None, thinks: bool = False) -> None:
         self._task, self._language = task, language
         self._fallbacks = {
             ensemble.name: fallbacks
@@ -39,8 +40,9 @@ class Signals:
             self.names = ("margin", "target_nats")
         elif kind in LIKELIHOODS:
             self.names = ("target_nats",)
-        elif kind == "generate_until":
-            self.names = ("length", "truncated", "repetitive")
+        elif kind == GENERATES:
+            self.names = ("length", *(("thought_length",) if thinks else ()))
+            self.names += ("truncated", "repetitive")
             self.names += ("unextracted",) if self._fallbacks else ()
             self.names += ("off_language", "in_language") if language else ()
 
@@ -68,8 +70,10 @@ class Signals:
     def _of_texts(self, asked: Asked) -> ItemSignals:
         """On average over the repeats of a request."""
         texts = asked.instance.resps
+        lengths = [len(answer.tokens) for answer in asked.generated]
         found: dict[str, list[float | None]] = {
-            "length": [float(len(answer.tokens)) for answer in asked.generated],
+            "length": [float(n - m) for n, m in zip(lengths, asked.thoughts, strict=True)],
+            "thought_length": [float(thought) for thought in asked.thoughts],
             "truncated": [float(answer.truncated) for answer in asked.generated],
             "repetitive": [float(repetitive(text)) for text in texts],
             "unextracted": [float(self._is_unextracted(asked))],
@@ -106,7 +110,8 @@ class Signals:
 
 def plain(task: Any) -> bool:
     """Whether lm-eval itself computes the results of ``task`` from what its configuration says."""
-    return isinstance(task, ConfigurableTask) and not callable(task.config.process_results)
+    own = getattr(type(task), "process_results", None)
+    return own is ConfigurableTask.process_results and not callable(task.config.process_results)
 
 
 def _fallbacks(ensemble: Any) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from evomerge.scorers.lm_eval.loading import GENERATES, writes_requests
 from evomerge.scorers.lm_eval.signals import LIKELIHOODS, Signals, plain
 
 
@@ -14,7 +15,9 @@ def why_nothing(task: Any, signals: Signals) -> str:
         if "margin" in signals.names:
             return ""
         return "it computes its results by code of its own, so nobody knows which choice is right"
-    if kind in ("generate_until", "loglikelihood") or of_likelihood(task):
+    if kind == GENERATES and writes_requests(task):
+        return "code of its own decides what it asks, so nobody knows what a right answer is"
+    if kind in (GENERATES, "loglikelihood") or of_likelihood(task):
         return ""
     return "it has no wrong answer that the right one could lead; an unbounded loss is not descended on"
 
@@ -26,7 +29,7 @@ def of_likelihood(task: Any) -> bool:
 
 def why_shown(task: Any, signals: Signals) -> str:
     """Why what ``task`` states is not what a model would write as a right answer; empty if it is."""
-    if task.OUTPUT_TYPE != "generate_until":
+    if task.OUTPUT_TYPE != GENERATES:
         return ""
     if not plain(task) or task.config.doc_to_target is None:
         return "its answers are judged by code of its own"

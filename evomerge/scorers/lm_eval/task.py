@@ -20,21 +20,23 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import nanmean
 from lm_eval.api.samplers import FirstNSampler
 from lm_eval.defaults import DEFAULT_OTHER_SEED
-from lm_eval.models.utils import postprocess_generated_text
 
 from evomerge.engines import Engine
 from evomerge.errors import InputError
 from evomerge.scorers.lessons import Choice, Lesson, Text, Written
+from evomerge.scorers.lm_eval.chats import Chat
 from evomerge.scorers.lm_eval.documents import find_sources, find_strata, name_documents, text_of
 from evomerge.scorers.lm_eval.isolation import pinned, quiet
-from evomerge.scorers.lm_eval.loading import load, set_cap, set_fewshot
+from evomerge.scorers.lm_eval.loading import GENERATES, load, set_cap, set_fewshot, writes_requests
 from evomerge.scorers.lm_eval.prompts import Asked, Prompts
 from evomerge.scorers.lm_eval.reading import fingerprints
 from evomerge.scorers.lm_eval.signals import LIKELIHOODS, Signals, plain
 from evomerge.scorers.lm_eval.targets import of_likelihood, why_nothing, why_shown, written_target
 from evomerge.scorers.lm_eval.templates import rendered
+from evomerge.scorers.lm_eval.thinking import Thinking
 from evomerge.suite.language import check_language
 from evomerge.suite.scorer import SIGNALS, Item, NonFinite, Responses, unknown_metric
+from evomerge.visible import first_line
 
 # Configuration that says where a task's data is, not what it asks.
 _WHEREABOUTS = ("dataset_path", "dataset_name", "dataset_kwargs", "metadata")
@@ -48,14 +50,18 @@ class LmEvalTask:
             draws at random are those of a run over the whole task with ``seed``, so an item's
             prompt does not depend on which other items are scored.
         apply_chat_template: write prompts with the tokenizer's chat template, with
-            ``system_instruction`` and few-shot turns as lm-eval does.
+            ``system_instruction``, few-shot turns and ``chat_template_args`` as lm-eval does.
+        enable_thinking: a switch that templates of some models have; None leaves it alone.
+        think_end_token: the text, or the number of the token, that ends a thought. What comes before is no
+            part of the answer, as in lm-eval, and is counted apart: the signal ``thought_length``.
         source_field: the field that names the original of an item; by default ``source_id`` or
             ``source`` if it tells most rows apart, else the row number. So row n of one task
             and row n of its translation share a source.
         stratum: the field that samples are stratified by; by default one that names a language.
         language: ISO 639-1 code of the language that answers are to be in: adds the signal
             ``off_language`` to generated answers.
-        max_gen_toks: most tokens of a generated answer; None takes the task's own number.
+        max_gen_toks: most tokens of a generated answer, its thought included; None takes the task's own
+            number. A task whose requests are code of its own may generate nothing for all that.
         seed: lm-eval's ``fewshot_random_seed``.
 
     Responses are lm-eval's ``resps``: per request of the item, per repeat, ``[log-likelihood in
@@ -63,7 +69,8 @@ class LmEvalTask:
 
     Raises:
         InputError: no such task, a group, data that is absent or empty, a task that executes what
-            the model writes or needs more than text, an unknown language.
+            the model writes or needs more than text, an unknown language, thinking asked of a task that
+            generates nothing.
     """
 
     def __init__(
@@ -75,6 +82,9 @@ class LmEvalTask:
         apply_chat_template: bool = False,
         system_instruction: str | None = None,
         fewshot_as_multiturn: bool = False,
+        chat_template_args: Mapping[str, Any] | None = None,
+        enable_thinking: bool | None = None,
+        think_end_token: str | int | None = None,
         source_field: str | None = None,
         stratum: str | None = None,
         language: str | None = None,
@@ -84,20 +94,28 @@ class LmEvalTask:
         self.name = name
         if language is not None:
             check_language(language)
-        self._chat = apply_chat_template
-        self._system = system_instruction
-        self._multiturn = fewshot_as_multiturn
-        self._seed = seed
+        args = dict(chat_template_args or {})
+        if enable_thinking is not None:
+            args["enable_thinking"] = enable_thinking
+        self._chat = Chat(apply_chat_template, system_instruction, fewshot_as_multiturn, args)
+        self._thinking = Thinking.of(think_end_token, enable_thinking)
+        self._seed, self._cap = seed, max_gen_toks
         self._task, self._docs, self._file = load(name, tuple(Path(folder) for folder in include))
         set_fewshot(self._task, name, num_fewshot)
         set_cap(self._task, name, max_gen_toks)
+        thinks = self._thinking.end is not None
+        if self._task.OUTPUT_TYPE != GENERATES and (enable_thinking or thinks):
+            raise InputError(
+                f"{name}: asks log-likelihoods ({self._task.OUTPUT_TYPE}), before which no model thinks; leave "
+                "think_end_token out, and enable_thinking off"
+            )
         self._filters: list[str] = [ensemble.name for ensemble in self._task._filters]
         self._own = {
             f"{metric},{filter_}": better
             for metric, better in self._task.higher_is_better().items()
             for filter_ in self._filters
         }
-        self._signals = Signals(self._task, language)
+        self._signals = Signals(self._task, language, thinks)
         self.metrics: dict[str, bool] = self._own | {n: SIGNALS[n] for n in self._signals.names}
         self._ids = name_documents(self._docs)
         self._sources = find_sources(self._docs, name, source_field)
@@ -170,16 +188,33 @@ class LmEvalTask:
             InputError: as ``Prompts``.
         """
         self._engine = engine
-        self._prompts = Prompts(
-            self._task,
-            self.name,
-            engine,
-            chat=self._chat,
-            system=self._system,
-            multiturn=self._multiturn,
-        )
+        self._thinking.check(self.name, engine.tokenizer)
+        self._prompts = Prompts(self._task, self.name, engine, self._chat, self._cap)
         self._instances.clear()
         self._asked.clear()
+        if writes_requests(self._task):  # what is wrong with them is told now, not amid a search
+            with quiet(), pinned():
+                self._prepared(0)
+
+    def prompt_notes(self, tokenizer: Any) -> list[str]:
+        """What ``tokenizer`` makes otherwise than asked; see ``suite.scorer.Chatting``."""
+        self._thinking.check(self.name, tokenizer)
+        writer = self._chat.writer(self.name, tokenizer)
+        try:
+            with quiet(), pinned(), self._rendered():
+                asked = self._chat.instances(self._task, 0, self._docs[0], writer)
+                found = self._thinking.notes(asked, self._cap)
+        except InputError:
+            raise
+        except Exception as error:  # whatever the task's own code and templates raise
+            raise InputError(
+                f"{self.name}, item {self._ids[0]}: its prompt cannot be written: {type(error).__name__}: "
+                f"{first_line(error)}"
+            ) from None
+        found = [*self._chat.notes(self._task, writer), *found]
+        if self._cap is not None and not any(each.request_type == GENERATES for each in asked):
+            found.append(f"max_gen_toks is {self._cap}, but it generates nothing")
+        return [f"{self.name}: {fact}" for fact in found]
 
     def score(self, ids: Sequence[str]) -> Responses:
         """Run the requests of ``ids`` and compute their metrics, as lm-eval would.
@@ -210,6 +245,8 @@ class LmEvalTask:
     @property
     def teaches(self) -> str:
         """Why its items teach nothing; empty if they do."""
+        if self._thinking.expected:
+            return "a thought comes before its answers, which no right answer states"
         return why_nothing(self._task, self._signals)
 
     @property
@@ -355,10 +392,11 @@ class LmEvalTask:
         answers = iter(made)
         for each in order:
             each.generated = [next(answers) for _ in range(each.repeats)]
-            each.instance.resps = [
-                postprocess_generated_text(answer.text, settings.until, None)
+            read = [
+                self._thinking.read(answer, settings.until, self._engine.tokenizer)
                 for answer in each.generated
             ]
+            each.instance.resps, each.thoughts = map(list, zip(*read, strict=True))
 
     def _measure(self, row: int, asked: Sequence[Asked]) -> tuple[list[Any], dict[str, Any]]:
         """The raw responses of one item, and its metrics and signals by full name."""

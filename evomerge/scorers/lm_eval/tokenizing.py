@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
+from jinja2.exceptions import TemplateError
 from lm_eval.api.model import TemplateLM
+
+from evomerge.errors import InputError
+from evomerge.visible import first_line
 
 MAX_GEN_TOKS = 256  # of tasks that state none, as HFLM has it
 
@@ -15,14 +18,26 @@ class TokenizerLM(TemplateLM):  # type: ignore[misc]
     """Texts to tokens and chats to texts, as lm-eval's ``HFLM`` does for a causal model.
 
     Source: ``lm_eval.models.huggingface.HFLM`` of lm-eval 0.4.13, its methods of the same names.
+
+    Args:
+        tokenizer: of transformers.
+        chat_args: for its chat template, beside the turns.
+        name: of the task, for messages.
+
+    Attributes:
+        refused: why a chat was written without its system turns; empty if none was.
     """
 
     backend = "causal"
     max_gen_toks = MAX_GEN_TOKS
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(
+        self, tokenizer: Any, chat_args: Mapping[str, Any] | None = None, name: str = "a task"
+    ) -> None:
         super().__init__()
-        self.tokenizer = tokenizer
+        self.tokenizer, self._name = tokenizer, name
+        self.refused = ""
+        self._chat_args = dict(chat_args or {})
 
     @property
     def eot_token_id(self) -> int:
@@ -56,20 +71,41 @@ class TokenizerLM(TemplateLM):  # type: ignore[misc]
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """The chat as text; without its system turns if the template refuses them."""
+        """The chat as text; without its system turns if the template refuses them.
+
+        Raises:
+            InputError: it refuses the others, too, or cannot be rendered at all.
+        """
         try:
             return self._chat(chat_history, add_generation_prompt)
-        except jinja2.exceptions.TemplateError:
+        except TemplateError as error:
             rest = [turn for turn in chat_history if turn["role"] != "system"]
-            return self._chat(rest, add_generation_prompt)
+            why = first_line(error)
+        try:
+            text = self._chat(rest, add_generation_prompt)
+        except TemplateError as error:
+            roles = ", ".join(turn["role"] for turn in rest)
+            raise InputError(
+                f"{self._name}: the chat template refuses turns of {roles}: {first_line(error)}"
+            ) from None
+        self.refused = why
+        return text
 
     def _chat(self, turns: list[dict[str, str]], add_generation_prompt: bool) -> str:
-        text = self.tokenizer.apply_chat_template(
-            turns,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
+        try:
+            text = self.tokenizer.apply_chat_template(
+                turns,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+                **self._chat_args,
+            )
+        except TemplateError:
+            raise
+        except Exception as error:  # whatever a template and its arguments raise
+            raise InputError(
+                f"{self._name}: the chat template cannot be rendered: {first_line(error)}"
+            ) from None
         return str(text)
 
     def _encoded(self, string: str, add_special_tokens: bool | None) -> list[int]:
