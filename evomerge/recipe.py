@@ -313,17 +313,25 @@ class Recipe:
         """See ``Body.group_of``; but what is of a role in ``KEPT`` is mixed only by a group that names it.
 
         Merged routers choose experts that were merged for others, and the towers of most relatives are the
-        same. They come from the model whose tokenizer the result has.
+        same. They come from the model whose tokenizer the result has; and so does what one of the models that
+        would be mixed has not, such as the head of a reward model.
         """
         found = self.body.group_of(place)
+        if place.absent and (found is None or place.absent.intersection(self._read_by(found))):
+            return self._kept
         if found is None or place.role not in KEPT or len(found.models) == 1:
             return found
         return found if place.role in (found.roles or ()) or found.tensors else self._kept
 
     @cached_property
     def _kept(self) -> Group:
-        first = BASE if self.base is not None else next(iter(self.models))
-        return group("passthrough", (self.tokenizer or first,))
+        known = (*([BASE] if self.base is not None else []), *self.models)
+        return group("passthrough", (self.tokenizer if self.tokenizer in known else known[0],))
+
+    def _read_by(self, group: Group) -> tuple[str, ...]:
+        """Names of the models that a group reads, ``base`` included where it is needed."""
+        based = self.base is not None and group.needs_base
+        return (BASE, *group.models) if based else group.models
 
     def ref(self, name: str) -> ModelRef:
         """The model called ``name`` (a source name, or ``base``)."""
@@ -334,9 +342,7 @@ class Recipe:
     @property
     def used(self) -> tuple[str, ...]:
         """Names of the models that some group reads, ``base`` included where it is needed."""
-        names = {m for g in self.groups for m in g.models}
-        if self.base is not None and any(g.needs_base for g in self.groups):
-            names.add(BASE)
+        names = {name for group in self.groups for name in self._read_by(group)}
         return tuple(name for name in (BASE, *self.models) if name in names)
 
     @cached_property

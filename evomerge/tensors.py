@@ -23,8 +23,9 @@ class Place:
         projection: the finer role, one of ``FINE``; empty where there is none, or it is not known.
         tensor: the name of the one tensor that is meant; empty for all that sit there.
         path: that name with ``{}`` for the number of the block.
+        absent: names of models that have no such tensor, where those of a merge are of several kinds.
 
-    The last four make no difference to whether two places are the same.
+    The last five make no difference to whether two places are the same.
     """
 
     layer: int | None
@@ -33,6 +34,7 @@ class Place:
     projection: str = field(default="", compare=False)
     tensor: str = field(default="", compare=False)
     path: str = field(default="", compare=False)
+    absent: frozenset[str] = field(default=frozenset(), compare=False)
 
     def at(self, layer: int) -> str:
         """The name of the tensor that is in block ``layer`` what this one is in its own."""

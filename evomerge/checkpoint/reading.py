@@ -19,6 +19,7 @@ from evomerge.checkpoint.reference import ModelRef, locate, outlined
 from evomerge.checkpoint.weights import check_named, entries, refuse_adapter, refuse_model
 from evomerge.errors import CheckpointError
 from evomerge.skeleton import Skeleton, check_architecture, check_depth
+from evomerge.tensors import Place
 
 if TYPE_CHECKING:
     import torch
@@ -193,6 +194,10 @@ class Checkpoint:
 
     def entry(self, name: str) -> Entry:
         return self._entries[name]
+
+    def place_of(self, name: str) -> Place:
+        """Where a tensor sits, also one that is tied."""
+        return self._parts[name].place
 
     def by_token(self, name: str) -> bool:
         """True if the rows of ``name`` belong to tokens."""

@@ -25,7 +25,7 @@ from evomerge.merging.estimate import estimate_rounding
 from evomerge.merging.remembered import ROOM
 from evomerge.parents import Parents, doubts, ending_notes
 from evomerge.parents.statistics import Statistics, StatisticStore
-from evomerge.recipe import BASE, Recipe, check_named, check_rows, uncovered
+from evomerge.recipe import Recipe, check_named, check_rows, uncovered
 from evomerge.record.events import JOURNAL
 from evomerge.record.record import Record
 from evomerge.rounding import TOLD
@@ -101,7 +101,7 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
     return [
         f"{file}: ok",
         f"models: {', '.join(f'{name} = {model.name}' for name, model in parents.models.items())}",
-        f"{parents.first.architecture}, {blueprint.layers} layers, {parents.first.parameters:,} parameters",
+        f"{parents.frame.architecture}, {blueprint.layers} layers, {parents.frame.parameters:,} parameters",
         f"merged model: {_gigabytes(size)} in {recipe.dtype}; {_tokenizer(recipe.tokenizer, parents)}",
         *rounding,
         *notes_on(parents),
@@ -213,10 +213,11 @@ def _check_unexecuted(spec: RunSpec, tasks: Tasks, remote: Sequence[Code]) -> li
 
 
 def _models_and_space(job: Run, parents: Parents) -> list[str]:
-    spec, base = job.spec, job.models[BASE]
+    spec, frame = job.spec, parents.frame
     return [
         f"models: {', '.join(f'{name} = {model.name}' for name, model in job.models.items())}",
-        f"{base.architecture}, {base.layers} layers, {base.parameters:,} parameters; merged in {job.dtype}, scored in {job.scoring}",
+        f"{frame.architecture}, {frame.layers} layers, {frame.parameters:,} parameters; merged in {job.dtype}, "
+        f"scored in {job.scoring}",
         *notes_on(parents),
         *_doubts(parents),
         *_statistics(job),
@@ -321,11 +322,11 @@ def _slopes(job: Run, parents: Parents) -> list[str]:
     if why := job.without_slopes:
         return [f"slopes: none; {why}"]
     smooth, taught = sum(job.space.smooth), job.suite.teaching()
-    shapes, config = Blueprint.of(parents).shapes.values(), parents.first.config
+    shapes, config = Blueprint.of(parents).shapes.values(), parents.frame.config
     size = TYPICAL_BATCH * tensor_bytes((1,), job.scoring)
     width, inner = (int(config.get(key, 0)) for key in ("hidden_size", "intermediate_size"))
     vocabulary = int(config.get("vocab_size", 0))
-    kept = size * (parents.first.layers * (10 * width + 4 * inner) + 4 * vocabulary)
+    kept = size * (parents.frame.layers * (10 * width + 4 * inner) + 4 * vocabulary)
     sizes = [tensor_bytes(shape, "float32") for shape in shapes]
     shared = min(ROOM, len(job.space.sources) * sum(sizes))
     more = kept + 3 * max(sizes) + shared

@@ -1,7 +1,8 @@
 """What a merged model looks like: its tensors, where each of them comes from, its config.
 
 The merged head is tied if all parents tie theirs; otherwise a tied parent's head is a copy of its
-embedding. A block may come from another depth of the parents, twice or not at all.
+embedding. A block may come from another depth of the parents, twice or not at all. Of parents of several kinds
+the result is of one, see ``parents.kinds``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from evomerge.checkpoint import Donor, without_local_code
+from evomerge.checkpoint import Checkpoint, Donor, without_local_code
 from evomerge.parents import Parents
 from evomerge.tensors import Place, ordered
 
@@ -28,7 +29,7 @@ class Site:
         name: as transformers names the parameter.
         shape: of the tensor.
         place: its layer and role in the merged model.
-        origin: parent -> the tensor of it that stands here.
+        origin: parent -> the tensor of it that stands here; those of other kinds may have none.
     """
 
     name: str
@@ -56,39 +57,36 @@ class Blueprint:
 
     @classmethod
     def of(cls, parents: Parents, blocks: Sequence[int] | None = None) -> Blueprint:
-        """What merges of ``parents`` look like: as the first of them, but for what belongs to tokens.
+        """What merges of ``parents`` look like: as their frame, but for what belongs to tokens.
 
         Args:
             parents: the models.
             blocks: which block of the parents each block of the result is; default: each its own.
         """
-        models = parents.models
-        untied = (name for name, model in models.items() if not model.tied)
-        whole = next(untied, next(iter(models)))
-        own = range(parents.first.layers)
+        whole = _whole(parents)
+        ties = dict(parents.models[whole].ties)
+        apart = [name for name in ties if _is_apart(parents, name)]
+        for name in apart:
+            del ties[name]
+        own = range(parents.frame.layers)
         blocks = own if blocks is None else blocks
         copies: dict[int | None, list[int | None]] = {None: [None]}
         for layer, block in enumerate(blocks):
             copies.setdefault(block, []).append(layer)
         moved = [
             (_moved(place, layer, len(blocks)), name)
-            for name, place in parents.places(whole).items()
+            for name, place in parents.places(whole, apart).items()
             for layer in copies.get(place.layer, ())
         ]
         places = {place.tensor: place for place, _ in moved}
         origin = {place.tensor: name for place, name in moved}
         sites = tuple(
-            Site(
-                name,
-                parents.shape(whole, origin[name]),
-                places[name],
-                dict.fromkeys(models, origin[name]),
-            )
+            _site(parents, places[name], parents.shape(whole, origin[name]), origin[name])
             for name in ordered(places)
         )
-        tied = models[whole].tied
-        config = _config(parents, tied, list(blocks))
-        return cls(sites, len(blocks), models[whole].ties, tied, config)
+        tied = any(parents.models[whole].place_of(name).role == "head" for name in ties)
+        config = _config(parents, whole, tied, list(blocks))
+        return cls(sites, len(blocks), ties, tied, config)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -110,6 +108,27 @@ class Blueprint:
         return self._config
 
 
+def _whole(parents: Parents) -> str:
+    """Of the models of the frame's kind one that has all tensors of the result: the first that ties no head."""
+    kin = {n: m for n, m in parents.models.items() if m.architecture == parents.frame.architecture}
+    return next((name for name, model in kin.items() if not model.tied), parents.frame_name)
+
+
+def _is_apart(parents: Parents, name: str) -> bool:
+    """Whether a model of another kind has a tensor of its own where the frame's is tied to another."""
+    kind = parents.frame.architecture
+    others = {n: model for n, model in parents.models.items() if model.architecture != kind}
+    return any(parents.own_name(n, name) in model.places for n, model in others.items())
+
+
+def _site(parents: Parents, place: Place, shape: tuple[int, ...], origin: str) -> Site:
+    """The tensor that the frame's kind calls ``origin`` where ``place`` is."""
+    names = {model: parents.own_name(model, origin) for model in parents.models}
+    found = {model: own for model, own in names.items() if own is not None}
+    absent = frozenset(set(names) - set(found))
+    return Site(place.tensor, shape, replace(place, absent=absent), found)
+
+
 def _moved(place: Place, layer: int | None, layers: int) -> Place:
     """The same place in a block of another number, in a model of so many ``layers``."""
     tensor = place.tensor if layer is None else place.at(layer)
@@ -125,26 +144,36 @@ def notes_on(parents: Parents) -> list[str]:
     return [*parents.notes(), note]
 
 
-def _config(parents: Parents, tied: bool, blocks: list[int]) -> dict[str, Any]:
-    first = parents.first
+def _config(parents: Parents, whole: str, tied: bool, blocks: list[int]) -> dict[str, Any]:
+    first = parents.frame
     content = {
         key: value
         for key, value in without_local_code(first.config).items()
         if not key.endswith("_token_id") and key not in _NOT_MERGED
     }
-    content |= {**_special_tokens(parents.donor), "tie_word_embeddings": tied}
+    if parents.donor.model.architecture != first.architecture:
+        content |= _special_tokens(first)  # of images, say, which the donor knows nothing of
+    content |= _special_tokens(parents.donor)
     text = _text_part(content)
+    if _has_head(parents.models[whole]):
+        content["tie_word_embeddings"] = tied
+        if "tie_word_embeddings" in text:
+            text["tie_word_embeddings"] = tied
     if blocks != list(range(first.layers)):
         text["num_hidden_layers"] = len(blocks)
         if isinstance(kinds := text.get("layer_types"), list):
             text["layer_types"] = [kinds[block] for block in blocks]
-    if "tie_word_embeddings" in text:
-        text["tie_word_embeddings"] = tied
     # by as many as the rows of the embedding, which may be more than there are tokens
     rows = parents.height - first.rows
     if rows or "vocab_size" in text:
         text["vocab_size"] = text.get("vocab_size", first.rows) + rows
     return content
+
+
+def _has_head(model: Checkpoint) -> bool:
+    """Whether it has a head over tokens, tied or not."""
+    names = (*model.names, *model.ties)
+    return any(model.by_token(name) and model.place_of(name).role == "head" for name in names)
 
 
 def _text_part(content: dict[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,8 @@ class Tally:
         numbers = {id(group): number for number, group in enumerate(recipe.groups)}
         members: dict[int, dict[str, int]] = {}
         for site in sites:
+            if self.origin in site.place.absent:
+                continue
             # a tower that is kept is in no group of the recipe
             if (number := numbers.get(id(recipe.group_of(site.place)))) is not None:
                 members.setdefault(number, {})[site.name] = math.prod(site.shape)

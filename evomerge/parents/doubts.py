@@ -10,7 +10,7 @@ from evomerge.parents.parents import Parents
 def doubts(parents: Parents) -> list[str]:
     """One fact a line: of the configs, then the tokenizers, then the weights."""
     found = [
-        *config_notes(parents.models),
+        *config_notes(parents.models, parents.frame_name),
         *tokenizer_notes(parents.models, parents.donor_name),
         *ancestry_notes(parents),
     ]

@@ -30,7 +30,6 @@ from evomerge.run.calibrating import read_texts
 from evomerge.run.others import given_at_start, given_by_runs
 from evomerge.run.precision import scoring_dtype
 from evomerge.run.spec import RunSpec
-from evomerge.skeleton.roles import placed
 from evomerge.space import SearchSpace
 from evomerge.space.start import Given
 from evomerge.suite import splits
@@ -77,13 +76,10 @@ class Run:
 
     @cached_property
     def space(self) -> SearchSpace:
-        every = {n: at for model in self.models.values() for n, at in model.places.items()}
-        places = placed(every, self.spec.place)
-        rows = "rows" in self.spec.space.parts
-        shapes = Blueprint.of(self.parents).shapes if rows else None
-        layers = self.models[BASE].layers
-        given = self.given
-        return SearchSpace(self.spec.space, self.template, layers, places, shapes, given=given)
+        made = Blueprint.of(self.parents)
+        shapes = made.shapes if "rows" in self.spec.space.parts else None
+        layers, places = made.layers, made.places
+        return SearchSpace(self.spec.space, self.template, layers, places, shapes, given=self.given)
 
     @property
     def reserve(self) -> Cost:

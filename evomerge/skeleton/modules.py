@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -90,9 +91,10 @@ def places_of(model: Any) -> dict[str, tuple[Place, bool]]:
     from torch import nn
 
     modules = dict(model.named_modules())
-    stack, layers = _stack(model)
-    tower = stack.rpartition(".")[0]
     embedding, head = model.get_input_embeddings(), _head(model)
+    read = next((name for name, each in modules.items() if each is embedding), "")
+    stack, layers = _stack(model, read)
+    tower = ".".join(_common(stack, read or stack))
     tokens = getattr(embedding, "num_embeddings", None)
     found: dict[str, tuple[Place, bool]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -107,8 +109,6 @@ def places_of(model: Any) -> dict[str, tuple[Place, bool]]:
             role = "embed"
         elif owner is head:
             role = "head"
-        elif isinstance(owner, nn.Embedding) and _is_in(name, tower):
-            role = "embed"
         else:
             role = role_outside(name, norm, _is_in(name, tower))
         # an embedding may have rows for more than tokens, such as prompts or images, and the head has not
@@ -117,6 +117,12 @@ def places_of(model: Any) -> dict[str, tuple[Place, bool]]:
         of_tokens = of_tokens or (by_row and role == "head" and tensor.ndim == 1)
         found[name] = Place(None, role, layers), of_tokens
     return found
+
+
+def _common(one: str, other: str) -> list[str]:
+    """The path of the module that holds both; empty for the whole model."""
+    pairs = zip(one.split(".")[:-1], other.split(".")[:-1], strict=False)
+    return [word for word, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
 
 
 def _is_in(name: str, tower: str) -> bool:
@@ -131,10 +137,11 @@ def _head(model: Any) -> nn.Module | None:
     return head
 
 
-def _stack(model: Any) -> tuple[str, int]:
+def _stack(model: Any, embedding: str) -> tuple[str, int]:
     """The name of the module list that holds the blocks, and how many; ``""`` and 0 if there is none.
 
-    It is the one as long as the config says; of several, and where none is, the one with most parameters.
+    It is the one as long as the config says; of several, and where none is, the one that lies nearest to the
+    ``embedding`` of tokens, and of those the one with most parameters.
     """
     from torch import nn
 
@@ -145,9 +152,10 @@ def _stack(model: Any) -> tuple[str, int]:
     }
     fitting = {name: module for name, module in lists.items() if len(module) == depth} or lists
 
-    def size(name: str) -> tuple[int, int]:
+    def size(name: str) -> tuple[int, int, int]:
         # of lists inside one another the outermost
-        return sum(p.numel() for p in fitting[name].parameters()), -len(name)
+        parameters = sum(p.numel() for p in fitting[name].parameters())
+        return len(_common(name, embedding)), parameters, -len(name)
 
     if not fitting:
         return "", 0

@@ -79,6 +79,10 @@ _TYPES: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"num_heads": 4, "head_dim": 16},
     "nemotron": {"num_key_value_heads": 1},
+    "qwen2_5_vl": {
+        "text_config": {"rope_parameters": {"mrope_section": [2, 3, 3]}},
+        "vision_config": {"depth": 2, "out_hidden_size": HIDDEN, "fullatt_block_indexes": [1]},
+    },
     "xlnet": {"d_head": HEAD},
     "youtu": {"head_dim": 8, "pad_token_id": None},
     "zaya": {"num_experts_per_tok": 1},
@@ -110,7 +114,18 @@ def tiny_config(model_type: str, **more: Any) -> Any:
     from transformers import AutoConfig
 
     kind = type(AutoConfig.for_model(model_type))
-    return kind.from_dict({**_shrunk(kind().to_dict()), **_TYPES.get(model_type, {}), **more})
+    content = _within(_shrunk(kind().to_dict()), _TYPES.get(model_type, {}))
+    return kind.from_dict({**content, **more})
+
+
+def _within(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``content`` with ``changes``, which may be of mappings inside it."""
+    inner = {
+        key: _within(content[key], value)
+        for key, value in changes.items()
+        if isinstance(value, Mapping) and isinstance(content.get(key), Mapping)
+    }
+    return {**content, **changes, **inner}
 
 
 def _shrunk(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,6 +180,44 @@ def tiny_members(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = getattr(transformers, architecture)(tiny_config(model_type))
+        for name in names:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(STEP * torch.randn_like(parameter))
+            model.save_pretrained(folder / name)
+            tokenizer.save_pretrained(folder / name)
+            made[name] = folder / name
+    return made
+
+
+def text_members(
+    folder: Path, wrapper: Path, architecture: str, names: Sequence[str] = ("base", "math")
+) -> dict[str, Path]:
+    """Text models a step away from the language model of a vision model, and from one another, as folders.
+
+    Args:
+        folder: where to make one folder a name.
+        wrapper: the vision model.
+        architecture: of the text models.
+        names: of the folders.
+    """
+    import torch
+    import transformers
+
+    around = transformers.AutoModelForImageTextToText.from_pretrained(wrapper)
+    kind = getattr(transformers, architecture)
+    config = around.config.get_text_config().to_dict()
+    del config["model_type"]
+    if "mrope_section" in (config.get("rope_parameters") or {}):
+        config["rope_parameters"].pop("mrope_section")
+    model = kind(kind.config_class.from_dict(config))
+    language = getattr(around.model, "language_model", None) or around.model.text_model
+    tokenizer = byte_tokenizer()
+    made = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model.model.load_state_dict(language.state_dict())
+        model.lm_head.weight.data.copy_(around.lm_head.weight)
         for name in names:
             with torch.no_grad():
                 for parameter in model.parameters():

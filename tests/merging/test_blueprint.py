@@ -24,9 +24,9 @@ SAME = recipe_of(group("task_arithmetic", ("chat", "sea"), {"weight": 0.5}))
 def test_blocks_are_their_own_as_a_rule() -> None:
     parents = open_parents(SAME)
     usual = Blueprint.of(parents)
-    assert usual.layers == parents.first.layers == 4
+    assert usual.layers == parents.frame.layers == 4
     assert all(set(site.origin.values()) == {site.name} for site in usual.sites)
-    assert usual.names == parents.first.names
+    assert usual.names == parents.frame.names
     assert usual.sites == Blueprint.of(parents, range(4)).sites
     assert usual.config() == Blueprint.of(parents, range(4)).config()
 
@@ -66,6 +66,6 @@ def test_a_line_over_depth_goes_over_the_merged_depth() -> None:
 
 def test_settings_by_block_follow_their_blocks() -> None:
     parents = open_parents(SAME)
-    parents.first.config["layer_types"] = ["a", "b", "c", "d"]
+    parents.frame.config["layer_types"] = ["a", "b", "c", "d"]
     config = Blueprint.of(parents, (0, 3, 3)).config()
     assert config["layer_types"] == ["a", "d", "d"] and config["num_hidden_layers"] == 3
