@@ -124,6 +124,12 @@ class Checkpoint:
         """Whether the output head is the embedding."""
         return any(self._parts[key].place.role == "head" for key in self.ties)
 
+    @property
+    def has_head(self) -> bool:
+        """Whether it has a head over tokens, tied or not."""
+        names = (*self.names, *self.ties)
+        return any(self.by_token(name) and self.place_of(name).role == "head" for name in names)
+
     @classmethod
     def open(cls, ref: ModelRef) -> Checkpoint:
         """Read headers and config of the model that ``ref`` names; weights of the hub are fetched if these fit."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from evomerge.checkpoint import Checkpoint, Donor, without_local_code
+from evomerge.checkpoint import Donor, without_local_code
 from evomerge.parents import Parents
 from evomerge.tensors import Place, ordered
 
@@ -155,7 +155,7 @@ def _config(parents: Parents, whole: str, tied: bool, blocks: list[int]) -> dict
         content |= _special_tokens(first)  # of images, say, which the donor knows nothing of
     content |= _special_tokens(parents.donor)
     text = _text_part(content)
-    if _has_head(parents.models[whole]):
+    if parents.models[whole].has_head:
         content["tie_word_embeddings"] = tied
         if "tie_word_embeddings" in text:
             text["tie_word_embeddings"] = tied
@@ -168,12 +168,6 @@ def _config(parents: Parents, whole: str, tied: bool, blocks: list[int]) -> dict
     if rows or "vocab_size" in text:
         text["vocab_size"] = text.get("vocab_size", first.rows) + rows
     return content
-
-
-def _has_head(model: Checkpoint) -> bool:
-    """Whether it has a head over tokens, tied or not."""
-    names = (*model.names, *model.ties)
-    return any(model.by_token(name) and model.place_of(name).role == "head" for name in names)
 
 
 def _text_part(content: dict[str, Any]) -> dict[str, Any]:

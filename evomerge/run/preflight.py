@@ -34,7 +34,7 @@ from evomerge.space import SearchSpace
 from evomerge.space.start import Given
 from evomerge.suite import splits
 from evomerge.suite.objectives import counting
-from evomerge.suite.spec import SuiteSpec
+from evomerge.suite.spec import CLASSIFIER, OF_MODULE, OF_TOKENS, SuiteSpec
 from evomerge.suite.splits import Split
 from evomerge.suite.suite import Suite
 from evomerge.worker import Setup
@@ -240,22 +240,43 @@ def _check_tokenizer(donor: Donor, spec: RunSpec) -> None:
         tokenizer = load_tokenizer(donor, spec.trust_remote_code)
     except CheckpointError as error:
         raise CheckpointError(f"{error} Name a model that has one as models.tokenizer") from None
-    chats = [s.name for s in spec.suite.scorers if s.options.get("apply_chat_template")]
+    chats = [
+        f"apply_chat_template of {s.name}" if s.kind == "task" else s.name
+        for s in spec.suite.scorers
+        if s.options.get("apply_chat_template") or s.kind == "reward"
+    ]
     if chats and not tokenizer.chat_template:
         raise CheckpointError(
-            f"{donor.name}: its tokenizer has no chat template, which apply_chat_template of "
-            f"{', '.join(chats)} asks for. Name a model that has one as models.tokenizer"
+            f"{donor.name}: its tokenizer has no chat template, which {', '.join(chats)} asks for. Name a model that has one as models.tokenizer"
         )
 
 
 def _check_engine(suite: SuiteSpec) -> None:
     """Refuse functions of a torch module where the engine has none, and an engine that cannot be loaded."""
-    functions = [scorer.name for scorer in suite.scorers if scorer.kind == "function"]
+    functions = [scorer.name for scorer in suite.scorers if scorer.kind in OF_MODULE]
     if not ENGINES.get(suite.engine).HAS_MODULE and functions:
         raise InputError(
             f"{suite.place_of(functions[0])}: {functions[0]} is a function of a torch module, which engine "
             f"{suite.engine!r} does not have; leave functions out, or choose another engine"
         )
+
+
+def _check_kind(suite: SuiteSpec, parents: Parents) -> None:
+    """Refuse scorers that ask of merges what models of their kind do not give."""
+    frame, name = parents.frame, parents.frame_name
+    merges = f"merges are of the kind of {name} ({frame.name}), a {frame.architecture}"
+    for scorer in suite.scorers:
+        place = suite.place_of(scorer.name)
+        if scorer.kind in OF_TOKENS and not frame.has_head:
+            raise InputError(
+                f"{place}: {scorer.name} asks for tokens, and {merges}, which has no head over tokens. Score it by "
+                "`reward`, `retrieval` or a `function`, or name another model as models.tokenizer, whose kind they are"
+            )
+        if scorer.kind == "reward" and not frame.architecture.endswith(CLASSIFIER):
+            raise InputError(
+                f"{place}: {scorer.name} asks for rewards, and {merges}. Name a reward model (...{CLASSIFIER}) as "
+                "models.tokenizer, whose kind they are"
+            )
 
 
 class _Attempts:
@@ -292,6 +313,8 @@ def _open_models(
     if len(models) == len(opened):
         parents = attempt(lambda: Parents(models, spec.tokenizer, spec.allow))
         _look_for_nan([model for model in models.values() if not model.missing], attempt, say)
+        if parents:
+            attempt(partial(_check_kind, spec.suite, parents))
         donor = parents.donor if parents else models.get(spec.tokenizer)
         if tokenizer and donor:
             attempt(lambda: _check_tokenizer(donor, spec))

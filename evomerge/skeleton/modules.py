@@ -91,7 +91,7 @@ def places_of(model: Any) -> dict[str, tuple[Place, bool]]:
     from torch import nn
 
     modules = dict(model.named_modules())
-    embedding, head = model.get_input_embeddings(), _head(model)
+    embedding, head = model.get_input_embeddings(), output_head(model)
     read = next((name for name, each in modules.items() if each is embedding), "")
     stack, layers = _stack(model, read)
     tower = ".".join(_common(stack, read or stack))
@@ -129,7 +129,8 @@ def _is_in(name: str, tower: str) -> bool:
     return not tower or name.startswith(f"{tower}.")
 
 
-def _head(model: Any) -> nn.Module | None:
+def output_head(model: Any) -> nn.Module | None:
+    """The module that makes logits over tokens; None where there is none."""
     try:
         head: nn.Module | None = model.get_output_embeddings()
     except (AttributeError, NotImplementedError):  # of classes that have none

@@ -169,9 +169,21 @@ def decoders() -> dict[str, str]:
 
 
 def tiny_members(
-    folder: Path, model_type: str, architecture: str, names: Sequence[str] = ("base", "a", "b")
+    folder: Path,
+    model_type: str,
+    architecture: str,
+    names: Sequence[str] = ("base", "a", "b"),
+    **more: Any,
 ) -> dict[str, Path]:
-    """A random base and steps away from it, as folders that transformers has written."""
+    """A random base and steps away from it, as folders that transformers has written.
+
+    Args:
+        folder: where to make one folder a name.
+        model_type: as transformers calls it.
+        architecture: the class.
+        names: the base first.
+        more: settings of the config.
+    """
     import torch
     import transformers
 
@@ -179,7 +191,7 @@ def tiny_members(
     made = {}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = getattr(transformers, architecture)(tiny_config(model_type))
+        model = getattr(transformers, architecture)(tiny_config(model_type, **more))
         for name in names:
             with torch.no_grad():
                 for parameter in model.parameters():

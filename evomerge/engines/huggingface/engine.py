@@ -32,6 +32,8 @@ from evomerge.engines.huggingface.key_values import KeyValues, stacked
 from evomerge.engines.huggingface.packing import PackedWeights
 from evomerge.engines.huggingface.states import States
 from evomerge.engines.tokenizer import load_tokenizer
+from evomerge.errors import InputError
+from evomerge.skeleton.modules import output_head
 
 T = TypeVar("T")
 Answer = tuple[list[int], bool]  # tokens, and whether only the limit ended them
@@ -78,7 +80,8 @@ class HuggingFaceEngine:
     """See ``Engine``.
 
     Args:
-        model: a causal LM of transformers, in eval mode.
+        model: of transformers, in eval mode: a causal LM, or one without a head over tokens, of which only its
+            module is asked.
         batch_tokens: per forward pass, padding included; None is the device's default. Halved for
             good when memory runs out.
         max_length: in tokens; None is the model's own limit, or the tokenizer's.
@@ -116,9 +119,13 @@ class HuggingFaceEngine:
         known = (name for name in ("cache", "cache_params") if name in named)
         self._cache = next(known, "past_key_values")
         self._packed = PackedWeights(model, self._memory)
-        vocabulary = model.get_output_embeddings().weight.shape[0]
+        head: Any = output_head(model)
+        self._headless = head is None
+        vocabulary = 1 if self._headless else head.weight.shape[0]
         self._limits = PassLimits(batch_tokens, vocabulary, _reach(model.config))
         self._planned.cache_clear()
+        if self._headless:
+            return
         if not self._agrees_with_plain_rows():
             self._limits = replace(self._limits, reach=0, continues=True)
             self._planned.cache_clear()
@@ -168,8 +175,20 @@ class HuggingFaceEngine:
         self._model = None
         self._planned.cache_clear()
 
+    def _check_head(self) -> None:
+        if self._headless:
+            raise InputError(
+                f"{type(self._model).__name__} has no head over tokens, so no text has a likelihood under it, and it "
+                "writes none; score it by a scorer of its module, such as `reward` or `retrieval`"
+            )
+
     def loglikelihood(self, requests: Sequence[Request]) -> list[Scored]:
-        """See ``Engine.loglikelihood``."""
+        """See ``Engine.loglikelihood``.
+
+        Raises:
+            InputError: the model has no head over tokens.
+        """
+        self._check_head()
         with self._packed.used():
             return self._within_memory(lambda: self._score(tuple(requests)))
 
@@ -181,7 +200,12 @@ class HuggingFaceEngine:
         limit: int,
         options: Mapping[str, Any] | None = None,
     ) -> list[Generated]:
-        """See ``Engine.generate``."""
+        """See ``Engine.generate``.
+
+        Raises:
+            InputError: the model has no head over tokens.
+        """
+        self._check_head()
         kept = [tuple(prompt[-(self.max_length - limit) :]) for prompt in prompts]
         longest = max(map(len, kept), default=0)
         settings = self._model.generation_config
@@ -218,6 +242,7 @@ class HuggingFaceEngine:
 
     def traced(self, requests: Sequence[Request]) -> list[Tensor]:
         """See ``Differentiable.traced``: trees without a cache, which would be written in place."""
+        self._check_head()
         limits = replace(self._limits, tokens=_NO_LENGTH)
         plan = self._plan(tuple(requests), limits, header=False)
         found: dict[int, Tensor] = {}

@@ -1,0 +1,71 @@
+"""How the hidden states of a text become one vector: as sentence-transformers writes it beside a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evomerge.checkpoint import read_json
+from evomerge.checkpoint.sentence_modules import modules_of
+from evomerge.config import shown
+from evomerge.errors import InputError, one_of
+from evomerge.suite.spec import POOLINGS
+
+if TYPE_CHECKING:
+    import torch
+
+_MODES = {  # key of a pooling's config -> what it is called here
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last",
+}
+_LENGTH, _NO_LENGTH = "sentence_bert_config.json", 10**9
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """``mode`` is one of ``POOLINGS``; ``max_length`` that of a text in tokens, at most."""
+
+    mode: str
+    max_length: int = _NO_LENGTH
+
+    def of(self, states: torch.Tensor) -> torch.Tensor:
+        """[rows, tokens, width] -> [rows, width], float32."""
+        states = states.float()
+        if self.mode == "mean":
+            return states.mean(1)
+        return states[:, 0 if self.mode == "cls" else -1]
+
+
+def pooling_of(folder: Path) -> Pooling | None:
+    """What the files of a sentence-transformers model in ``folder`` say; None if there are none.
+
+    Raises:
+        InputError: they say what is not known here.
+    """
+    for module in modules_of(folder):
+        if module.kind == "Pooling":
+            path = folder / module.path / "config.json"
+            return Pooling(_mode(read_json(path), path), _max_length(folder))
+    return None
+
+
+def _mode(content: Mapping[str, Any], path: Path) -> str:
+    if isinstance(named := content.get("pooling_mode"), str) and named in POOLINGS:
+        return named
+    on = [
+        key for key, value in content.items() if key.startswith("pooling_mode_") and value is True
+    ]
+    if len(on) == 1 and on[0] in _MODES:
+        return _MODES[on[0]]
+    raise InputError(
+        f"{path}: expected one pooling, {one_of(_MODES)}, found {shown(on)}; say `pooling` in the fitness file"
+    )
+
+
+def _max_length(folder: Path) -> int:
+    path = folder / _LENGTH
+    found = read_json(path).get("max_seq_length") if path.is_file() else None
+    return found if isinstance(found, int) and found > 0 else _NO_LENGTH
