@@ -316,12 +316,13 @@ class Recipe:
         same. They come from the model whose tokenizer the result has; and so does what one of the models that
         would be mixed has not, such as the head of a reward model.
         """
-        found = self.body.group_of(place)
-        if place.absent and (found is None or place.absent.intersection(self._read_by(found))):
-            return self._kept
-        if found is None or place.role not in KEPT or len(found.models) == 1:
+        found, by_role = self.body.group_of(place), place.role in KEPT
+        if not by_role and not place.absent:
             return found
-        return found if place.role in (found.roles or ()) or found.tensors else self._kept
+        if found is None or place.absent.intersection(self._read_by(found)):
+            return self._kept
+        named = len(found.models) == 1 or place.role in (found.roles or ()) or found.tensors
+        return found if named or not by_role else self._kept
 
     @cached_property
     def _kept(self) -> Group:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -79,9 +79,18 @@ class Checkpoint:
         }
         self._list()
         if adapter:
+            if unknown := adapter.names - set(self._parts):
+                adapter.rename(self._on_disk(unknown))
             self._adapt(adapter)
             shapes = {key: self._entries[key].shape for key in self.names}
             adapter.check(name, shapes, self.ties)
+
+    def _on_disk(self, names: Collection[str]) -> dict[str, str]:
+        """What the files call tensors that transformers holds under these names, of those that differ."""
+        from evomerge.skeleton.conversion import loaded_as
+        from evomerge.skeleton.modules import meta_model
+
+        return loaded_as(meta_model(self.config, self.name), names)
 
     def _equal(self, one: str, other: str) -> bool:
         """Whether two stored tensors hold the same; transformers ties only such, whatever the config says."""

@@ -90,6 +90,10 @@ def _documents(recipe: Recipe, prefix: str) -> tuple[list[dict[str, Any]], str]:
     check_named(recipe, blueprint.names, blueprint.ties)
     if missing := uncovered(recipe, blueprint.places):
         raise InputError(f"no group of the recipe matches {missing[0]!r}; nothing was exported")
+    if len(kinds := {model.architecture for model in parents.models.values()}) > 1:
+        raise InputError(
+            f"mergekit merges models of one kind, and these are {', '.join(sorted(kinds))}; {MATERIALIZE}"
+        )
     models = {**({BASE: recipe.base} if recipe.base else {}), **recipe.models}
     earlier, names, comment = list[dict[str, Any]](), dict[str, str](), ""
     for name, model in models.items():
@@ -106,7 +110,10 @@ def _documents(recipe: Recipe, prefix: str) -> tuple[list[dict[str, Any]], str]:
         group = recipe.group_of(site.place)
         assert group is not None
         groups[site.name] = _plain(group, site.place)
-    places = {HEAD: Place(None, "head", layers, "", HEAD, HEAD), **blueprint.places}
+    # where layers are of several kinds, block 0 may lack a tensor by whose name there others go
+    stand_ins = {place.at(0): place for place in blueprint.places.values()}
+    head = Place(None, "head", layers, "", HEAD, HEAD)
+    places = {HEAD: head, **stand_ins, **blueprint.places}
     if not {EMBED, NORM} <= set(places):
         raise InputError(
             f"filters are written for models whose tensors are called as Llama's are, and this one has no {EMBED}; "
