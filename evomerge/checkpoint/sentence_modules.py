@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,23 @@ from evomerge.config import shown
 from evomerge.errors import CheckpointError
 
 MODULES = "modules.json"
-_OF_A_MODULE, _PICKLE = ("config.json", "model.safetensors"), "pytorch_model.bin"
-SETTINGS = ("config_sentence_transformers.json", "sentence_bert_config.json")
+CONFIG, WEIGHTS, _PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
+PACKAGE = "sentence_transformers"
+LENGTH = "sentence_bert_config.json"  # of texts
+SETTINGS = ("config_sentence_transformers.json", LENGTH)
 
 
 @dataclass(frozen=True)
 class SentenceModule:
-    """``kind`` is the last word of its class, ``path`` its folder in the model's; empty is that itself."""
+    """One of them.
 
+    Attributes:
+        package: the first word of its class.
+        kind: the last.
+        path: its folder in the model's; empty is that itself.
+    """
+
+    package: str
     kind: str
     path: str
 
@@ -30,7 +40,7 @@ def modules_of(folder: Path) -> list[SentenceModule]:
         CheckpointError: it cannot be read, or leads out of the folder.
     """
     path = folder / MODULES
-    if not path.is_file():
+    if not os.path.isfile(path):
         return []
     try:
         with open_plain(path) as file:
@@ -46,31 +56,31 @@ def modules_of(folder: Path) -> list[SentenceModule]:
             raise CheckpointError(
                 f"{path}: [{number}]: expected type and path of a module, a folder of this one, found {shown(each)}"
             )
-        found.append(SentenceModule(kind.rpartition(".")[2], inner))
+        found.append(SentenceModule(kind.partition(".")[0], kind.rpartition(".")[2], inner))
     return found
 
 
 def sentence_files(folder: Path) -> list[str]:
-    """The names of the files of those modules, of ``folder``, that lie beside the model's own; none without any.
+    """The names of the files of those modules, of ``folder``, that lie beside the model's own.
+
+    None without any, nor where the code of one lies beside it and will not go along.
 
     Raises:
         CheckpointError: as ``modules_of``, or a module's weights are pickled.
     """
     modules = modules_of(folder)
+    if not all(module.package == PACKAGE for module in modules):
+        return []
     names = [MODULES, *SETTINGS] if modules else []
-    for module in modules:
-        inner = [f"{module.path}/{name}" for name in _OF_A_MODULE] if module.path else []
-        names += inner
-        if (
-            inner
-            and not (folder / inner[-1]).is_file()
-            and (folder / module.path / _PICKLE).exists()
-        ):
+    for module in (module for module in modules if module.path):
+        names += [f"{module.path}/{CONFIG}", f"{module.path}/{WEIGHTS}"]
+        pickled = os.path.isfile(folder / module.path / _PICKLE)
+        if pickled and not os.path.isfile(folder / module.path / WEIGHTS):
             raise CheckpointError(
                 f"{folder / module.path}: the weights of this {module.kind} are a pickle, which can run code; load "
                 "the model with sentence-transformers and save it again, as safetensors"
             )
-    return [name for name in names if (folder / name).is_file()]
+    return [name for name in names if os.path.isfile(folder / name)]
 
 
 def _named(module: Any, key: str) -> str | None:

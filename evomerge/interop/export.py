@@ -38,7 +38,7 @@ ADAPTERS = """\
 
 # class of tensors -> what mergekit's filters look for in a tensor's name; the first hit wins, and the norms
 # of attention (self_attn.q_norm) must not be taken for attention, nor the final norm for another. Where
-# tensors of a class differ, their names inside the block take its place
+# tensors of a class differ, or are called otherwise, their names inside the block take its place
 FILTERS = {
     "final": "model.norm",
     "norm": "norm",
@@ -365,11 +365,12 @@ def _filtered(values: Mapping[str, Value], places: Mapping[str, Place]) -> Any:
     found: dict[str, Value] = {}  # filter -> value
     for kind, text in FILTERS.items():
         own = {places[n].inner: value for n, value in plain.items() if _class(places[n]) == kind}
+        as_one = _are_one(own.values()) and all(text in path for path in own)
         for path, value in own.items():
             module = path.rpartition(".")[0]
             both = [own[each] for each in own if each.startswith(f"{module}.")]
             fine = module if _are_one(both) else path
-            found[text if _are_one(own.values()) else fine] = value
+            found[text if as_one else fine] = value
     return [{"filter": text, "value": value} for text, value in found.items()]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.checkpoint import read_json
-from evomerge.checkpoint.sentence_modules import modules_of
+from evomerge.checkpoint.sentence_modules import CONFIG, LENGTH, modules_of
 from evomerge.config import shown
 from evomerge.errors import InputError, one_of
 from evomerge.suite.spec import POOLINGS
@@ -21,7 +21,7 @@ _MODES = {  # key of a pooling's config -> what it is called here
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_lasttoken": "last",
 }
-_LENGTH, _NO_LENGTH = "sentence_bert_config.json", 10**9
+_NO_LENGTH = 10**9
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def pooling_of(folder: Path) -> Pooling | None:
     """
     for module in modules_of(folder):
         if module.kind == "Pooling":
-            path = folder / module.path / "config.json"
+            path = folder / module.path / CONFIG
             return Pooling(_mode(read_json(path), path), _max_length(folder))
     return None
 
@@ -66,6 +66,6 @@ def _mode(content: Mapping[str, Any], path: Path) -> str:
 
 
 def _max_length(folder: Path) -> int:
-    path = folder / _LENGTH
+    path = folder / LENGTH
     found = read_json(path).get("max_seq_length") if path.is_file() else None
     return found if isinstance(found, int) and found > 0 else _NO_LENGTH

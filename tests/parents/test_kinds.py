@@ -19,7 +19,8 @@ from evomerge.checkpoint import ModelRef
 from evomerge.cli import main
 from evomerge.commands.check import check
 from evomerge.commands.search import search
-from evomerge.errors import Incompatible
+from evomerge.errors import Incompatible, InputError
+from evomerge.interop import to_mergekit
 from evomerge.merging import open_parents
 from evomerge.merging.blueprint import notes_on
 from evomerge.recipe import Body, Group, Recipe, group
@@ -212,6 +213,45 @@ def test_models_without_the_same_blocks_are_refused(
     with pytest.raises(Incompatible, match=message):
         merge(recipe, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_goes_by_the_names_that_transformers_has_in_memory(
+    tmp_path: Path, llava: dict[str, Path]
+) -> None:
+    """Files of this vision model call its tensors otherwise."""
+    from peft import LoraConfig, get_peft_model
+
+    targets = r".*language_model.*\.(q_proj|up_proj)|.*projector.linear_1"
+    model = get_peft_model(loaded(llava["vlm"]), LoraConfig(r=2, target_modules=targets))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora" in name:
+                parameter.normal_(0, 0.1)
+    model.save_pretrained(tmp_path / "lora")
+    adapted = ModelRef(f"{llava['vlm']}+{tmp_path / 'lora'}")
+    body = Body((group("passthrough", ("vlm",)),))
+    recipe = Recipe(None, {"vlm": adapted}, body, "float32", tokenizer="vlm")
+    made = loaded(merge(recipe, tmp_path / "out"))
+    for name, tensor in model.merge_and_unload().state_dict().items():
+        assert torch.allclose(tensor, made.state_dict()[name], atol=1e-6), name
+
+
+def test_preprocessors_go_along(tmp_path: Path, llava: dict[str, Path]) -> None:
+    own = shutil.copytree(llava["vlm"], tmp_path / "vlm")
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        (own / name).write_text('{"size": 3, "auto_map": {"AutoProcessor": "mine.Processor"}}')
+    recipe = recipe_of({"vlm": own, "math": llava["math"]}, group("linear", ("vlm", "math")))
+    out = merge(recipe, tmp_path / "out")
+    assert json.loads((out / "preprocessor_config.json").read_text()) == {"size": 3}
+    assert json.loads((out / "processor_config.json").read_text()) == {"size": 3}
+
+
+def test_mergekit_has_no_merges_of_several_kinds(llava: dict[str, Path]) -> None:
+    recipe = recipe_of(llava, group("task_arithmetic", ("vlm", "math")))
+    with pytest.raises(
+        InputError, match="merges models of one kind, and these are LlamaForCausalLM"
+    ):
+        to_mergekit(recipe)
 
 
 @pytest.mark.slow

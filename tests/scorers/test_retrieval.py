@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,11 @@ def test_what_sentence_transformers_needs_goes_along(
     for name in ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json"):
         assert (out / name).read_bytes() == (encoders["a"] / name).read_bytes()
     assert not (merge(recipe_of(encoders), tmp_path / "plain") / "modules.json").exists()
+    own = shutil.copytree(encoders["a"], tmp_path / "own")
+    text = (own / "modules.json").read_text()
+    (own / "modules.json").write_text(text.replace("sentence_transformers.models.", "mine.", 1))
+    out = merge(recipe_of({**encoders, "a": own}, tokenizer="a"), tmp_path / "theirs")
+    assert not (out / "modules.json").exists(), "it names code that does not go along"
 
 
 @pytest.mark.parametrize(
@@ -222,9 +228,9 @@ def test_what_sentence_transformers_needs_goes_along(
     [
         ("{}", r"modules.json: expected a list of modules, found \{\}"),
         ("[", "modules.json: not readable JSON"),
-        ('[{"type": "x.Dense", "path": "../other"}]', r"modules.json: \[0\]: expected type and path"),
-        ('[{"type": "x.Dense"}]', r"modules.json: \[0\]: expected type and path"),
-        ('[{"type": "x.Dense", "path": "2_Dense"}]', "2_Dense: the weights of this Dense are a pickle"),
+        ('[{"type": "sentence_transformers.models.Dense", "path": "../other"}]', r"modules.json: \[0\]: expected type and path"),
+        ('[{"type": "sentence_transformers.models.Dense"}]', r"modules.json: \[0\]: expected type and path"),
+        ('[{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]', "2_Dense: the weights of this Dense are a pickle"),
     ],
 )  # fmt: skip
 def test_modules_that_cannot_be_copied_are_refused(
