@@ -163,11 +163,14 @@ def differences(mine: Config, theirs: Config) -> list[Difference]:
 
 def _of_text(effective: Effective) -> Effective:
     """What matters for texts alone: their positions have one dimension, and turn as in a model that knows no other."""
-    text = dict(effective.text)
-    for key in ("rope_scaling", "rope_parameters"):
-        if isinstance(given := text.get(key), Mapping):
-            text[key] = {name: value for name, value in given.items() if name not in _SECTIONS}
-    return replace(effective, text=text, around={})
+
+    def flat(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {name: flat(inner) for name, inner in value.items() if name not in _SECTIONS}
+
+    ropes = {key: flat(effective.text.get(key)) for key in ("rope_scaling", "rope_parameters")}
+    return replace(effective, text={**effective.text, **ropes}, around={})
 
 
 def meanings(config: Config) -> dict[str, Values]:

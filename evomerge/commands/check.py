@@ -138,7 +138,8 @@ def _rounding(recipe: Recipe, parents: Parents) -> list[str]:
 
 def _doubts(parents: Parents) -> list[str]:
     """What speaks against merging such parents, and what a merge never stops at."""
-    endings = ending_notes(parents.models, parents.donor_name)
+    writes = parents.frame.has_head
+    endings = ending_notes(parents.models, parents.donor_name) if writes else []
     return [*doubts(parents), *(f"note: {fact}" for fact in endings)]
 
 

@@ -30,11 +30,14 @@ from evomerge.run.calibrating import read_texts
 from evomerge.run.others import given_at_start, given_by_runs
 from evomerge.run.precision import scoring_dtype
 from evomerge.run.spec import RunSpec
+from evomerge.scorers.pooling import pooling_of
+from evomerge.scorers.reward import why_no_reward
+from evomerge.skeleton.modules import model_class, own_config
 from evomerge.space import SearchSpace
 from evomerge.space.start import Given
 from evomerge.suite import splits
 from evomerge.suite.objectives import counting
-from evomerge.suite.spec import CLASSIFIER, OF_MODULE, OF_TOKENS, SuiteSpec
+from evomerge.suite.spec import OF_MODULE, OF_TOKENS, SuiteSpec
 from evomerge.suite.splits import Split
 from evomerge.suite.suite import Suite
 from evomerge.worker import Setup
@@ -272,11 +275,13 @@ def _check_kind(suite: SuiteSpec, parents: Parents) -> None:
                 f"{place}: {scorer.name} asks for tokens, and {merges}, which has no head over tokens. Score it by "
                 "`reward`, `retrieval` or a `function`, or name another model as models.tokenizer, whose kind they are"
             )
-        if scorer.kind == "reward" and not frame.architecture.endswith(CLASSIFIER):
-            raise InputError(
-                f"{place}: {scorer.name} asks for rewards, and {merges}. Name a reward model (...{CLASSIFIER}) as "
-                "models.tokenizer, whose kind they are"
-            )
+        if scorer.kind == "reward":
+            own = own_config(model_class(frame.config, frame.name), frame.config)
+            if why := why_no_reward(frame.architecture, own.num_labels):
+                raise InputError(f"{place}: {merges}: {why}")
+        if scorer.kind == "retrieval":
+            said, folder = scorer.options.get("pooling"), parents.donor.tokenizer_folder
+            pooling_of(place, said, folder)
 
 
 class _Attempts:

@@ -39,17 +39,27 @@ class Pooling:
         return states[:, 0 if self.mode == "cls" else -1]
 
 
-def pooling_of(folder: Path) -> Pooling | None:
-    """What the files of a sentence-transformers model in ``folder`` say; None if there are none.
+def pooling_of(name: str, said: str | None, folder: Path) -> Pooling:
+    """How the scorer ``name`` pools.
+
+    Args:
+        name: of the scorer.
+        said: the pooling that the fitness file names, if it does.
+        folder: a model's; without ``said`` the files of sentence-transformers in it decide.
 
     Raises:
-        InputError: they say what is not known here.
+        InputError: nothing says how, or these files say what is not known here.
     """
+    if said is not None:
+        return Pooling(said)
     for module in modules_of(folder):
         if module.kind == "Pooling":
             path = folder / module.path / CONFIG
             return Pooling(_mode(read_json(path), path), _max_length(folder))
-    return None
+    raise InputError(
+        f"{name}: neither `pooling` nor the files of a sentence-transformers model in {folder} say how hidden "
+        f"states become one; expected `pooling: {one_of(POOLINGS)}`"
+    )
 
 
 def _mode(content: Mapping[str, Any], path: Path) -> str:

@@ -21,12 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.config import shown
 from evomerge.engines import Engine
-from evomerge.errors import InputError, one_of
+from evomerge.errors import InputError
 from evomerge.objects import Row, read_objects, text_under
 from evomerge.scorers.outputs import Tokens, module_of, read_rows
 from evomerge.scorers.pooling import Pooling, pooling_of
 from evomerge.suite.scorer import Item, NonFinite, Responses, unknown_metric
-from evomerge.suite.spec import POOLINGS
 
 if TYPE_CHECKING:
     import torch
@@ -118,14 +117,8 @@ class Retrieval:
             InputError: it has none, or nothing says how hidden states are pooled.
         """
         module_of(self.name, engine)
-        folder = Path(engine.tokenizer.name_or_path)
-        found = Pooling(self._said) if self._said else pooling_of(folder)
-        if found is None:
-            raise InputError(
-                f"{self.name}: neither `pooling` nor the files of a sentence-transformers model in {folder} say how "
-                f"hidden states become one; expected `pooling: {one_of(POOLINGS)}`"
-            )
-        self._engine, self._pooling = engine, found
+        self._pooling = pooling_of(self.name, self._said, Path(engine.tokenizer.name_or_path))
+        self._engine = engine
         self._rows.clear()
 
     def score(self, ids: Sequence[str]) -> Responses:

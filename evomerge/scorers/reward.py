@@ -26,13 +26,13 @@ from evomerge.errors import InputError
 from evomerge.objects import Row, read_objects
 from evomerge.scorers.outputs import Tokens, module_of, read_rows
 from evomerge.suite.scorer import SIGNALS, Item, NonFinite, Responses, unknown_metric
-from evomerge.suite.spec import CLASSIFIER
 from evomerge.visible import first_line
 
 if TYPE_CHECKING:
     import torch
 
 Talk = list[dict[str, str]]  # messages, as chat templates take them
+CLASSIFIER = "ForSequenceClassification"  # how classes end that give a number to a text
 _METRIC, _SIGNAL = "accuracy", "margin"
 
 
@@ -94,16 +94,8 @@ class Preferences:
             InputError: it gives none, or its tokenizer has no chat template.
         """
         module = module_of(self.name, engine)
-        kind = type(module).__name__
-        if not kind.endswith(CLASSIFIER):
-            raise InputError(
-                f"{self.name}: a reward is what a sequence classifier gives, and {kind} is none; name a reward "
-                "model as the tokenizer's, whose kind merges are"
-            )
-        if (labels := module.config.num_labels) != 1:
-            raise InputError(
-                f"{self.name}: a reward is one number, and this {kind} gives {labels} (num_labels in config.json)"
-            )
+        if why := why_no_reward(type(module).__name__, module.config.num_labels):
+            raise InputError(f"{self.name}: {why}")
         if not engine.tokenizer.chat_template:
             raise InputError(f"{self.name}: the tokenizer has no chat template to render with")
         self._engine = engine
@@ -161,6 +153,18 @@ class Preferences:
                 rows.append(tuple(tokens[-length:]))
             self._rendered[id] = tuple(rows)
         return self._rendered[id]
+
+
+def why_no_reward(architecture: str, labels: int) -> str:
+    """Why a model of a class, with so many labels, gives no rewards; empty if it does."""
+    if not architecture.endswith(CLASSIFIER):
+        return (
+            f"a reward is what a sequence classifier gives (...{CLASSIFIER}), and {architecture} is none; name a "
+            "reward model as the one whose tokenizer, and so whose kind, merges have"
+        )
+    if labels != 1:
+        return f"a reward is one number, and this {architecture} gives {labels} (num_labels in config.json)"
+    return ""
 
 
 def _item(number: int, row: Row) -> Item:

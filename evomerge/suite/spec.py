@@ -23,7 +23,6 @@ KINDS = ("task", "text", "reward", "retrieval", "function")
 FILES = ("text", "reward", "retrieval")  # kinds whose target is a file
 OF_TOKENS = ("task", "text")  # kinds that ask for likelihoods and texts, so for a head over tokens
 OF_MODULE = ("reward", "retrieval", "function")  # kinds that ask a torch module
-CLASSIFIER = "ForSequenceClassification"  # how classes end that give a number to a text
 POOLINGS = ("cls", "mean", "last")  # how hidden states of a text become one
 METRICS = {  # kind -> what is measured where a suite does not say
     "task": "acc",

@@ -42,6 +42,7 @@ def members(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("members")
     made = tiny_members(folder, "llama", LANGUAGE, ("base", "domain"))
     made |= tiny_members(folder, "llama", REWARD, ("rm",), num_labels=1)
+    made |= tiny_members(folder, "llama", REWARD, ("two",), num_labels=2)
     base = load_file(made["base"] / "model.safetensors")
     model = getattr(transformers, REWARD).from_pretrained(made["rm"])
     with torch.no_grad():
@@ -124,7 +125,7 @@ def test_models_that_give_no_reward(
     live: HuggingFaceEngine, judge: HuggingFaceEngine, pairs: Path
 ) -> None:
     scorer = Preferences("pairs", pairs)
-    with pytest.raises(InputError, match="LlamaForCausalLM is none; name a reward model"):
+    with pytest.raises(InputError, match="LlamaForCausalLM is none; name a"):
         scorer.bind(live)
     judge.module().config.num_labels = 2
     with pytest.raises(InputError, match=r"this LlamaForSequenceClassification gives 2"):
@@ -191,7 +192,9 @@ def test_a_search_for_a_reward_model(
     ("tokenizer", "objective", "message"),
     [
         ("rm", {"text": "texts.jsonl"}, f"texts.jsonl asks for tokens, and merges are of the kind of rm .*a {REWARD}, which has no head over tokens"),
-        ("domain", {"reward": "pairs.jsonl"}, f"pairs.jsonl asks for rewards, and merges are of the kind of base .*a {LANGUAGE}"),
+        ("two", {"reward": "pairs.jsonl"}, f"a reward is one number, and this {REWARD} gives 2"),
+        ("rm", {"retrieval": "pairs.jsonl"}, "objectives.x: neither `pooling` nor the files"),
+        ("domain", {"reward": "pairs.jsonl"}, f"objectives.x: merges are of the kind of base .*a {LANGUAGE}: a reward is what a sequence classifier gives"),
     ],
 )  # fmt: skip
 def test_scorers_that_do_not_fit_are_refused_at_once(
@@ -202,7 +205,9 @@ def test_scorers_that_do_not_fit_are_refused_at_once(
     objective: dict[str, str],
     message: str,
 ) -> None:
-    models = {"base": str(members["base"]), "sources": {n: str(members[n]) for n in ("rm", "domain")}, "tokenizer": tokenizer}  # fmt: skip
+    names = ("two" if tokenizer == "two" else "rm", "domain")
+    sources = {name: str(members[name]) for name in names}
+    models = {"base": str(members["base"]), "sources": sources, "tokenizer": tokenizer}
     fitness = {**small["fitness"], "objectives": {"x": objective}}
     folder = run_folder(**{**small, "models": models, "fitness": fitness})
     row = {"prompt": "a", "chosen": "b", "rejected": "c"}
