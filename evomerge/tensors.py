@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -68,6 +69,12 @@ class Place:
             or ("other" in roles and self.role in OTHER)
             or (self.projection in roles and bool(self.projection))
         )
+
+
+def common_path(one: str, other: str) -> str:
+    """The path of the module that holds both of two dotted names; empty for the whole model."""
+    pairs = zip(one.split(".")[:-1], other.split(".")[:-1], strict=False)
+    return ".".join(word for word, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def coarse(places: Iterable[Place], layers: int) -> list[Place]:

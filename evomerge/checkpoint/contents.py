@@ -21,8 +21,9 @@ def files_of(model: Checkpoint, *, code: bool = False) -> dict[str, Path]:
         code: with the Python files that `trust_remote_code` runs.
     """
     weights = {model.entry(name).file for name in model.names}
-    patterns = ("config.json", *COMPANIONS, *sentence_files(model.folder), *_TEMPLATES)
+    patterns = ("config.json", *COMPANIONS, *_TEMPLATES)
     found = {path for pattern in patterns for path in model.folder.glob(pattern)}
+    found |= {model.folder / name for name in sentence_files(model.folder)}
     if code:
         found |= set(model.folder.glob("**/*.py"))
     named = {

@@ -16,6 +16,7 @@ from typing import Any
 
 from evomerge.checkpoint import Checkpoint
 from evomerge.checkpoint.effective import Effective
+from evomerge.tensors import common_path
 
 _AROUND = ("tower", "head")  # roles that one of two kinds may lack
 _VISION = re.compile(r"(?:_\d+)?_vl(?=_|$)")
@@ -133,12 +134,7 @@ def _stack(model: Checkpoint) -> tuple[str, ...]:
 
 def _tower(model: Checkpoint) -> str:
     """The path that blocks and embedding have in common."""
-    common = []
-    for one, other in zip(_stack(model), model.embedding.split("."), strict=False):
-        if one != other:
-            break
-        common.append(one)
-    return ".".join(common)
+    return common_path(".".join(_stack(model)), model.embedding)
 
 
 def _apart(ours: tuple[str, ...], theirs: tuple[str, ...]) -> tuple[str, str]:

@@ -250,7 +250,8 @@ def _check_tokenizer(donor: Donor, spec: RunSpec) -> None:
     ]
     if chats and not tokenizer.chat_template:
         raise CheckpointError(
-            f"{donor.name}: its tokenizer has no chat template, which {', '.join(chats)} asks for. Name a model that has one as models.tokenizer"
+            f"{donor.name}: its tokenizer has no chat template, which {', '.join(chats)} asks for. "
+            "Name a model that has one as models.tokenizer"
         )
 
 

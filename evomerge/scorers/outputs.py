@@ -32,7 +32,9 @@ def module_of(name: str, engine: Engine) -> Any:
     return module
 
 
-def read_rows(rows: Sequence[Tokens], read: Read, device: str) -> Mapping[Tokens, torch.Tensor]:
+def read_rows(
+    rows: Sequence[Tokens], read: Read, device: str, *, single: bool = False
+) -> Mapping[Tokens, torch.Tensor]:
     """What ``read`` makes of each of the distinct ``rows``, float32 on the CPU.
 
     Rows of one length go together: none is filled up, so each is read as it is read alone.
@@ -41,6 +43,7 @@ def read_rows(rows: Sequence[Tokens], read: Read, device: str) -> Mapping[Tokens
         rows: of one token at least each.
         read: a pass of the model, without gradients.
         device: where the model lies.
+        single: one row a pass, for models that take no more.
     """
     import torch
 
@@ -49,7 +52,7 @@ def read_rows(rows: Sequence[Tokens], read: Read, device: str) -> Mapping[Tokens
         by_length.setdefault(len(row), []).append(row)
     found: dict[Tokens, torch.Tensor] = {}
     for length, members in by_length.items():
-        size = max(1, BATCH // length)
+        size = 1 if single else max(1, BATCH // length)
         for start in range(0, len(members), size):
             batch = members[start : start + size]
             with torch.no_grad():

@@ -113,7 +113,9 @@ class Preferences:
             return logits[:, 0]
 
         every = [row for each in rows.values() for row in each]
-        found = read_rows(every, read, self._engine.device)
+        # without a token that fills rows up, transformers' classifiers refuse several, even of one length
+        single = module.config.get_text_config().pad_token_id is None
+        found = read_rows(every, read, self._engine.device, single=single)
         rewards = {id: [float(found[row]) for row in each] for id, each in rows.items()}
         for id, values in rewards.items():
             if not all(map(math.isfinite, values)):

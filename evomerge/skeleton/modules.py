@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import Incompatible
 from evomerge.skeleton.roles import projection_of, role_in_block, role_outside
-from evomerge.tensors import Place
+from evomerge.tensors import Place, common_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -94,7 +93,7 @@ def places_of(model: Any) -> dict[str, tuple[Place, bool]]:
     embedding, head = model.get_input_embeddings(), output_head(model)
     read = next((name for name, each in modules.items() if each is embedding), "")
     stack, layers = _stack(model, read)
-    tower = ".".join(_common(stack, read or stack))
+    tower = common_path(stack, read or stack)
     tokens = getattr(embedding, "num_embeddings", None)
     found: dict[str, tuple[Place, bool]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -117,12 +116,6 @@ def places_of(model: Any) -> dict[str, tuple[Place, bool]]:
         of_tokens = of_tokens or (by_row and role == "head" and tensor.ndim == 1)
         found[name] = Place(None, role, layers), of_tokens
     return found
-
-
-def _common(one: str, other: str) -> list[str]:
-    """The path of the module that holds both; empty for the whole model."""
-    pairs = zip(one.split(".")[:-1], other.split(".")[:-1], strict=False)
-    return [word for word, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
 
 
 def _is_in(name: str, tower: str) -> bool:
@@ -156,7 +149,7 @@ def _stack(model: Any, embedding: str) -> tuple[str, int]:
     def size(name: str) -> tuple[int, int, int]:
         # of lists inside one another the outermost
         parameters = sum(p.numel() for p in fitting[name].parameters())
-        return len(_common(name, embedding)), parameters, -len(name)
+        return len(common_path(name, embedding)), parameters, -len(name)
 
     if not fitting:
         return "", 0

@@ -265,7 +265,15 @@ def test_a_search_over_the_language_model_of_a_vision_model(
         "tokenizer": "vlm",
     }
     space = {**config.read(PRESET).plain, "start": ["uniform"]}
-    folder = run_folder(**{**small, "models": models, "space": space, "dtype": "float32"})
+    folder = run_folder(
+        **{
+            **small,
+            "models": models,
+            "space": space,
+            "dtype": "float32",
+            "budget": {"evaluations": 8},
+        }
+    )
     told = "\n".join(check(folder))
     assert "LlavaForConditionalGeneration, 4 layers" in told
     assert "math is a LlamaForCausalLM, the merge a LlavaForConditionalGeneration as vlm is" in told

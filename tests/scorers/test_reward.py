@@ -83,6 +83,15 @@ def test_rewards_are_those_of_plain_passes(judge: HuggingFaceEngine, pairs: Path
     assert (items[0].stratum, items[1].source, items[2].source) == ("math", "s", "2")
 
 
+def test_a_reward_model_without_a_padding_token(judge: HuggingFaceEngine, pairs: Path) -> None:
+    scorer = Preferences("pairs", pairs)
+    scorer.bind(judge)
+    found = scorer.score(["0", "3"])["responses"]
+    judge.module().config.pad_token_id = None
+    for rewards, again in zip(found, scorer.score(["0", "3"])["responses"], strict=True):
+        assert again == pytest.approx(rewards, abs=1e-6)
+
+
 def test_equal_rewards_are_no_preference(judge: HuggingFaceEngine, pairs: Path) -> None:
     scorer = Preferences("pairs", pairs)
     scorer.bind(judge)
