@@ -86,10 +86,11 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
         if not model.missing:
             model.check_finite()
     companions(parents.donor)
+    # what is kept of a router or tower is in no group of the recipe
     asked = {
         recipe.groups.index(found)
         for site in blueprint.sites
-        if (found := recipe.group_of(site.place))
+        if (found := recipe.group_of(site.place)) in recipe.groups
     }
     idle = [
         f"note: groups[{number}] matches no tensor: it lies beyond the layers, or earlier groups take all of it"

@@ -159,10 +159,13 @@ class Parents:
         found[rows == ABSENT] = 0
         return found
 
+    def kinds(self) -> list[str]:
+        """What stays and what is left out of models of other kinds than the frame's, a line each."""
+        return kind_notes(self.models, self.frame_name, self._names)
+
     def notes(self) -> list[str]:
         """What alignment does, one line a model; nothing if the vocabularies agree."""
         notes = []
-        kinds = kind_notes(self.models, self.frame_name, self._names)
         for name, rows in self._rows.items():
             if not rows:
                 continue
@@ -180,7 +183,7 @@ class Parents:
             shown = ", ".join(map(repr, tokens[:3])) + (", ..." if len(tokens) > 3 else "")
             count = f"{len(tokens)} token" + ("s" if len(tokens) > 1 else "")
             notes.append(f"{name} adds {count} to those of {self.donor.name}: {shown}")
-        return [*kinds, *notes]
+        return notes
 
     def _filled_from(self, row: int) -> str:
         """Where models that lack it get a row of the common vocabulary from, in words."""

@@ -22,7 +22,7 @@ from evomerge.commands.search import search
 from evomerge.errors import Incompatible, InputError
 from evomerge.interop import to_mergekit
 from evomerge.merging import open_parents
-from evomerge.merging.blueprint import notes_on
+from evomerge.parents import doubts
 from evomerge.recipe import Body, Group, Recipe, group
 from evomerge.testing.models import tiny_family
 from evomerge.testing.zoo import text_members, tiny_members
@@ -126,7 +126,7 @@ def test_the_tokenizers_model_decides_what_the_result_is(
         assert torch.allclose(tensor, (one[name] + other[name]) / 2, atol=1e-6), name
     content = json.loads((tmp_path / "out/config.json").read_text())
     assert content["architectures"] == ["LlamaForCausalLM"] and "vision_config" not in content
-    assert any("multi_modal_projector" in note and "left out" in note for note in notes_on(open_parents(recipe)))  # fmt: skip
+    assert any("multi_modal_projector" in note and "left out" in note for note in doubts(open_parents(recipe)))  # fmt: skip
 
 
 def test_what_one_model_lacks_stays_whatever_a_group_says(
@@ -244,6 +244,19 @@ def test_preprocessors_go_along(tmp_path: Path, llava: dict[str, Path]) -> None:
     out = merge(recipe, tmp_path / "out")
     assert json.loads((out / "preprocessor_config.json").read_text()) == {"size": 3}
     assert json.loads((out / "processor_config.json").read_text()) == {"size": 3}
+
+
+def test_check_and_merge_say_what_is_left_out(
+    tmp_path: Path, llava: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No tensor of a recipe's group is counted that is kept from a model."""
+    file = tmp_path / "recipe.yaml"
+    recipe_of(llava, group("linear", ("vlm", "math"))).save(file)
+    said = "note: math is a LlamaForCausalLM, the merge a LlavaForConditionalGeneration as vlm is: "
+    assert main(["check", str(file)]) == 0
+    assert said in capsys.readouterr().out.replace("\n", " ")
+    assert main(["merge", str(file), "-o", str(tmp_path / "out")]) == 0
+    assert said in capsys.readouterr().err
 
 
 def test_mergekit_has_no_merges_of_several_kinds(llava: dict[str, Path]) -> None:
