@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from evomerge.errors import InputError, did_you_mean
+from evomerge.errors import InputError
+from evomerge.objects import objects_in, read_text, text_under
 
 
 def read_passages(path: Path, field: str = "text") -> list[tuple[str, str | None]]:
@@ -18,12 +18,7 @@ def read_passages(path: Path, field: str = "text") -> list[tuple[str, str | None
     Raises:
         InputError: the file is absent, empty or malformed, with file and line.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    text = read_text(path)
     pairs: list[tuple[str, str | None]]
     if path.suffix == ".jsonl":
         pairs = list(_objects(text, path, field))
@@ -45,22 +40,6 @@ def _blank_line_separated(text: str) -> Iterator[str]:
 
 
 def _objects(text: str, path: Path, field: str) -> Iterator[tuple[str, str | None]]:
-    # Not splitlines(): JSON text may hold U+2028 and its kin.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{where}: not a JSON object: {error}") from None
-        if not isinstance(row, dict):
-            raise InputError(f"{where}: expected a JSON object, found {type(row).__name__}")
-        passage = row.get(field)
-        if not isinstance(passage, str) or not passage:
-            raise InputError(
-                f"{where}: expected a text under {field!r}{did_you_mean(field, row)}, "
-                f"found {passage!r}; keys here: {', '.join(row)}"
-            )
+    for where, row in objects_in(text, path):
         source = row.get("source_id")
-        yield passage, None if source is None else str(source)
+        yield text_under(row, field, where), None if source is None else str(source)

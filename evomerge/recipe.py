@@ -331,17 +331,26 @@ class Recipe:
         """See ``Body.group_of``; but what is of a role in ``KEPT`` is mixed only by a group that names it.
 
         Merged routers choose experts that were merged for others, and the towers of most relatives are the
-        same. They come from the model whose tokenizer the result has.
+        same. They come from the model whose tokenizer the result has; and so does what one of the models that
+        would be mixed has not, such as the head of a reward model.
         """
-        found = self.body.group_of(place)
-        if found is None or place.role not in KEPT or len(found.models) == 1:
+        found, by_role = self.body.group_of(place), place.role in KEPT
+        if not by_role and not place.absent:
             return found
-        return found if place.role in (found.roles or ()) or found.tensors else self._kept
+        if found is None or place.absent.intersection(self._read_by(found)):
+            return self._kept
+        named = len(found.models) == 1 or place.role in (found.roles or ()) or found.tensors
+        return found if named or not by_role else self._kept
 
     @cached_property
     def _kept(self) -> Group:
-        first = BASE if self.base is not None else next(iter(self.models))
-        return passing(self.tokenizer or first)
+        known = (*([BASE] if self.base is not None else []), *self.models)
+        return passing(self.tokenizer if self.tokenizer in known else known[0])
+
+    def _read_by(self, group: Group) -> tuple[str, ...]:
+        """Names of the models that a group reads, ``base`` included where it is needed."""
+        based = self.base is not None and group.needs_base
+        return (BASE, *group.models) if based else group.models
 
     def ref(self, name: str) -> ModelRef:
         """The model called ``name`` (a source name, or ``base``)."""
@@ -352,10 +361,8 @@ class Recipe:
     @property
     def used(self) -> tuple[str, ...]:
         """Names of the models that some group reads, ``base`` included where it is needed."""
-        names = {m for g in self.groups for m in g.models}
+        names = {name for group in self.groups for name in self._read_by(group)}
         names |= {hop.model for hop in self.body.path or () if hop.model}
-        if self.base is not None and any(g.needs_base for g in self.groups):
-            names.add(BASE)
         return tuple(name for name in (BASE, *self.models) if name in names)
 
     @cached_property

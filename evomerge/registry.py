@@ -118,6 +118,8 @@ SCORERS = Registry(
         "task": "evomerge.scorers.lm_eval:LmEvalTask",
         "text": "evomerge.scorers.perplexity:BitsPerByte",
         "function": "evomerge.scorers.function:PythonFunction",
+        "reward": "evomerge.scorers.reward:Preferences",
+        "retrieval": "evomerge.scorers.retrieval:Retrieval",
     },
 )
 PREDICTORS = Registry(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -23,8 +24,9 @@ class Place:
         projection: the finer role, one of ``FINE``; empty where there is none, or it is not known.
         tensor: the name of the one tensor that is meant; empty for all that sit there.
         path: that name with ``{}`` for the number of the block.
+        absent: names of models that have no such tensor, where those of a merge are of several kinds.
 
-    The last four make no difference to whether two places are the same.
+    The last five make no difference to whether two places are the same.
     """
 
     layer: int | None
@@ -33,6 +35,7 @@ class Place:
     projection: str = field(default="", compare=False)
     tensor: str = field(default="", compare=False)
     path: str = field(default="", compare=False)
+    absent: frozenset[str] = field(default=frozenset(), compare=False)
 
     def at(self, layer: int) -> str:
         """The name of the tensor that is in block ``layer`` what this one is in its own."""
@@ -66,6 +69,12 @@ class Place:
             or ("other" in roles and self.role in OTHER)
             or (self.projection in roles and bool(self.projection))
         )
+
+
+def common_path(one: str, other: str) -> str:
+    """The path of the module that holds both of two dotted names; empty for the whole model."""
+    pairs = zip(one.split(".")[:-1], other.split(".")[:-1], strict=False)
+    return ".".join(word for word, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def coarse(places: Iterable[Place], layers: int) -> list[Place]:

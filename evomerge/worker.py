@@ -296,7 +296,7 @@ class Worker:
         if self._engine is not None:
             self._engine.close()
             self._engine = None  # never two in memory
-        setup, model = self._setup, self._parents.first
+        setup, model = self._setup, self._parents.frame
         check_quantize(setup.engine, setup.quantize)
         why = why_one_device(setup.engine, setup.quantize, model.skeleton.whole, model.architecture)
         if setup.gpus > 1 and why:

@@ -91,7 +91,7 @@ def test_at_least_125_families_are_walked() -> None:
 @pytest.mark.parametrize(("model_type", "architecture"), WALKED)
 def test_a_family_has_a_skeleton(model_type: str, architecture: str) -> None:
     """Of the names that it stores, each with a layer or a role outside; merged in place, each is a view."""
-    live = getattr(transformers, architecture)(tiny_config(model_type))
+    live = getattr(transformers, architecture)(tiny_config(model_type, architecture))
     config = {**live.config.to_dict(), "architectures": [architecture]}
     skeleton, held = Skeleton.of(config, model_type), views(live)
     assert set(held) == set(skeleton.places)
@@ -205,6 +205,20 @@ def test_routers_are_kept_and_experts_merged(
     }
 
 
+def test_what_no_group_matches_of_routers_is_kept(tmp_path: Path) -> None:
+    """A space of single tensors has no group for them; with the vocabulary of all they are the base's."""
+    members = tiny_members(tmp_path, "mixtral", "MixtralForCausalLM")
+    places = Checkpoint.open(ModelRef(str(members["base"]))).places
+    plain = recipe_of(members).groups[0]
+    varied = [name for name, place in places.items() if place.role != "router"]
+    recipe = recipe_of(members, replace(plain, tensors=tuple(varied)))
+    for number, tokenizer in enumerate(("base", "union")):
+        out = stored(merge(replace(recipe, tokenizer=tokenizer), tmp_path / f"out-{number}"))
+        base = stored(members["base"])
+        kept = {name for name in out if torch.equal(out[name], base[name])}
+        assert kept == set(places) - set(varied)
+
+
 def test_roles_may_be_said_by_patterns_of_names(tmp_path: Path) -> None:
     """Here a router is merged as attention is, and keys are kept as routers are."""
     members = tiny_members(tmp_path, "mixtral", "MixtralForCausalLM")
@@ -272,3 +286,18 @@ def test_a_mergekit_file_mixes_all_tensors_of_a_model(
         assert torch.allclose(tensor, expected, atol=1e-6), name
     with pytest.raises(InputError, match=r"materialize|is called"):
         to_mergekit(recipe_of(members))
+
+
+def test_layers_of_several_kinds_are_exported(tmp_path: Path) -> None:
+    """Block 0 of this one has no attention, by whose names it would be said; file and recipe merge alike."""
+    members = tiny_members(tmp_path, "qwen3_5_text", "Qwen3_5ForCausalLM")
+    named = group("task_arithmetic", ("a", "b"), {"weight": 0.3}, roles=("attn",))
+    recipe = recipe_of(members, named, group("task_arithmetic", ("a", "b"), {"weight": 0.6}))
+    (tmp_path / "mergekit.yaml").write_text(to_mergekit(recipe))
+    again, _ = load_recipe(tmp_path / "mergekit.yaml")
+    ours, theirs = (
+        stored(merge(recipe, tmp_path / "ours")),
+        stored(merge(again, tmp_path / "theirs")),
+    )
+    for name, tensor in ours.items():
+        assert torch.allclose(tensor, theirs[name], atol=1e-6), name

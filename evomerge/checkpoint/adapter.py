@@ -129,6 +129,17 @@ class Adapter:
             self._complete(name, update)
         self._handle: Any = None
 
+    @property
+    def names(self) -> set[str]:
+        """Of the parameters that the adapter changes."""
+        return {*self._updates, *self._whole, *self._rows}
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Go by other names for parameters: it has those in memory, its model those on disk."""
+        self._updates = {names.get(name, name): each for name, each in self._updates.items()}
+        self._whole = {names.get(name, name): key for name, key in self._whole.items()}
+        self._rows = {names.get(name, name): each for name, each in self._rows.items()}
+
     def touches(self, name: str) -> bool:
         """True if the adapter changes the parameter ``name``."""
         return name in self._updates or name in self._whole or name in self._rows

@@ -16,10 +16,18 @@ from typing import Any
 from evomerge.checkpoint.donor import Donor
 from evomerge.checkpoint.files import TOKENIZER, read_json
 from evomerge.checkpoint.reference import EMBEDDED
+from evomerge.checkpoint.sentence_modules import MODULES, sentence_files
 from evomerge.checkpoint.vocabulary import tokens_of
 from evomerge.errors import CheckpointError
 
 GENERATION = "generation_config.json"
+# of a model, the others are of a tokenizer
+OF_MODEL = (
+    GENERATION,
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+)
 COMPANIONS = (
     TOKENIZER,
     "tokenizer.model",
@@ -30,29 +38,29 @@ COMPANIONS = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
-    GENERATION,
+    *OF_MODEL,
 )
 _AUTO_MAP = "auto_map"
 
 
-def companions(donor: Donor) -> list[Path]:
-    """The companions of ``donor``.
+def companions(donor: Donor) -> dict[str, Path]:
+    """The companions of ``donor``, by their names in its folder.
 
     Raises:
         CheckpointError: one leads out of the folder, or cannot be read.
     """
-    found = []
-    for name in COMPANIONS:
-        folder = donor.folder if name == GENERATION else donor.tokenizer_folder
+    found = {}
+    for name in (*COMPANIONS, *(beside := sentence_files(donor.folder))):
+        folder = donor.folder if name in (*OF_MODEL, *beside) else donor.tokenizer_folder
         path = folder / name
         if not path.is_file():
             continue
         _refuse_outside(folder, path)
-        if path.suffix == ".json":
+        if path.suffix == ".json" and name != MODULES:
             content = read_json(path)
             if name == TOKENIZER:
                 tokens_of(content, path)
-        found.append(path)
+        found[name] = path
     return found
 
 
@@ -62,13 +70,14 @@ def copy_companions(donor: Donor, target: Path) -> None:
     Raises:
         CheckpointError: see ``companions``.
     """
-    for path in companions(donor):
-        content = read_json(path) if path.suffix == ".json" else {}
+    for name, path in companions(donor).items():
+        content = read_json(path) if path.suffix == ".json" and name != MODULES else {}
+        (target / name).parent.mkdir(exist_ok=True)
         if _AUTO_MAP in content:
             text = json.dumps(without_local_code(content), indent=2)
-            (target / path.name).write_text(f"{text}\n", encoding="utf-8")
+            (target / name).write_text(f"{text}\n", encoding="utf-8")
         else:
-            shutil.copyfile(path, target / path.name)
+            shutil.copyfile(path, target / name)
 
 
 def without_local_code(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from pathlib import Path
 from evomerge.checkpoint.companions import COMPANIONS
 from evomerge.checkpoint.files import file_digest
 from evomerge.checkpoint.reading import Checkpoint
+from evomerge.checkpoint.sentence_modules import sentence_files
 
-_MORE = ("config.json", "preprocessor_config.json", "processor_config.json")
+_TEMPLATES = ("*.jinja", "additional_chat_templates/*.jinja")
 ADAPTER = "adapter"
 
 
@@ -20,8 +21,9 @@ def files_of(model: Checkpoint, *, code: bool = False) -> dict[str, Path]:
         code: with the Python files that `trust_remote_code` runs.
     """
     weights = {model.entry(name).file for name in model.names}
-    patterns = (*_MORE, *COMPANIONS, "*.jinja", "additional_chat_templates/*.jinja")
+    patterns = ("config.json", *COMPANIONS, *_TEMPLATES)
     found = {path for pattern in patterns for path in model.folder.glob(pattern)}
+    found |= {model.folder / name for name in sentence_files(model.folder)}
     if code:
         found |= set(model.folder.glob("**/*.py"))
     named = {

@@ -8,7 +8,7 @@ spelling. What belongs to no topic and is not known to be harmless is told apart
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evomerge.checkpoint.effective import Config, Effective
@@ -95,6 +95,7 @@ _DEFAULT_THETA = 10_000.0
 _PLAIN = "default"  # the type of no scaling
 _ROPE_TYPES = {"su": "longrope", "mrope": _PLAIN, "None": _PLAIN}  # as transformers reads old names
 _ROPE_DEFAULTS: dict[str, Values] = {"yarn": {"beta_fast": 32, "beta_slow": 1, "truncate": True}}
+_SECTIONS = ("mrope_section", "mrope_interleaved")  # of positions that have several dimensions
 _SCALES_BY_FACTOR = ("linear", "llama3")  # by 1 they scale nothing
 _FROM_LENGTH = ("dynamic", "yarn", "llama3", "longrope")  # that depend on the length of pretraining
 
@@ -142,11 +143,15 @@ class Difference:
 def differences(mine: Config, theirs: Config) -> list[Difference]:
     """How two configs of one architecture differ in what they mean: by topic, then what is in none.
 
-    Windows are compared over the lengths that both can read: one that is longer cuts nothing.
+    Windows are compared over the lengths that both can read: one that is longer cuts nothing. Of two
+    architectures only the language models are compared: what is around these differs.
     """
+    one_kind = mine.get("architectures") == theirs.get("architectures")
     if _alike(_read_by_eye(mine), _read_by_eye(theirs)):
         return []
     ours, other = Effective.of(mine), Effective.of(theirs)
+    if not one_kind:
+        ours, other = _of_text(ours), _of_text(other)
     length = min(_length(ours), _length(other))
     found = [
         _difference(topic, meaning(ours, length), meaning(other, length))
@@ -154,6 +159,18 @@ def differences(mine: Config, theirs: Config) -> list[Difference]:
     ]
     found.append(_difference("", _rest(ours), _rest(other)))
     return [each for each in found if each.mine]
+
+
+def _of_text(effective: Effective) -> Effective:
+    """What matters for texts alone: their positions have one dimension, and turn as in a model that knows no other."""
+
+    def flat(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {name: flat(inner) for name, inner in value.items() if name not in _SECTIONS}
+
+    ropes = {key: flat(effective.text.get(key)) for key in ("rope_scaling", "rope_parameters")}
+    return replace(effective, text={**effective.text, **ropes}, around={})
 
 
 def meanings(config: Config) -> dict[str, Values]:
@@ -227,7 +244,7 @@ def _turns(given: Config, outer: Config) -> Values:
         kind = _PLAIN
     own = {key: value for key, value in given.items() if key not in ("rope_type", "type")}
     if kind == _PLAIN:
-        own = {k: v for k, v in own.items() if k in (*outer, "mrope_section", "mrope_interleaved")}
+        own = {k: v for k, v in own.items() if k in (*outer, *_SECTIONS)}
     if kind not in _FROM_LENGTH:
         own.pop(_PRETRAINED, None)
         outer = {key: value for key, value in outer.items() if key != _PRETRAINED}

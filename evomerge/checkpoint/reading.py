@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from evomerge.checkpoint.reference import ModelRef, locate, outlined
 from evomerge.checkpoint.weights import check_named, entries, refuse_adapter, refuse_model
 from evomerge.errors import CheckpointError
 from evomerge.skeleton import Skeleton, check_architecture, check_depth
+from evomerge.tensors import Place
 
 if TYPE_CHECKING:
     import torch
@@ -78,9 +79,18 @@ class Checkpoint:
         }
         self._list()
         if adapter:
+            if unknown := adapter.names - set(self._parts):
+                adapter.rename(self._on_disk(unknown))
             self._adapt(adapter)
             shapes = {key: self._entries[key].shape for key in self.names}
             adapter.check(name, shapes, self.ties)
+
+    def _on_disk(self, names: Collection[str]) -> dict[str, str]:
+        """What the files call tensors that transformers holds under these names, of those that differ."""
+        from evomerge.skeleton.conversion import loaded_as
+        from evomerge.skeleton.modules import meta_model
+
+        return loaded_as(meta_model(self.config, self.name), names)
 
     def _equal(self, one: str, other: str) -> bool:
         """Whether two stored tensors hold the same; transformers ties only such, whatever the config says."""
@@ -122,6 +132,12 @@ class Checkpoint:
     def tied(self) -> bool:
         """Whether the output head is the embedding."""
         return any(self._parts[key].place.role == "head" for key in self.ties)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether it has a head over tokens, tied or not."""
+        names = (*self.names, *self.ties)
+        return any(self.by_token(name) and self.place_of(name).role == "head" for name in names)
 
     @classmethod
     def open(cls, ref: ModelRef) -> Checkpoint:
@@ -193,6 +209,10 @@ class Checkpoint:
 
     def entry(self, name: str) -> Entry:
         return self._entries[name]
+
+    def place_of(self, name: str) -> Place:
+        """Where a tensor sits, also one that is tied."""
+        return self._parts[name].place
 
     def by_token(self, name: str) -> bool:
         """True if the rows of ``name`` belong to tokens."""

@@ -27,7 +27,7 @@ from evomerge.merging.remembered import ROOM
 from evomerge.parents import Parents, doubts, ending_notes
 from evomerge.parents.adapters import check_adapters, groups_of
 from evomerge.parents.statistics import Statistics, StatisticStore
-from evomerge.recipe import BASE, Recipe, check_named, check_rows, uncovered
+from evomerge.recipe import Recipe, check_named, check_rows, uncovered
 from evomerge.record.events import JOURNAL
 from evomerge.record.record import Record
 from evomerge.rounding import TOLD
@@ -90,8 +90,11 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
         if not model.missing:
             model.check_finite()
     companions(parents.donor)
+    # what is kept of a router or tower is in no group of the recipe
     asked = {
-        recipe.groups.index(found) for site in merge.sites if (found := recipe.group_of(site.place))
+        recipe.groups.index(found)
+        for site in merge.sites
+        if (found := recipe.group_of(site.place)) in recipe.groups
     }
     idle = [
         f"note: groups[{number}] matches no tensor: it lies beyond the layers, or earlier groups take all of it"
@@ -104,7 +107,7 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
     return [
         f"{file}: ok",
         f"models: {', '.join(f'{name} = {model.name}' for name, model in parents.models.items())}",
-        f"{parents.first.architecture}, {_depth(blueprint)}, {parameters:,} parameters",
+        f"{parents.frame.architecture}, {_depth(blueprint)}, {parameters:,} parameters",
         f"merged model: {_gigabytes(size)} in {recipe.dtype}; {_tokenizer(recipe.tokenizer, parents)}",
         *rounding,
         *notes_on(parents),
@@ -150,7 +153,8 @@ def _rounding(recipe: Recipe, parents: Parents) -> list[str]:
 
 def _doubts(parents: Parents) -> list[str]:
     """What speaks against merging such parents, and what a merge never stops at."""
-    endings = ending_notes(parents.models, parents.donor_name)
+    writes = parents.frame.has_head
+    endings = ending_notes(parents.models, parents.donor_name) if writes else []
     return [*doubts(parents), *(f"note: {fact}" for fact in endings)]
 
 
@@ -227,10 +231,11 @@ def _check_unexecuted(spec: RunSpec, tasks: Tasks, remote: Sequence[Code]) -> li
 
 
 def _models_and_space(job: Run, parents: Parents) -> list[str]:
-    spec, base = job.spec, job.models[BASE]
+    spec, frame = job.spec, parents.frame
     return [
         f"models: {', '.join(f'{name} = {model.name}' for name, model in job.models.items())}",
-        f"{base.architecture}, {base.layers} layers, {base.parameters:,} parameters; merged in {job.dtype}, scored in {_scoring(job)}",
+        f"{frame.architecture}, {frame.layers} layers, {frame.parameters:,} parameters; merged in {job.dtype}, "
+        f"scored in {_scoring(job)}",
         *notes_on(parents),
         *_doubts(parents),
         *_statistics(job),
@@ -362,11 +367,11 @@ def _slopes(job: Run, parents: Parents) -> list[str]:
     if why := job.without_slopes:
         return [f"slopes: none; {why}"]
     smooth, taught = sum(job.space.smooth), job.suite.teaching()
-    shapes, config = Blueprint.of(parents).shapes.values(), parents.first.config
+    shapes, config = Blueprint.of(parents).shapes.values(), parents.frame.config
     size = TYPICAL_BATCH * tensor_bytes((1,), job.scoring)
     width, inner = (int(config.get(key, 0)) for key in ("hidden_size", "intermediate_size"))
     vocabulary = int(config.get("vocab_size", 0))
-    kept = size * (parents.first.layers * (10 * width + 4 * inner) + 4 * vocabulary)
+    kept = size * (parents.frame.layers * (10 * width + 4 * inner) + 4 * vocabulary)
     sizes = [tensor_bytes(shape, "float32") for shape in shapes]
     shared = min(ROOM, len(job.space.sources) * sum(sizes))
     more = kept + 3 * max(sizes) + shared

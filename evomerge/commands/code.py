@@ -66,9 +66,9 @@ def read_tasks(spec: SuiteSpec) -> Tasks:
                 problems += _read_task(spec, scorer, tasks)
             elif scorer.kind == "function":
                 tasks.code[scorer.name] = [_function(spec, scorer)]
-            else:  # a text: bits, nats and perplexities
+            else:  # of a text less is better: bits, nats and perplexities
                 measured = [o["name"] for o in spec.objectives if o["scorer"] == scorer.name]
-                tasks.maximize |= dict.fromkeys(measured, False)
+                tasks.maximize |= dict.fromkeys(measured, scorer.kind != "text")
         except InputError as error:
             problems.append(f"{spec.place_of(scorer.name)}: {error}")
     if problems:

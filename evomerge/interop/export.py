@@ -41,7 +41,7 @@ ADAPTERS = """\
 
 # class of tensors -> what mergekit's filters look for in a tensor's name; the first hit wins, and the norms
 # of attention (self_attn.q_norm) must not be taken for attention, nor the final norm for another. Where
-# tensors of a class differ, their names inside the block take its place
+# tensors of a class differ, or are called otherwise, their names inside the block take its place
 FILTERS = {
     "final": "model.norm",
     "norm": "norm",
@@ -93,6 +93,10 @@ def _documents(recipe: Recipe, prefix: str) -> tuple[list[dict[str, Any]], str]:
     check_named(recipe, blueprint.names, blueprint.ties)
     if missing := uncovered(recipe, blueprint.places):
         raise InputError(f"no group of the recipe matches {missing[0]!r}; nothing was exported")
+    if len(kinds := {model.architecture for model in parents.models.values()}) > 1:
+        raise InputError(
+            f"mergekit merges models of one kind, and these are {', '.join(sorted(kinds))}; {MATERIALIZE}"
+        )
     models = {**({BASE: recipe.base} if recipe.base else {}), **recipe.models}
     earlier, names, comment = list[dict[str, Any]](), dict[str, str](), ""
     for name, model in models.items():
@@ -109,7 +113,10 @@ def _documents(recipe: Recipe, prefix: str) -> tuple[list[dict[str, Any]], str]:
         group = recipe.group_of(site.place)
         assert group is not None
         groups[site.name] = _plain(group, site.place)
-    places = {HEAD: Place(None, "head", layers, "", HEAD, HEAD), **blueprint.places}
+    # where layers are of several kinds, block 0 may lack a tensor by whose name there others go
+    stand_ins = {place.at(0): place for place in blueprint.places.values()}
+    head = Place(None, "head", layers, "", HEAD, HEAD)
+    places = {HEAD: head, **stand_ins, **blueprint.places}
     if not {EMBED, NORM} <= set(places):
         raise InputError(
             f"filters are written for models whose tensors are called as Llama's are, and this one has no {EMBED}; "
@@ -422,11 +429,12 @@ def _filtered(values: Mapping[str, Value], places: Mapping[str, Place]) -> Any:
     found: dict[str, Value] = {}  # filter -> value
     for kind, text in FILTERS.items():
         own = {places[n].inner: value for n, value in plain.items() if _class(places[n]) == kind}
+        as_one = _are_one(own.values()) and all(text in path for path in own)
         for path, value in own.items():
             module = path.rpartition(".")[0]
             both = [own[each] for each in own if each.startswith(f"{module}.")]
             fine = module if _are_one(both) else path
-            found[text if _are_one(own.values()) else fine] = value
+            found[text if as_one else fine] = value
     return [{"filter": text, "value": value} for text, value in found.items()]
 
 

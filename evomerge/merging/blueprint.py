@@ -2,7 +2,7 @@
 
 The merged head is tied if all parents tie theirs; otherwise a tied parent's head is a copy of its
 embedding. A recipe's path (``evomerge.paths``) lines up blocks of the merge, or of single models: each may stand at
-another depth, twice or not at all.
+another depth, twice or not at all. Of parents of several kinds the result is of one, see ``parents.kinds``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Site:
         name: as transformers names the parameter.
         shape: of the tensor.
         place: its layer and role in the merge, of which a path may take a block elsewhere.
-        origin: parent -> the tensor of it that stands here.
+        origin: parent -> the tensor of it that stands here; those of other kinds may have none.
         model: whose tensor it is, as it is; None for the merge's.
         factor: what the merged tensor is multiplied by.
     """
@@ -78,7 +78,7 @@ class Blueprint:
 
     @classmethod
     def of(cls, parents: Parents, path: Sequence[Hop] | None = None) -> Blueprint:
-        """What merges of ``parents`` look like: as the first of them, but for what belongs to tokens.
+        """What merges of ``parents`` look like: as their frame, but for what belongs to tokens.
 
         Args:
             parents: the models.
@@ -87,33 +87,34 @@ class Blueprint:
         Raises:
             Incompatible: the models have no such block, or it cannot stand where the path has it.
         """
-        models = parents.models
-        untied = (name for name, model in models.items() if not model.tied)
-        whole = next(untied, next(iter(models)))
-        own = tuple(Hop(layer) for layer in range(parents.first.layers))
+        whole = _whole(parents)
+        ties = dict(parents.models[whole].ties)
+        apart = [name for name in ties if _is_apart(parents, name)]
+        for name in apart:
+            del ties[name]
+        own = tuple(Hop(layer) for layer in range(parents.frame.layers))
         path = own if path is None else tuple(path)
         merge = None if path == own else cls.of(parents)
-        config = _config(parents, models[whole].tied, path)
+        tied = any(parents.models[whole].place_of(name).role == "head" for name in ties)
+        config = _config(parents, whole, tied, path)
         standing: dict[int | None, list[int | None]] = {None: [None]}
         for step, hop in enumerate(path):
             standing.setdefault(hop.layer, []).append(step)
         factors = _factors(parents, path)
         sites: dict[str, Site] = {}
         moved: dict[str, Place] = {}
-        for name, place in parents.places(whole).items():
+        for name, place in parents.places(whole, apart).items():
+            site = _site(parents, place, parents.shape(whole, name), name)
             for number in standing.get(place.layer, ()):
                 at = _moved(place, number, len(path))
-                sites[at.tensor] = Site(
-                    at.tensor,
-                    parents.shape(whole, name),
-                    place,
-                    dict.fromkeys(models, name),
-                    None if number is None else path[number].model,
-                    factors[number] if number is not None and residual.adds(name) else 1.0,
-                )
                 moved[at.tensor] = at
+                sites[at.tensor] = replace(
+                    site,
+                    name=at.tensor,
+                    model=None if number is None else path[number].model,
+                    factor=factors[number] if number is not None and residual.adds(name) else 1.0,
+                )
         made = tuple(sites[name] for name in ordered(moved))
-        ties, tied = models[whole].ties, models[whole].tied
         return cls(made, ties, tied, path, config, merge)
 
     @property
@@ -162,6 +163,27 @@ class Blueprint:
         return self._config
 
 
+def _whole(parents: Parents) -> str:
+    """Of the models of the frame's kind one that has all tensors of the result: the first that ties no head."""
+    kin = {n: m for n, m in parents.models.items() if m.architecture == parents.frame.architecture}
+    return next((name for name, model in kin.items() if not model.tied), parents.frame_name)
+
+
+def _is_apart(parents: Parents, name: str) -> bool:
+    """Whether a model of another kind has a tensor of its own where the frame's is tied to another."""
+    kind = parents.frame.architecture
+    others = {n: model for n, model in parents.models.items() if model.architecture != kind}
+    return any(parents.own_name(n, name) in model.places for n, model in others.items())
+
+
+def _site(parents: Parents, place: Place, shape: tuple[int, ...], origin: str) -> Site:
+    """The tensor that the frame's kind calls ``origin`` where ``place`` is."""
+    names = {model: parents.own_name(model, origin) for model in parents.models}
+    found = {model: own for model, own in names.items() if own is not None}
+    absent = frozenset(set(names) - set(found))
+    return Site(place.tensor, shape, replace(place, absent=absent), found)
+
+
 def _moved(place: Place, layer: int | None, layers: int) -> Place:
     """The same place in a block of another number, in a model of so many ``layers``."""
     tensor = place.tensor if layer is None else place.at(layer)
@@ -184,7 +206,7 @@ def _factors(parents: Parents, path: Path) -> list[float]:
         Incompatible: in these models that is not the same as scaling the hidden state.
     """
     found = factors_of(path)
-    first = parents.first
+    first = parents.frame
     if any(factor != 1.0 for factor in found) and not residual.scales(first.config, first.name):
         raise Incompatible(
             f"path: a scale between blocks cannot be written into the weights of {first.architecture}, whose blocks "
@@ -193,8 +215,8 @@ def _factors(parents: Parents, path: Path) -> list[float]:
     return found
 
 
-def _config(parents: Parents, tied: bool, path: Path) -> dict[str, Any]:
-    first = parents.first
+def _config(parents: Parents, whole: str, tied: bool, path: Path) -> dict[str, Any]:
+    first = parents.frame
     blocks = [hop.layer for hop in path]
     usual = blocks == list(range(first.layers))
     known = depth.of_blocks(first.config, blocks, first.name if usual else f"path: {first.name}")
@@ -203,10 +225,14 @@ def _config(parents: Parents, tied: bool, path: Path) -> dict[str, Any]:
         for key, value in without_local_code(known).items()
         if not key.endswith("_token_id") and key not in _NOT_MERGED
     }
-    content |= {**_special_tokens(parents.donor), "tie_word_embeddings": tied}
+    if parents.donor.model.architecture != first.architecture:
+        content |= _special_tokens(first)  # of images, say, which the donor knows nothing of
+    content |= _special_tokens(parents.donor)
     text = _text_part(content)
-    if "tie_word_embeddings" in text:
-        text["tie_word_embeddings"] = tied
+    if parents.models[whole].has_head:
+        content["tie_word_embeddings"] = tied
+        if "tie_word_embeddings" in text:
+            text["tie_word_embeddings"] = tied
     # by as many as the rows of the embedding, which may be more than there are tokens
     rows = parents.height - first.rows
     if rows or "vocab_size" in text:

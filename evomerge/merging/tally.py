@@ -44,7 +44,8 @@ class Tally:
         numbers = {id(group): number for number, group in enumerate(recipe.groups)}
         members: dict[int, dict[str, int]] = {}
         for site in sites:
-            if site.model or site.factor != 1.0:  # a path's, not the merge's
+            # a path's, not the merge's; and what there is no change of
+            if site.model or site.factor != 1.0 or self.origin in site.place.absent:
                 continue
             # a tower that is kept is in no group of the recipe
             if (number := numbers.get(id(recipe.group_of(site.place)))) is not None:

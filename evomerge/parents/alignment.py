@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from evomerge.checkpoint import Checkpoint, same_tokenizer, vocabulary
 from evomerge.checkpoint.meaning import differences
 from evomerge.errors import Incompatible
+from evomerge.parents.kinds import backbone_problems, frame_of
 from evomerge.parents.vocabulary import Common, common_vocabulary
 from evomerge.tokens import TokenRules
 
@@ -30,30 +31,30 @@ def aligned_rows(
     """The vocabulary of ``tokenizer``, with what ``rules`` add, and which row of each model stands where in it.
 
     Args:
-        models: the first is the one whose config a merge has.
-        tokenizer: one of them.
+        models: by name.
+        tokenizer: one of them; it decides whose kind and config a merge has, see ``kinds.frame_of``.
         allow: topics of configs that may differ, see ``checkpoint.meaning``.
 
     Returns:
         The vocabulary, and model -> row numbers as ``matching_rows`` gives them, or None if nothing moves.
 
     Raises:
-        Incompatible: models differ in architecture, depth, tensors, shapes or meaning of their
+        Incompatible: models differ in their backbones, depth, tensors, shapes or meaning of their
             configs, or in vocabularies that have no ``tokenizer.json`` to align them by; or no tokenizer
             has the tokens of all.
     """
-    (first_name, first), *others = models.items()
+    first_name = frame_of(models, tokenizer)
+    first = models[first_name]
     problems: list[str] = []
-    for name, model in others:
+    for name, model in models.items():
+        if model is first:
+            continue
         pair = _pair(name, model, first_name, first)
-        if model.architecture != first.architecture:
-            problems.append(
-                f"{pair}: architectures differ: {model.architecture} and {first.architecture}"
-            )
-        elif model.layers != first.layers:
+        if model.layers != first.layers:
             problems.append(f"{pair}: depths differ: {model.layers} and {first.layers} layers")
         else:
-            differing = _differences(model, first)
+            alike = model.architecture == first.architecture
+            differing = _differences(model, first) if alike else backbone_problems(first, model)
             differing = differing or _other_meanings(model, first, first_name, allow)
             problems += [f"{pair}: {difference}" for difference in differing]
     if not problems:
@@ -107,11 +108,11 @@ def _other_meanings(
     ]
 
 
-def config_notes(models: Mapping[str, Checkpoint]) -> list[str]:
-    """How the configs of models that may be merged differ all the same, a line for each."""
-    (first_name, first), *others = models.items()
+def config_notes(models: Mapping[str, Checkpoint], first_name: str) -> list[str]:
+    """How the configs of models that may be merged with ``first_name`` differ all the same, a line for each."""
+    first = models[first_name]
     notes = []
-    for name, model in others:
+    for name, model in models.items():
         for found in differences(model.config, first.config):
             about = f" in {found.topic}" if found.topic else ""
             but = "" if found.topic else ", which may or may not matter"

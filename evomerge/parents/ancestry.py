@@ -45,7 +45,7 @@ def ancestry_notes(parents: Parents) -> list[str]:
     Of models whose weights were not fetched nothing is told.
     """
     first, *others = parents.models
-    if parents.first.missing:
+    if parents.models[first].missing:
         return []
     others = [name for name in others if not parents.models[name].missing]
     names = _sample(parents)
@@ -70,10 +70,11 @@ def ancestry_notes(parents: Parents) -> list[str]:
 
 
 def kinship(parents: Parents, model: str, other: str, names: list[str]) -> Kinship:
-    """How near ``model`` is to ``other`` in a sample of the matrices ``names``."""
+    """How near ``model`` is to ``other`` in a sample of the matrices ``names``, as the frame calls them."""
     inner = ours = theirs = 0.0
     for name in names:
-        mine, its = (_corner(parents.tensor(each, name)) for each in (model, other))
+        owns = {each: parents.own_name(each, name) for each in (model, other)}
+        mine, its = (_corner(parents.tensor(n, own)) for n, own in owns.items() if own is not None)
         inner += float((mine * its).sum())
         ours += float((mine * mine).sum())
         theirs += float((its * its).sum())
@@ -85,9 +86,11 @@ def kinship(parents: Parents, model: str, other: str, names: list[str]) -> Kinsh
 
 def _sample(parents: Parents) -> list[str]:
     """A few matrices inside the blocks, over the depth; such as no adapter touches, if there are any."""
-    first = parents.first
-    inside = [n for n in first.names if len(first.entry(n).shape) > 1 and not first.by_token(n)]
-    mapped = [n for n in inside if all(parents.mapped(model, n) for model in parents.models)]
+    frame = parents.frame
+    inside = [n for n in frame.names if len(frame.entry(n).shape) > 1 and not frame.by_token(n)]
+    owns = {n: [(m, parents.own_name(m, n)) for m in parents.models] for n in inside}
+    inside = [n for n in inside if all(own for _, own in owns[n])]
+    mapped = [n for n in inside if all(own and parents.mapped(m, own) for m, own in owns[n])]
     found = mapped or inside
     step = max(1, -(-len(found) // MATRICES))
     return found[::step]

@@ -1,4 +1,5 @@
-"""What speaks against a merge without forbidding it: differences that were allowed, evidence that lacks."""
+"""What speaks against a merge without forbidding it: what is left out, differences that were allowed, evidence that
+lacks."""
 
 from __future__ import annotations
 
@@ -8,9 +9,10 @@ from evomerge.parents.parents import Parents
 
 
 def doubts(parents: Parents) -> list[str]:
-    """One fact a line: of the configs, then the tokenizers, then the weights."""
+    """One fact a line: of the kinds of models, then the configs, the tokenizers, the weights."""
     found = [
-        *config_notes(parents.models),
+        *parents.kinds(),
+        *config_notes(parents.models, parents.frame_name),
         *tokenizer_notes(parents.models, parents.donor_name),
         *ancestry_notes(parents),
     ]

@@ -37,11 +37,19 @@ def inner_products(parents: Parents, sources: Sequence[str]) -> dict[tuple[str, 
     """
     for model in parents.models.values():
         model.check_unchanged()
-    names = [n for n in parents.first.names if all(n in m.names for m in parents.models.values())]
+    every = (
+        {model: parents.own_name(model, name) for model in parents.models}
+        for name in parents.frame.names
+    )
+    common = [
+        {model: own for model, own in owns.items() if own in parents.models[model].places}
+        for owns in every
+    ]
+    common = [owns for owns in common if len(owns) == len(parents.models)]
     total = np.zeros((len(sources), len(sources)))
-    for name in names:
-        base = parents.tensor(BASE, name).flatten()
-        runs = _runs(name, len(base))
+    for owns in common:
+        base = parents.tensor(BASE, owns[BASE]).flatten()
+        runs = _runs(owns[BASE], len(base))
         taken = sum(end - start for start, end in runs)
 
         def entries(tensor: torch.Tensor, runs: Sequence[tuple[int, int]] = runs) -> torch.Tensor:
@@ -49,7 +57,7 @@ def inner_products(parents: Parents, sources: Sequence[str]) -> dict[tuple[str, 
 
         ours = entries(base)
         deltas = torch.stack(
-            [entries(parents.tensor(source, name).flatten()) - ours for source in sources]
+            [entries(parents.tensor(source, owns[source]).flatten()) - ours for source in sources]
         )
         total += (deltas @ deltas.T).numpy() * (len(base) / taken)
     unit = float(np.trace(total)) / len(sources) or 1.0

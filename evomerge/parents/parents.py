@@ -14,12 +14,13 @@ lazily, so that those of every model have the same rows:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from evomerge.checkpoint import ABSENT, Checkpoint, ModelRef
 from evomerge.checkpoint.hub import Missing
 from evomerge.parents.alignment import aligned_rows
+from evomerge.parents.kinds import counterparts, frame_of, kind_notes
 from evomerge.parents.vocabulary import row_meant
 from evomerge.recipe import BASE, Recipe
 from evomerge.skeleton.roles import placed
@@ -34,11 +35,12 @@ class Parents:
     """The opened models: checked against each other once, read by every candidate.
 
     A tensor goes by the name that its own model has for it; the head of a model that ties it is its
-    embedding. What a merged model has where is a ``merging.Blueprint``'s to say.
+    embedding. What a merged model has where is a ``merging.Blueprint``'s to say. Models may be of several kinds,
+    see ``parents.kinds``.
 
     Attributes:
         models: name -> checkpoint as stored; read tensors with ``tensor``, which aligns them.
-        first: the base, or the first source.
+        frame_name: whose kind and config a merge has: of models of one kind the first's.
         tokenizer: name of the model whose vocabulary all are brought to, or ``union``.
         donor: whose tokenizer, chat template and generation config a merge has.
 
@@ -62,9 +64,14 @@ class Parents:
     ) -> None:
         self._place = place or {}
         self.models = dict(models)
-        self.first = next(iter(self.models.values()))
         self.tokenizer = tokenizer or next(iter(self.models))
+        self.frame_name = frame_of(self.models, self.tokenizer)
         self.donor, self._rows = aligned_rows(self.models, self.tokenizer, allow, rules)
+        self._names = {  # of models of another kind than the frame
+            name: counterparts(self.frame, model)
+            for name, model in self.models.items()
+            if model.architecture != self.frame.architecture
+        }
         self._row_numbers: dict[str, torch.Tensor] = {}
 
     @classmethod
@@ -73,7 +80,7 @@ class Parents:
     ) -> Parents:
         """Every model of ``recipe``, each opened by ``opened``, whether a group reads it or not.
 
-        All have a say in what the result looks like: its config is the first one's, its head is tied if
+        All have a say in what the result looks like: its config is the frame's, its head is tied if
         all are, rows that one lacks are taken from the others. So what a search scored, in which all are
         open, is what a merge of the recipe is.
         """
@@ -81,9 +88,21 @@ class Parents:
         models = {name: opened(recipe.ref(name)) for name in names}
         return cls(models, recipe.tokenizer, recipe.allow, recipe.tokens, recipe.place)
 
-    def places(self, model: str) -> dict[str, Place]:
-        """Where the tensors of a model sit, by name, in depth order."""
-        return placed(self.models[model].places, self._place)
+    def places(self, model: str, tied: Collection[str] = ()) -> dict[str, Place]:
+        """Where the tensors of a model sit, by name, in depth order; then some that are tied to others."""
+        opened = self.models[model]
+        more = {name: opened.place_of(name) for name in tied}
+        return placed({**opened.places, **more}, self._place)
+
+    @property
+    def frame(self) -> Checkpoint:
+        """The model whose kind and config a merge has."""
+        return self.models[self.frame_name]
+
+    def own_name(self, model: str, name: str) -> str | None:
+        """What a model calls the tensor that models of the frame's kind call ``name``; None if it has none."""
+        names = self._names.get(model)
+        return name if names is None else names.get(name)
 
     @property
     def donor_name(self) -> str:
@@ -144,6 +163,10 @@ class Parents:
         found[rows == ABSENT] = 0
         return found
 
+    def kinds(self) -> list[str]:
+        """What stays and what is left out of models of other kinds than the frame's, a line each."""
+        return kind_notes(self.models, self.frame_name, self._names)
+
     def notes(self) -> list[str]:
         """What alignment does, one line a model; nothing if the vocabularies agree."""
         notes = []
@@ -199,7 +222,7 @@ class Parents:
         aligned = stored[rows.clamp(min=0)]
         absent = (rows == ABSENT).nonzero().flatten()
         if absent.numel():
-            fill, known = self._fill(name, absent)
+            fill, known = self._fill(self._frames_name(model, name), absent)
             fill, padding = fill[known], absent[~known]
             if not torch.equal(fill.to(stored.dtype).float(), fill):
                 aligned = aligned.float()
@@ -211,35 +234,49 @@ class Parents:
         return aligned
 
     def _fill(self, name: str, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows ``wanted`` of the common vocabulary for a model that lacks them, float32; and which some model has."""
+        """Rows ``wanted`` of the common vocabulary for a model that lacks them, float32; and which some model has.
+
+        ``name`` is the frame's for the tensor.
+        """
         import torch
 
-        first = next(iter(self.models))
-        shape = (len(wanted), *self.shape(first, name)[1:])
+        shape = (len(wanted), *self.shape(self.frame_name, name)[1:])
         total, count = torch.zeros(shape), torch.zeros(len(wanted), *[1] * (len(shape) - 1))
+        based = None
         for model in self.models:
+            if (own := self.own_name(model, name)) is None:
+                continue
             rows = self._numbers(model)[wanted]
             has = rows != ABSENT
-            values = self._stored(model, name)[rows[has]].float()
+            values = self._stored(model, own)[rows[has]].float()
             if model == BASE:
-                base_has, base_values = has, values
+                based = has, values
             total[has] += values
             count[has] += 1
         mean = total / count
         known = count.flatten() > 0
-        if BASE in self.models:
-            mean[base_has] = base_values
+        if based is not None:
+            mean[based[0]] = based[1]
         for number, row in enumerate(wanted.tolist()):
-            if rule := self.donor.rules.get(row):
-                mean[number] = self._ruled(name, row, rule)
+            rule = self.donor.rules.get(row)
+            if rule and (ruled := self._ruled(name, row, rule)) is not None:
+                mean[number] = ruled
                 known[number] = True
         return mean, known
 
-    def _ruled(self, name: str, row: int, rule: TokenRow) -> torch.Tensor | float:
-        """The row of a token that the recipe has a rule for."""
+    def _frames_name(self, model: str, name: str) -> str:
+        """What the frame calls the tensor that ``model`` calls ``name``."""
+        names = self._names.get(model, {})
+        return next((ours for ours, own in names.items() if own == name), name)
+
+    def _ruled(self, name: str, row: int, rule: TokenRow) -> torch.Tensor | float | None:
+        """The row of a token that the recipe has a rule for; None where the model that it names has no such tensor."""
         if rule.model is None:
             return 0.0
+        own = self.own_name(rule.model, name)
+        if own is None:
+            return None
         token = next(token for token, number in self.donor.tokens.items() if number == row)
-        return self._stored(rule.model, name)[
+        return self._stored(rule.model, own)[
             row_meant(self.models[rule.model], token, rule)
         ].float()

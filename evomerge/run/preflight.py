@@ -32,13 +32,15 @@ from evomerge.run.calibrating import read_texts
 from evomerge.run.others import given_at_start, given_by_runs
 from evomerge.run.precision import scoring_dtype
 from evomerge.run.spec import RunSpec
-from evomerge.skeleton.roles import placed
+from evomerge.scorers.pooling import pooling_of
+from evomerge.scorers.reward import why_no_reward
+from evomerge.skeleton.modules import model_class, own_config
 from evomerge.space import SearchSpace
 from evomerge.space.start import Given
 from evomerge.suite import splits
 from evomerge.suite.objectives import counting
 from evomerge.suite.scorer import Chatting
-from evomerge.suite.spec import SuiteSpec
+from evomerge.suite.spec import OF_MODULE, OF_TOKENS, SuiteSpec
 from evomerge.suite.splits import Split
 from evomerge.suite.suite import Suite
 from evomerge.worker import Setup
@@ -80,13 +82,10 @@ class Run:
 
     @cached_property
     def space(self) -> SearchSpace:
-        every = {n: at for model in self.models.values() for n, at in model.places.items()}
-        places = placed(every, self.spec.place)
-        rows = "rows" in self.spec.space.parts
-        shapes = Blueprint.of(self.parents).shapes if rows else None
-        layers = self.models[BASE].layers
-        given = self.given
-        return SearchSpace(self.spec.space, self.template, layers, places, shapes, given=given)
+        made = Blueprint.of(self.parents)
+        shapes = made.shapes if "rows" in self.spec.space.parts else None
+        layers, places = made.layers, made.places
+        return SearchSpace(self.spec.space, self.template, layers, places, shapes, given=self.given)
 
     @property
     def reserve(self) -> Cost:
@@ -275,17 +274,21 @@ def _check_tokenizer(donor: Donor, spec: RunSpec) -> None:
         tokenizer = load_tokenizer(donor, spec.trust_remote_code)
     except CheckpointError as error:
         raise CheckpointError(f"{error} Name a model that has one as models.tokenizer") from None
-    chats = [s.name for s in spec.suite.scorers if s.options.get("apply_chat_template")]
+    chats = [
+        f"apply_chat_template of {s.name}" if s.kind == "task" else s.name
+        for s in spec.suite.scorers
+        if s.options.get("apply_chat_template") or s.kind == "reward"
+    ]
     if chats and not tokenizer.chat_template:
         raise CheckpointError(
-            f"{donor.name}: its tokenizer has no chat template, which apply_chat_template of "
-            f"{', '.join(chats)} asks for. Name a model that has one as models.tokenizer"
+            f"{donor.name}: its tokenizer has no chat template, which {', '.join(chats)} asks for. "
+            "Name a model that has one as models.tokenizer"
         )
 
 
 def _check_engine(suite: SuiteSpec) -> None:
     """Refuse functions of a torch module where the engine has none, and an engine that cannot be loaded."""
-    functions = [scorer.name for scorer in suite.scorers if scorer.kind == "function"]
+    functions = [scorer.name for scorer in suite.scorers if scorer.kind in OF_MODULE]
     if not ENGINES.get(suite.engine).HAS_MODULE and functions:
         raise InputError(
             f"{suite.place_of(functions[0])}: {functions[0]} is a function of a torch module, which engine "
@@ -300,6 +303,26 @@ def _check_quantize(suite: SuiteSpec) -> None:
         check_quantize(suite.engine, suite.quantize)
     except InputError as error:
         raise InputError(f"{suite.place('quantize')}: {error}") from None
+
+
+def _check_kind(suite: SuiteSpec, parents: Parents) -> None:
+    """Refuse scorers that ask of merges what models of their kind do not give."""
+    frame, name = parents.frame, parents.frame_name
+    merges = f"merges are of the kind of {name} ({frame.name}), a {frame.architecture}"
+    for scorer in suite.scorers:
+        place = suite.place_of(scorer.name)
+        if scorer.kind in OF_TOKENS and not frame.has_head:
+            raise InputError(
+                f"{place}: {scorer.name} asks for tokens, and {merges}, which has no head over tokens. Score it by "
+                "`reward`, `retrieval` or a `function`, or name another model as models.tokenizer, whose kind they are"
+            )
+        if scorer.kind == "reward":
+            own = own_config(model_class(frame.config, frame.name), frame.config)
+            if why := why_no_reward(frame.architecture, own.num_labels):
+                raise InputError(f"{place}: {merges}: {why}")
+        if scorer.kind == "retrieval":
+            said, folder = scorer.options.get("pooling"), parents.donor.tokenizer_folder
+            pooling_of(place, said, folder)
 
 
 class _Attempts:
@@ -336,6 +359,8 @@ def _open_models(
     if len(models) == len(opened):
         parents = attempt(lambda: Parents(models, spec.tokenizer, spec.allow))
         _look_for_nan([model for model in models.values() if not model.missing], attempt, say)
+        if parents:
+            attempt(partial(_check_kind, spec.suite, parents))
         donor = parents.donor if parents else models.get(spec.tokenizer)
         if tokenizer and donor:
             attempt(lambda: _check_tokenizer(donor, spec))

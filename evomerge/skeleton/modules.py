@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import Incompatible
 from evomerge.skeleton.roles import projection_of, role_in_block, role_outside
-from evomerge.tensors import Place
+from evomerge.tensors import Place, common_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -94,9 +94,10 @@ def places_of(model: Any) -> dict[str, tuple[Place, bool]]:
     from torch import nn
 
     modules = dict(model.named_modules())
+    read = _read_first(model)
     stack, layers = stack_of(model)
-    tower = stack.rpartition(".")[0]
-    embedding, head = model.get_input_embeddings(), _head(model)
+    tower = common_path(stack, read or stack)
+    embedding, head = model.get_input_embeddings(), output_head(model)
     tokens = getattr(embedding, "num_embeddings", None)
     found: dict[str, tuple[Place, bool]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -111,8 +112,6 @@ def places_of(model: Any) -> dict[str, tuple[Place, bool]]:
             role = "embed"
         elif owner is head:
             role = "head"
-        elif isinstance(owner, nn.Embedding) and _is_in(name, tower):
-            role = "embed"
         else:
             role = role_outside(name, norm, _is_in(name, tower))
         # an embedding may have rows for more than tokens, such as prompts or images, and the head has not
@@ -143,7 +142,8 @@ def _is_in(name: str, tower: str) -> bool:
     return not tower or name.startswith(f"{tower}.")
 
 
-def _head(model: Any) -> nn.Module | None:
+def output_head(model: Any) -> nn.Module | None:
+    """The module that makes logits over tokens; None where there is none."""
     try:
         head: nn.Module | None = model.get_output_embeddings()
     except (AttributeError, NotImplementedError):  # of classes that have none
@@ -151,23 +151,31 @@ def _head(model: Any) -> nn.Module | None:
     return head
 
 
+def _read_first(model: Any) -> str:
+    """The name of the embedding of tokens."""
+    embedding = model.get_input_embeddings()
+    return next((name for name, each in model.named_modules() if each is embedding), "")
+
+
 def stack_of(model: Any) -> tuple[str, int]:
     """The name of the module list that holds the blocks, and how many; ``""`` and 0 if there is none.
 
-    It is the one as long as the config says; of several, and where none is, the one with most parameters.
+    It is the one as long as the config says; of several, and where none is, the one that lies nearest to the
+    embedding of tokens, and of those the one with most parameters.
     """
     from torch import nn
 
-    text = model.config.get_text_config()
+    text, read = model.config.get_text_config(), _read_first(model)
     depth = getattr(text, "num_hidden_layers", None)
     lists = {
         name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)
     }
     fitting = {name: module for name, module in lists.items() if len(module) == depth} or lists
 
-    def size(name: str) -> tuple[int, int]:
+    def size(name: str) -> tuple[int, int, int]:
         # of lists inside one another the outermost
-        return sum(p.numel() for p in fitting[name].parameters()), -len(name)
+        parameters = sum(p.numel() for p in fitting[name].parameters())
+        return len(common_path(name, read)), parameters, -len(name)
 
     if not fitting:
         return "", 0

@@ -31,6 +31,7 @@ _ROUTER = re.compile(
 _OTHER_TOWER = re.compile(
     r"(?:^|[_.])(?:vision|visual|image|img|audio|speech|video|vit|projector|connector|multi_modal\w*|mtp)"
 )
+_POOLER = re.compile(r"(?:^|\.)pooler(?:\.|$)")  # makes one vector of a text, behind the blocks
 _PROJECTION = {
     "attn": re.compile(r"(?:^|\.)([qkvo])_proj\.(?:weight|bias)$"),
     "mlp": re.compile(r"(?:^|\.)(gate|up|down)_proj\.(?:weight|bias)$"),
@@ -76,7 +77,7 @@ def role_outside(path: str, norm: bool, in_tower: bool) -> str:
         return "tower"
     if norm:
         return "norm"
-    return "embed" if in_tower else "head"
+    return "embed" if in_tower and not _POOLER.search(path) else "head"
 
 
 def placed(places: Mapping[str, Place], patterns: Mapping[str, str]) -> dict[str, Place]:

@@ -84,7 +84,11 @@ class SearchSpace:
             raise ValueError("a space of single tensors or projections is fitted to their names")
         self.places = places or {}
         named = {role for role in spec.roles if role in KEPT}
-        varied = [p for p in self.places.values() if p.role not in KEPT or p.role in named]
+        varied = [
+            place
+            for place in self.places.values()
+            if (place.role not in KEPT or place.role in named) and not place.absent
+        ]
         if not spec.is_fine:
             varied = coarse(varied, layers) if varied else dense(layers)
         self._places = tuple(varied)

@@ -20,7 +20,18 @@ from evomerge.suite.objectives import BASE, CONFIDENCE, Floor
 from evomerge.suite.slopes import SlopeOptions, parse_slopes
 
 COMBINATIONS = ("retention", "mean", "worst")
-KINDS = ("task", "text", "function")
+KINDS = ("task", "text", "reward", "retrieval", "function")
+FILES = ("text", "reward", "retrieval")  # kinds whose target is a file
+OF_TOKENS = ("task", "text")  # kinds that ask for likelihoods and texts, so for a head over tokens
+OF_MODULE = ("reward", "retrieval", "function")  # kinds that ask a torch module
+POOLINGS = ("cls", "mean", "last")  # how hidden states of a text become one
+METRICS = {  # kind -> what is measured where a suite does not say
+    "task": "acc",
+    "text": "bits_per_byte",
+    "reward": "accuracy",
+    "retrieval": "ndcg",
+    "function": "value",
+}
 DERIVED = {"worst_of": "worst", "mean_of": "mean"}  # key of an objective made of others -> how
 LIMITS = {"probe": 10, "search": 200, "select": 200, "report": 400}
 CANDIDATE = (20, 60)  # items per scorer: in the first generation, and in the last
@@ -38,7 +49,7 @@ class ScorerSpec:
     the whole folder moves.
     """
 
-    kind: str  # task | text | function
+    kind: str  # one of KINDS
     name: str
     target: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -354,7 +365,7 @@ def _parse_objective(
     if len(kinds) != 1 and isinstance(node.value, dict):
         section.problem(
             "",
-            "expected exactly one of task, text (a file), function (module:function), "
+            "expected exactly one of task, text, reward and retrieval (files), function (module:function), "
             "worst_of and mean_of (lists of objectives)",
         )
     kind = kinds[0] if kinds else "task"
@@ -362,7 +373,7 @@ def _parse_objective(
     of = section.texts(kind) if scorer is None else ()
     if scorer is None and not of:
         section.problem(kind, "expected at least one objective")
-    default = {"task": "acc", "text": "bits_per_byte", "function": "value"}.get(kind, "")
+    default = METRICS.get(kind, "")
     objective = {
         "name": name,
         "scorer": scorer.name if scorer else "",
@@ -392,10 +403,20 @@ def _parse_scorer(kind: str, section: config.Section, folder: Path) -> ScorerSpe
             if option in section:
                 options[option] = read(option)
         options |= parse_chat(section)
-    elif kind == "text":
+    elif kind in FILES:
         target = str((folder / target).resolve())
-        if "field" in section:
-            options["field"] = section.text("field")
+    if kind == "text" and "field" in section:
+        options["field"] = section.text("field")
+    if kind == "retrieval":
+        for option, read in (
+            ("corpus", lambda key: str((folder / section.text(key)).resolve())),
+            ("k", lambda key: section.integer(key, 10, low=1)),
+            ("pooling", lambda key: section.choice(key, POOLINGS, POOLINGS[0])),
+            ("query_prefix", section.text),
+            ("text_prefix", section.text),
+        ):
+            if option in section:
+                options[option] = read(option)
     return ScorerSpec(kind, written, target, options)
 
 

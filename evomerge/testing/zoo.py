@@ -69,6 +69,7 @@ _TYPES: dict[str, dict[str, Any]] = {
     "deepseek_v3": {"head_dim": 8},
     "mimo_v2_flash": {"head_dim": HEAD, "v_head_dim": HEAD},
     "smollm3": {"no_rope_layers": [1, 1, 1, 0]},
+    "dots1": {"n_routed_experts": EXPERTS, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "dory": {"n_input_layers": 1, "n_recurrent_layers": 2, "n_output_layers": 1},
     "gemma3n_text": {"intermediate_size": [64] * LAYERS, "activation_sparsity_pattern": [0.0] * LAYERS,
                      "num_kv_shared_layers": 2, "laurel_rank": 8},
@@ -80,8 +81,16 @@ _TYPES: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"num_heads": 4, "head_dim": 16},
     "nemotron": {"num_key_value_heads": 1},
+    "qwen2_5_vl": {
+        "text_config": {"rope_parameters": {"mrope_section": [2, 3, 3]}},
+        "vision_config": {"depth": 2, "out_hidden_size": HIDDEN, "fullatt_block_indexes": [1]},
+    },
+    "roc_bert": {**_CAUSAL, "shape_vocab_size": 300, "pronunciation_vocab_size": 300},
+    "xlm": {"n_words": VOCABULARY, "emb_dim": HIDDEN, "causal": True},
     "xlnet": {"d_head": HEAD},
+    "xmod": {**_CAUSAL, "default_language": "en_XX"},
     "youtu": {"head_dim": 8, "pad_token_id": None},
+    "zamba": {"attention_hidden_size": 2 * HIDDEN, "attention_head_dim": HIDDEN},
     "zaya": {"num_experts_per_tok": 1},
 }  # fmt: skip
 _ABSENT = ("per_layer_config", "attention_layers", "model_type")
@@ -93,25 +102,43 @@ NOT_CAUSAL = "its forward pass is not causal"
 OTHER_FORM = "held in another form than stored, so it is merged to disk alone"
 LEFT_OUT = {
     **dict.fromkeys(
-        ("blt", "cohere_compass_text", "dbrx", "dory", "dots1", "dots3_note", "emu3", "gemma3n", "gemma4_assistant",
-         "gemma4_unified_assistant", "inkling2_loop_text", "inkling2_text", "llama4", "longcat_flash", "qwen3_5",
-         "qwen3_5_moe", "qwen4_exp", "qwen4_exp_text", "reformer", "roc_bert", "xlm", "xlstm", "xmod", "zamba",
-         "zamba2"),
+        ("blt", "cohere_compass_text", "dbrx", "dory", "dots3_note", "gemma3n", "gemma4_assistant",
+         "gemma4_unified_assistant", "longcat_flash", "qwen4_exp", "qwen4_exp_text", "reformer", "xlstm", "zamba2"),
         NO_TINY,
     ),
     **dict.fromkeys(("cpmant", "xlnet"), NOT_CAUSAL),
     **dict.fromkeys(("musicgen", "musicgen_melody"), "it has an encoder beside its decoder"),
-    **dict.fromkeys(("hrm_text", "lara_mini", "sarvam_moe"), OTHER_FORM),
+    **dict.fromkeys(("hrm_text", "inkling2_loop_text", "inkling2_text", "lara_mini", "sarvam_moe"), OTHER_FORM),
     "deepseek_v4": "transformers maps one of its names to none of its tensors",
 }  # fmt: skip
 
 
-def tiny_config(model_type: str, **more: Any) -> Any:
-    """A small config of a type of model, as transformers calls it."""
-    from transformers import AutoConfig
+def tiny_config(model_type: str, architecture: str = "", **more: Any) -> Any:
+    """A small config of a type of model, as transformers calls it.
 
-    kind = type(AutoConfig.for_model(model_type))
-    return kind.from_dict({**_shrunk(kind().to_dict()), **_TYPES.get(model_type, {}), **more})
+    Args:
+        model_type: of the model.
+        architecture: its class, where that may want no more of the type's config than that of its text model.
+        more: settings.
+    """
+    import transformers
+
+    kind = type(transformers.AutoConfig.for_model(model_type))
+    if architecture:
+        kind = getattr(transformers, architecture).config_class
+        model_type = kind.model_type
+    content = _within(_shrunk(kind().to_dict()), _TYPES.get(model_type, {}))
+    return kind.from_dict({**content, **more})
+
+
+def _within(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``content`` with ``changes``, which may be of mappings inside it."""
+    inner = {
+        key: _within(content[key], value)
+        for key, value in changes.items()
+        if isinstance(value, Mapping) and isinstance(content.get(key), Mapping)
+    }
+    return {**content, **changes, **inner}
 
 
 def _shrunk(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,9 +182,21 @@ def decoders() -> dict[str, str]:
 
 
 def tiny_members(
-    folder: Path, model_type: str, architecture: str, names: Sequence[str] = ("base", "a", "b")
+    folder: Path,
+    model_type: str,
+    architecture: str,
+    names: Sequence[str] = ("base", "a", "b"),
+    **more: Any,
 ) -> dict[str, Path]:
-    """A random base and steps away from it, as folders that transformers has written."""
+    """A random base and steps away from it, as folders that transformers has written.
+
+    Args:
+        folder: where to make one folder a name.
+        model_type: as transformers calls it.
+        architecture: the class.
+        names: the base first.
+        more: settings of the config.
+    """
     import torch
     import transformers
 
@@ -165,7 +204,45 @@ def tiny_members(
     made = {}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = getattr(transformers, architecture)(tiny_config(model_type))
+        model = getattr(transformers, architecture)(tiny_config(model_type, architecture, **more))
+        for name in names:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(STEP * torch.randn_like(parameter))
+            model.save_pretrained(folder / name)
+            tokenizer.save_pretrained(folder / name)
+            made[name] = folder / name
+    return made
+
+
+def text_members(
+    folder: Path, wrapper: Path, architecture: str, names: Sequence[str] = ("base", "math")
+) -> dict[str, Path]:
+    """Text models a step away from the language model of a vision model, and from one another, as folders.
+
+    Args:
+        folder: where to make one folder a name.
+        wrapper: the vision model.
+        architecture: of the text models.
+        names: of the folders.
+    """
+    import torch
+    import transformers
+
+    around = transformers.AutoModelForImageTextToText.from_pretrained(wrapper)
+    kind = getattr(transformers, architecture)
+    config = around.config.get_text_config().to_dict()
+    del config["model_type"]
+    if "mrope_section" in (config.get("rope_parameters") or {}):
+        config["rope_parameters"].pop("mrope_section")
+    model = kind(kind.config_class.from_dict(config))
+    language = getattr(around.model, "language_model", None) or around.model.text_model
+    tokenizer = byte_tokenizer()
+    made = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model.model.load_state_dict(language.state_dict())
+        model.lm_head.weight.data.copy_(around.lm_head.weight)
         for name in names:
             with torch.no_grad():
                 for parameter in model.parameters():

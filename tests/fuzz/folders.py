@@ -21,6 +21,10 @@ from evomerge.testing.models import tiny_family
 
 SHAPE = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2}
 GENERATION = {"do_sample": True, "temperature": 0.7, "top_k": 5, "eos_token_id": [1]}
+MODULES = [
+    {"path": "", "type": "sentence_transformers.models.Transformer"},
+    {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+]
 CODE = {"AutoTokenizer": ["tokenization.Other", None], "AutoConfig": "configuration.Other"}
 RECIPE = """\
 base: {0}/base
@@ -38,6 +42,9 @@ def example(folder: Path) -> Files:
     tiny_family(folder, ("base", "one", "two"), tie_word_embeddings=False, **SHAPE)
     one, two, lora = folder / "one", folder / "two", folder / "lora"
     (one / "generation_config.json").write_text(json.dumps(GENERATION))
+    (one / "modules.json").write_text(json.dumps(MODULES))
+    (one / "1_Pooling").mkdir()
+    (one / "1_Pooling/config.json").write_text('{"pooling_mode_mean_tokens": true}')
     for name in ("config.json", "tokenizer_config.json"):
         path = one / name
         path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": CODE}))

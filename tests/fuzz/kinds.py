@@ -13,13 +13,15 @@ import json
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from evomerge import config
-from evomerge.checkpoint import ModelRef
+from evomerge.checkpoint import Checkpoint, ModelRef
 from evomerge.errors import InputError
+from evomerge.parents import Parents
 from evomerge.recipe import Body, Recipe, group
 from evomerge.skeleton import usual
 
@@ -96,12 +98,18 @@ def run(path: Path) -> None:
     assert len(spec.digest) == 64
     for name in spec.names:
         assert spec.model(name).portable
-    models: Any = {"base": SimpleNamespace(layers=LAYERS, dtype="float32", places=PLACES)}
+    models = {"base": base_model()}
     suite: Any = SimpleNamespace(objectives=(), measured=(), spec=spec.suite, teaching=dict)
     job = Run(spec, models, suite, "float32")
+    job.__dict__["parents"] = Parents(models, place=spec.place)  # those it names are not there
     job.space.starts()
     if job.space.dims:
         job.optimizer()
+
+
+@cache
+def base_model() -> Checkpoint:
+    return Checkpoint.open(ModelRef("embedded:base"))
 
 
 # -- space ---------------------------------------------------------------------------------------
@@ -195,6 +203,8 @@ objectives:
     max_gen_toks: 20
     metric: exact_match*in_language
   text: {text: texts.jsonl, field: body, direction: minimize, floor: 0.5}
+  safe: {reward: pairs.jsonl, metric: margin}
+  found: {retrieval: queries.jsonl, corpus: corpus.jsonl, k: 5, pooling: cls, query_prefix: "q: "}
   code: {function: "mine:score", weight: 0}
   worst: {worst_of: [th, id]}
   mean: {mean_of: [th, id], weight: 0}

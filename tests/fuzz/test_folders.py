@@ -27,6 +27,7 @@ SHOWN = 5  # failures
 WRITTEN = {
     *("config.json", "model.safetensors", "evomerge.yaml", "generation_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+    *("modules.json", "1_Pooling/config.json"),
 }
 
 
@@ -35,8 +36,9 @@ def merged(folder: Path) -> None:
     check(folder / "recipe.yaml")
     recipe = Recipe.load(folder / "recipe.yaml")
     out = write_merge(recipe, open_parents(recipe), folder / "out", force=True)
-    assert {path.name for path in out.iterdir()} <= WRITTEN
-    assert not any(path.is_symlink() for path in out.iterdir())
+    every = list(out.rglob("*"))
+    assert {str(path.relative_to(out)) for path in every if not path.is_dir()} <= WRITTEN
+    assert not any(path.is_symlink() for path in every)
     Checkpoint("out", out)
     for name in ("config.json", "tokenizer_config.json"):
         if (out / name).is_file():

@@ -40,9 +40,9 @@ def tensors(recipe: Recipe) -> dict[str, torch.Tensor]:
 def test_blocks_are_their_own_as_a_rule() -> None:
     parents = open_parents(SAME)
     usual = Blueprint.of(parents)
-    assert usual.layers == parents.first.layers == 4
+    assert usual.layers == parents.frame.layers == 4
     assert all(set(site.origin.values()) == {site.name} for site in usual.sites)
-    assert usual.names == parents.first.names
+    assert usual.names == parents.frame.names
     own = Blueprint.of(parents, tuple(map(Hop, range(4))))
     assert usual.sites == own.sites and usual.config() == own.config()
     assert own.merge is own and not own.again
@@ -104,7 +104,7 @@ def test_a_scaled_hop_scales_the_hidden_state(tmp_path: Path) -> None:
 
 def test_settings_by_block_follow_their_blocks() -> None:
     parents = open_parents(SAME)
-    parents.first.config["layer_types"] = ["full_attention"] * 4
+    parents.frame.config["layer_types"] = ["full_attention"] * 4
     config = Blueprint.of(parents, tuple(map(Hop, (0, 3, 3)))).config()
     assert config["layer_types"] == ["full_attention"] * 3 and config["num_hidden_layers"] == 3
 

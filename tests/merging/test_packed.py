@@ -25,7 +25,7 @@ def test_each_expert_by_itself(tmp_path: Path, method: str) -> None:
     Materializer(parents).each(recipe, lambda name, tensor: found.update({name: tensor.clone()}))
     values = {name: value for name, value in recipe.groups[0].values.items() if value is not None}
     packed = [name for name in found if "experts.gate_up_proj" in name]
-    assert len(packed) == 2 * parents.first.layers, "matrices and biases"
+    assert len(packed) == 2 * parents.frame.layers, "matrices and biases"
     for name in packed:
         for number, expert in enumerate(found[name]):
             expected = merge_tensors(

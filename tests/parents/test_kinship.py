@@ -26,7 +26,7 @@ def whole(parents: Parents, source: str) -> torch.Tensor:
             (
                 parents.tensor(source, name).double() - parents.tensor("base", name).double()
             ).flatten()
-            for name in parents.first.names
+            for name in parents.frame.names
         ]
     )
 

@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from evomerge.engines.huggingface import HuggingFaceEngine
+from evomerge.testing.models import byte_tokenizer
+from evomerge.testing.zoo import tiny_config
+
 torch.set_num_threads(1)
 
 
@@ -111,3 +115,51 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _write(folder, "generate", GENERATE, validation=shots, test=test)
     _write(folder, "sample", SAMPLE, validation=shots, test=test)
     return folder
+
+
+@pytest.fixture
+def judge() -> HuggingFaceEngine:
+    """An engine that runs a reward model, fresh per test."""
+    from transformers import LlamaForSequenceClassification
+
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        config = tiny_config("llama", num_labels=1, initializer_range=0.3)
+        model = LlamaForSequenceClassification(config).eval().requires_grad_(False)
+    return HuggingFaceEngine(model, byte_tokenizer())
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Preferences in every form that they may have."""
+    talk = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Who are you?"}]
+    answer = [{"role": "assistant", "content": "A friend."}]
+    rude = [{"role": "assistant", "content": "None of your business, and now go away."}]
+    rows = [
+        {"prompt": "2+2", "chosen": "4", "rejected": "5", "subset": "math"},
+        {"prompt": "3+3?", "chosen": "6", "rejected": ["7", "It is nine.", "33"], "source_id": "s"},
+        {"prompt": talk, "chosen": "A helper.", "rejected": "Guess!"},
+        {"prompt": talk, "chosen": answer, "rejected": [rude, "Nobody."]},
+        {"chosen": talk + answer, "rejected": talk + rude},
+    ]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def queries(tmp_path: Path) -> Path:
+    """Queries, each with one or two right texts and some others."""
+    rows = [
+        {
+            "query": f"What is number {n}?",
+            "positives": [f"It is {n}.", f"Surely {n}"][: 1 + n % 2],
+            "negatives": [
+                f"{word}: {'but ' * m}nothing." for m, word in enumerate(("Not", "Perhaps", "Else"))
+            ],
+        }
+        for n in range(5)
+    ]
+    file = tmp_path / "queries.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file

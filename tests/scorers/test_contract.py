@@ -1,4 +1,4 @@
-"""The three kinds of scorers hold to one contract."""
+"""All kinds of scorers hold to one contract."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from evomerge.scorers import LiveScorer
 from evomerge.scorers.function import PythonFunction
 from evomerge.scorers.lm_eval import LmEvalTask
 from evomerge.scorers.perplexity import BitsPerByte
+from evomerge.scorers.retrieval import Retrieval
+from evomerge.scorers.reward import Preferences
 from evomerge.testing.scorers import ScorerContract
 
 
@@ -61,6 +63,28 @@ class TestBitsPerByte(Contract):
             return super().expected(metric, values)
         nats, sizes = zip(*values, strict=True)
         return sum(nats) / math.log(2) / sum(sizes)
+
+
+class TestPreferences(ScorerContract):
+    @pytest.fixture(autouse=True)
+    def folder(self, pairs: Path) -> None:
+        self.file = pairs
+
+    @pytest.fixture
+    def engine(self, judge: HuggingFaceEngine) -> HuggingFaceEngine:
+        return judge
+
+    def make(self) -> LiveScorer:
+        return Preferences("pairs", self.file)
+
+
+class TestRetrieval(Contract):
+    @pytest.fixture(autouse=True)
+    def folder(self, queries: Path) -> None:
+        self.file = queries
+
+    def make(self) -> LiveScorer:
+        return Retrieval("queries", self.file, k=2, pooling="mean")
 
 
 class TestFunction(Contract):

@@ -81,7 +81,7 @@ def test_anchors_name_tasks_and_weights(tmp_path: Path) -> None:
 
 def test_one_kind_an_objective(tmp_path: Path) -> None:
     _, [problem] = parsed("objectives: {x: {task: a, worst_of: [y]}}", tmp_path)
-    assert "expected exactly one of task, text (a file), function" in problem
+    assert "expected exactly one of task, text, reward and retrieval (files), function" in problem
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ CONFIG = "config.json"
 def build_model(
     outline: Outline, donor: Donor, dtype: str, *devices: str, quantize: str = ""
 ) -> Any:
-    """A causal LM in eval mode, without gradients, that generates as ``donor`` does.
+    """A model in eval mode, without gradients, that generates as ``donor`` does, if it does.
 
     It is loaded from the donor; a candidate overwrites every weight, and those of blocks and tokens that the
     donor lacks.

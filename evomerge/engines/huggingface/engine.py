@@ -35,6 +35,8 @@ from evomerge.engines.huggingface.packing import PackedWeights
 from evomerge.engines.huggingface.quantizing import KINDS, take
 from evomerge.engines.huggingface.states import States
 from evomerge.engines.tokenizer import load_tokenizer
+from evomerge.errors import InputError
+from evomerge.skeleton.modules import output_head
 
 T = TypeVar("T")
 Answer = tuple[list[int], bool]  # tokens, and whether only the limit ended them
@@ -81,7 +83,8 @@ class HuggingFaceEngine:
     """See ``Engine``.
 
     Args:
-        model: a causal LM of transformers, in eval mode; see ``spreading`` for one on several devices.
+        model: of transformers, in eval mode: a causal LM, or one without a head over tokens, of which only its
+            module is asked; see ``spreading`` for one on several devices.
         batch_tokens: per forward pass, padding included; None is the device's default. Halved for
             good when memory runs out.
         max_length: in tokens; None is the model's own limit, or the tokenizer's.
@@ -118,9 +121,13 @@ class HuggingFaceEngine:
     def _run(self, model: Any, batch_tokens: int) -> None:
         """Ask ``model`` from now on, in batches of so many tokens."""
         self._take(model)
-        vocabulary = model.get_output_embeddings().weight.shape[0]
+        head: Any = output_head(model)
+        self._headless = head is None
+        vocabulary = 1 if self._headless else head.weight.shape[0]
         self._limits = PassLimits(batch_tokens, vocabulary, _reach(model.config))
         self._planned.cache_clear()
+        if self._headless:
+            return
         if not self._agrees_with_plain_rows():
             self._limits = replace(self._limits, reach=0, continues=True)
             self._planned.cache_clear()
@@ -194,8 +201,20 @@ class HuggingFaceEngine:
         if hooked:  # what accelerate hung on its modules names them in turn
             gc.collect()
 
+    def _check_head(self) -> None:
+        if self._headless:
+            raise InputError(
+                f"{type(self._model).__name__} has no head over tokens, so no text has a likelihood under it, and it "
+                "writes none; score it by a scorer of its module, such as `reward` or `retrieval`"
+            )
+
     def loglikelihood(self, requests: Sequence[Request]) -> list[Scored]:
-        """See ``Engine.loglikelihood``."""
+        """See ``Engine.loglikelihood``.
+
+        Raises:
+            InputError: the model has no head over tokens.
+        """
+        self._check_head()
         with self._packed.used():
             return self._within_memory(lambda: self._score(tuple(requests)))
 
@@ -207,7 +226,12 @@ class HuggingFaceEngine:
         limit: int,
         options: Mapping[str, Any] | None = None,
     ) -> list[Generated]:
-        """See ``Engine.generate``."""
+        """See ``Engine.generate``.
+
+        Raises:
+            InputError: the model has no head over tokens.
+        """
+        self._check_head()
         kept = [tuple(prompt[-(self.max_length - limit) :]) for prompt in prompts]
         longest = max(map(len, kept), default=0)
         settings = self._model.generation_config
@@ -244,6 +268,7 @@ class HuggingFaceEngine:
 
     def traced(self, requests: Sequence[Request]) -> list[Tensor]:
         """See ``Differentiable.traced``: trees without a cache, which would be written in place."""
+        self._check_head()
         limits = replace(self._limits, tokens=_NO_LENGTH)
         plan = self._plan(tuple(requests), limits, header=False)
         found: dict[int, Tensor] = {}
