@@ -20,13 +20,14 @@ from evomerge.engines import Engine, Request
 from evomerge.errors import InputError
 from evomerge.passages import read_passages
 from evomerge.scorers.lessons import Lesson, Text
-from evomerge.suite.scorer import SIGNALS, Item, NonFinite, Responses, unknown_metric
+from evomerge.scorers.metrics import Named
+from evomerge.suite.scorer import SIGNALS, Item, NonFinite, Responses
 
 _METRIC = "bits_per_byte"
 _SIGNAL = "target_nats"
 
 
-class BitsPerByte:
+class BitsPerByte(Named):
     """Bits per byte on a text file; lower is better.
 
     ``path`` is a ``.jsonl`` file, one object a line with the passage in ``field`` (and, if it has
@@ -62,12 +63,6 @@ class BitsPerByte:
 
     def items(self) -> list[Item]:
         return list(self._items)
-
-    def resolve_metric(self, metric: str) -> str:
-        """``metric`` if it is ``bits_per_byte`` or ``target_nats``; InputError otherwise."""
-        if metric not in self.metrics:
-            raise InputError(unknown_metric(self.name, metric, list(self.metrics)))
-        return metric
 
     def bind(self, engine: Engine) -> None:
         self._engine = engine

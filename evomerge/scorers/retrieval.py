@@ -17,15 +17,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evomerge.config import shown
 from evomerge.engines import Engine
 from evomerge.errors import InputError
 from evomerge.objects import Row, read_objects, text_under
+from evomerge.scorers.metrics import Means
 from evomerge.scorers.outputs import Tokens, module_of, read_rows
 from evomerge.scorers.pooling import Pooling, pooling_of
-from evomerge.suite.scorer import Item, NonFinite, Responses, unknown_metric
+from evomerge.suite.scorer import Item, NonFinite, Responses
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +45,7 @@ class _Query:
     item: Item
 
 
-class Retrieval:
+class Retrieval(Means):
     """Ranks texts by their similarity to a query, on a file of JSON lines; higher is better.
 
     A line has ``query``, a text; ``positives``, a list of texts, and ``negatives``, more texts that are ranked
@@ -104,12 +105,6 @@ class Retrieval:
     def items(self) -> list[Item]:
         return [query.item for query in self._queries.values()]
 
-    def resolve_metric(self, metric: str) -> str:
-        """``metric`` if it is one of ``METRICS``; InputError otherwise."""
-        if metric not in self.metrics:
-            raise InputError(unknown_metric(self.name, metric, list(self.metrics)))
-        return metric
-
     def bind(self, engine: Engine) -> None:
         """Take the engine whose module embeds.
 
@@ -154,14 +149,6 @@ class Retrieval:
             "metrics": {name: [each[name] for each in metrics] for name in METRICS},
             "tokens": sum(map(len, found)),
         }
-
-    def aggregate(self, metric: str, values: Sequence[Any]) -> float:
-        """The mean; None is skipped."""
-        self.resolve_metric(metric)
-        applying = [value for value in values if value is not None]
-        if not applying:
-            raise NonFinite(self.name)
-        return math.fsum(applying) / len(applying)
 
     def _row(self, text: str) -> Tokens:
         """A text as tokens, with the tokenizer's own special ones; a long one loses its end."""

@@ -24,8 +24,9 @@ from evomerge.config import shown
 from evomerge.engines import Engine
 from evomerge.errors import InputError
 from evomerge.objects import Row, read_objects
+from evomerge.scorers.metrics import Means
 from evomerge.scorers.outputs import Tokens, module_of, read_rows
-from evomerge.suite.scorer import SIGNALS, Item, NonFinite, Responses, unknown_metric
+from evomerge.suite.scorer import SIGNALS, Item, NonFinite, Responses
 from evomerge.visible import first_line
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class _Pair:
     item: Item
 
 
-class Preferences:
+class Preferences(Means):
     """Preference accuracy of a reward model on a file of JSON lines; higher is better.
 
     A line has ``prompt``, a text or messages; ``chosen``, the better answer, and ``rejected``, another or a list
@@ -80,12 +81,6 @@ class Preferences:
 
     def items(self) -> list[Item]:
         return [pair.item for pair in self._pairs.values()]
-
-    def resolve_metric(self, metric: str) -> str:
-        """``metric`` if it is ``accuracy`` or ``margin``; InputError otherwise."""
-        if metric not in self.metrics:
-            raise InputError(unknown_metric(self.name, metric, list(self.metrics)))
-        return metric
 
     def bind(self, engine: Engine) -> None:
         """Take the engine whose module gives rewards.
@@ -127,14 +122,6 @@ class Preferences:
             "metrics": {_METRIC: [float(m > 0) for m in margins], _SIGNAL: margins},
             "tokens": sum(map(len, found)),
         }
-
-    def aggregate(self, metric: str, values: Sequence[Any]) -> float:
-        """The mean; None is skipped."""
-        self.resolve_metric(metric)
-        applying = [value for value in values if value is not None]
-        if not applying:
-            raise NonFinite(self.name)
-        return math.fsum(applying) / len(applying)
 
     def _rows(self, id: str) -> tuple[Tokens, ...]:
         """The conversations of an item as tokens, rendered once; a long one loses its beginning."""
