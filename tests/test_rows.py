@@ -38,7 +38,7 @@ def recipe_of(folder: Mapping[str, Path], *groups: Group, **changes: Any) -> Rec
 
 def drawn(recipe: Recipe, seed: int = 0, by: str = ROWS) -> Vectors:
     """A factor for each row, or column, of each tensor of each source."""
-    shapes = Materializer(open_parents(recipe)).blueprint.shapes
+    shapes = Materializer(open_parents(recipe)).outline(None).shapes
     draws = np.random.default_rng(seed)
     return {
         name: {m: draws.uniform(-1, 3, count_of(shape, by)).astype(np.float32) for m in SOURCES}

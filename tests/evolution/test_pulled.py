@@ -24,7 +24,7 @@ def refined(folder: Mapping[str, Path], by: str, weight: Mapping[str, float]) ->
     models = {name: ModelRef(str(folder[name])) for name in SOURCES}
     own = group("task_arithmetic", SOURCES, {"weight": dict(weight)})
     recipe = Recipe(ModelRef(str(folder["base"])), models, Body((own,)), dtype="float32")
-    shapes = Materializer(open_parents(recipe)).blueprint.shapes
+    shapes = Materializer(open_parents(recipe)).outline(None).shapes
     draws = np.random.default_rng(0)
     vectors = {
         name: {m: draws.uniform(0, 2, count_of(shape, by)).astype(np.float32) for m in SOURCES}
