@@ -137,3 +137,14 @@ def test_a_block_where_a_head_for_more_tokens_lies_is_refused(tmp_path: Path) ->
     assert shorter.layers == 40
     with pytest.raises(Incompatible, match=r"layers\.46\..* where the path would have a block"):
         Blueprint.of(parents, tuple(map(Hop, (*range(46), 45))))
+
+
+def test_a_scale_is_refused_where_a_trial_does_not_run(tmp_path: Path) -> None:
+    """RoBERTa wants a token that fills up, which the trial of one block takes away."""
+    made = tiny_members(tmp_path, "roberta", "RobertaModel", ("base", "a"), pad_token_id=1)
+    base, source = (ModelRef(str(folder)) for folder in made.values())
+    parents = open_parents(
+        Recipe(base, {"a": source}, Body((group("linear", ("a",)),)), "float32", tokenizer="a")
+    )
+    with pytest.raises(Incompatible, match="leave `scale` out"):
+        Blueprint.of(parents, (Hop(0), Hop(1, None, 0.9), Hop(2)))
