@@ -321,19 +321,15 @@ def _of_single_models(path: Blueprint, groups: Mapping[str, Group]) -> bool:
     """
     first, last = path.path[0].model, path.path[-1].model
     ends = {EMBED: first, NORM: last, HEAD: last}
-    if all(hop.model for hop in path.path) and all(
-        groups[name].method == "passthrough"
-        and groups[name].models == (model,)
-        and groups[name].values["scale"] in (None, 1.0)
-        for name, model in ends.items()
-    ):
-        return True
-    if first or last:
-        raise InputError(
-            "mergekit takes the embedding of the model of the first block, the final norm and the head of that of "
-            f"the last one; here they are merged; {MATERIALIZE}"
-        )
-    return False
+    for name, model in ends.items():
+        group = groups[name]
+        copied = group.method == "passthrough" and group.values["scale"] in (None, 1.0)
+        if model and not (copied and group.models == (model,)):
+            raise InputError(
+                "mergekit takes the embedding of the model of the first block, the final norm and the head of that of "
+                f"the last one; here they are merged; {MATERIALIZE}"
+            )
+    return all(hop.model for hop in path.path)
 
 
 def _lined_up(path: Blueprint, names: Mapping[str, str], dtype: str) -> dict[str, Any]:

@@ -107,6 +107,11 @@ class Blueprint:
             site = _site(parents, place, parents.shape(whole, name), name)
             for number in standing.get(place.layer, ()):
                 at = _moved(place, number, len(path))
+                if at.tensor in sites:
+                    raise Incompatible(
+                        f"path: {whole} holds {at.tensor} beside its blocks, where the path would have a block: it predicts "
+                        f"further tokens, say; expected at most {parents.frame.layers} blocks"
+                    )
                 moved[at.tensor] = at
                 sites[at.tensor] = replace(
                     site,

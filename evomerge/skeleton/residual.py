@@ -17,7 +17,6 @@ from typing import Any
 
 from evomerge.cache import cache_folder, name_of
 from evomerge.config import write_text
-from evomerge.errors import Incompatible
 from evomerge.skeleton import Skeleton
 from evomerge.skeleton.depth import of_blocks
 
@@ -49,7 +48,9 @@ def scales(config: Mapping[str, Any], where: str) -> bool:
         return bool(json.loads(file.read_text("utf-8")))
     try:
         found = all(_scales(small, where) for small in _single_blocks(config, where))
-    except Incompatible:  # no model of one of its blocks alone
+    except (
+        Exception
+    ):  # no model of one of its blocks alone, or none that runs on few tokens: not found out
         found = False
     with suppress(OSError, RuntimeError):
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from evomerge.checkpoint import ModelRef
 from evomerge.engines import EngineOptions
 from evomerge.engines.huggingface import HuggingFaceEngine
 from evomerge.merging import Materializer, Merge, open_parents
 from evomerge.merging.blueprint import Site
 from evomerge.paths import Hop
-from evomerge.recipe import Recipe, group
+from evomerge.recipe import Body, Recipe, group
 from evomerge.testing.engines import recipe_of
+from evomerge.testing.zoo import tiny_members
 
 RECIPE = recipe_of(group("task_arithmetic", ("chat", "sea"), {"weight": 0.5}))
 
@@ -95,3 +98,23 @@ def test_the_way_back_is_right(opened: tuple[Materializer, HuggingFaceEngine]) -
         fresh.load(Merge(other, along(*way)))
         one, two = (each.module()(torch.tensor([prompt])).logits for each in (engine, fresh))
         assert torch.equal(one, two)
+
+
+def test_blocks_of_one_shape_and_two_kinds_keep_their_masks(tmp_path: Path) -> None:
+    """GPT-Neo's local and global attention differ by a buffer alone, which a block must not inherit."""
+    made = tiny_members(tmp_path, "gpt_neo", "GPTNeoForCausalLM", ("base", "a"), window_size=8)
+    base, source = (ModelRef(str(folder)) for folder in made.values())
+    plain = Recipe(base, {"a": source}, Body((group("linear", ("a",)),)), "float32", tokenizer="a")
+    parents = open_parents(plain)
+    materializer = Materializer(parents)
+    engine = HuggingFaceEngine.open(materializer.outline(None), parents.donor, EngineOptions())
+    engine.load(Merge(materializer, plain))
+    tokens = torch.arange(40)[None]
+    for blocks in ((3, 2), (0, 1, 2, 1, 2, 3), (1,)):
+        recipe = replace(plain, body=replace(plain.body, path=tuple(map(Hop, blocks))))
+        engine.load(Merge(materializer, recipe))
+        outline = materializer.outline(recipe.body.path)
+        fresh = HuggingFaceEngine.open(outline, parents.donor, EngineOptions())
+        fresh.load(Merge(Materializer(parents), recipe))
+        one, two = (each.module()(tokens, use_cache=False).logits for each in (engine, fresh))
+        assert torch.equal(one, two), blocks

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
-from evomerge import config
+from evomerge import config, merge
 from evomerge.cli import main
 from evomerge.errors import ConfigError
-from evomerge.interop import from_mergekit, to_mergekit
+from evomerge.interop import from_mergekit, load_recipe, to_mergekit
 from evomerge.interop.settings import Branch
 from evomerge.recipe import GROUP_ROLES, Group, Recipe, group
 from evomerge.skeleton import usual
@@ -471,3 +472,28 @@ def test_the_command_writes_a_recipe(
     assert capsys.readouterr().out == out.read_text()
     assert main(["import", str(tmp_path / "none.yaml")]) == 2
     assert main(["import", str(path), "--layers", "0"]) == 2
+
+
+def test_a_block_expansion_goes_back_out(tmp_path: Path) -> None:
+    """Copies that add nothing, as in LLaMA Pro, between blocks of one model as they are: in, out, and in again."""
+    file = tmp_path / "expanded.yaml"
+    file.write_text("""
+slices:
+  - sources: [{model: "embedded:chat", layer_range: [0, 2]}]
+  - sources:
+      - model: "embedded:chat"
+        layer_range: [1, 2]
+        parameters: {scale: [{filter: o_proj, value: 0.0}, {filter: down_proj, value: 0.0}, {value: 1.0}]}
+  - sources: [{model: "embedded:chat", layer_range: [2, 4]}]
+merge_method: passthrough
+dtype: float32
+""")
+    recipe, _ = load_recipe(file)
+    again = tmp_path / "again.yaml"
+    again.write_text(to_mergekit(recipe))
+    through, _ = load_recipe(again)
+    expected = load_file(merge(recipe, tmp_path / "one") / "model.safetensors")
+    found = load_file(merge(through, tmp_path / "two") / "model.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(found[name].equal(tensor) for name, tensor in expected.items())
+    assert not found["model.layers.2.self_attn.o_proj.weight"].any()

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from evomerge.checkpoint import ModelRef
 from evomerge.errors import Incompatible
 from evomerge.lines import Lines
 from evomerge.merging import Materializer, merge, open_parents
 from evomerge.merging.blueprint import Blueprint
 from evomerge.paths import Hop
-from evomerge.recipe import Recipe, group
+from evomerge.recipe import Body, Recipe, group
 from evomerge.testing.engines import recipe_of
+from evomerge.testing.zoo import tiny_members
 
 SAME = recipe_of(
     group("dare_ties", ("chat", "sea"), layers=(1, 2)),
@@ -112,3 +115,36 @@ def test_settings_by_block_follow_their_blocks() -> None:
 def test_blocks_that_are_not_there_are_refused() -> None:
     with pytest.raises(Incompatible, match="no layer 4: there are 4"):
         tensors(along(SAME, Hop(4)))
+
+
+def test_a_block_where_a_head_for_more_tokens_lies_is_refused(tmp_path: Path) -> None:
+    """GLM-4.5 stores it as the layer behind the last one: a deeper model has a block of that name."""
+    made = tiny_members(
+        tmp_path, "glm4_moe", "Glm4MoeForCausalLM", ("base", "a"), num_hidden_layers=46
+    )
+    for folder in made.values():
+        file = folder / "model.safetensors"
+        tensors = load_file(file)
+        more = {
+            n.replace(".45.", ".46.", 1): t + 1 for n, t in tensors.items() if ".layers.45." in n
+        }
+        save_file({**tensors, **more}, file, metadata={"format": "pt"})
+    base, source = (ModelRef(str(folder)) for folder in made.values())
+    parents = open_parents(
+        Recipe(base, {"a": source}, Body((group("linear", ("a",)),)), "float32", tokenizer="a")
+    )
+    shorter = Blueprint.of(parents, tuple(map(Hop, range(40))))
+    assert shorter.layers == 40
+    with pytest.raises(Incompatible, match=r"layers\.46\..* where the path would have a block"):
+        Blueprint.of(parents, tuple(map(Hop, (*range(46), 45))))
+
+
+def test_a_scale_is_refused_where_a_trial_does_not_run(tmp_path: Path) -> None:
+    """RoBERTa wants a token that fills up, which the trial of one block takes away."""
+    made = tiny_members(tmp_path, "roberta", "RobertaModel", ("base", "a"), pad_token_id=1)
+    base, source = (ModelRef(str(folder)) for folder in made.values())
+    parents = open_parents(
+        Recipe(base, {"a": source}, Body((group("linear", ("a",)),)), "float32", tokenizer="a")
+    )
+    with pytest.raises(Incompatible, match="leave `scale` out"):
+        Blueprint.of(parents, (Hop(0), Hop(1, None, 0.9), Hop(2)))

@@ -2,7 +2,7 @@
 
 A candidate may have a block twice, leave some out, or take one of a single model. The modules are made anew, as
 transformers makes them of the candidate's config; their parameters are those of the last model: a block's own where
-it had the same, else those of one that is no longer needed. Blocks that hold the same share them, so that a
+it had the same, else those of one of its kind that is no longer needed (buffers, such as masks, are a kind's own). Blocks that hold the same share them, so that a
 model twice as deep takes no more memory.
 """
 
@@ -14,11 +14,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from evomerge.skeleton import Skeleton
 from evomerge.skeleton.modules import meta_model, stack_of
 
 
 def arranged(
-    model: Any, before: Sequence[Hashable], config: Mapping[str, Any], blocks: Sequence[Hashable]
+    model: Any,
+    last: Mapping[str, Any],
+    before: Sequence[Hashable],
+    config: Mapping[str, Any],
+    blocks: Sequence[Hashable],
 ) -> Any | None:
     """The model of ``config`` with these ``blocks``, in the memory of ``model``, which is not to be used any more.
 
@@ -26,16 +31,23 @@ def arranged(
 
     Args:
         model: the last one.
+        last: its config.
         before: what its blocks held.
         config: of the model that is wanted.
         blocks: what each of its blocks is going to hold.
     """
-    made = meta_model(config, "a model of other blocks")
+    where = "a model of other blocks"
+    made = meta_model(config, where)
     name, depth = stack_of(made)
     if name != stack_of(model)[0] or depth != len(blocks):
         return None
     stack = made.get_submodule(name)
-    sources = _sources(list(model.get_submodule(name)), before, list(stack), blocks)
+    old, new = (list(each.get_submodule(name)) for each in (model, made))
+    kinds = (*Skeleton.of(last, where).kinds, *Skeleton.of(config, where).kinds)
+    forms = {
+        id(block): (kind, _shapes(block)) for block, kind in zip((*old, *new), kinds, strict=True)
+    }
+    sources = _sources(old, before, new, blocks, forms)
     if sources is None:
         return None
     for block, source in zip(stack, sources, strict=True):
@@ -54,27 +66,27 @@ def _sources(
     before: Sequence[Hashable],
     new: Sequence[nn.Module],
     blocks: Sequence[Hashable],
+    forms: Mapping[int, Any],
 ) -> list[Mapping[str, torch.Tensor]] | None:
-    """For each new block the tensors that it takes; None if one fits none of the old."""
+    """For each new block the tensors that it takes; None if one has the form of none of the old."""
     stock = dict(zip(before, old, strict=True))
-    shapes = {id(block): _shapes(block) for block in (*stock.values(), *new)}
     wanted = dict(zip(blocks, new, strict=True))
     found: dict[Hashable, Mapping[str, torch.Tensor]] = {
         block: _tensors(stock[block])
         for block, module in wanted.items()
-        if block in stock and shapes[id(stock[block])] == shapes[id(module)]
+        if block in stock and forms[id(stock[block])] == forms[id(module)]
     }
     free = [module for block, module in stock.items() if block not in found]
     for block, module in wanted.items():
         if block in found:
             continue
-        like = shapes[id(module)]
-        place = next((each for each in free if shapes[id(each)] == like), None)
+        like = forms[id(module)]
+        place = next((each for each in free if forms[id(each)] == like), None)
         if place is not None:
             free.remove(place)
             found[block] = _tensors(place)
             continue
-        model = next((each for each in stock.values() if shapes[id(each)] == like), None)
+        model = next((each for each in stock.values() if forms[id(each)] == like), None)
         if model is None:
             return None
         found[block] = {

@@ -171,7 +171,8 @@ class HuggingFaceEngine:
         if self._build is not None and (config, blocks) != (self._config, self._blocks):
             # of one that accelerate or bitsandbytes have laid out another is made
             plain = not (self._quantized or hasattr(self._model, "hf_device_map"))
-            made = arranged(self._model, self._blocks, config, blocks) if plain else None
+            before = self._config, self._blocks
+            made = arranged(self._model, *before, config, blocks) if plain else None
             self.close()  # never two in memory
             if made is not None:
                 self._take(made)
