@@ -17,7 +17,7 @@ from evomerge.commands.check_suite import (
     describe_objectives,
 )
 from evomerge.commands.code import Tasks, lines_of, read_tasks, remote_code
-from evomerge.errors import CandidateFailed, ConfigError, InputError
+from evomerge.errors import CandidateFailed, ConfigError, Incompatible, InputError
 from evomerge.evolution.core import ENOUGH, ENOUGH_FOR_UNEQUAL
 from evomerge.interop import is_mergekit, load_recipe
 from evomerge.merging import outline_parents
@@ -74,7 +74,10 @@ def check(path: str | Path, allow: Sequence[str] = ()) -> list[str]:
 
 def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
     parents = outline_parents(recipe)
-    blueprint = Blueprint.of(parents, recipe.body.path)
+    try:
+        blueprint = Blueprint.of(parents, recipe.body.path)
+    except Incompatible as error:
+        raise Incompatible(f"{file}: {error}") from None
     merge = blueprint.merge
     if missing := uncovered(recipe, merge.places):
         raise ConfigError(
@@ -96,9 +99,15 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
         for site in merge.sites
         if (found := recipe.group_of(site.place)) in recipe.groups
     }
+    lacking = [site.place for site in merge.sites if site.place.absent]
     idle = [
-        f"note: groups[{number}] matches no tensor: it lies beyond the layers, or earlier groups take all of it"
-        for number in range(len(recipe.groups))
+        f"note: groups[{number}] "
+        + (
+            "merges no tensor: a model that it merges has none of those that it matches, so they stay as they are"
+            if any(map(group.matches, lacking))
+            else "matches no tensor: it lies beyond the layers, or earlier groups take all of it"
+        )
+        for number, group in enumerate(recipe.groups)
         if number not in asked
     ]
     size = sum(tensor_bytes(site.shape, recipe.dtype) for site in blueprint.sites)

@@ -25,7 +25,7 @@ def check_quantize(engine: str, kind: str) -> None:
         )
     if find_spec(known[kind]) is None:
         raise InputError(
-            f"quantize: {kind}: needs {known[kind]}, which is not installed; `pip install {known[kind]}`, or leave "
+            f"{kind} needs {known[kind]}, which is not installed; `pip install {known[kind]}`, or leave "
             "quantize out"
         )
 

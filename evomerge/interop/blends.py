@@ -18,7 +18,7 @@ from evomerge.interop.catalogue import VERSION, Argument
 from evomerge.interop.document import Document, Settings, Slice, Source
 from evomerge.interop.settings import value_at
 from evomerge.params import Value
-from evomerge.paths import MOST, Hop, Path
+from evomerge.paths import MOST, SCALE, Hop, Path
 from evomerge.skeleton.residual import adds
 
 
@@ -175,6 +175,10 @@ class Resolver:
         path, before = [], 1.0
         for (layer, _), found in zip(made, alone, strict=True):
             model, factor = found or (None, 1.0)
+            if problem := SCALE.domain.problem(before / factor):
+                document.problem(
+                    self.problems, "slices", f"layer {layer}: a hop's scale: {problem}"
+                )
             path.append(Hop(layer, model, before / factor))
             before = factor
         return tuple(path)

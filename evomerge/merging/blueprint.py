@@ -214,8 +214,9 @@ def _factors(parents: Parents, path: Path) -> list[float]:
     first = parents.frame
     if any(factor != 1.0 for factor in found) and not residual.scales(first.config, first.name):
         raise Incompatible(
-            f"path: a scale between blocks cannot be written into the weights of {first.architecture}, whose blocks "
-            "add something else than what a matrix makes of a normalised hidden state; leave `scale` out"
+            f"path: a scale between blocks cannot be written into the weights of {first.architecture}: its blocks add "
+            "something else than what a matrix makes of a normalised hidden state, or none of them runs alone, so that "
+            "it could be tried; leave `scale` out"
         )
     return found
 

@@ -213,10 +213,15 @@ class Materializer:
     def _take(self, model: Any) -> None:
         """Write into ``model`` from now on. What it shares with the last one's memory holds what it held."""
         held = {_memory(self._live[name]): merged for name, merged in self._resident.items()}
-        self._model, self._live = weakref.ref(model), views(model)
+        self._model, self._live = weakref.ref(model, self._gone), views(model)
         self._spread = len({tensor.device for tensor in self._live.values()}) > 1
         memory = {name: _memory(tensor) for name, tensor in self._live.items()}
         self._resident = {name: held[at] for name, at in memory.items() if at in held}
+
+    def _gone(self, model: weakref.ref[Any]) -> None:
+        """The last model is gone: its memory is not held for its views' sake."""
+        if model is self._model:
+            self._live, self._resident = {}, {}
 
     # -- tasks -----------------------------------------------------------------------------------
 

@@ -84,8 +84,10 @@ def kind_notes(
         kept = [name for name in models[frame].names if name not in found]
         gone = sorted({*models[model].names} - {*found.values()})
         facts = [
-            f"{_listed(kept)} of a {models[frame].architecture} it lacks" if kept else "",
-            f"its {_listed(gone)} is left out" if gone else "",
+            f"{_listed(kept)} of a {models[frame].architecture} it lacks, and leaves as in {frame}"
+            if kept
+            else "",
+            f"left out of it: {_listed(gone)}" if gone else "",
         ]
         notes.append(
             f"{model} is a {models[model].architecture}, the merge a {models[frame].architecture} as {frame} is: "

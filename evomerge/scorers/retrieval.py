@@ -214,6 +214,10 @@ def _query(number: int, row: Row, where: str, corpus: dict[str, str] | None) -> 
     if corpus is None:
         texts = (*positives, *_texts(row, "negatives", where))
         return _Query(text, texts, frozenset(range(len(positives))), item)
+    if "negatives" in row:
+        raise InputError(
+            f"{where}: negatives: found beside a corpus, all texts of which are ranked; leave them out"
+        )
     if unknown := [each for each in positives if each not in corpus]:
         raise InputError(f"{where}: positives: the corpus has no id {shown(unknown[0])}")
     relevant = frozenset(n for n, id in enumerate(corpus) if id in set(positives))

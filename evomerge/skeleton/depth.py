@@ -46,15 +46,14 @@ def of_blocks(config: Mapping[str, Any], blocks: Sequence[int], where: str) -> d
             text |= {} if found is None else {key: found}
     made = Skeleton.of(content, where)
     wanted = [own.kinds[block] for block in blocks]
-    if list(made.kinds) != wanted:
-        at = next(
-            (
-                n
-                for n, pair in enumerate(zip(made.kinds, wanted, strict=False))
-                if len(set(pair)) > 1
-            ),
-            0,
+    if len(made.kinds) != len(blocks):
+        raise Incompatible(
+            f"{where}: a config of {len(blocks)} layers makes a model of {len(made.kinds)}: how many there are is said "
+            "otherwise there, too"
         )
+    pairs = zip(made.kinds, wanted, strict=True)
+    at = next((number for number, (found, kind) in enumerate(pairs) if found != kind), None)
+    if at is not None:
         raise Incompatible(
             f"{where}: layer {blocks[at]} cannot be layer {at} of another model: the config says by the number of a "
             "layer what it is (which have a window, experts, positions), by a rule that other layers do not follow"

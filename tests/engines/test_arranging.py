@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,3 +119,25 @@ def test_blocks_of_one_shape_and_two_kinds_keep_their_masks(tmp_path: Path) -> N
         fresh.load(Merge(Materializer(parents), recipe))
         one, two = (each.module()(tokens, use_cache=False).logits for each in (engine, fresh))
         assert torch.equal(one, two), blocks
+
+
+def test_a_model_that_is_made_anew_is_alone_in_memory(
+    opened: tuple[Materializer, HuggingFaceEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the last one's memory is of no use, it is gone before there is another."""
+    materializer, engine = opened
+    engine.load(Merge(materializer, along()))
+    model: Any = engine.module()
+    last = weakref.ref(model.model.layers[0].mlp.up_proj.weight)
+    del model
+    monkeypatch.setattr("evomerge.engines.huggingface.engine.arranged", lambda *given: None)
+    build, seen = engine._build, list[bool]()
+    assert build is not None
+
+    def watched(outline: Any) -> Any:
+        seen.append(last() is None and not materializer._live)
+        return build(outline)
+
+    monkeypatch.setattr(engine, "_build", watched)
+    engine.load(Merge(materializer, along(Hop(0), Hop(1))))
+    assert seen == [True]

@@ -435,6 +435,15 @@ PLAIN = "merge_method: linear\nmodels: [{{model: {chat}}}, {{model: {sea}}}]\n"
             "  - {{sources: [{{model: {chat}, layer_range: [3, 4]}}], parameters: {{weight: 0.7, normalize: false}}}}\n",
             "layer 3 is merged in 2 ways",
         ),
+        (
+            "merge_method: passthrough\nslices:\n"
+            "  - sources: [{{model: {chat}, layer_range: [0, 4]}}]\n"
+            "  - sources: [{{model: {chat}, layer_range: [3, 4], parameters: {{scale: [{{filter: o_proj, value: 0.005}}, "
+            "{{filter: down_proj, value: 0.005}}, {{value: 1.0}}]}}}}]\n"
+            "  - sources: [{{model: {chat}, layer_range: [3, 4], parameters: {{scale: [{{filter: o_proj, value: 0.7}}, "
+            "{{filter: down_proj, value: 0.7}}, {{value: 1.0}}]}}}}]\n",
+            "layer 3: a hop's scale: expected a number in [0.01, 100], found 200.0",
+        ),
     ],
 )  # fmt: skip
 def test_what_a_recipe_cannot_say_is_refused(imported: Import, text: str, says: str) -> None:

@@ -2,8 +2,8 @@
 
 A candidate may have a block twice, leave some out, or take one of a single model. The modules are made anew, as
 transformers makes them of the candidate's config; their parameters are those of the last model: a block's own where
-it had the same, else those of one of its kind that is no longer needed (buffers, such as masks, are a kind's own). Blocks that hold the same share them, so that a
-model twice as deep takes no more memory.
+it had the same, else those of one of its kind that is no longer needed (buffers, such as masks, are a kind's own). Blocks
+that hold the same share them, so that a model twice as deep takes no more memory.
 """
 
 from __future__ import annotations

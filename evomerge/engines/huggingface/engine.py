@@ -173,16 +173,21 @@ class HuggingFaceEngine:
             plain = not (self._quantized or hasattr(self._model, "hf_device_map"))
             before = self._config, self._blocks
             made = arranged(self._model, *before, config, blocks) if plain else None
+            # whose memory it takes, and whose content is told by where it lies, until the weights are written
+            last = self._model if made is not None else None
             self.close()  # never two in memory
             if made is not None:
                 self._take(made)
             else:
                 self._run(self._build(weights.outline), self._limits.tokens)
             self._config, self._blocks = config, blocks
+        else:
+            last = None
         if self._quantized:
             take(self._model, weights)
         else:
             weights.into(self._model)
+        del last
 
     @property
     def device(self) -> str:
@@ -201,6 +206,8 @@ class HuggingFaceEngine:
         self._planned.cache_clear()
         if hooked:  # what accelerate hung on its modules names them in turn
             gc.collect()
+        if self._device.type == "cuda":  # for who asks how much is free
+            torch.cuda.empty_cache()
 
     def _check_head(self) -> None:
         if self._headless:

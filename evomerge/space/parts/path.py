@@ -48,7 +48,7 @@ class PathSpec:
         models: whose blocks there are, in this order.
         rounds: how often they stand in line.
         runs: into how many runs of layers each model is cut, at most.
-        most: blocks of a path; None is half as many again as the models have.
+        most: blocks of a path, no fewer than the models have; None is half as many again.
         scale: of hops; fixed, or searched.
     """
 
@@ -60,7 +60,7 @@ class PathSpec:
 
     def deepest(self, layers: int) -> int:
         """Most blocks of a path, for models of so many ``layers``."""
-        return self.most or layers + max(1, layers // 2)
+        return max(layers, self.most or layers + max(1, layers // 2))
 
 
 @dataclass(frozen=True)
