@@ -58,13 +58,17 @@ def of_blocks(config: Mapping[str, Any], blocks: Sequence[int], where: str) -> d
             f"{where}: layer {blocks[at]} cannot be layer {at} of another model: the config says by the number of a "
             "layer what it is (which have a window, experts, positions), by a rule that other layers do not follow"
         )
-    for name, part in own.parts.items():
-        there = made.parts.get(name)
-        if part.place.layer is None and (there is None or part.shape != there.shape):
-            raise Incompatible(
-                f"{where}: {name} has something for each layer, and is not made for other layers than the model's own"
-            )
+    there, here = (_outside(each) for each in (own, made))
+    if changed := [n for n in (*there, *here) if there.get(n) != here.get(n)]:
+        raise Incompatible(
+            f"{where}: {changed[0]} has something for each layer, and is not made for other layers than the model's own"
+        )
     return content
+
+
+def _outside(skeleton: Skeleton) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors outside the blocks."""
+    return {n: part.shape for n, part in skeleton.parts.items() if part.place.layer is None}
 
 
 def _by_block(key: str, value: Any, blocks: Sequence[int], layers: int) -> Any:

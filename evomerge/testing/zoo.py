@@ -67,7 +67,7 @@ _TYPES: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3], "mamba_n_heads": 4},
     "deepseek_v2": {"num_experts_per_tok": 2, "head_dim": 8, "n_group": 1, "topk_group": 1},
     "deepseek_v3": {"head_dim": 8},
-    "mimo_v2_flash": {"head_dim": HEAD, "v_head_dim": HEAD},
+    "mimo_v2_flash": {"head_dim": HEAD, "v_head_dim": HEAD, "num_key_value_heads": 1},  # twice as many in a window
     "smollm3": {"no_rope_layers": [1, 1, 1, 0]},
     "dots1": {"n_routed_experts": EXPERTS, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "dory": {"n_input_layers": 1, "n_recurrent_layers": 2, "n_output_layers": 1},
