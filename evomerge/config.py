@@ -408,6 +408,18 @@ class Section:
             False,
         )
 
+    def span(self, key: str, expected: str, *, required: bool = False) -> tuple[int, int] | None:
+        """Two whole numbers from 0 on, the second no less; None if there are none, or a problem was noted."""
+        node = self.require(key, expected) if required else self.get(key)
+        if node is None:
+            return None
+        value = node.plain
+        whole = isinstance(value, list) and all(type(number) is int for number in value)
+        if whole and len(value) == 2 and 0 <= value[0] <= value[1]:
+            return (value[0], value[1])
+        self.problem(key, f"expected {expected}, found {shown(value)}")
+        return None
+
     def choice(self, key: str, options: Sequence[str], default: str) -> str:
         node = self.get(key)
         if node is None:

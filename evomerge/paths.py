@@ -34,6 +34,7 @@ SCALE = Parameter(
     "factor of the hidden state on the way into a block",
 )
 MOST = 1000  # blocks of a path
+LAYERS = "[first, last], both included"  # how recipes name them
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def parse(section: config.Section, models: Collection[str]) -> Path | None:
         if wrong:
             part.problem("scale", wrong)
         factor = 1.0 if scale is None or wrong else float(scale.plain)
-        first, last = layers(part, "layers", required=True) or (0, 0)
+        first, last = part.span("layers", LAYERS, required=True) or (0, 0)
         part.finish()
         if last - first >= MOST - len(path):
             section.problem("path", f"expected at most {MOST:,} blocks")
@@ -128,17 +129,3 @@ def parse(section: config.Section, models: Collection[str]) -> Path | None:
             Hop(layer, model, factor if layer == first else 1.0) for layer in range(first, last + 1)
         ]
     return tuple(path)
-
-
-def layers(section: config.Section, key: str, *, required: bool = False) -> tuple[int, int] | None:
-    """First and last layer, both included, under ``key``; None if it is not there, or a problem was noted."""
-    expected = "[first, last], both included"
-    node = section.require(key, expected) if required else section.get(key)
-    if node is None:
-        return None
-    value = node.plain
-    whole = isinstance(value, list) and all(type(number) is int for number in value)
-    if whole and len(value) == 2 and 0 <= value[0] <= value[1]:
-        return (value[0], value[1])
-    section.problem(key, f"expected {expected}, found {config.shown(value)}")
-    return None

@@ -604,7 +604,7 @@ def _parse_group(
         section.problem(
             "method", f"no method {name!r}{did_you_mean(name, known)}; see `evomerge methods`"
         )
-    layers = paths.layers(section, "layers")
+    layers = section.span("layers", paths.LAYERS)
     roles = section.texts("roles") if "roles" in section else None
     for role in roles or ():
         if role not in GROUP_ROLES:

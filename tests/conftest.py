@@ -109,6 +109,17 @@ def short_tmp() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.fixture(scope="module")
+def quiet() -> Iterator[None]:
+    """Without what transformers says while models are loaded."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    yield
+    transformers.logging.enable_progress_bar()
+
+
 @pytest.fixture
 def run_folder(family: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
     """Makes a folder with a small, complete run.yaml: an lm-eval task and a text file as fitness.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,12 +49,7 @@ BY_NUMBER = ("beam", "big_bird", "diffllama", "ernie4_5_moe", "gemma3n_text", "g
 WALKED = [pair for pair in sorted(decoders().items()) if pair[0] not in LEFT_OUT]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quiet() -> Iterator[None]:
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    yield
-    transformers.logging.enable_progress_bar()
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 def recipe_of(members: dict[str, Path], *groups: Any) -> Recipe:

@@ -14,6 +14,7 @@ from evomerge.interop.settings import Branch, Setting, parse_setting
 from evomerge.tokens import UNION, TokenRules
 
 Settings = Mapping[str, Setting]
+_RANGE = "[first, one past the last]"
 _SEPARATOR = re.compile(r"^---(?=\s|$)", re.MULTILINE)
 
 
@@ -230,25 +231,12 @@ class _Reader:
         for number, item in enumerate(node.value):
             part = config.Section(item, self.problems, f"{section.path}{key}[{number}].")
             name = self.model(part, "model", required=True)
-            layers = self.layers(part) if ranged else None
+            layers = part.span("layer_range", _RANGE, required=True) if ranged else None
             found.append(Source(name or "", layers, self.settings(part, "source")))
             if name in [source.model for source in found[:-1]]:
                 part.problem("model", f"{name} stands twice; mergekit {VERSION} refuses that, too")
             part.finish()
         return tuple(found)
-
-    def layers(self, section: config.Section) -> tuple[int, int] | None:
-        node = section.require("layer_range", "[first, one past the last]")
-        if node is None:
-            return None
-        value = node.plain
-        whole = isinstance(value, list) and all(type(number) is int for number in value)
-        if whole and len(value) == 2 and 0 <= value[0] <= value[1]:
-            return (value[0], value[1])
-        section.problem(
-            "layer_range", f"expected [first, one past the last], found {config.shown(value)}"
-        )
-        return None
 
     def model(self, section: config.Section, key: str, *, required: bool = False) -> str | None:
         """A model reference as text: ``path[@revision][+adapter]``."""

@@ -89,7 +89,7 @@ def _documents(recipe: Recipe, prefix: str) -> tuple[list[dict[str, Any]], str]:
             f"mergekit has one weight a tensor and model, and this recipe has row weights; {MATERIALIZE}"
         )
     parents = open_parents(recipe)
-    blueprint = Blueprint.of(parents)
+    blueprint = Blueprint.of(parents, recipe.body.path).merge
     check_named(recipe, blueprint.names, blueprint.ties)
     if missing := uncovered(recipe, blueprint.places):
         raise InputError(f"no group of the recipe matches {missing[0]!r}; nothing was exported")
@@ -134,7 +134,7 @@ def _documents(recipe: Recipe, prefix: str) -> tuple[list[dict[str, Any]], str]:
     parts = list(dict.fromkeys(_Part.of(group) for group in groups.values()))
     if any("+" in name for name in names.values()):
         comment += ADAPTERS
-    path = Blueprint.of(parents, recipe.body.path) if recipe.body.path else None
+    path = recipe.body.path
     if path and _of_single_models(path, groups):
         return [*earlier, {**_lined_up(path, names, recipe.dtype), **tokenizer}], comment
     # where more is done behind it, the merge is not rounded
@@ -311,7 +311,7 @@ def _merge(
     }
 
 
-def _of_single_models(path: Blueprint, groups: Mapping[str, Group]) -> bool:
+def _of_single_models(path: paths.Path, groups: Mapping[str, Group]) -> bool:
     """True if mergekit makes the model of a path from the sources alone, without the merge.
 
     It takes the embedding of the first block's model, final norm and head of the last one's.
@@ -319,7 +319,7 @@ def _of_single_models(path: Blueprint, groups: Mapping[str, Group]) -> bool:
     Raises:
         InputError: neither so nor with the merge does it make this model.
     """
-    first, last = path.path[0].model, path.path[-1].model
+    first, last = path[0].model, path[-1].model
     ends = {EMBED: first, NORM: last, HEAD: last}
     for name, model in ends.items():
         group = groups[name]
@@ -329,13 +329,13 @@ def _of_single_models(path: Blueprint, groups: Mapping[str, Group]) -> bool:
                 "mergekit takes the embedding of the model of the first block, the final norm and the head of that of "
                 f"the last one; here they are merged; {MATERIALIZE}"
             )
-    return all(hop.model for hop in path.path)
+    return all(hop.model for hop in path)
 
 
-def _lined_up(path: Blueprint, names: Mapping[str, str], dtype: str) -> dict[str, Any]:
+def _lined_up(path: paths.Path, names: Mapping[str, str], dtype: str) -> dict[str, Any]:
     """The document that lines up the blocks of a path."""
     slices: list[Any] = []
-    for hop, factor in zip(path.path, paths.factors_of(path.path), strict=True):
+    for hop, factor in zip(path, paths.factors_of(path), strict=True):
         source = {"model": names[hop.model or MERGE], "layer_range": [hop.layer, hop.layer + 1]}
         scaled = [{"filter": name, "value": factor} for name in ADDS]
         made: dict[str, Any] = {

@@ -17,7 +17,6 @@ from evomerge.checkpoint import (
     tensor_bytes,
 )
 from evomerge.errors import CandidateFailed, InputError
-from evomerge.merging.blueprint import Blueprint
 from evomerge.merging.materializer import Materializer, cores
 from evomerge.merging.tally import Tally
 from evomerge.parents import Parents
@@ -59,7 +58,8 @@ def write_merge(
     if own := [m for m in parents.models.values() if m.folder.resolve() == out.resolve()]:
         raise InputError(f"{out}: is a model of the recipe ({own[0].name}); choose another folder")
     companions(parents.donor)  # what cannot be copied is told before hours of merging
-    blueprint = Blueprint.of(parents, recipe.body.path)
+    materializer = Materializer(parents, device=device, threads=cores())
+    blueprint = materializer.outline(recipe.body.path)
     sizes = {name: tensor_bytes(shape, recipe.dtype) for name, shape in blueprint.shapes.items()}
     with beside(out, force=force) as work:
         with WeightFiles(work, sizes, shard_bytes=shard_bytes) as files:
@@ -69,7 +69,6 @@ def write_merge(
                 progress(name, len(sizes))
 
             try:
-                materializer = Materializer(parents, device=device, threads=cores())
                 materializer.each(recipe, take, tally=tally)
             except CandidateFailed:
                 for model in parents.models.values():

@@ -28,11 +28,11 @@ def estimate_rounding(recipe: Recipe, parents: Parents) -> Rounding:
         CandidateFailed: a merged tensor is not finite in the recipe's dtype, or has no result.
     """
     recipe = replace(recipe, body=replace(recipe.body, path=None))
-    blueprint = Blueprint.of(parents)
+    materializer = Materializer(parents, threads=cores())
+    blueprint = materializer.outline(None)
     chosen = _chosen(recipe, blueprint)
     sites = [site for site in blueprint.sites if site.name in chosen]
     tally = Tally(recipe, sites, whole=len(sites) == len(blueprint.sites))
-    materializer = Materializer(parents, threads=cores())
     materializer.each(recipe, lambda name, tensor: None, tally=tally, only=chosen)
     return tally.rounding
 

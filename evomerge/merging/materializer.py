@@ -165,9 +165,8 @@ class Materializer:
         """
 
         def form(task: _Task) -> None:
-            given = replace(self._inputs(recipe, task.group, task.site), totals=task.totals)
             method, scale = methods.get(task.group.method), task.group.scale(task.site.place)
-            take(task.site, method.form(given, scale=scale))
+            take(task.site, method.form(self._given(recipe, task), scale=scale))
 
         self._each(form, self._tasks(recipe, only))
 
@@ -203,8 +202,7 @@ class Materializer:
             task = tasks[name]
             method = methods.get(task.group.method)
             if method.by_row:
-                given = replace(self._inputs(recipe, task.group, task.site), totals=task.totals)
-                scale = task.group.scale(task.site.place)
+                given, scale = self._given(recipe, task), task.group.scale(task.site.place)
                 for model, tangent in method.row_tangents(given, scale=scale):
                     yield model, tangent * task.site.factor
 
@@ -324,11 +322,13 @@ class Materializer:
         live = self._live.get(site.name) if self._spread else None
         return self._device if live is None else str(live.device)
 
+    def _given(self, recipe: Recipe, task: _Task) -> methods.Inputs:
+        """What the merge of a tensor depends on."""
+        return replace(self._inputs(recipe, task.group, task.site), totals=task.totals)
+
     def _parts(self, recipe: Recipe, task: _Task) -> Iterator[methods.Inputs]:
-        """What the merge of a tensor depends on; of packed experts, one after the other."""
-        given = replace(self._inputs(recipe, task.group, task.site), totals=task.totals)
-        # factors are of the packed tensor, and only what is linear has them
-        yield from given.slices if task.site.packed and not given.rows else (given,)
+        """The same; of packed experts, one after the other."""
+        yield from _apart(task.site, self._given(recipe, task))
 
     def _merge(
         self, recipe: Recipe, task: _Task, out: torch.Tensor, tally: Tally | None = None
@@ -425,6 +425,12 @@ class Merge:
         return remembered(self.materializer.row_tangents(self.recipe))
 
 
+def _apart(site: Site, given: methods.Inputs) -> Iterator[methods.Inputs]:
+    """A tensor's inputs; of packed experts those of each, but where row weights are of the packed tensor, which
+    only what is linear has."""
+    yield from given.slices if site.packed and not given.rows else (given,)
+
+
 def _tangents(task: _Task, given: methods.Inputs) -> Iterator[tuple[str, str | None, torch.Tensor]]:
     method = methods.get(task.group.method)
     if not method.smooth and task.group.lines is None:
@@ -504,8 +510,7 @@ class _Members:
 
     def __iter__(self) -> Iterator[methods.Inputs]:
         for site in self._members:
-            given = self._materializer._inputs(self._recipe, self._group, site)
-            yield from given.slices if site.packed and not given.rows else (given,)
+            yield from _apart(site, self._materializer._inputs(self._recipe, self._group, site))
 
 
 def shared_memory(threads: int = 1) -> int:

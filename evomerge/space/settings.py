@@ -23,6 +23,18 @@ def encode(domain: Domain, value: Any) -> float | None:
     return domain.encode(value)
 
 
+def parse_values(section: config.Section, declared: Sequence[Parameter]) -> dict[str, Any]:
+    """The values, none of them searched, that a section gives of ``declared``, by name; problems are noted."""
+    found: dict[str, Any] = {}
+    for parameter in declared:
+        item = section.get(parameter.name)
+        if item is not None:
+            if problem := parameter.domain.problem(item.plain):
+                section.problem(parameter.name, problem)
+            found[parameter.name] = item.plain
+    return found
+
+
 def parse_setting(
     node: config.Node,
     where: str,

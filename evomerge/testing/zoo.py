@@ -200,18 +200,24 @@ def tiny_members(
     import torch
     import transformers
 
-    tokenizer = byte_tokenizer()
-    made = {}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = getattr(transformers, architecture)(tiny_config(model_type, architecture, **more))
-        for name in names:
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    parameter.add_(STEP * torch.randn_like(parameter))
-            model.save_pretrained(folder / name)
-            tokenizer.save_pretrained(folder / name)
-            made[name] = folder / name
+        return _steps(model, folder, names)
+
+
+def _steps(model: Any, folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Folders of ``model``, each a step further, drawn from torch's own generator."""
+    import torch
+
+    tokenizer, made = byte_tokenizer(), {}
+    for name in names:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(STEP * torch.randn_like(parameter))
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+        made[name] = folder / name
     return made
 
 
@@ -237,17 +243,8 @@ def text_members(
         config["rope_parameters"].pop("mrope_section")
     model = kind(kind.config_class.from_dict(config))
     language = getattr(around.model, "language_model", None) or around.model.text_model
-    tokenizer = byte_tokenizer()
-    made = {}
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model.model.load_state_dict(language.state_dict())
         model.lm_head.weight.data.copy_(around.lm_head.weight)
-        for name in names:
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    parameter.add_(STEP * torch.randn_like(parameter))
-            model.save_pretrained(folder / name)
-            tokenizer.save_pretrained(folder / name)
-            made[name] = folder / name
-    return made
+        return _steps(model, folder, names)

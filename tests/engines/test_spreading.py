@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import transformers
 from devices import two_devices
 
 from evomerge.checkpoint import ModelRef
@@ -36,12 +34,7 @@ SOURCES = ("chat", "sea")
 PLENTY = 10**9
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quiet() -> Iterator[None]:
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    yield
-    transformers.logging.enable_progress_bar()
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 def config_of(layers: int, **changes: Any) -> dict[str, Any]:

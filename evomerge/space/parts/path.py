@@ -29,7 +29,7 @@ from evomerge.recipe import BASE, Body, Recipe
 from evomerge.space.fit import Fit
 from evomerge.space.parts import Part
 from evomerge.space.parts.methods import uniform
-from evomerge.space.settings import is_domain, parse_setting
+from evomerge.space.settings import is_domain, parse_setting, parse_values
 from evomerge.space.spec import SpaceSpec
 
 MERGE = "merge"  # stands for what the groups merge, among models
@@ -108,12 +108,7 @@ class PathPart(Part):
                 section.problem("models", f"no model {model!r}{hint}; {one_of(known)}")
             elif models.count(model) > 1:
                 section.problem("models", f"{model!r} stands twice; `rounds` repeats all of them")
-        found: dict[str, Any] = {}
-        for parameter in (ROUNDS, RUNS, MOST):
-            if (item := section.get(parameter.name)) is not None:
-                if problem := parameter.domain.problem(item.plain):
-                    section.problem(parameter.name, problem)
-                found[parameter.name] = item.plain
+        found = parse_values(section, (ROUNDS, RUNS, MOST))
         scale: Any = 1.0
         if (item := section.get("scale")) is not None:
             scale = (

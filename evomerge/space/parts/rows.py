@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from evomerge import config, methods
 from evomerge.params import Genome, Integer, Parameter, Real, Shared
 from evomerge.recipe import Body, Recipe
 from evomerge.rows import BY, ROWS
 from evomerge.space.parts import Part
+from evomerge.space.settings import parse_values
 from evomerge.space.spec import SpaceSpec
 
 LIMIT = 100  # of factors
@@ -57,13 +57,7 @@ class Rows(Part):
         if isinstance(node.value, bool):
             return RowSpec() if node.value else None
         section = config.Section(node, problems, f"{where}.")
-        found: dict[str, Any] = {}
-        for parameter in (STEPS, RATE):
-            item = section.get(parameter.name)
-            if item is not None:
-                if problem := parameter.domain.problem(item.plain):
-                    section.problem(parameter.name, problem)
-                found[parameter.name] = item.plain
+        found = parse_values(section, (STEPS, RATE))
         if (item := section.get("range")) is not None:
             ends = item.plain
             pair = isinstance(ends, list) and len(ends) == 2
