@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import evomerge
 from evomerge import config
 from evomerge.checkpoint import INDEX
 from evomerge.cli import main
@@ -241,6 +242,43 @@ def test_several_mistakes_are_reported_at_once(parts: Path, refuse: Refuse) -> N
     ]
     message = refuse("search", parts, "--ray", "off", says=tuple(places))
     assert len(message.splitlines()) == 3
+
+
+def test_check_looks_at_models_and_tasks_though_other_lines_are_wrong(
+    run_folder: Make, refuse: Refuse, tmp_path: Path
+) -> None:
+    folder = run_folder(
+        models={"base": "embedded:base", "sources": {"chat": str(tmp_path / "nowhere")}},
+        fitness={
+            "include": ["."],
+            "objectives": {"one": {"task": "smus"}, "two": {"task": "sums", "metrik": "acc"}},
+        },
+        optimizer={"name": "cmaes"},
+    )
+    says = (
+        "nowhere: no such folder",
+        "objectives.one: unknown lm-eval task 'smus' (did you mean 'sums'?)",
+        "objectives.two.metrik: unknown key (did you mean 'metric'?)",
+        "optimizer.name",
+    )
+    message = refuse("check", folder, says=says)
+    assert len(message.splitlines()) == len(says)
+
+
+def test_a_command_says_what_it_was_given_instead(
+    run_folder: Make, recipe: Path, refuse: Refuse, tmp_path: Path
+) -> None:
+    folder, out = run_folder(), tmp_path / "out"
+    space = write(tmp_path / "space.yaml", {"methods": ["ties"]})
+    model = Path(evomerge.__file__).parent / "demo" / "models" / "chat"
+    refuse("merge", space, "-o", out, says=("is a search space", "expected a recipe"))
+    refuse("merge", model, "-o", out, says=("is a model", "expected a recipe"))
+    refuse("export", space, "--format", "mergekit", says=("is a search space",))
+    refuse("export", recipe, says=("is a recipe already", "--format mergekit"))
+    refuse("export", recipe, "--candidate", "1", says=("--candidate: is of a run",))
+    refuse("check", folder.parent, says=("it holds runs", str(folder)))
+    refuse("check", tmp_path / "nowhere", says=("nowhere: no such file",))
+    assert not out.exists()
 
 
 def test_mistakes_in_models_and_tasks_are_reported_at_once(
@@ -903,9 +941,17 @@ def test_no_items_to_reduce_to_are_refused_before_anything_is_read(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["searhc", "x"], ("invalid choice: 'searhc'",)),
-        (["search", "x", "--wrokers", "2"], ("unrecognized arguments: --wrokers",)),
-        (["export", "x", "--format", "json"], ("invalid choice: 'json'", "mergekit")),
+        (["searhc", "x"], ("'searhc': no such command (did you mean 'search'?)",)),
+        (
+            ["search", "x", "--wrokers", "2"],
+            ("--wrokers: no such option (did you mean '--workers'?)",),
+        ),
+        (
+            ["search", "x", "--worker", "2"],
+            ("--worker: no such option (did you mean '--workers'?)",),
+        ),
+        (["status", "x", "y"], ("y: one argument too many",)),
+        (["export", "x", "--format", "json"], ("--format 'json': no such choice", "mergekit")),
         (["merge", "recipe.yaml"], ("required: -o/--output",)),
         (["status"], ("required: RUN_DIR",)),
     ],

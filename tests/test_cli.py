@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import evomerge
 from evomerge import Recipe, config, methods
 from evomerge.cli import main
 from evomerge.commands.search import search
@@ -135,7 +136,31 @@ def test_a_method_is_explained(call: Call) -> None:
     assert "Trim each delta, elect a sign per entry" in text
 
 
+@pytest.mark.parametrize("name", methods.names())
+def test_a_method_is_explained_without_what_only_its_caller_needs(call: Call, name: str) -> None:
+    text = call("methods", name)
+    assert "Args:" not in text and "Returns:" not in text and "operands" not in text
+    assert "Paper:" in text and "Deviations:" in text
+
+
+def test_the_package_shows_its_public_names() -> None:
+    assert set(dir(evomerge)) == {*evomerge.__all__, "__version__"}
+
+
 # -- check ---------------------------------------------------------------------------------------
+
+
+def test_models_and_spaces_are_checked_by_themselves(
+    call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(evomerge.__file__).parent / "demo" / "models" / "chat"
+    assert "LlamaForCausalLM, 4 layers, 894,080 parameters" in call("check", str(model))
+    space = tmp_path / "space.yaml"
+    space.write_text("methods: [ties]\nparameters: {weight: {thai: {range: [0, 1]}}}\n")
+    assert "for sources named thai" in call("check", str(space))
+    space.write_text("methods: [ties]\nparameters: {wieght: 1}\n")
+    assert main(["check", str(space)]) == 2
+    assert "did you mean 'weight'" in capsys.readouterr().err
 
 
 def test_a_run_is_checked_before_it_is_started(call: Call, finished: Path) -> None:

@@ -11,7 +11,7 @@ from evomerge.checkpoint.adapter import Adapter
 from evomerge.checkpoint.companions import companions, copy_companions, without_local_code
 from evomerge.checkpoint.donor import Donor
 from evomerge.checkpoint.files import TOKENIZER, read_json
-from evomerge.checkpoint.header import DTYPES, Entry, read_header, tensor_bytes
+from evomerge.checkpoint.header import DTYPES, Entry, gigabytes, read_header, tensor_bytes
 from evomerge.checkpoint.reading import Checkpoint
 from evomerge.checkpoint.reference import EMBEDDED, ModelRef, locate
 from evomerge.checkpoint.vocabulary import ABSENT, matching_rows, same_tokenizer, vocabulary
@@ -39,6 +39,7 @@ __all__ = [
     "beside",
     "companions",
     "copy_companions",
+    "gigabytes",
     "locate",
     "matching_rows",
     "read_header",

@@ -115,6 +115,13 @@ def tensor_bytes(shape: tuple[int, ...], dtype: str) -> int:
     return math.prod(shape) * BITS[DTYPES[dtype]] // 8
 
 
+def gigabytes(size: float) -> str:
+    """``size`` bytes for a person."""
+    if size < 2**20:
+        return f"{size / 2**10:.0f} kB"
+    return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.0f} MB"
+
+
 def _entry(path: Path, name: str, item: Any) -> Entry:
     if len(name) > _MOST_NAME:
         raise CheckpointError(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.cache import cache_folder
-from evomerge.checkpoint.header import MOST_HEADER, promised_bytes
+from evomerge.checkpoint.header import MOST_HEADER, gigabytes, promised_bytes
 from evomerge.checkpoint.weights import ADAPTER_WEIGHTS, INDEX, WEIGHTS, listed, shards_of
 from evomerge.config import write_bytes
 from evomerge.errors import CheckpointError, RunError
@@ -126,12 +126,12 @@ def plan(wanted: Iterable[Missing]) -> list[str]:
     for found in _each(wanted):
         lacking, whole = sum(found.lacking.values()), sum(found.sizes.values())
         total += lacking
-        there = f"{_gigabytes(whole - lacking)} of {_gigabytes(whole)} are in the cache"
+        there = f"{gigabytes(whole - lacking)} of {gigabytes(whole)} are in the cache"
         cached = f"; {there}" if lacking < whole else ""
-        lines.append(f"{found.text}: {_gigabytes(lacking)} to download{cached}")
+        lines.append(f"{found.text}: {gigabytes(lacking)} to download{cached}")
     if lines:
         lines.append(
-            f"{_gigabytes(total)} to download in all; {_gigabytes(_free())} free on the disk"
+            f"{gigabytes(total)} to download in all; {gigabytes(_free())} free on the disk"
         )
     return lines
 
@@ -163,8 +163,8 @@ def fetch(wanted: Iterable[Missing], say: Callable[[str], None] = lambda text: N
     total = sum(sum(each.lacking.values()) for each in wanted)
     if total > _free():
         raise CheckpointError(
-            f"{constants.HF_HUB_CACHE}: {_gigabytes(total)} are to be downloaded there "
-            f"({', '.join(each.text for each in wanted)}), and {_gigabytes(_free())} are free; make room, or set "
+            f"{constants.HF_HUB_CACHE}: {gigabytes(total)} are to be downloaded there "
+            f"({', '.join(each.text for each in wanted)}), and {gigabytes(_free())} are free; make room, or set "
             "HF_HOME to a folder on another disk"
         )
     for each in wanted:
@@ -316,9 +316,3 @@ def _free() -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
-
-
-def _gigabytes(size: float) -> str:
-    if size < 2**20:
-        return f"{size / 2**10:.0f} kB"
-    return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.0f} MB"

@@ -65,14 +65,18 @@ def _density(text: str | None) -> float | None:
 
 
 def _recipe(path: str) -> tuple[Recipe, list[str]]:
-    """The recipe in a file, or the winner of a run's folder, and what is to be said of it."""
+    """The recipe in a file, or the winner of a run, and what is to be said of it."""
+    from evomerge.commands.kinds import Kind, kind_of
     from evomerge.interop import load_recipe
     from evomerge.record.record import Record
 
-    if not Path(path).is_dir():
+    kind = kind_of(Path(path))
+    if kind == Kind.RUN:
+        record = Record(path)
+        return record.recipe(record.chosen()), []
+    if kind in (Kind.RECIPE, Kind.MERGEKIT):
         return load_recipe(path)
-    record = Record(path)
-    return record.recipe(record.chosen()), []
+    raise InputError(f"{path}: is {kind}; expected a recipe, a file of mergekit, or a run")
 
 
 def measure(arguments: argparse.Namespace) -> None:

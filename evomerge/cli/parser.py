@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from evomerge import __version__
 from evomerge.cli import models, placement, runs, scores
+from evomerge.errors import did_you_mean, one_of
+from evomerge.visible import visible
 
 EPILOG = """\
 start here:
@@ -19,9 +21,43 @@ exit status: 0 done, 1 failed at run time (resume it), 2 the input is wrong, 130
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """Options are spelled whole; what is misspelled is answered with what was meant."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """A word where one of several is expected."""
+        if action.choices is not None and value not in action.choices:
+            name = "/".join(action.option_strings) or str(action.metavar or action.dest)
+            known = [str(choice) for choice in action.choices]
+            what = "no such command" if name == "COMMAND" else "no such choice"
+            raise argparse.ArgumentError(
+                None, f"{name} {value!r}: {what}{did_you_mean(value, known)}; {one_of(known)}"
+            )
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            known = [name for action in self._actions for name in action.option_strings]
+            option = unknown[0].partition("=")[0]
+            hint = did_you_mean(option, known)
+            self.error(
+                f"{unknown[0]}: no such option{hint}"
+                if option.startswith("-")
+                else f"{unknown[0]}: one argument too many"
+            )
+        return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """One message, and where the help is."""
+        self.exit(2, f"{self.prog}: {visible(message)}\nsee: {self.prog} --help\n")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser; parsed arguments hold the command to run as ``run``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="evomerge",
         description="Find the best merge of a few descendants of one language model.",
         epilog=EPILOG,
@@ -146,7 +182,9 @@ def make_parser() -> argparse.ArgumentParser:
         "roles the file holds several merges, for mergekit-multi. What mergekit would merge to other\n"
         "tensors is refused with the reason.",
     )
-    sub.add_argument("run_dir", metavar="RUN_DIR")
+    sub.add_argument(
+        "run_dir", metavar="RUN_DIR|RECIPE.yaml", help="a run; or a recipe, with --format mergekit"
+    )
     sub.add_argument(
         "-o", "--output", metavar="FILE", help="file to write (default: standard output)"
     )
@@ -315,7 +353,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command(
         "check",
         models.check,
-        "check a run.yaml, fitness file or recipe before anything is started",
+        "check a run, fitness file, search space, recipe or model before anything is started",
         "Opens the models, reads the tasks and reports every problem at once, then what it will cost.\n"
         "Of a fitness file: tasks, metrics, near-duplicates, and what it will download. Nothing that the\n"
         "file or the folders it names hold is executed; what a search would execute is listed.",
@@ -323,7 +361,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "file",
         metavar="FILE",
-        help="run.yaml, a run folder, a fitness file, a recipe, or a mergekit file",
+        help="run.yaml or its folder, a fitness file, a search space, a recipe, a mergekit file, or a model's folder",
     )
     allow(sub)
     return parser

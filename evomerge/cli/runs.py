@@ -94,6 +94,9 @@ def status(arguments: argparse.Namespace) -> None:
 def export(arguments: argparse.Namespace) -> None:
     from evomerge.record.record import Record
 
+    if recipe := _recipe_given(arguments):
+        output.put(_text(recipe, arguments.format), arguments)
+        return
     record = Record(arguments.run_dir)
     if arguments.pareto or arguments.unconfirmed:
         _export_front(record, arguments)
@@ -104,6 +107,31 @@ def export(arguments: argparse.Namespace) -> None:
         output.save(recipe, Path(arguments.output), arguments.force)
     else:
         output.put(_text(recipe, arguments.format), arguments)
+
+
+def _recipe_given(arguments: argparse.Namespace) -> Any:
+    """The recipe in the file that is given in place of a run, for another format; None if it is a run."""
+    from evomerge.commands.kinds import Kind, kind_of
+    from evomerge.recipe import Recipe
+
+    path = Path(arguments.run_dir)
+    if not path.exists() or (kind := kind_of(path)) == Kind.RUN or path.is_dir():
+        return None
+    if kind != Kind.RECIPE:
+        raise InputError(f"{path}: is {kind}; expected a run, or a recipe with --format mergekit")
+    of_runs = {
+        "--candidate": arguments.candidate,
+        "--pareto": arguments.pareto,
+        "--unconfirmed": arguments.unconfirmed,
+    }
+    asked = [option for option, value in of_runs.items() if value is not None]
+    if asked:
+        raise InputError(f"{asked[0]}: is of a run, and {path} is a recipe; name the run's folder")
+    if arguments.format == "evomerge":
+        raise InputError(
+            f"{path}: is a recipe already; give --format mergekit to write one for mergekit"
+        )
+    return Recipe.load(path)
 
 
 def _export_front(record: Any, arguments: argparse.Namespace) -> None:

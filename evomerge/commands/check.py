@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from evomerge import config
-from evomerge.checkpoint import companions, tensor_bytes
+from evomerge.checkpoint import companions, gigabytes, tensor_bytes
 from evomerge.checkpoint.hub import plan
+from evomerge.commands.check_model import check_model
+from evomerge.commands.check_space import check_space
 from evomerge.commands.check_suite import (
     check_suite,
     describe_floors,
@@ -17,10 +20,11 @@ from evomerge.commands.check_suite import (
     describe_objectives,
 )
 from evomerge.commands.code import Tasks, lines_of, read_tasks, remote_code
+from evomerge.commands.kinds import Kind, kind_of
 from evomerge.errors import CandidateFailed, ConfigError, Incompatible, InputError
 from evomerge.evolution.core import ENOUGH, ENOUGH_FOR_UNEQUAL
-from evomerge.interop import is_mergekit, load_recipe
-from evomerge.merging import outline_parents
+from evomerge.interop import load_recipe
+from evomerge.merging import outline_model, outline_parents
 from evomerge.merging.blueprint import Blueprint, notes_on
 from evomerge.merging.estimate import estimate_rounding
 from evomerge.merging.remembered import ROOM
@@ -33,14 +37,14 @@ from evomerge.record.record import Record
 from evomerge.rounding import TOLD
 from evomerge.run.calibrating import wanted
 from evomerge.run.preflight import Run, inspect, prepare
-from evomerge.run.spec import NAME, RunSpec, load_run
+from evomerge.run.spec import NAME, RunSpec, load_run, readable_parts
 from evomerge.scorers.sources import Code
 from evomerge.suite.objectives import why_no_sum
 from evomerge.suite.splits import Split
 
 
 def check(path: str | Path, allow: Sequence[str] = ()) -> list[str]:
-    """What there is to know about a run.yaml, run folder, fitness file or recipe, one fact a line.
+    """What there is to know about a run, fitness file, search space, recipe or model, one fact a line.
 
     Nothing that stands in the file, or in the folders it names, is executed.
 
@@ -52,24 +56,33 @@ def check(path: str | Path, allow: Sequence[str] = ()) -> list[str]:
         InputError: with every problem found.
     """
     path = Path(path)
-    file = path / NAME if path.is_dir() else path
-    if is_mergekit(file):
-        recipe, notes = load_recipe(file)
+    kind = kind_of(path)
+    if kind in (Kind.RECIPE, Kind.MERGEKIT):
+        recipe, notes = load_recipe(path)
         recipe = recipe.allowing(allow)
-        return [*_check_recipe(file, recipe), *(f"note: {note}" for note in notes)]
-    node = config.read(file)
-    keys = set(node.value) if isinstance(node.value, dict) else set()
-    is_run = file.name == NAME or bool(keys & {"space", "fitness", "optimizer", "budget"})
-    if allow and (is_run or "objectives" in keys):
+        return [*_check_recipe(path, recipe), *(f"note: {note}" for note in notes)]
+    if allow:
         raise InputError(
-            f"{file}: is no recipe, so --allow says nothing of it; a run says what its models may differ in under "
-            "models.allow"
+            f"{path}: is {kind}, no recipe, so --allow says nothing of it; a run says what its models may differ in "
+            "under models.allow"
         )
-    if is_run:
+    if kind == Kind.RUN:
         return _check_run(path)
-    if "objectives" in keys:
-        return check_suite(file)
-    return _check_recipe(file, Recipe.parse(node).allowing(allow))
+    if kind == Kind.FITNESS:
+        return check_suite(path)
+    if kind == Kind.SPACE:
+        return check_space(path)
+    if kind in (Kind.MODEL, Kind.ADAPTER):
+        return check_model(path)
+    raise InputError(f"{path}: is {kind}; {_runs_in(path)}")
+
+
+def _runs_in(folder: Path) -> str:
+    """What to check instead of a folder of folders."""
+    runs = sorted(file.parent for file in folder.glob(f"*/{NAME}"))
+    if runs:
+        return f"it holds runs: {', '.join(map(str, runs[:8]))}; name one of them"
+    return "expected a run.yaml or its folder, a fitness file, a search space, a recipe or a model"
 
 
 def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
@@ -117,7 +130,7 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
         f"{file}: ok",
         f"models: {', '.join(f'{name} = {model.name}' for name, model in parents.models.items())}",
         f"{parents.frame.architecture}, {_depth(blueprint)}, {parameters:,} parameters",
-        f"merged model: {_gigabytes(size)} in {recipe.dtype}; {_tokenizer(recipe.tokenizer, parents)}",
+        f"merged model: {gigabytes(size)} in {recipe.dtype}; {_tokenizer(recipe.tokenizer, parents)}",
         *rounding,
         *notes_on(parents),
         *_doubts(parents),
@@ -178,7 +191,10 @@ TYPICAL_BATCH = 1024  # tokens of a forward and backward pass on a CPU
 
 
 def _check_run(path: Path) -> list[str]:
-    spec = load_run(path)
+    try:
+        spec = load_run(path)
+    except ConfigError as error:
+        raise ConfigError([*error.problems, *_beside(path)]) from None
     try:
         tasks, remote = read_tasks(spec.suite), remote_code(spec)
     except InputError as error:
@@ -203,6 +219,21 @@ def _check_run(path: Path) -> list[str]:
         *([f"the shortlist answers the whole select split, without a race: {why}"] if why else []),
         *_needs(job, parents),
     ]
+
+
+def _beside(path: Path) -> list[str]:
+    """What else is wrong where a run.yaml or a file that it names has mistakes: with its models, and with its tasks."""
+    found: list[str] = []
+    models, suite = readable_parts(path)
+    steps: list[Callable[[], Any]] = [partial(outline_model, ref) for ref in models.values()]
+    if suite is not None:
+        steps.append(partial(read_tasks, suite))
+    for step in steps:
+        try:
+            step()
+        except InputError as error:
+            found += _problems_of(error)
+    return found
 
 
 def _problems_of(error: InputError) -> list[str]:
@@ -288,7 +319,7 @@ def _rows(job: Run) -> list[str]:
     return [
         f"row weights: {row_text(count)}",
         f"a factor for each of a tensor's {spec.by}: they take {spec.steps} steps by slopes from what the optimizer "
-        f"recommends{items}; each is a file of {_gigabytes(4 * count)} at most in the run's folder, its slope one as "
+        f"recommends{items}; each is a file of {gigabytes(4 * count)} at most in the run's folder, its slope one as "
         "large an objective",
     ]
 
@@ -356,7 +387,7 @@ def _needs(job: Run, parents: Parents) -> list[str]:
     merged = [name for name in job.models if job.spec.model(name).is_recipe]
     largest = max(tensor_bytes(shape, "float32") for shape in shapes)
     return [
-        f"memory of a worker: {_gigabytes(resident + largest * (len(job.models) + 2))}"
+        f"memory of a worker: {gigabytes(resident + largest * (len(job.models) + 2))}"
         + (f" (with {deeper} blocks more, for paths)" if deeper else "")
         + " and activations; the parents' files are mapped and shared; "
         + (
@@ -386,7 +417,7 @@ def _slopes(job: Run, parents: Parents) -> list[str]:
     more = kept + 3 * max(sizes) + shared
     return [
         f"slopes: of {', '.join(name for name, why in taught.items() if not why)} by {smooth} of "
-        f"{len(job.space.dims)} genes; about {_gigabytes(more)} more a worker, for the activations of "
+        f"{len(job.space.dims)} genes; about {gigabytes(more)} more a worker, for the activations of "
         f"{TYPICAL_BATCH:,} tokens, one tensor's gradient and what scorers share",
         *(f"note: no slope of {name}: {why}" for name, why in taught.items() if why),
         *(f"note: slope of {name}: {how}" for name, how in job.suite.shown().items()),
@@ -400,9 +431,3 @@ def _budget(spec: RunSpec) -> str:
             f"or {spec.patience} population{'s' if spec.patience > 1 else ''} without gain"
         )
     return ", ".join(found)
-
-
-def _gigabytes(size: float) -> str:
-    if size < 2**20:
-        return f"{size / 2**10:.0f} kB"
-    return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.0f} MB"

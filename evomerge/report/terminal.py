@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -294,9 +295,8 @@ def show_methods(found: Sequence[Method]) -> None:
 
 def show_method(method: Method) -> None:
     """``evomerge methods NAME``."""
-    show_lines(
-        [method.name, "", method.doc, "", f"models: {method.takes}   paper: {method.paper}", ""]
-    )
+    told = _told(method.doc)
+    show_lines([method.name, "", told, "", f"models: {method.takes}   paper: {method.paper}", ""])
     if method.statistics:
         named = ", ".join(f"{name} ({need})" for name, need in method.statistics.items())
         show_lines([f"statistics: {named}; see `evomerge measure --help`", ""])
@@ -310,4 +310,12 @@ def show_method(method: Method) -> None:
         )
         for p in method.parameters
     ]
-    _print_table("parameters", ("name", "scope", "values", "default", "searched"), rows)
+    if rows:
+        _print_table("parameters", ("name", "scope", "values", "default", "searched"), rows)
+    show_lines([f"{p.name}: {p.doc}" for p in method.parameters])
+
+
+def _told(doc: str) -> str:
+    """A kernel's docstring without what only its caller needs: arguments and result."""
+    found = re.sub(r"^(?:Args|Returns|Raises):\n(?:(?: .*)?\n)*", "", f"{doc}\n", flags=re.M)
+    return found.strip()

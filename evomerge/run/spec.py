@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -119,13 +119,22 @@ def load_run(path: str | Path) -> RunSpec:
         InputError: there is none.
         ConfigError: every problem in it and in the files it names.
     """
+    return run_of(config.read(file_of(path)))
+
+
+def file_of(path: str | Path) -> Path:
+    """The run.yaml at ``path``: in that folder, or that file itself.
+
+    Raises:
+        InputError: there is none.
+    """
     path = Path(path)
     file = path / NAME if path.is_dir() or path.suffix not in (".yaml", ".yml") else path
     if not file.is_file():
         raise InputError(
             f"{file}: no such file; expected a run folder with a {NAME} in it (see `evomerge search --help`)"
         )
-    return run_of(config.read(file))
+    return file
 
 
 def run_of(node: config.Node) -> RunSpec:
@@ -139,6 +148,36 @@ def run_of(node: config.Node) -> RunSpec:
     problems.check()
     assert spec is not None
     return spec
+
+
+def readable_parts(path: str | Path) -> tuple[dict[str, ModelRef], SuiteSpec | None]:
+    """What can be read of a run.yaml that has problems: its models, and a suite of the objectives that have none.
+
+    Raises:
+        InputError: it is absent, or no YAML.
+    """
+    node, unheard = config.read(file_of(path)), config.Problems()
+    section = config.Section(node, unheard)
+    base, sources, *_ = _parse_models(section, str(node.folder))
+    models = {**({BASE: base} if base else {}), **sources}
+    suite = _part(section, "fitness", unheard)
+    return models, None if suite is None else _readable(suite, tuple(sources))
+
+
+def _readable(node: config.Node, sources: tuple[str, ...]) -> SuiteSpec | None:
+    """The suite without what is wrong with it, if that lies in objectives or in keys that it does not know."""
+    keys = node.value if isinstance(node.value, dict) else {}
+    objectives = keys.get("objectives")
+    if objectives is None or not isinstance(objectives.value, dict):
+        return None
+
+    def with_only(names: Iterable[str]) -> SuiteSpec | None:
+        chosen = replace(objectives, value={name: objectives.value[name] for name in names})
+        kept = {"include": keys["include"]} if "include" in keys else {}
+        part = replace(node, value={**kept, "objectives": chosen})
+        return parse_suite(part, sources, config.Problems())
+
+    return with_only(name for name in objectives.value if with_only([name]))
 
 
 def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:

@@ -1,0 +1,49 @@
+"""Preflight of a search space by itself: keys, methods, ranges. Which models it suits is a run's to say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from evomerge import config
+from evomerge.recipe import BASE
+from evomerge.space import parse_space
+
+_ANY = ("first", "second", "third")  # sources, where a space names none
+
+
+def check_space(file: Path) -> list[str]:
+    """What a space says, one fact a line.
+
+    Raises:
+        InputError: with every problem found.
+    """
+    node = config.read(file)
+    problems = config.Problems()
+    named = tuple(dict.fromkeys(_named(node)))
+    spec = parse_space(node, named or _ANY, problems)
+    problems.check()
+    assert spec is not None
+    shown = [entry if isinstance(entry, str) else entry.text for entry in spec.start]
+    return [
+        f"{file}: ok, a search space",
+        f"searched: {', '.join(dict.fromkeys((*spec.methods, *spec.parts)))}",
+        f"scored first: {', '.join(shown)}",
+        *([f"for sources named {', '.join(named)}"] if named else []),
+        "a run names it as `space:`; `evomerge check` of that run says how many genes it has for its models",
+    ]
+
+
+def _named(node: config.Node) -> Iterator[str]:
+    """Sources that the space names: in ``models``, or as keys of a parameter's values."""
+    if not isinstance(node.value, dict):
+        return
+    models = node.value.get("models")
+    lists = models.plain if models is not None else []
+    for each in lists.values() if isinstance(lists, dict) else [lists]:
+        if isinstance(each, list):
+            yield from (name for name in each if isinstance(name, str) and name != BASE)
+    parameters = node.value.get("parameters")
+    for value in (parameters.plain or {}).values() if parameters is not None else ():
+        if isinstance(value, dict) and not {"range", "choices"} & set(value):
+            yield from value
