@@ -98,8 +98,23 @@ def families_table() -> str:
     return "\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:])
 
 
+def counts() -> str:
+    """How much there is of what people count."""
+    from evomerge import methods
+    from evomerge.registry import OPTIMIZERS
+    from evomerge.testing.zoo import LEFT_OUT, decoders
+
+    architectures = len(decoders()) - len(LEFT_OUT)
+    return (
+        f"* **It takes what you have.** {len(methods.names())} [methods](docs/methods.md), "
+        f"{len(OPTIMIZERS.built_in)} [optimizers](docs/optimizers.md), {architectures} [architectures]"
+        "(docs/architectures.md),\n  adapters in and out, other vocabularies, mergekit files both ways."
+    )
+
+
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {  # marker -> file, table
-    "methods table": ("README.md", methods_table),
+    "methods table": ("docs/methods.md", methods_table),
+    "counts": ("README.md", counts),
     "rooms table": ("CONTRIBUTING.md", rooms_table),
     "optimizers table": ("docs/optimizers.md", optimizers_table),
     "search tables": ("docs/search.md", search_tables),

@@ -20,7 +20,7 @@ def check_space(file: Path) -> list[str]:
     """
     node = config.read(file)
     problems = config.Problems()
-    named = tuple(dict.fromkeys(_named(node)))
+    named = tuple(dict.fromkeys(named_sources(node)))
     spec = parse_space(node, named or _ANY, problems)
     problems.check()
     assert spec is not None
@@ -34,7 +34,7 @@ def check_space(file: Path) -> list[str]:
     ]
 
 
-def _named(node: config.Node) -> Iterator[str]:
+def named_sources(node: config.Node) -> Iterator[str]:
     """Sources that the space names: in ``models``, or as keys of a parameter's values."""
     if not isinstance(node.value, dict):
         return
