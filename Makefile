@@ -8,8 +8,9 @@ MERGEKIT := $(VENV)/mergekit
 # vLLM's CPU build likewise, 3.5 GB, for the tests of that engine
 VLLM := $(VENV)/vllm
 QUANTIZED := $(VENV)/quantized
+SITE := $(VENV)/site
 
-.PHONY: help demo test quick docs bench bench-evaluate bench-search gpu estimators winners soak fuzz families lint family mergekit vllm quantized clean
+.PHONY: help demo test quick docs site bench bench-evaluate bench-search gpu estimators winners soak fuzz families lint family mergekit vllm quantized clean
 
 demo: $(VENV)/.installed  ## search over the embedded tiny models (a few minutes)
 	$(BIN)/evomerge demo
@@ -22,6 +23,10 @@ quick: $(VENV)/.installed-test  ## the tests that take no time: two minutes
 
 docs: $(VENV)/.installed-test  ## write every generated table of the documents
 	$(BIN)/python docs/generate.py
+
+site: $(SITE)/.installed  ## the documents as a web site, in .venv/site/evomerge/site
+	$(BIN)/python docs/lay_out.py $(SITE)/evomerge
+	cd $(SITE)/evomerge && ../bin/zensical build --clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | awk -F '\t' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -106,6 +111,11 @@ $(QUANTIZED)/.installed: constraints.txt | $(VENV)/.installed-test
 	$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' \
 	  > "$$($(QUANTIZED)/bin/python -c 'import site; print(site.getsitepackages()[0])')/test-environment.pth"
 	$(QUANTIZED)/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt 'bitsandbytes>=0.50,<1'
+	touch $@
+
+$(SITE)/.installed: | $(VENV)/bin/python
+	$(PYTHON) -m venv $(SITE)
+	$(SITE)/bin/pip --disable-pip-version-check install --quiet 'zensical>=0.0.70,<0.1'
 	touch $@
 
 clean:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -135,3 +136,16 @@ def test_the_demo_table_is_the_same_everywhere() -> None:
     rows = [line for line in tables[0][1].splitlines() if line.startswith("| ")]
     assert {"base", "chat", "sea", "uniform"} <= {row.split("|")[1].strip() for row in rows}
     assert "winner" in rows[-1]
+
+
+def test_every_document_is_a_page_of_the_site_and_its_links_hold_there() -> None:
+    spec = importlib.util.spec_from_file_location("lay_out", ROOT / "docs/lay_out.py")
+    assert spec is not None and spec.loader is not None
+    site = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(site)
+    known = site.pages()
+    assert set(known) == set(FILES) - {ROOT / "CHANGELOG.md"}
+    for file in known:
+        for target in re.findall(r"\]\(([^)#\s]+)", site.rewritten(file, known)):
+            local = target.startswith("http") or target.endswith(site.PICTURES)
+            assert local or target.removesuffix(".md") in known.values(), (file.name, target)
