@@ -284,6 +284,21 @@ def _check_tokenizer(donor: Donor, spec: RunSpec) -> None:
             f"{donor.name}: its tokenizer has no chat template, which {', '.join(chats)} asks for. "
             "Name a model that has one as models.tokenizer"
         )
+    _check_ends(spec.suite, tokenizer)
+
+
+def _check_ends(suite: SuiteSpec, tokenizer: Any) -> None:
+    """Refuse ends of thoughts that no answer could hold, also of tasks that are not built."""
+    ends = {s.name: end for s in suite.scorers if (end := s.options.get("think_end_token"))}
+    if not ends:
+        return
+    from evomerge.scorers.lm_eval.thinking import Thinking
+
+    for name, end in ends.items():
+        try:
+            Thinking.of(end, None).check(name, tokenizer)
+        except InputError as error:
+            raise InputError(f"{suite.place_of(name)}: {error}") from None
 
 
 def _check_engine(suite: SuiteSpec) -> None:
