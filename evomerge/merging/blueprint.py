@@ -7,6 +7,7 @@ another depth, twice or not at all. Of parents of several kinds the result is of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -101,17 +102,19 @@ class Blueprint:
         for step, hop in enumerate(path):
             standing.setdefault(hop.layer, []).append(step)
         factors = _factors(parents, path)
+        places = parents.places(whole, apart)
+        if len(path) != len(own) and (behind := _numbered_behind(places)):
+            raise Incompatible(
+                f"path: {whole} holds {behind} behind its blocks, numbered as one: a head for further tokens, say, which is "
+                f"looked for right behind the last block, and would not be one with {len(path)} blocks; expected a path "
+                f"of {len(own)} blocks, or models without such a head"
+            )
         sites: dict[str, Site] = {}
         moved: dict[str, Place] = {}
-        for name, place in parents.places(whole, apart).items():
+        for name, place in places.items():
             site = _site(parents, place, parents.shape(whole, name), name)
             for number in standing.get(place.layer, ()):
                 at = _moved(place, number, len(path))
-                if at.tensor in sites:
-                    raise Incompatible(
-                        f"path: {whole} holds {at.tensor} beside its blocks, where the path would have a block: it predicts "
-                        f"further tokens, say; expected at most {parents.frame.layers} blocks"
-                    )
                 moved[at.tensor] = at
                 sites[at.tensor] = replace(
                     site,
@@ -187,6 +190,15 @@ def _site(parents: Parents, place: Place, shape: tuple[int, ...], origin: str) -
     found = {model: own for model, own in names.items() if own is not None}
     absent = frozenset(set(names) - set(found))
     return Site(place.tensor, shape, replace(place, absent=absent), found)
+
+
+def _numbered_behind(places: Mapping[str, Place]) -> str:
+    """The first tensor that has a number among the blocks and belongs to none; empty if there is none."""
+    inside = ((name, place.layer) for name, place in places.items() if place.layer is not None)
+    lists = {name.partition(f".{layer}.")[0] for name, layer in inside}
+    numbered = re.compile(rf"(?:{'|'.join(map(re.escape, sorted(lists)))})\.\d+\.") if lists else None
+    outside = (name for name, place in places.items() if place.layer is None)
+    return next((name for name in outside if numbered and numbered.match(name)), "")
 
 
 def _moved(place: Place, layer: int | None, layers: int) -> Place:

@@ -322,13 +322,13 @@ class Materializer:
         )
 
     def _size(self, recipe: Recipe, task: _Task) -> int:
-        """Bytes that the merge of a tensor takes, about: of its result, of what is no file's, and of copies in float32
-        of all models, which most methods have some of."""
+        """Bytes that the merge of a tensor takes, about: of its result, of what is no file's, and of what its method
+        works with."""
         site, group = task.site, task.group
         computed = sum(
             not self._parents.mapped(model, site.origin[model]) for model in group.models
         )
-        copies = 0 if methods.get(group.method).by_row else len(group.models) + 1
+        copies = methods.get(group.method).copies * (len(group.models) + 1)
         part = site.shape[1:] if site.packed else site.shape  # experts are merged one by one
         entries = computed * math.prod(site.shape) + copies * math.prod(part)
         return tensor_bytes(site.shape, recipe.dtype) + 4 * entries

@@ -301,8 +301,12 @@ def _check_ends(suite: SuiteSpec, tokenizer: Any) -> None:
             raise InputError(f"{suite.place_of(name)}: {error}") from None
 
 
-def _check_engine(suite: SuiteSpec) -> None:
-    """Refuse functions of a torch module where the engine has none, and an engine that cannot be loaded."""
+def check_engine(suite: SuiteSpec) -> None:
+    """Refuse functions of a torch module where the engine has none, and an engine that cannot be loaded.
+
+    Raises:
+        InputError: with the place in the fitness file.
+    """
     functions = [scorer.name for scorer in suite.scorers if scorer.kind in OF_MODULE]
     if not ENGINES.get(suite.engine).HAS_MODULE and functions:
         raise InputError(
@@ -368,6 +372,7 @@ def _open_models(
 
     No weights are fetched, and those that are not here are not looked at.
     """
+    attempt(lambda: check_engine(spec.suite))
     say("opening the models")
     opened = {name: attempt(partial(outline_model, spec.model(name))) for name in spec.names}
     models = {name: model for name, model in opened.items() if model is not None}
@@ -379,7 +384,6 @@ def _open_models(
         donor = parents.donor if parents else models.get(spec.tokenizer)
         if tokenizer and donor:
             attempt(lambda: _check_tokenizer(donor, spec))
-    attempt(lambda: _check_engine(spec.suite))
     return models
 
 

@@ -148,3 +148,23 @@ def test_a_scale_is_refused_where_a_trial_does_not_run(tmp_path: Path) -> None:
     )
     with pytest.raises(Incompatible, match="leave `scale` out"):
         Blueprint.of(parents, (Hop(0), Hop(1, None, 0.9), Hop(2)))
+
+
+@pytest.mark.parametrize("layers", [[0], [0, 1, 1]], ids=["shorter", "longer"])
+def test_a_head_for_further_tokens_stays_right_behind_the_blocks(
+    tmp_path: Path, layers: list[int]
+) -> None:
+    """Files of DeepSeek V3 hold one as a block that its model does not have; loaders look for it by the number of blocks."""
+    members = tiny_members(tmp_path, "deepseek_v3", "DeepseekV3ForCausalLM", ("base", "a"))
+    for folder in members.values():
+        tensors = load_file(folder / "model.safetensors")
+        tensors["model.layers.61.eh_proj.weight"] = torch.ones(32, 64)
+        save_file(tensors, folder / "model.safetensors")
+    refs = {"a": ModelRef(str(members["a"]))}
+    body = Body((group("task_arithmetic", ("a",)),))
+    recipe = Recipe(ModelRef(str(members["base"])), refs, body, "float32", tokenizer="base")
+    parents = Parents.open(recipe)
+    moved = Blueprint.of(parents, [Hop(1), Hop(0)])
+    assert "model.layers.61.eh_proj.weight" in moved.names, "as many blocks: it stands where it stood"
+    with pytest.raises(Incompatible, match=r"holds model\.layers\.61\.eh_proj\.weight behind its blocks"):
+        Blueprint.of(parents, [Hop(layer) for layer in layers])

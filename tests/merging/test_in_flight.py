@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from evomerge import methods
 from evomerge.checkpoint import ModelRef
 from evomerge.merging import Materializer, open_parents
 from evomerge.merging.in_flight import InFlight
@@ -99,11 +102,11 @@ def test_a_merge_keeps_to_its_limit_and_to_its_bytes(recipe: Recipe) -> None:
 
     def merged(limit: int | None) -> tuple[dict[str, Tensor], int]:
         crowd, found = Crowd(), dict[str, Tensor]()
-        both = threading.Barrier(2)
+        both, turns = threading.Barrier(2), itertools.count()
 
         def take(name: str, tensor: Tensor) -> None:
             crowd.enter(name, 0)
-            if limit is None and len(found) < 2:
+            if limit is None and next(turns) < both.parties:
                 both.wait(60)  # two at a time, or it breaks
             found[name] = tensor.clone()
             crowd.leave(name)
@@ -118,8 +121,27 @@ def test_a_merge_keeps_to_its_limit_and_to_its_bytes(recipe: Recipe) -> None:
     assert all(torch.equal(free[name], alone[name]) for name in free)
 
 
-def test_a_merge_takes_no_more_than_is_reckoned(recipe: Recipe) -> None:
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Models with matrices that are large beside the tiles that a pass works on."""
+    names, shape = ("base", "a", "b"), {"hidden_size": 128, "intermediate_size": 1024}
+    folder = tmp_path_factory.mktemp("large")
+    return tiny_family(folder, names, dtype="bfloat16", num_hidden_layers=1, **shape)
+
+
+TILES = 4 << 20  # bytes, at most, whatever is merged
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["arcee_fusion", "cabs", "iso_c", "iso_cts", "karcher", "multislerp", "nuslerp", "opcm", "sce", "svd_jitter", "ties", "tsvm", "twin", "widen"],
+)  # fmt: skip
+def test_a_merge_takes_no_more_than_is_reckoned(method: str, large: dict[str, Path]) -> None:
     """Of what torch allocates while a tensor is merged; its allocator tells."""
+    models = ("a", "b")[: methods.get(method).max_models or 2]
+    refs = {name: ModelRef(str(large[name])) for name in models}
+    base = ModelRef(str(large["base"]))
+    recipe = Recipe(base, refs, Body((group(method, models),)), "bfloat16", tokenizer="base")
     materializer = Materializer(open_parents(recipe))
     [task, *_] = materializer._tasks(recipe)
     reckoned = materializer._size(recipe, task)
@@ -131,4 +153,4 @@ def test_a_merge_takes_no_more_than_is_reckoned(recipe: Recipe) -> None:
         if event.name() == "[memory]":
             held += event.nbytes()
             most = max(most, held)
-    assert out.nbytes + most <= reckoned <= 20 * out.nbytes
+    assert out.nbytes + most <= reckoned + TILES
