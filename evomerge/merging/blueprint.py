@@ -196,7 +196,9 @@ def _numbered_behind(places: Mapping[str, Place]) -> str:
     """The first tensor that has a number among the blocks and belongs to none; empty if there is none."""
     inside = ((name, place.layer) for name, place in places.items() if place.layer is not None)
     lists = {name.partition(f".{layer}.")[0] for name, layer in inside}
-    numbered = re.compile(rf"(?:{'|'.join(map(re.escape, sorted(lists)))})\.\d+\.") if lists else None
+    numbered = (
+        re.compile(rf"(?:{'|'.join(map(re.escape, sorted(lists)))})\.\d+\.") if lists else None
+    )
     outside = (name for name, place in places.items() if place.layer is None)
     return next((name for name in outside if numbered and numbered.match(name)), "")
 

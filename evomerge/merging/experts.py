@@ -124,17 +124,19 @@ def router_weights(recipe: Recipe) -> tuple[dict[str, float], str]:
     They are equal, too, where those groups do not agree: then with the reason, else an empty text.
     """
     said = {
-        number: _weights(each)
-        for number, each in enumerate(recipe.groups)
-        if each.method == _TWIN
+        number: _weights(each) for number, each in enumerate(recipe.groups) if each.method == _TWIN
     }
     equal = dict.fromkeys(recipe.models, 1 / len(recipe.models))
     if not said:
         return equal, ""
     first, *others = said
-    advice = "a router has one weight a source, so all are equal here; set them there as you want them"
+    advice = (
+        "a router has one weight a source, so all are equal here; set them there as you want them"
+    )
     for other in others:
-        if any(abs(said[other].get(name, 0.0) - said[first].get(name, 0.0)) > _SAME for name in equal):
+        if any(
+            abs(said[other].get(name, 0.0) - said[first].get(name, 0.0)) > _SAME for name in equal
+        ):
             shown = " and ".join(f"groups[{n}] ({_in_words(said[n])})" for n in (first, other))
             return equal, f"{shown} weigh the sources otherwise; {advice}"
     if lacking := [name for name in recipe.models if name not in said[first]]:

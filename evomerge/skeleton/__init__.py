@@ -25,7 +25,7 @@ from evomerge.config import write_text
 from evomerge.errors import Incompatible
 from evomerge.tensors import Place, ordered
 
-VERSION = 7  # of what the cache holds
+VERSION = 8  # of what the cache holds
 # computed from the config; stored by some old checkpoints
 _COMPUTED = re.compile(
     r"(?:^|\.)(?:rotary_emb\.\w+|rotary_pos_emb\.\w+|inv_freq|position_ids|masked_bias|attn\.bias|attention\.bias)$"

@@ -14,6 +14,7 @@ from evomerge import config, merge
 from evomerge.cli import main
 from evomerge.errors import InputError
 from evomerge.merging import merge_experts
+from evomerge.merging.experts import router_weights
 from evomerge.recipe import Recipe
 from evomerge.testing.models import tiny_family
 
@@ -157,7 +158,8 @@ def test_groups_that_weigh_the_sources_otherwise_are_named(
     router = config.read(out / "router.yaml").plain
     assert [expert["weight"] for expert in router["experts"].values()] == [0.5, 0.5]
     assert any(
-        "groups[0] (a 0.75, b 0.25) and groups[1] (a 0.5, b 0.5) weigh the sources otherwise" in line
+        "groups[0] (a 0.75, b 0.25) and groups[1] (a 0.5, b 0.5) weigh the sources otherwise"
+        in line
         for line in said
     )
 
