@@ -17,7 +17,7 @@ from evomerge.checkpoint import Donor, without_local_code
 from evomerge.errors import Incompatible
 from evomerge.parents import Parents
 from evomerge.paths import Hop, Path, factors_of
-from evomerge.skeleton import depth, residual
+from evomerge.skeleton import depth, residual, text_part
 from evomerge.tensors import Place, ordered
 
 _NOT_MERGED = (  # of one parent's files only
@@ -261,12 +261,12 @@ def _config(parents: Parents, whole: str, tied: bool, path: Path) -> dict[str, A
 
 
 def _text_part(content: dict[str, Any]) -> dict[str, Any]:
-    """The part of a config that is about the text model, copied where it lies inside."""
-    inner = content.get("text_config")
-    if isinstance(inner, dict):
-        content["text_config"] = dict(inner)
-        return content["text_config"]  # type: ignore[no-any-return]
-    return content
+    """The part of a config that is about the language model, copied where it lies inside."""
+    text = text_part(content)
+    if text is content:
+        return content
+    content["text_config"] = copied = dict(text)
+    return copied
 
 
 def _special_tokens(model: Donor) -> dict[str, Any]:
