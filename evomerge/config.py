@@ -313,10 +313,13 @@ def from_plain(value: Any, file: str) -> Node:
 class Section:
     """Reads one mapping strictly: each key once, by type; unknown keys are problems.
 
-    ``path`` prefixes key names in messages (``"objectives.th."``).
+    ``path`` prefixes key names in messages (``"objectives.th."``); ``instead`` is what could stand in place of a
+    mapping, such as ``true``, as far as whoever reads it has looked for that before.
     """
 
-    def __init__(self, node: Node, problems: Problems, path: str = "") -> None:
+    def __init__(
+        self, node: Node, problems: Problems, path: str = "", *, instead: str = ""
+    ) -> None:
         self.node, self.problems, self.path = node, problems, path
         self._seen: list[str] = []
         self._mapping: dict[str, Node] = {}
@@ -324,7 +327,8 @@ class Section:
             self._mapping = node.value
         else:
             found = "nothing" if node.value is None else shown(node.plain)
-            problems.add(node, path.rstrip("."), f"expected a mapping of keys, found {found}")
+            wanted = f"{instead}, or a mapping of keys" if instead else "a mapping of keys"
+            problems.add(node, path.rstrip("."), f"expected {wanted}, found {found}")
 
     def __contains__(self, key: str) -> bool:
         self._seen.append(key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,18 @@ def objects_in(text: str, path: Path) -> Iterator[tuple[str, Row]]:
         if not isinstance(row, dict):
             raise InputError(f"{where}: expected a JSON object, found {type(row).__name__}")
         yield where, row
+
+
+def check_keys(row: Row, known: Collection[str], where: str) -> None:
+    """Refuse an object with a key that says nothing: as a rule it is a known one, misspelt.
+
+    Raises:
+        InputError: it has one.
+    """
+    if unknown := [key for key in row if key not in known]:
+        raise InputError(
+            f"{where}: unknown key {unknown[0]!r}{did_you_mean(unknown[0], known)}; expected {', '.join(known)}"
+        )
 
 
 def text_under(row: Row, key: str, where: str) -> str:

@@ -186,6 +186,29 @@ def test_check_finds_what_else_is_wrong_with_a_run_that_executes_code(
 
 
 @pytest.mark.parametrize(
+    ("asks", "options", "says"),
+    [
+        ("multiple_choice", {"think_end_token": "</t>"}, "sums: asks log-likelihoods (multiple_choice)"),
+        ("multiple_choice", {"max_gen_toks": 9}, "sums: max_gen_toks is 9, but the task generates nothing"),
+        ("generate_until", {"think_end_token": "<s>"}, "sums: think_end_token '<s>' is a special token"),
+        ("generate_until", {"think_end_token": 9999}, "sums: think_end_token is 9999, but the tokenizer has"),
+    ],
+)  # fmt: skip
+def test_check_refuses_options_of_tasks_that_execute_code(
+    hostile: Path, capsys: pytest.CaptureFixture[str], asks: str, options: dict[str, Any], says: str
+) -> None:
+    edit(hostile / "sums.yaml", "output_type: multiple_choice", f"output_type: {asks}")
+    content = config.read(hostile / "run.yaml").plain
+    (name,) = (n for n, o in content["fitness"]["objectives"].items() if o.get("task") == "sums")
+    content["fitness"]["objectives"][name] |= options
+    content["trust_remote_code"] = False
+    (hostile / "run.yaml").write_text(config.dump(content))
+    assert main(["check", str(hostile)]) == 2
+    found = capsys.readouterr().err
+    assert says in found and f"objectives.{name}: " in found
+
+
+@pytest.mark.parametrize(
     ("old", "new", "what"),
     [
         ("metric: acc,", "metric: ./evil,", "metric ./evil of the package evaluate"),

@@ -484,7 +484,9 @@ def test_what_rounding_takes_is_said_before_a_merge_and_with_it(
     assert main(["merge", str(recipe), "-o", str(tmp_path / "out")]) == 0
     assert said in capsys.readouterr().err
     recipe.write_text(config.dump({**content, "dtype": "float32"}))
-    assert "rounding to float32 takes less than 1%" in call("check", recipe)
+    told = call("check", recipe)
+    assert "rounding to float32 takes less than 1%" in told
+    assert "note: no group reads sea: the merge is the same without" in told
 
 
 def test_check_names_groups_that_no_tensor_reaches(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ SOME = ("bamba", "bloom", "cohere2", "deepseek_v3", "falcon_h1", "gemma4_text", 
         "jamba", "llama", "mamba2", "mixtral", "mllama", "opt", "phi3", "qwen3_moe", "qwen3_next", "roberta", "rwkv")  # fmt: skip
 # whose layers are what they are by a rule that other layers do not follow, or that have a tensor of all layers
 BY_NUMBER = ("beam", "big_bird", "diffllama", "ernie4_5_moe", "gemma3n_text", "gemma4", "gemma4_text", "hy_v4",
-             "jamba", "llama4", "llama4_text", "minicpm3", "minimax", "mllama", "modernbert-decoder", "phi4_multimodal", "rwkv",
+             "jamba", "llama4", "llama4_text", "minicpm3", "minimax", "mllama", "modernbert-decoder", "rwkv",
              "xlm", "zaya")  # fmt: skip
 WALKED = [pair for pair in sorted(decoders().items()) if pair[0] not in LEFT_OUT]
 

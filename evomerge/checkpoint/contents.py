@@ -7,7 +7,7 @@ from pathlib import Path
 from evomerge.checkpoint.companions import COMPANIONS
 from evomerge.checkpoint.files import file_digest
 from evomerge.checkpoint.reading import Checkpoint
-from evomerge.checkpoint.sentence_modules import sentence_files
+from evomerge.checkpoint.sentence_modules import sentence_files, settings_of
 
 _TEMPLATES = ("*.jinja", "additional_chat_templates/*.jinja")
 ADAPTER = "adapter"
@@ -23,7 +23,9 @@ def files_of(model: Checkpoint, *, code: bool = False) -> dict[str, Path]:
     weights = {model.entry(name).file for name in model.names}
     patterns = ("config.json", *COMPANIONS, *_TEMPLATES)
     found = {path for pattern in patterns for path in model.folder.glob(pattern)}
-    found |= {model.folder / name for name in sentence_files(model.folder)}
+    # the latter without the former where they are of another package: they go along with no merge, but pool
+    modules = {*sentence_files(model.folder), *settings_of(model.folder)}
+    found |= {model.folder / name for name in modules}
     if code:
         found |= set(model.folder.glob("**/*.py"))
     named = {

@@ -83,6 +83,17 @@ def sentence_files(folder: Path) -> list[str]:
     return [name for name in names if os.path.isfile(folder / name)]
 
 
+def settings_of(folder: Path) -> list[str]:
+    """The names of the files that say how vectors are made there, whoever's the modules' code is.
+
+    Raises:
+        CheckpointError: as ``modules_of``.
+    """
+    inner = [f"{module.path}/{CONFIG}" for module in modules_of(folder) if module.path]
+    names = [MODULES, *SETTINGS, *inner] if inner else []
+    return [name for name in names if os.path.isfile(folder / name)]
+
+
 def _named(module: Any, key: str) -> str | None:
     found = module.get(key) if isinstance(module, dict) else None
     return found if isinstance(found, str) else None

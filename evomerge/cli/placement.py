@@ -51,6 +51,7 @@ def check_options(arguments: argparse.Namespace) -> None:
     gpus_of(arguments)
     if arguments.ray in ("off", "local"):
         check_device(arguments.device)
+        check_gpus(arguments)
 
 
 def gpus_of(arguments: argparse.Namespace) -> int:
@@ -71,6 +72,19 @@ def gpus_of(arguments: argparse.Namespace) -> int:
             f"--num-gpus {asked:g}: a model over several GPUs, but --device is {device}; leave one of them out"
         )
     return int(asked)
+
+
+def check_gpus(arguments: argparse.Namespace) -> None:
+    """Refuse to spread a model over more GPUs than this machine has."""
+    import torch
+
+    asked, found = gpus_of(arguments), torch.cuda.device_count()
+    if asked > max(1, found):
+        there = f"{found} GPU{'' if found == 1 else 's'}" if found else "no GPU"
+        raise InputError(
+            f"--num-gpus {asked}: a worker cannot have so many GPUs: this machine has {there}; give at most that many, "
+            "or leave it out"
+        )
 
 
 def stop_on_signals() -> None:

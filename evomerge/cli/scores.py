@@ -22,6 +22,7 @@ def score(arguments: argparse.Namespace) -> None:
             f"--again: is for --split report; the {arguments.split} split may be looked at freely"
         )
     placement.check_device(arguments.device)
+    placement.check_gpus(arguments)
     gpus = placement.gpus_of(arguments)
     scores = score_model(
         arguments.model,
@@ -47,6 +48,7 @@ def reduce(arguments: argparse.Namespace) -> None:
     output = Path(arguments.output)
     refuse_existing(output, arguments.force)  # before an hour of scoring, not after
     placement.check_device(arguments.device)
+    placement.check_gpus(arguments)
     gpus = placement.gpus_of(arguments)
     reduced = reduce_suite(
         Path(arguments.fitness),

@@ -123,6 +123,9 @@ def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
         for number, group in enumerate(recipe.groups)
         if number not in asked
     ]
+    unread = [name for name in recipe.models if name not in (*recipe.used, recipe.tokenizer)]
+    if unread and recipe.tokenizer in parents.models:  # of a union of tokens all models have a part
+        idle.append(f"note: no group reads {', '.join(unread)}: the merge is the same without")
     size = sum(tensor_bytes(site.shape, recipe.dtype) for site in blueprint.sites)
     parameters = sum(math.prod(site.shape) for site in blueprint.sites)
     rounding = [] if parents.missing else _rounding(recipe, parents)

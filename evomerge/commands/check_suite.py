@@ -7,6 +7,7 @@ from pathlib import Path
 
 from evomerge.commands.code import read_tasks
 from evomerge.commands.score import read_suite
+from evomerge.run.preflight import check_engine
 from evomerge.suite.duplicates import find_duplicates
 from evomerge.suite.floors import in_words
 from evomerge.suite.spec import SuiteSpec
@@ -24,6 +25,7 @@ def check_suite(file: Path) -> list[str]:
         InputError: with every problem found.
     """
     spec = read_suite(file)
+    check_engine(spec)
     tasks = read_tasks(spec)
     lines = [
         f"{file}: ok",

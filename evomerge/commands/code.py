@@ -91,6 +91,10 @@ def _read_task(spec: SuiteSpec, scorer: ScorerSpec, tasks: Tasks) -> Iterator[st
         tasks.downloads.setdefault(described.download, []).append(scorer.name)
     if described.code:
         tasks.code[scorer.name] = list(described.code)
+    try:
+        described.check_options(scorer.name, scorer.options)
+    except InputError as error:
+        yield f"{spec.place_of(scorer.name)}: {error}"
     for plain in spec.objectives:
         if plain["scorer"] == scorer.name:
             try:

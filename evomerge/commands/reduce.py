@@ -14,6 +14,7 @@ from evomerge import config
 from evomerge.commands.score import read_suite, recipe_of, respond
 from evomerge.errors import InputError
 from evomerge.estimators.reduction import Reduction, reduce
+from evomerge.run.preflight import check_engine
 from evomerge.suite.scorer import Results, column
 from evomerge.suite.splits import Split
 from evomerge.suite.suite import Suite
@@ -64,6 +65,7 @@ def reduce_suite(
         )
     if spec.anchors:
         raise InputError(f"{fitness}: is reduced already; reduce the file it was made from")
+    check_engine(spec)
     suite = Suite(spec)
     recipes = [recipe_of(model) for model in models]
     digests = [recipe.digest for recipe in recipes]

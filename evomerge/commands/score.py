@@ -24,6 +24,7 @@ from evomerge.recipe import Body, Recipe
 from evomerge.record.events import items_digest
 from evomerge.record.looks import Book
 from evomerge.run.precision import scoring_dtype
+from evomerge.run.preflight import check_engine
 from evomerge.suite.scorer import SIGNALS, Items, Results
 from evomerge.suite.spec import SuiteSpec, parse_suite
 from evomerge.suite.suite import Suite
@@ -52,7 +53,9 @@ def score_model(
             and ``again`` is not set.
         RunError: the model gives no finite answers.
     """
-    suite, recipe = Suite(read_suite(fitness)), recipe_of(model)
+    spec = read_suite(fitness)
+    check_engine(spec)  # before a model is opened, or fetched
+    suite, recipe = Suite(spec), recipe_of(model)
     items = suite.splits[split]
     book = Book(suite) if split == REPORT else None
     if book and not again:

@@ -325,9 +325,13 @@ def _of_single_models(path: paths.Path, groups: Mapping[str, Group]) -> bool:
         group = groups[name]
         copied = group.method == "passthrough" and group.values["scale"] in (None, 1.0)
         if model and not (copied and group.models == (model,)):
+            end, what = (
+                ("begins", "the embedding") if name == EMBED else ("ends", "final norm and head")
+            )
             raise InputError(
-                "mergekit takes the embedding of the model of the first block, the final norm and the head of that of "
-                f"the last one; here they are merged; {MATERIALIZE}"
+                f"the path {end} with a block of {model} as it is, and there mergekit takes {what} of {model}, too; here "
+                f"{name} is merged. Let the path begin and end with blocks of the merge, leave {name} as {model} has "
+                f"it, or {MATERIALIZE}"
             )
     return all(hop.model for hop in path)
 

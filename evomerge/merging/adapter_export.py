@@ -25,7 +25,7 @@ from evomerge.checkpoint.adapter import Kind
 from evomerge.checkpoint.adapter_folder import AdapterFolder
 from evomerge.errors import CandidateFailed, Incompatible, InputError
 from evomerge.factors import Factors, compressed, concatenated, nearest
-from evomerge.merging.blueprint import Blueprint, Site
+from evomerge.merging.blueprint import Site
 from evomerge.merging.materializer import Materializer, cores
 from evomerge.methods import Form
 from evomerge.parents import Parents
@@ -94,12 +94,15 @@ class Export:
         recipe: what is merged.
         parents: its models.
         base: the one model that they are adapters of.
+        device: where kernels run.
 
     Raises:
         Incompatible: one is not, or the recipe has a path.
     """
 
-    def __init__(self, recipe: Recipe, parents: Parents, base: Checkpoint) -> None:
+    def __init__(
+        self, recipe: Recipe, parents: Parents, base: Checkpoint, device: str = "cpu"
+    ) -> None:
         self._recipe, self._parents, self._base = recipe, parents, base
         if recipe.body.path is not None:
             raise Incompatible(
@@ -112,7 +115,8 @@ class Export:
                     f"--as-adapter: {name} = {model.name} is no adapter of {base.name}; expected that all models of the "
                     "recipe are adapters of one model. Merge them without --as-adapter"
                 )
-        self._blueprint = Blueprint.of(parents)
+        self._materializer = Materializer(parents, device=device, threads=cores())
+        self._blueprint = self._materializer.outline(None)
 
     @cached_property
     def kinds(self) -> dict[str, str]:
@@ -137,13 +141,11 @@ class Export:
         self,
         made: AdapterFolder,
         rank: int | None,
-        device: str,
         progress: Callable[[str, int], None],
     ) -> Found:
         """Work out every tensor; what was found."""
-        materializer = Materializer(self._parents, device=device, threads=cores())
         if rank is None:
-            self._refuse_no_sum(materializer)
+            self._refuse_no_sum()
         found, lock, total = Found(), threading.Lock(), len(self._blueprint.sites)
 
         def take(site: Site, form: Form) -> None:
@@ -157,7 +159,7 @@ class Export:
                 made.add(self._held(site), factors)
             progress(site.name, total)
 
-        materializer.forms(self._recipe, take)
+        self._materializer.forms(self._recipe, take)
         found.ranks |= made.ranks
         return found
 
@@ -335,7 +337,7 @@ class Export:
                 f"does not leave alone what is equal in all models. {_ADVICE}"
             )
 
-    def _refuse_no_sum(self, materializer: Materializer) -> None:
+    def _refuse_no_sum(self) -> None:
         """Refuse a merge that is no sum of adapters before all of it is made: by a small tensor of each group and role."""
         asked: dict[tuple[int, str], Site] = {}
         for site in self._blueprint.sites:
@@ -353,7 +355,7 @@ class Export:
         def take(site: Site, form: Form) -> None:
             self._exact(site, form)
 
-        materializer.forms(self._recipe, take, [site.name for site in asked.values()])
+        self._materializer.forms(self._recipe, take, [site.name for site in asked.values()])
 
 
 def _refuse_multiple(site: Site, form: Form) -> None:

@@ -81,11 +81,11 @@ def write_adapter(
     if density is not None and not 0 < density <= 1:
         raise InputError(f"--compress: density: expected above 0 and at most 1, found {density:g}")
     base = base_of(recipe)
-    export = Export(recipe, open_parents(recipe, say), Checkpoint.open(base))
+    export = Export(recipe, open_parents(recipe, say), Checkpoint.open(base), device)
     export.check(out)
     with beside(out, force=force) as work:
         with adapter_folder(work, export.kinds) as made:
-            found = export.into(made, rank, device, progress)
+            found = export.into(made, rank, progress)
             if added and (others := [*made.whole, *made.numbers]):
                 raise InputError(
                     f"--experts: adapters that are added up can hold factors alone, and {out.name} brings {others[0]}, "

@@ -7,6 +7,7 @@ another depth, twice or not at all. Of parents of several kinds the result is of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ from evomerge.checkpoint import Donor, without_local_code
 from evomerge.errors import Incompatible
 from evomerge.parents import Parents
 from evomerge.paths import Hop, Path, factors_of
-from evomerge.skeleton import depth, residual
+from evomerge.skeleton import depth, residual, text_part
 from evomerge.tensors import Place, ordered
 
 _NOT_MERGED = (  # of one parent's files only
@@ -101,17 +102,19 @@ class Blueprint:
         for step, hop in enumerate(path):
             standing.setdefault(hop.layer, []).append(step)
         factors = _factors(parents, path)
+        places = parents.places(whole, apart)
+        if len(path) != len(own) and (behind := _numbered_behind(places)):
+            raise Incompatible(
+                f"path: {whole} holds {behind} behind its blocks, numbered as one: a head for further tokens, say, which is "
+                f"looked for right behind the last block, and would not be one with {len(path)} blocks; expected a path "
+                f"of {len(own)} blocks, or models without such a head"
+            )
         sites: dict[str, Site] = {}
         moved: dict[str, Place] = {}
-        for name, place in parents.places(whole, apart).items():
+        for name, place in places.items():
             site = _site(parents, place, parents.shape(whole, name), name)
             for number in standing.get(place.layer, ()):
                 at = _moved(place, number, len(path))
-                if at.tensor in sites:
-                    raise Incompatible(
-                        f"path: {whole} holds {at.tensor} beside its blocks, where the path would have a block: it predicts "
-                        f"further tokens, say; expected at most {parents.frame.layers} blocks"
-                    )
                 moved[at.tensor] = at
                 sites[at.tensor] = replace(
                     site,
@@ -189,6 +192,17 @@ def _site(parents: Parents, place: Place, shape: tuple[int, ...], origin: str) -
     return Site(place.tensor, shape, replace(place, absent=absent), found)
 
 
+def _numbered_behind(places: Mapping[str, Place]) -> str:
+    """The first tensor that has a number among the blocks and belongs to none; empty if there is none."""
+    inside = ((name, place.layer) for name, place in places.items() if place.layer is not None)
+    lists = {name.partition(f".{layer}.")[0] for name, layer in inside}
+    numbered = (
+        re.compile(rf"(?:{'|'.join(map(re.escape, sorted(lists)))})\.\d+\.") if lists else None
+    )
+    outside = (name for name, place in places.items() if place.layer is None)
+    return next((name for name in outside if numbered and numbered.match(name)), "")
+
+
 def _moved(place: Place, layer: int | None, layers: int) -> Place:
     """The same place in a block of another number, in a model of so many ``layers``."""
     tensor = place.tensor if layer is None else place.at(layer)
@@ -247,12 +261,12 @@ def _config(parents: Parents, whole: str, tied: bool, path: Path) -> dict[str, A
 
 
 def _text_part(content: dict[str, Any]) -> dict[str, Any]:
-    """The part of a config that is about the text model, copied where it lies inside."""
-    inner = content.get("text_config")
-    if isinstance(inner, dict):
-        content["text_config"] = dict(inner)
-        return content["text_config"]  # type: ignore[no-any-return]
-    return content
+    """The part of a config that is about the language model, copied where it lies inside."""
+    text = text_part(content)
+    if text is content:
+        return content
+    content["text_config"] = copied = dict(text)
+    return copied
 
 
 def _special_tokens(model: Donor) -> dict[str, Any]:

@@ -21,8 +21,12 @@ from evomerge.merging.materializer import Materializer, cores
 from evomerge.merging.tally import Tally
 from evomerge.parents import Parents
 from evomerge.recipe import BASE, Recipe
+from evomerge.rounding import Rounding
 
 SHARD_BYTES = 4 * 2**30
+SPARE_BYTES = (
+    256 * 2**20
+)  # beside those of a shard, for tensors under way; torch and our code take about as many
 
 
 def write_merge(
@@ -34,21 +38,22 @@ def write_merge(
     shard_bytes: int = SHARD_BYTES,
     device: str = "cpu",
     progress: Callable[[str, int], None] = lambda name, total: None,
-    tally: Tally | None = None,
+    rounded: Callable[[Rounding], None] | None = None,
 ) -> Path:
     """Materialize ``recipe`` as a Hugging Face folder that transformers and lm-eval load as is.
 
-    Written beside ``out`` and renamed; memory stays at a few tensors.
+    Written beside ``out`` and renamed. However many cores there are, memory stays below a shard and 600 MB, unless one
+    tensor's merge takes more.
 
     Args:
         recipe: what to merge.
         parents: its models.
         out: the folder to make.
         force: replace an existing folder.
-        shard_bytes: largest weight file, bytes.
+        shard_bytes: largest weight file, bytes; about as much memory is taken at most.
         device: where kernels run.
         progress: called with each tensor's name and the number of tensors.
-        tally: counts what rounding takes.
+        rounded: called with what rounding to the recipe's dtype takes; None: it is not counted.
 
     Raises:
         InputError: ``out`` exists or is a parent, or a model is unreadable or incompatible.
@@ -60,6 +65,7 @@ def write_merge(
     companions(parents.donor)  # what cannot be copied is told before hours of merging
     materializer = Materializer(parents, device=device, threads=cores())
     blueprint = materializer.outline(recipe.body.path)
+    tally = Tally(recipe, blueprint.sites) if rounded else None
     sizes = {name: tensor_bytes(shape, recipe.dtype) for name, shape in blueprint.shapes.items()}
     with beside(out, force=force) as work:
         with WeightFiles(work, sizes, shard_bytes=shard_bytes) as files:
@@ -69,7 +75,8 @@ def write_merge(
                 progress(name, len(sizes))
 
             try:
-                materializer.each(recipe, take, tally=tally)
+                limit = shard_bytes + SPARE_BYTES
+                materializer.each(recipe, take, tally=tally, limit=limit)
             except CandidateFailed:
                 for model in parents.models.values():
                     model.check_finite()  # which names a broken parent and where it is broken
@@ -78,6 +85,8 @@ def write_merge(
         (work / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         copy_companions(parents.donor, work)
         keep_recipe(recipe, work / "evomerge.yaml")
+    if tally and rounded:
+        rounded(tally.rounding)
     return out
 
 

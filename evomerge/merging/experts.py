@@ -26,6 +26,7 @@ from evomerge.recipe import BASE, Body, Group, Recipe, group
 
 SHARED, EXPERTS = "shared", "experts"
 _TWIN = "twin"
+_SAME = 1e-9  # between weights, relative to one: what dividing by their sum leaves
 _ABOUT = """\
 # Adapters of one base: add `shared` with weight 1, and each expert with its weight, which sum to 1:
 #     base + shared + sum_i weight_i expert_i
@@ -91,7 +92,10 @@ def merge_experts(
         shared = work / SHARED
         write(shared_of(recipe), shared, rank=shared_rank, say=named(SHARED))
         experts = {}
-        for name, weight in router_weights(recipe).items():
+        weights, why = router_weights(recipe)
+        if why:
+            say(f"{ROUTER}: {why}")
+        for name, weight in weights.items():
             beyond = _beyond(recipe, name, base, shared)
             made = write(beyond, work / EXPERTS / name, rank=rank, say=named(name))
             experts[name] = {"adapter": str(made.relative_to(work)), "weight": weight}
@@ -114,13 +118,34 @@ def _shared(each: Group) -> Group:
     return replace(each, method=plain.method, values=plain.values)
 
 
-def router_weights(recipe: Recipe) -> dict[str, float]:
-    """Source -> its weight: as the groups by ``twin`` say, if there are some and they agree; else all are equal."""
-    said = {tuple(sorted(_weights(each).items())) for each in recipe.groups if each.method == _TWIN}
-    if len(said) == 1 and {name for name, _ in next(iter(said))} == set(recipe.models):
-        weights = dict(next(iter(said)))
-        return {name: weights[name] for name in recipe.models}
-    return dict.fromkeys(recipe.models, 1 / len(recipe.models))
+def router_weights(recipe: Recipe) -> tuple[dict[str, float], str]:
+    """Source -> its weight, as the groups by ``twin`` say; all are equal where none does.
+
+    They are equal, too, where those groups do not agree: then with the reason, else an empty text.
+    """
+    said = {
+        number: _weights(each) for number, each in enumerate(recipe.groups) if each.method == _TWIN
+    }
+    equal = dict.fromkeys(recipe.models, 1 / len(recipe.models))
+    if not said:
+        return equal, ""
+    first, *others = said
+    advice = (
+        "a router has one weight a source, so all are equal here; set them there as you want them"
+    )
+    for other in others:
+        if any(
+            abs(said[other].get(name, 0.0) - said[first].get(name, 0.0)) > _SAME for name in equal
+        ):
+            shown = " and ".join(f"groups[{n}] ({_in_words(said[n])})" for n in (first, other))
+            return equal, f"{shown} weigh the sources otherwise; {advice}"
+    if lacking := [name for name in recipe.models if name not in said[first]]:
+        return equal, f"groups[{first}] merges without {', '.join(lacking)}; {advice}"
+    return {name: said[first][name] for name in recipe.models}, ""
+
+
+def _in_words(weights: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {weight:.4g}" for name, weight in weights.items())
 
 
 def _weights(each: Group) -> Mapping[str, float]:

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge import methods
-from evomerge.checkpoint import DTYPES
+from evomerge.checkpoint import DTYPES, tensor_bytes
 from evomerge.errors import CandidateFailed, Incompatible
 from evomerge.lines import LINES
 from evomerge.merging.blueprint import Blueprint, Site
+from evomerge.merging.in_flight import InFlight
 from evomerge.merging.remembered import remembered
 from evomerge.merging.tally import Tally
 from evomerge.parents import Parents
@@ -131,6 +132,7 @@ class Materializer:
         *,
         tally: Tally | None = None,
         only: Collection[str] | None = None,
+        limit: int | None = None,
     ) -> None:
         """Hand every merged tensor of ``recipe`` to ``take``, in no order, from several threads.
 
@@ -141,15 +143,17 @@ class Materializer:
             take: gets a tensor's name and the tensor.
             tally: counts what rounding takes.
             only: names of the tensors that are merged, as if there were no others; None: all.
+            limit: bytes that all tensors under way take together, about, unless one alone takes more; None: any.
         """
         import torch
 
-        room = _Room(getattr(torch, recipe.dtype))
+        room, under_way = _Room(getattr(torch, recipe.dtype)), InFlight(limit)
 
         def merge(task: _Task) -> None:
-            out = room.of(task.site.shape, self._device_of(task.site))
-            self._merge(recipe, task, out, tally)
-            take(task.site.name, out.cpu())
+            with under_way.hold(self._size(recipe, task), waiting=room.clear):
+                out = room.of(task.site.shape, self._device_of(task.site))
+                self._merge(recipe, task, out, tally)
+                take(task.site.name, out.cpu())
 
         self._each(merge, self._tasks(recipe, only))
 
@@ -316,6 +320,18 @@ class Materializer:
         return self.facts.get(
             ("tensor", model, name, device), lambda: parents.tensor(model, name).to(device)
         )
+
+    def _size(self, recipe: Recipe, task: _Task) -> int:
+        """Bytes that the merge of a tensor takes, about: of its result, of what is no file's, and of what its method
+        works with."""
+        site, group = task.site, task.group
+        computed = sum(
+            not self._parents.mapped(model, site.origin[model]) for model in group.models
+        )
+        copies = methods.get(group.method).copies * (len(group.models) + 1)
+        part = site.shape[1:] if site.packed else site.shape  # experts are merged one by one
+        entries = computed * math.prod(site.shape) + copies * math.prod(part)
+        return tensor_bytes(site.shape, recipe.dtype) + 4 * entries
 
     def _device_of(self, site: Site) -> str:
         """Where a tensor is merged: in a resident model of several devices on its own."""
@@ -490,9 +506,16 @@ class _Room(threading.local):
         import torch
 
         size, known = math.prod(shape), self._memory.get(device)
-        if known is None or known.numel() < size:
+        # the largest tensors come first: what they took is given back soon after
+        if known is None or not size <= known.numel() <= 2 * size:
+            known = None
+            self._memory.pop(device, None)
             known = self._memory[device] = torch.empty(size, dtype=self._dtype, device=device)
         return known[:size].view(tuple(shape))
+
+    def clear(self) -> None:
+        """Hold none."""
+        self._memory.clear()
 
 
 class _Members:

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evomerge.merging.blueprint import Blueprint
 from evomerge.merging.disk import SHARD_BYTES, write_merge
 from evomerge.merging.materializer import Materializer, cores
 from evomerge.merging.models import open_parents
-from evomerge.merging.tally import Tally
 from evomerge.parents import Parents, doubts
 from evomerge.recipe import Recipe
+from evomerge.rounding import Rounding
 
 
 def merge_into(recipe: Recipe, model: Any, parents: Parents | None = None) -> None:
@@ -60,8 +59,12 @@ def merge(
     parents = open_parents(recipe, say)
     for doubt in doubts(parents):
         say(doubt)
-    tally = Tally(recipe, Blueprint.of(parents, recipe.body.path).sites)
-    made = write_merge(
+
+    def rounded(found: Rounding) -> None:
+        for line in found.lines():
+            say(line)
+
+    return write_merge(
         recipe,
         parents,
         Path(out),
@@ -69,8 +72,5 @@ def merge(
         shard_bytes=shard_bytes,
         device=device,
         progress=progress,
-        tally=tally,
+        rounded=rounded,
     )
-    for line in tally.rounding.lines():
-        say(line)
-    return made

@@ -29,6 +29,7 @@ def merge_method(
     by_default: str = "",
     smooth: Collection[str] = (),
     by_row: bool = False,
+    copies: int | None = None,
 ) -> Callable[[Kernel], Kernel]:
     """Register a kernel as a merge method; the function itself stays as it is.
 
@@ -75,6 +76,8 @@ def merge_method(
             jumps.
         by_row: whether the result is linear in each model's ``weight``, and the kernel takes the weights from
             ``operands.weights``, so that a recipe may have row weights.
+        copies: float32 copies of a tensor that the kernel works with at most, for each model and the base: so many
+            tensors are merged at a time as there is memory for. Default: 1 where it takes ``operands``, else 4.
 
     Raises:
         TypeError: the signature does not follow these rules.
@@ -108,6 +111,7 @@ def merge_method(
                 by_default=by_default,
                 smooth=tuple(smooth),
                 by_row=by_row,
+                copies=(1 if "operands" in inputs else 4) if copies is None else copies,
             )
         )
         return kernel

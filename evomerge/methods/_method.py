@@ -122,7 +122,7 @@ class Method:
     among them. The result has a derivative by each of the parameters ``smooth``. ``surveys`` are summed over all tensors before the kernel sees any; ``exempt`` names
     the laws that the method does not obey, with the reason; ``by_default`` names the known recipe that
     the method is at its defaults, if it is another one's; ``by_row`` says whether weights may have factors
-    row by row.
+    row by row. ``copies`` is how many of a tensor in float32 it works with, for each model and the base.
     """
 
     name: str
@@ -141,6 +141,7 @@ class Method:
     by_default: str = ""
     smooth: tuple[str, ...] = ()
     by_row: bool = False
+    copies: int = 1
 
     @property
     def required(self) -> tuple[str, ...]:

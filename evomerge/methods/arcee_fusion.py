@@ -19,6 +19,7 @@ BLOCK = 1 << 20  # entries taken at a time
     base="required",
     paper="https://github.com/arcee-ai/mergekit/blob/main/docs/merge_methods.md",
     max_models=1,
+    copies=6,
 )
 def arcee_fusion(operands: Operands) -> Entrywise:
     """Take an entry from the model where its change is an outlier in importance, else the base's.

@@ -27,7 +27,7 @@ PAPER = "https://arxiv.org/abs/2502.04959"
 LAMBDA = Shared(Real(0.3, 2, default=1, valid=(-10, 10)))
 
 
-@merge_method(base="required", paper=PAPER)
+@merge_method(base="required", paper=PAPER, copies=4)
 def iso_c(
     operands: Operands,
     lambda_: Annotated[float, LAMBDA],
@@ -68,7 +68,7 @@ def _flattened(operands: Operands, rank: str) -> Tensor:
     return _isotropic(left, values, right)
 
 
-@merge_method(base="required", paper=PAPER)
+@merge_method(base="required", paper=PAPER, copies=9)
 def iso_cts(
     operands: Operands,
     lambda_: Annotated[float, LAMBDA],

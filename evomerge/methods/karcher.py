@@ -19,10 +19,7 @@ from evomerge.params import Integer, Real, Shared
 OPPOSITE = 1e-6  # sine of an obtuse angle below which no shortest way leads to the other side
 
 
-@merge_method(
-    base="none",
-    paper="https://doi.org/10.1002/cpa.3160300502",
-)
+@merge_method(base="none", paper="https://doi.org/10.1002/cpa.3160300502", copies=2)
 def karcher(
     operands: Operands,
     max_iter: Annotated[int, Shared(Integer(1, 100, default=10), searched=False)],

@@ -23,6 +23,7 @@ VANISHING = 1e-6  # length of a mean of unit vectors below which it has no direc
     base="optional",
     paper="https://goddard.blog/posts/multislerp-wow-what-a-cool-idea",
     min_models=2,
+    copies=2,
 )
 def multislerp(
     operands: Operands,

@@ -22,6 +22,7 @@ from evomerge.params import Flag, PerModel, Real, Shared
     paper="https://github.com/arcee-ai/mergekit/blob/main/docs/merge_methods.md",
     min_models=2,
     max_models=2,
+    copies=2,
 )
 def nuslerp(
     operands: Operands,

@@ -44,6 +44,7 @@ def _square_norms(tensors: Float[Tensor, "count rows columns"]) -> Float64[Tenso
     paper="https://arxiv.org/abs/2501.09522",
     surveys=(_squares,),
     exempt=EXEMPT,
+    copies=8,
 )
 def opcm(
     operands: Operands,

@@ -17,7 +17,7 @@ LEAST = 2.0**-126  # of normal float32 numbers
 GUARD = Shared(Choice(("relative", "absolute"), "relative"), searched=False)
 
 
-@merge_method(base="required", paper="https://arxiv.org/abs/2408.07990", min_models=2)
+@merge_method(base="required", paper="https://arxiv.org/abs/2408.07990", min_models=2, copies=2)
 def sce(
     operands: Operands,
     select_topk: Annotated[float, Shared(Real(0.05, 1, default=0.1, valid=(0, 1)))],

@@ -23,7 +23,7 @@ from evomerge.params import Integer, PerModel, Real, Shared
 
 
 @merge_method(
-    base="required", paper="https://arxiv.org/abs/2410.14735", smooth=("weight", "spread")
+    base="required", paper="https://arxiv.org/abs/2410.14735", smooth=("weight", "spread"), copies=5
 )
 def svd_jitter(
     operands: Operands,

@@ -25,7 +25,7 @@ from evomerge.methods.kernel.spectral import (
 from evomerge.params import Flag, PerModel, Real, Shared
 
 
-@merge_method(base="required", paper="https://arxiv.org/abs/2412.00081")
+@merge_method(base="required", paper="https://arxiv.org/abs/2412.00081", copies=8)
 def tsvm(
     operands: Operands,
     weight: Annotated[Float[Tensor, " models"], PerModel(Real(0, 2, default=1))],

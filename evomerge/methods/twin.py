@@ -14,7 +14,7 @@ from evomerge.methods.kernel.weights import weight_total
 from evomerge.params import Choice, Flag, PerModel, Real, Shared
 
 
-@merge_method(base="required", paper="https://arxiv.org/abs/2406.15479")
+@merge_method(base="required", paper="https://arxiv.org/abs/2406.15479", copies=4)
 def twin(
     deltas: Float[Tensor, " models *shape"],
     weight: Annotated[Float[Tensor, " models"], PerModel(Real(0, 2, default=1))],

@@ -14,6 +14,7 @@ from typing import Any
 from evomerge.checkpoint import Checkpoint, read_json, vocabulary
 from evomerge.checkpoint.companions import GENERATION
 from evomerge.recipe import BASE
+from evomerge.skeleton import text_part
 
 TOKENIZER, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 _ANSWER = "evomerge"  # stands for what a model answers
@@ -133,9 +134,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The part of a config that names the end token: the whole, or that of the language model."""
-    inner = config.get("text_config")
-    whole = config.get("eos_token_id") is not None or not isinstance(inner, Mapping)
-    return config if whole else inner  # type: ignore[return-value]
+    return text_part(config) if config.get("eos_token_id") is None else config
 
 
 def _rows(said: Mapping[str, Any]) -> list[int]:

@@ -284,10 +284,29 @@ def _check_tokenizer(donor: Donor, spec: RunSpec) -> None:
             f"{donor.name}: its tokenizer has no chat template, which {', '.join(chats)} asks for. "
             "Name a model that has one as models.tokenizer"
         )
+    _check_ends(spec.suite, tokenizer)
 
 
-def _check_engine(suite: SuiteSpec) -> None:
-    """Refuse functions of a torch module where the engine has none, and an engine that cannot be loaded."""
+def _check_ends(suite: SuiteSpec, tokenizer: Any) -> None:
+    """Refuse ends of thoughts that no answer could hold, also of tasks that are not built."""
+    ends = {s.name: end for s in suite.scorers if (end := s.options.get("think_end_token"))}
+    if not ends:
+        return
+    from evomerge.scorers.lm_eval.thinking import Thinking
+
+    for name, end in ends.items():
+        try:
+            Thinking.of(end, None).check(name, tokenizer)
+        except InputError as error:
+            raise InputError(f"{suite.place_of(name)}: {error}") from None
+
+
+def check_engine(suite: SuiteSpec) -> None:
+    """Refuse functions of a torch module where the engine has none, and an engine that cannot be loaded.
+
+    Raises:
+        InputError: with the place in the fitness file.
+    """
     functions = [scorer.name for scorer in suite.scorers if scorer.kind in OF_MODULE]
     if not ENGINES.get(suite.engine).HAS_MODULE and functions:
         raise InputError(
@@ -353,6 +372,7 @@ def _open_models(
 
     No weights are fetched, and those that are not here are not looked at.
     """
+    attempt(lambda: check_engine(spec.suite))
     say("opening the models")
     opened = {name: attempt(partial(outline_model, spec.model(name))) for name in spec.names}
     models = {name: model for name, model in opened.items() if model is not None}
@@ -364,7 +384,6 @@ def _open_models(
         donor = parents.donor if parents else models.get(spec.tokenizer)
         if tokenizer and donor:
             attempt(lambda: _check_tokenizer(donor, spec))
-    attempt(lambda: _check_engine(spec.suite))
     return models
 
 

@@ -22,17 +22,19 @@ from typing import TYPE_CHECKING
 from evomerge.config import shown
 from evomerge.engines import Engine
 from evomerge.errors import InputError
-from evomerge.objects import Row, read_objects, text_under
+from evomerge.objects import Row, check_keys, read_objects, text_under
 from evomerge.scorers.metrics import Means
 from evomerge.scorers.outputs import Tokens, module_of, read_rows
 from evomerge.scorers.pooling import Pooling, pooling_of
 from evomerge.suite.scorer import Item, NonFinite, Responses
+from evomerge.suite.spec import FIRST
 
 if TYPE_CHECKING:
     import torch
 
 METRICS = ("ndcg", "recall", "mrr")
-FIRST = 10  # texts that count, of a ranking
+_KEYS = ("query", "positives", "negatives", "source_id", "subset")  # of a line
+_OF_CORPUS = ("id", "text")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Retrieval(Means):
         name: of the scorer.
         path: of the queries.
         corpus: a file; None: each query brings its own texts.
-        k: how many of a ranking count.
+        k: how many of a ranking count; of several the metrics are called by them: ``ndcg@5``.
         pooling: how hidden states become one; None: as the folder of the tokenizer says for sentence-transformers.
         query_prefix, text_prefix: what models want in front of a text.
 
@@ -71,14 +73,15 @@ class Retrieval(Means):
         path: str | Path,
         *,
         corpus: str | Path | None = None,
-        k: int = FIRST,
+        k: int | Sequence[int] = FIRST,
         pooling: str | None = None,
         query_prefix: str = "",
         text_prefix: str = "",
     ) -> None:
         self.name = name
-        self.metrics: dict[str, bool] = dict.fromkeys(METRICS, True)
-        self._first, self._said = k, pooling
+        self._first = {"": k} if isinstance(k, int) else {f"@{each}": each for each in k}
+        self.metrics: dict[str, bool] = {m + at: True for at in self._first for m in METRICS}
+        self._said = pooling
         self._prefixes = query_prefix, text_prefix
         self._names = [Path(each).name for each in (path, corpus) if each is not None]
         known = None if corpus is None else _corpus(Path(corpus))
@@ -94,7 +97,7 @@ class Retrieval(Means):
     def fingerprint(self) -> str:
         """Of queries and texts, and of how they are compared."""
         asked = [[q.text, q.texts, sorted(q.relevant)] for q in self._queries.values()]
-        how = [self._first, self._said, *self._prefixes]
+        how = [list(self._first.values()), self._said, *self._prefixes]
         return hashlib.sha256(json.dumps([asked, how]).encode()).hexdigest()
 
     @property
@@ -142,11 +145,18 @@ class Retrieval(Means):
             if not all(map(math.isfinite, similar)):
                 raise NonFinite(self.name, id)
             ranked[id] = _ranked(similar, query.relevant)
-        metrics = [_metrics([rank for rank, _ in ranked[id]], self._first) for id in ids]
+        ranks = [[rank for rank, _ in ranked[id]] for id in ids]
+        metrics = {
+            at: [_metrics(each, first) for each in ranks] for at, first in self._first.items()
+        }
         return {
             "items": list(ids),
             "responses": [ranked[id] for id in ids],
-            "metrics": {name: [each[name] for each in metrics] for name in METRICS},
+            "metrics": {
+                name + at: [each[name] for each in found]
+                for at, found in metrics.items()
+                for name in METRICS
+            },
             "tokens": sum(map(len, found)),
         }
 
@@ -194,6 +204,7 @@ def _corpus(path: Path) -> dict[str, str]:
     """Id -> text."""
     found: dict[str, str] = {}
     for where, row in read_objects(path):
+        check_keys(row, _OF_CORPUS, where)
         id = str(row.get("id"))
         if "id" not in row or id in found:
             raise InputError(f"{where}: expected an `id` of its own, found {shown(row.get('id'))}")
@@ -202,6 +213,7 @@ def _corpus(path: Path) -> dict[str, str]:
 
 
 def _query(number: int, row: Row, where: str, corpus: dict[str, str] | None) -> _Query:
+    check_keys(row, _KEYS, where)
     source, subset = row.get("source_id"), row.get("subset")
     text = text_under(row, "query", where)
     item = Item(

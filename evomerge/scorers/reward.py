@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from evomerge.config import shown
 from evomerge.engines import Engine
 from evomerge.errors import InputError
-from evomerge.objects import Row, read_objects
+from evomerge.objects import Row, check_keys, read_objects
 from evomerge.scorers.metrics import Means
 from evomerge.scorers.outputs import Tokens, module_of, read_rows
 from evomerge.suite.scorer import SIGNALS, Item, NonFinite, Responses
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Talk = list[dict[str, str]]  # messages, as chat templates take them
 CLASSIFIER = "ForSequenceClassification"  # how classes end that give a number to a text
 _METRIC, _SIGNAL = "accuracy", "margin"
+_KEYS = ("prompt", "chosen", "rejected", "source_id", "subset")  # of a line
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Preferences(Means):
     A line has ``prompt``, a text or messages; ``chosen``, the better answer, and ``rejected``, another or a list
     of others, each a text or messages. Without ``prompt`` an answer is a whole conversation. ``source_id`` names
     the original, ``subset`` what samples are spread over. Items are named by the number of their line, from 0.
-    An item's response is the rewards, the chosen one's first.
+    Other keys are refused. An item's response is the rewards, the chosen one's first.
 
     Raises:
         InputError: the file is absent, empty or malformed, with file and line.
@@ -169,6 +170,7 @@ def _item(number: int, row: Row) -> Item:
 
 def _talks(row: Row, where: str) -> tuple[Talk, ...]:
     """The conversations of a line, that with the chosen answer first."""
+    check_keys(row, _KEYS, where)
     prompt = _said(row["prompt"], "user", "prompt", where) if "prompt" in row else None
     rejected = row.get("rejected")
     several = isinstance(rejected, list) and not _is_talk(rejected)

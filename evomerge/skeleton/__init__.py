@@ -25,7 +25,7 @@ from evomerge.config import write_text
 from evomerge.errors import Incompatible
 from evomerge.tensors import Place, ordered
 
-VERSION = 7  # of what the cache holds
+VERSION = 8  # of what the cache holds
 # computed from the config; stored by some old checkpoints
 _COMPUTED = re.compile(
     r"(?:^|\.)(?:rotary_emb\.\w+|rotary_pos_emb\.\w+|inv_freq|position_ids|masked_bias|attn\.bias|attention\.bias)$"
@@ -133,14 +133,19 @@ def check_architecture(config: Mapping[str, Any], where: str) -> str:
     return found
 
 
+def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a ``config.json`` that is about the language model: the whole, or what lies in it as ``text_config``."""
+    inner = config.get("text_config")
+    return inner if isinstance(inner, Mapping) else config
+
+
 def check_depth(config: Mapping[str, Any], where: str, tensors: int) -> None:
     """Refuse a config of more blocks than the ``tensors`` of its files could be of, before one is built.
 
     Raises:
         Incompatible: it says so.
     """
-    inner = config.get("text_config")
-    for part in (config, inner if isinstance(inner, Mapping) else {}):
+    for part in (config, text_part(config)):
         depth = part.get("num_hidden_layers")
         if isinstance(depth, int) and depth > tensors:
             raise Incompatible(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge.errors import Incompatible
-from evomerge.skeleton import Skeleton
+from evomerge.skeleton import Skeleton, text_part
 from evomerge.skeleton.modules import model_class, own_config, quiet
 
 _DEPTH = "num_hidden_layers"
@@ -33,8 +33,7 @@ def of_blocks(config: Mapping[str, Any], blocks: Sequence[int], where: str) -> d
     content = copy.deepcopy(dict(config))
     if list(blocks) == list(range(own.layers)):
         return content
-    inner = content.get("text_config")
-    text = inner if isinstance(inner, dict) else content
+    text: Any = text_part(content)
     kind = model_class(content, where)
     with quiet():
         effective = own_config(kind, content).get_text_config()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import Incompatible
-from evomerge.skeleton.roles import projection_of, role_in_block, role_outside
+from evomerge.skeleton.roles import in_other_tower, projection_of, role_in_block, role_outside
 from evomerge.tensors import Place, common_path
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def stack_of(model: Any) -> tuple[str, int]:
     """The name of the module list that holds the blocks, and how many; ``""`` and 0 if there is none.
 
     It is the one as long as the config says; of several, and where none is, the one that lies nearest to the
-    embedding of tokens, and of those the one with most parameters.
+    embedding of tokens, and of those one of no other tower, with most parameters.
     """
     from torch import nn
 
@@ -172,10 +172,11 @@ def stack_of(model: Any) -> tuple[str, int]:
     }
     fitting = {name: module for name, module in lists.items() if len(module) == depth} or lists
 
-    def size(name: str) -> tuple[int, int, int]:
+    def size(name: str) -> tuple[int, bool, int, int]:
         # of lists inside one another the outermost
         parameters = sum(p.numel() for p in fitting[name].parameters())
-        return len(common_path(name, read)), parameters, -len(name)
+        own = not in_other_tower(name)
+        return len(common_path(name, read)), own, parameters, -len(name)
 
     if not fitting:
         return "", 0

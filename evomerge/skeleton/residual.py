@@ -17,7 +17,7 @@ from typing import Any
 
 from evomerge.cache import cache_folder, name_of
 from evomerge.config import write_text
-from evomerge.skeleton import Skeleton
+from evomerge.skeleton import Skeleton, text_part
 from evomerge.skeleton.depth import of_blocks
 
 _ADDS = re.compile(
@@ -110,7 +110,7 @@ def _single_blocks(config: Mapping[str, Any], where: str) -> Iterable[dict[str, 
     kinds = Skeleton.of(config, where).kinds
     for kind in dict.fromkeys(kinds):
         single = of_blocks(config, [kinds.index(kind)], where)
-        text = single.get("text_config", single)
+        text: Any = text_part(single)
         for part in (single, text):
             part |= {key: None for key in part if key.endswith("token_id")}
         text |= {"vocab_size": 16, "pad_token_id": None}

@@ -65,6 +65,11 @@ def role_in_block(path: str, norm: bool, vector: bool = False) -> str:
     return "norm" if vector else "mlp"
 
 
+def in_other_tower(path: str) -> bool:
+    """True for what its name says is of a tower for images, sounds, or further tokens."""
+    return bool(_OTHER_TOWER.search(path))
+
+
 def role_outside(path: str, norm: bool, in_tower: bool) -> str:
     """The role of a tensor outside the blocks that is neither the embedding's nor the head's.
 
@@ -73,7 +78,7 @@ def role_outside(path: str, norm: bool, in_tower: bool) -> str:
         norm: whether the module that owns it normalises.
         in_tower: whether it belongs to the tower that has the blocks.
     """
-    if _OTHER_TOWER.search(path):
+    if in_other_tower(path):
         return "tower"
     if norm:
         return "norm"

@@ -25,6 +25,7 @@ FILES = ("text", "reward", "retrieval")  # kinds whose target is a file
 OF_TOKENS = ("task", "text")  # kinds that ask for likelihoods and texts, so for a head over tokens
 OF_MODULE = ("reward", "retrieval", "function")  # kinds that ask a torch module
 POOLINGS = ("cls", "mean", "last")  # how hidden states of a text become one
+FIRST = 10  # texts that count, of a ranking
 METRICS = {  # kind -> what is measured where a suite does not say
     "task": "acc",
     "text": "bits_per_byte",
@@ -61,6 +62,31 @@ class ScorerSpec:
             options["source_field"] = options.pop("source", None)
             return made(self.target, include=include, **options)
         return made(self.name, self.target, **options)
+
+    def joined(self, other: ScorerSpec) -> ScorerSpec | None:
+        """The one scorer that answers for both; None where they ask otherwise.
+
+        A ranking tells of its first few texts, however many: several ``k`` become a list.
+        """
+        if self == other:
+            return self
+        ours, theirs = dict(self.options), dict(other.options)
+        first = {*_listed(ours.pop("k", FIRST)), *_listed(theirs.pop("k", FIRST))}
+        if (self.kind, ours) != (other.kind, theirs) or self.kind != "retrieval":
+            return None
+        return replace(
+            self, options={**ours, "k": sorted(first)} if len(first) > 1 else self.options
+        )
+
+    def differences(self, other: ScorerSpec) -> str:
+        """The options of both that are not the same, in words."""
+        ours, theirs = ({"kind": each.kind, **each.options} for each in (self, other))
+        return ", ".join(
+            f"{key}: {config.shown(ours[key]) if key in ours else 'none'} there, "
+            f"{config.shown(theirs[key]) if key in theirs else 'none'} here"
+            for key in dict.fromkeys((*ours, *theirs))
+            if ours.get(key) != theirs.get(key)
+        )
 
 
 @dataclass(frozen=True)
@@ -197,6 +223,7 @@ def parse_suite(
         items.finish()
     objectives: list[dict[str, Any]] = []
     scorers: dict[str, ScorerSpec] = {}
+    first: dict[str, int] = {}  # objective -> how many texts of a ranking count
     nodes = dict(section.items("objectives"))
     for name, item in nodes.items():
         parsed = _parse_objective(name, item, models, problems, section.path)
@@ -207,12 +234,21 @@ def parse_suite(
         if scorer is None:
             continue
         known = scorers.setdefault(scorer.name, scorer)
-        if known != scorer:
-            problems.add(
-                item,
-                f"{section.path}objectives.{name}",
-                f"{scorer.name} already stands above with other options",
-            )
+        if (joined := known.joined(scorer)) is not None:
+            scorers[scorer.name] = joined
+            first[name] = scorer.options.get("k", FIRST)
+            continue
+        another = "write a task of another name that includes this one"
+        problems.add(
+            item,
+            f"{section.path}objectives.{name}",
+            f"{scorer.name} already stands above with other options ({known.differences(scorer)}), and is asked once "
+            f"for both; say the same in both, or {another if scorer.kind == 'task' else 'copy it to another name'}",
+        )
+    for objective in objectives:  # a scorer of several numbers of texts names its metrics by them
+        asked = scorers[objective["scorer"]] if objective["scorer"] else None
+        if asked is not None and isinstance(asked.options.get("k"), list):
+            objective["metric"] += f"@{first[objective['name']]}"
     _check_derived(nodes, objectives, problems, section.path)
     anchored = dict(section.items("anchors"))
     anchors = _parse_anchors(section, anchored, scorers)
@@ -260,6 +296,10 @@ def parse_suite(
         path=section.path,
         lines=lines,
     )
+
+
+def _listed(first: int | list[int]) -> list[int]:
+    return first if isinstance(first, list) else [first]
 
 
 def _lines_of(section: str, nodes: Mapping[str, config.Node]) -> dict[str, str]:
@@ -410,7 +450,7 @@ def _parse_scorer(kind: str, section: config.Section, folder: Path) -> ScorerSpe
     if kind == "retrieval":
         for option, read in (
             ("corpus", lambda key: str((folder / section.text(key)).resolve())),
-            ("k", lambda key: section.integer(key, 10, low=1)),
+            ("k", lambda key: section.integer(key, FIRST, low=1)),
             ("pooling", lambda key: section.choice(key, POOLINGS, POOLINGS[0])),
             ("query_prefix", section.text),
             ("text_prefix", section.text),

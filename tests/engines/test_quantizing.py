@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from evomerge import merge
 from evomerge.checkpoint import ModelRef
 from evomerge.commands.check import check
+from evomerge.commands.score import score_model
 from evomerge.engines import EngineOptions, Request
 from evomerge.engines.abilities import check_quantize
 from evomerge.engines.huggingface import HuggingFaceEngine
@@ -78,14 +79,20 @@ def test_what_cannot_be_is_refused_where_it_stands(run_folder: Callable[..., Pat
         check(with_quantize(run_folder, "nf44"))
 
 
-def test_a_library_that_lacks_is_named(
-    run_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+def test_a_library_that_lacks_is_named_before_a_model_is_opened(
+    run_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lacking = {"nf4": "a_library_that_is_not_there"}
     monkeypatch.setattr(HuggingFaceEngine, "QUANTIZES", lacking)
     with pytest.raises(InputError, match="needs a_library_that_is_not_there, which is not inst"):
         check(with_quantize(run_folder, "nf4"))
     check_quantize("huggingface", "")
+    fitness = tmp_path / "fitness.yaml"
+    fitness.write_text("objectives: {x: {text: texts.txt}}\nquantize: nf4\n")
+    (tmp_path / "texts.txt").write_text("a\n\nb\n")
+    for asked in (lambda: check(fitness), lambda: score_model("org/not-there", fitness)):
+        with pytest.raises(InputError, match=r"fitness\.yaml:2: quantize: nf4 needs a_library"):
+            asked()
 
 
 def test_quantized_weights_have_no_slopes(run_folder: Callable[..., Path]) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from evomerge.checkpoint import ModelRef
 from evomerge.errors import InputError
 from evomerge.interop import to_mergekit
 from evomerge.lines import Lines
+from evomerge.paths import Hop
 from evomerge.recipe import Body, Group, Recipe, group
 from evomerge.testing.models import tiny_family
 
@@ -213,6 +215,21 @@ def test_names_that_mergekit_cannot_read_are_refused(
     recipe = recipe_of({**family, "sea": tmp_path / name}, weigh(1.0))
     with pytest.raises(InputError, match="rename it"):
         to_mergekit(recipe)
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ((Hop(0, "sea"), Hop(1)), "the path begins with a block of sea as it is, and there mergekit takes the embedding of sea"),
+        ((Hop(0), Hop(1, "sea")), "the path ends with a block of sea as it is, and there mergekit takes final norm and head of sea"),
+    ],
+)  # fmt: skip
+def test_ends_that_mergekit_takes_elsewhere_are_refused(
+    family: dict[str, Path], recipe_of: MakeRecipe, path: tuple[Hop, ...], says: str
+) -> None:
+    recipe = recipe_of(family, weigh(1.0))
+    with pytest.raises(InputError, match=f"{says}.*begin and end with blocks of the merge"):
+        to_mergekit(replace(recipe, body=replace(recipe.body, path=path)))
 
 
 def test_hub_ids_stay(hub: dict[str, str], recipe_of: MakeRecipe) -> None:

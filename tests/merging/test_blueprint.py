@@ -117,8 +117,8 @@ def test_blocks_that_are_not_there_are_refused() -> None:
         tensors(along(SAME, Hop(4)))
 
 
-def test_a_block_where_a_head_for_more_tokens_lies_is_refused(tmp_path: Path) -> None:
-    """GLM-4.5 stores it as the layer behind the last one: a deeper model has a block of that name."""
+def test_a_head_for_more_tokens_stays_right_behind_the_blocks(tmp_path: Path) -> None:
+    """GLM-4.5 stores it as the layer behind the last one: there loaders look for it, by the number of layers."""
     made = tiny_members(
         tmp_path, "glm4_moe", "Glm4MoeForCausalLM", ("base", "a"), num_hidden_layers=46
     )
@@ -133,10 +133,15 @@ def test_a_block_where_a_head_for_more_tokens_lies_is_refused(tmp_path: Path) ->
     parents = open_parents(
         Recipe(base, {"a": source}, Body((group("linear", ("a",)),)), "float32", tokenizer="a")
     )
-    shorter = Blueprint.of(parents, tuple(map(Hop, range(40))))
-    assert shorter.layers == 40
-    with pytest.raises(Incompatible, match=r"layers\.46\..* where the path would have a block"):
-        Blueprint.of(parents, tuple(map(Hop, (*range(46), 45))))
+    turned = Blueprint.of(parents, tuple(map(Hop, (0, 2, 1, *range(3, 46)))))
+    assert "model.layers.46.mlp.gate.weight" in turned.names, (
+        "it stands right behind as many blocks"
+    )
+    for path in (range(40), (*range(46), 45)):
+        with pytest.raises(
+            Incompatible, match=r"holds model\.layers\.46\..* behind its blocks.*path of 46 blocks"
+        ):
+            Blueprint.of(parents, tuple(map(Hop, path)))
 
 
 def test_a_scale_is_refused_where_a_trial_does_not_run(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from evomerge import config, merge
 from evomerge.cli import main
 from evomerge.errors import InputError
 from evomerge.merging import merge_experts
+from evomerge.merging.experts import router_weights
 from evomerge.recipe import Recipe
 from evomerge.testing.models import tiny_family
 
@@ -139,6 +140,28 @@ def test_a_router_has_weights_for_any_recipe(
     assert sorted(path.name for path in out.iterdir()) == [
         *("evomerge.yaml", "experts", "router.yaml", "shared"),
     ]
+
+
+def test_groups_that_weigh_the_sources_otherwise_are_named(
+    models: dict[str, str], tmp_path: Path
+) -> None:
+    one = {**TWIN, "layers": [0, 0], "weight": {"a": 3, "b": 1}}
+    same, other = ({**TWIN, "weight": {"a": a, "b": b}} for a, b in ((0.75, 0.25), (1, 1)))
+    plain = {"base": models["base"], "models": {name: models[name] for name in ("a", "b")}}
+
+    def given(*groups: dict[str, Any]) -> Recipe:
+        return Recipe.from_plain({**plain, "dtype": "float32", "groups": list(groups)})
+
+    assert router_weights(given(one, same)) == ({"a": 0.75, "b": 0.25}, "")
+    said: list[str] = []
+    out = merge_experts(given(one, other), tmp_path / "out", rank=1, shared_rank=1, say=said.append)
+    router = config.read(out / "router.yaml").plain
+    assert [expert["weight"] for expert in router["experts"].values()] == [0.5, 0.5]
+    assert any(
+        "groups[0] (a 0.75, b 0.25) and groups[1] (a 0.5, b 0.5) weigh the sources otherwise"
+        in line
+        for line in said
+    )
 
 
 def test_what_cannot_be_added_up_is_refused(models: dict[str, str], tmp_path: Path) -> None:

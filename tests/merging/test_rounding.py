@@ -21,7 +21,7 @@ from evomerge.merging import estimate, open_parents, tally
 from evomerge.merging.blueprint import Blueprint
 from evomerge.merging.disk import write_merge
 from evomerge.merging.estimate import estimate_rounding
-from evomerge.merging.tally import Tally, indices
+from evomerge.merging.tally import indices
 from evomerge.recipe import Body, Group, Recipe, group
 from evomerge.rounding import Rounding
 from evomerge.testing.models import tiny_family
@@ -93,10 +93,9 @@ def directly(recipe: Recipe, start: Path, out: Path) -> dict[int, dict[str, floa
 
 def tallied(recipe: Recipe, out: Path) -> Rounding:
     """What is counted while the recipe is merged."""
-    parents = open_parents(recipe)
-    counted = Tally(recipe, Blueprint.of(parents).sites)
-    write_merge(recipe, parents, out, tally=counted)
-    return counted.rounding
+    found: list[Rounding] = []
+    write_merge(recipe, open_parents(recipe), out, rounded=found.append)
+    return found[0]
 
 
 def agree(found: Rounding, expected: Mapping[int, Mapping[str, float]], **tolerance: float) -> None:

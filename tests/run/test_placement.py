@@ -10,7 +10,7 @@ import pytest
 
 from evomerge.cli import main
 from evomerge.cli.parser import make_parser
-from evomerge.cli.placement import check_options, gpus_of
+from evomerge.cli.placement import gpus_of
 from evomerge.commands.check import check
 from evomerge.engines.huggingface import HuggingFaceEngine
 from evomerge.errors import InputError
@@ -25,7 +25,6 @@ from evomerge.worker import Setup
 def test_whole_numbers_spread_a_model(asked: list[str], gpus: int) -> None:
     options = [f"--num-gpus={each}" for each in asked]
     arguments = make_parser().parse_args(["search", "a-run", *options])
-    check_options(arguments)
     assert gpus_of(arguments) == gpus
 
 
@@ -62,6 +61,12 @@ def test_an_engine_of_one_device_is_refused(
         prepare(load_run(folder), gpus=2)
 
 
-def test_a_machine_with_fewer_says_so(run_folder: Callable[..., Path], capsys: Any) -> None:
-    assert main(["search", str(run_folder()), "--ray", "off", "--num-gpus", "64", "--quiet"]) == 2
+@pytest.mark.parametrize("command", ["search", "score"])
+def test_a_machine_with_fewer_says_so_before_all_else(
+    command: str, tmp_path: Path, capsys: Any
+) -> None:
+    """Nothing that is named is there, and nobody looks."""
+    nothing = str(tmp_path / "nothing")
+    more = ["--ray", "off"] if command == "search" else ["--fitness", nothing]
+    assert main([command, nothing, "--num-gpus", "64", *more]) == 2
     assert "--num-gpus 64: a worker cannot have so many GPUs" in capsys.readouterr().err

@@ -16,7 +16,8 @@ import transformers
 from safetensors.torch import load_file
 
 from evomerge import config, merge, merge_into
-from evomerge.checkpoint import ModelRef
+from evomerge.checkpoint import Checkpoint, ModelRef
+from evomerge.checkpoint.contents import digests
 from evomerge.commands.score import score_model
 from evomerge.commands.search import search
 from evomerge.engines.huggingface import HuggingFaceEngine
@@ -166,6 +167,23 @@ def test_a_corpus_is_ranked_whole(tmp_path: Path, encoders: dict[str, Path], que
         Retrieval("queries", queries, corpus=corpus)
 
 
+def test_one_ranking_tells_of_several_first(encoders: dict[str, Path], queries: Path) -> None:
+    engine, found = engine_of(encoders["b"]), []
+    for first in (1, 3, (1, 3)):
+        scorer = Retrieval("queries", queries, k=first, pooling="mean")
+        scorer.bind(engine)
+        found.append(scorer.score([item.id for item in scorer.items()])["metrics"])
+    one, three, both = found
+    assert both == {
+        **{f"{name}@1": values for name, values in one.items()},
+        **{f"{name}@3": values for name, values in three.items()},
+    }
+    assert one != three
+    assert scorer.resolve_metric("ndcg@3") == "ndcg@3"
+    with pytest.raises(InputError, match=r"no metric 'ndcg'.*ndcg@1"):
+        scorer.resolve_metric("ndcg")
+
+
 def test_a_model_that_says_one_thing_of_all_texts_finds_nothing(
     encoders: dict[str, Path], queries: Path
 ) -> None:
@@ -238,6 +256,40 @@ def test_modules_that_cannot_be_copied_are_refused(
     with pytest.raises(CheckpointError, match=message):
         merge(recipe_of(members), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("package", ["sentence_transformers", "mine"])
+def test_what_says_how_texts_are_pooled_counts_for_a_resumed_run(
+    tmp_path: Path, encoders: dict[str, Path], queries: Path, package: str
+) -> None:
+    own = shutil.copytree(encoders["a"], tmp_path / "own")
+    modules = (own / "modules.json").read_text()
+    (own / "modules.json").write_text(modules.replace("sentence_transformers", package))
+    Retrieval("queries", queries).bind(engine_of(own))  # its files say how
+    before = digests(Checkpoint("own", own))
+    for name in ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json"):
+        (own / name).write_text((own / name).read_text() + " ")
+        assert digests(Checkpoint("own", own))[name] != before[name]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"query": "a", "positives": ["b"], "negative": ["c"]}, r":2: unknown key 'negative' \(did you mean 'negatives'"),
+        ({"query": "a", "positives": ["b"], "negatives": ["c"], "source": 1}, ":2: unknown key 'source' .*'source_id'"),
+    ],
+)  # fmt: skip
+def test_unknown_keys_are_refused(queries: Path, row: dict[str, Any], message: str) -> None:
+    first = queries.read_text().splitlines()[0]
+    queries.write_text(f"{first}\n{json.dumps(row)}\n")
+    with pytest.raises(InputError, match=rf"queries\.jsonl{message}"):
+        Retrieval("queries", queries)
+    corpus = queries.with_name("corpus.jsonl")
+    corpus.write_text(json.dumps({"id": 1, "text": "b", "titel": "c"}))
+    with pytest.raises(
+        InputError, match=r"corpus\.jsonl:1: unknown key 'titel'; expected id, text"
+    ):
+        Retrieval("queries", queries, corpus=corpus)
 
 
 @pytest.mark.slow

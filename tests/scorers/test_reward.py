@@ -112,6 +112,7 @@ def test_a_long_conversation_loses_its_beginning(judge: HuggingFaceEngine, pairs
     [
         ({"prompt": "a", "chosen": "b"}, "1: rejected: expected a text, or a list of messages with role and content, found None"),
         ({"prompt": 3, "chosen": "b", "rejected": "c"}, "1: prompt: expected a text"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "subsets": "d"}, "1: unknown key 'subsets' (did you mean 'subset'?)"),
         ({"prompt": "a", "chosen": "b", "rejected": []}, "1: rejected: expected a text"),
         ({"prompt": "a", "chosen": "b", "rejected": ["c", ""]}, "1: rejected: expected a text"),
         ({"chosen": "b", "rejected": "c"}, "1: chosen: expected a conversation, as there is no prompt, found 'b'"),

@@ -158,6 +158,26 @@ def test_wrong_slopes(tmp_path: Path) -> None:
     assert "slopes.tau" in text and "slopes.check: unknown key" in text
 
 
+def test_objectives_of_one_ranking(tmp_path: Path) -> None:
+    found = "{retrieval: q.jsonl, pooling: cls"
+    spec, problems = parsed(
+        f"objectives:\n  a: {found}, k: 5}}\n  b: {found}, metric: recall}}\n  c: {found}, k: 5, metric: mrr}}",
+        tmp_path,
+    )
+    assert spec is not None and not problems
+    [scorer] = spec.scorers
+    assert scorer.options == {"pooling": "cls", "k": [5, 10]}
+    assert [each["metric"] for each in spec.objectives] == ["ndcg@5", "recall@10", "mrr@5"]
+    spec, problems = parsed(f"objectives: {{a: {found}, k: 5}}, b: {found}, k: 5}}}}", tmp_path)
+    assert spec is not None and not problems
+    assert [each["metric"] for each in spec.objectives] == ["ndcg", "ndcg"]
+    spec, [problem] = parsed(
+        "objectives: {a: {retrieval: q, pooling: cls}, b: {retrieval: q, k: 3}}", tmp_path
+    )
+    assert spec is None and "q already stands above with other options" in problem
+    assert "(pooling: 'cls' there, none here" in problem and "copy it to another name" in problem
+
+
 CHAT = "apply_chat_template: true"
 
 

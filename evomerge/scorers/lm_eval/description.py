@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import InputError
-from evomerge.scorers.lm_eval.loading import locate, manager
+from evomerge.scorers.lm_eval.loading import GENERATES, check_cap, check_fewshot, locate, manager
 from evomerge.scorers.lm_eval.reading import FUNCTION, LOADERS, LOCAL, TaskFile, read_task
+from evomerge.scorers.lm_eval.thinking import Thinking
 from evomerge.scorers.sources import Code
 from evomerge.suite.scorer import SIGNALS, unknown_metric
 
@@ -24,12 +25,28 @@ class Description:
         metrics: full names; empty if code decides them.
         code: what building the task, and scoring with it, executes.
         better: metric, without its filter -> whether more is better, where the file says so.
+        asks: what of a model: its output type; empty if code decides it.
+        num_fewshot: examples per prompt, where the file says so.
     """
 
     download: str | None
     metrics: Sequence[str]
     code: Sequence[Code] = ()
     better: Mapping[str, bool] = field(default_factory=dict)
+    asks: str = GENERATES
+    num_fewshot: Any = None
+
+    def check_options(self, name: str, options: Mapping[str, Any]) -> None:
+        """Refuse options of a fitness file that task ``name`` does not take, as building it would.
+
+        Raises:
+            InputError: with the reason.
+        """
+        check_fewshot(name, self.num_fewshot, options.get("num_fewshot"))
+        if self.asks:
+            check_cap(name, self.asks, options.get("max_gen_toks"))
+            end, enabled = options.get("think_end_token"), options.get("enable_thinking")
+            Thinking.check_asked(name, self.asks, end, enabled)
 
     def check_metric(self, name: str, metric: str) -> None:
         """Refuse a metric that task ``name`` cannot report; a signal passes, as far as one knows.
@@ -69,7 +86,7 @@ def described(task: TaskFile) -> Description:
         InputError: its lists of metrics or filters are none.
     """
     path, content = next(iter(task.files)), task.content
-    data = content.get("dataset_path")
+    data, asks = content.get("dataset_path"), content.get("output_type", GENERATES)
     kwargs = content.get("dataset_kwargs")
     files = kwargs.get("data_files") if isinstance(kwargs, dict) else None
     local = data is None or content.get("custom_dataset") or (data in LOCAL and files)
@@ -87,6 +104,8 @@ def described(task: TaskFile) -> Description:
             for each in content.get("metric_list") or ()
             if isinstance(each.get("higher_is_better"), bool)
         },
+        "" if "class" in content or not isinstance(asks, str) else asks,
+        content.get("num_fewshot"),
     )
 
 

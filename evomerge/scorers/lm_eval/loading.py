@@ -133,12 +133,21 @@ def _why(name: str, path: Path, error: Exception) -> str:
 def set_fewshot(task: Any, name: str, num_fewshot: int | None) -> None:
     """lm-eval's rule: a task that says 0 keeps it; here, asking otherwise is an error."""
     own = task.get_config("num_fewshot")
+    check_fewshot(name, own, num_fewshot)
+    task.set_config(key="num_fewshot", value=(own or 0) if num_fewshot is None else num_fewshot)
+
+
+def check_fewshot(name: str, own: Any, num_fewshot: int | None) -> None:
+    """Refuse examples of a task whose ``own`` number is 0.
+
+    Raises:
+        InputError: it is, and some are asked for.
+    """
     if num_fewshot and own == 0:
         raise InputError(
             f"{name}: the task fixes num_fewshot at 0, and lm-eval would ignore {num_fewshot}; "
             "leave num_fewshot out, or change the task"
         )
-    task.set_config(key="num_fewshot", value=(own or 0) if num_fewshot is None else num_fewshot)
 
 
 def set_cap(task: Any, name: str, max_gen_toks: int | None) -> None:
@@ -152,13 +161,21 @@ def set_cap(task: Any, name: str, max_gen_toks: int | None) -> None:
     """
     if max_gen_toks is None:
         return
-    if task.OUTPUT_TYPE != GENERATES:
-        raise InputError(
-            f"{name}: max_gen_toks is {max_gen_toks}, but the task generates nothing "
-            f"({task.OUTPUT_TYPE}); leave it out"
-        )
+    check_cap(name, task.OUTPUT_TYPE, max_gen_toks)
     options = task.get_config("generation_kwargs") or {}
     task.set_config(key="generation_kwargs", value={**options, "max_gen_toks": max_gen_toks})
+
+
+def check_cap(name: str, asks: str, max_gen_toks: int | None) -> None:
+    """Refuse a cap on the answers of a task that ``asks`` for none.
+
+    Raises:
+        InputError: it does, and there is one.
+    """
+    if max_gen_toks is not None and asks != GENERATES:
+        raise InputError(
+            f"{name}: max_gen_toks is {max_gen_toks}, but the task generates nothing ({asks}); leave it out"
+        )
 
 
 def writes_requests(task: Any) -> bool:

@@ -103,19 +103,14 @@ class LmEvalTask:
         self._task, self._docs, self._file = load(name, tuple(Path(folder) for folder in include))
         set_fewshot(self._task, name, num_fewshot)
         set_cap(self._task, name, max_gen_toks)
-        thinks = self._thinking.end is not None
-        if self._task.OUTPUT_TYPE != GENERATES and (enable_thinking or thinks):
-            raise InputError(
-                f"{name}: asks log-likelihoods ({self._task.OUTPUT_TYPE}), before which no model thinks; leave "
-                "think_end_token out, and enable_thinking off"
-            )
+        self._thinking.check_asked(name, self._task.OUTPUT_TYPE, think_end_token, enable_thinking)
         self._filters: list[str] = [ensemble.name for ensemble in self._task._filters]
         self._own = {
             f"{metric},{filter_}": better
             for metric, better in self._task.higher_is_better().items()
             for filter_ in self._filters
         }
-        self._signals = Signals(self._task, language, thinks)
+        self._signals = Signals(self._task, language, self._thinking.end is not None)
         self.metrics: dict[str, bool] = self._own | {n: SIGNALS[n] for n in self._signals.names}
         self._ids = name_documents(self._docs)
         self._sources = find_sources(self._docs, name, source_field)

@@ -65,6 +65,19 @@ class Thinking:
                 f"its number: {number}"
             )
 
+    @staticmethod
+    def check_asked(name: str, asks: str, end: str | int | None, enabled: bool | None) -> None:
+        """Refuse thinking before the answers of a task that ``asks`` for none.
+
+        Raises:
+            InputError: it does, and ``end`` or ``enabled`` says that there is some.
+        """
+        if asks != GENERATES and (enabled or end is not None):
+            raise InputError(
+                f"{name}: asks log-likelihoods ({asks}), before which no model thinks; leave think_end_token out, and "
+                "enable_thinking off"
+            )
+
     def notes(self, asked: Sequence[Instance], cap: int | None) -> list[str]:
         """What may end a thought too early in answers of ``cap`` tokens to these requests; None: as they say."""
         options = [each.args[1] for each in asked if each.request_type == GENERATES]

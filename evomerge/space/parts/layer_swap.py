@@ -167,7 +167,7 @@ class LayerSwap(Part):
             if not node.value:
                 return None
             node = config.Node({}, node.file, node.line)
-        section = config.Section(node, problems, f"{where}.")
+        section = config.Section(node, problems, f"{where}.", instead="true")
         parents = {part: section.text(part) or None for part in SIDES}
         for part, name in parents.items():
             if name is not None and name not in sources:

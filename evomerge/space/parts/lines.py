@@ -79,7 +79,7 @@ class LinesPart(Part):
         if isinstance(node.value, bool):
             domains = [parameter.domain for parameter in PARAMETERS]
             return LineSpec(domains[0], domains[1]) if node.value else None
-        section = config.Section(node, problems, f"{where}.")
+        section = config.Section(node, problems, f"{where}.", instead="true")
         settings: dict[str, Any] = {}
         for parameter in PARAMETERS:
             item = section.get(parameter.name)

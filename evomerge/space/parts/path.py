@@ -97,7 +97,7 @@ class PathPart(Part):
         """``true``, or any of models, rounds, runs, most, scale; None for ``false``."""
         if isinstance(node.value, bool):
             return PathSpec() if node.value else None
-        section = config.Section(node, problems, f"{where}.")
+        section = config.Section(node, problems, f"{where}.", instead="true")
         models = section.texts("models", (MERGE,))
         if not models:
             section.problem("models", "expected at least one")

@@ -56,7 +56,7 @@ class Rows(Part):
         """None for ``false``."""
         if isinstance(node.value, bool):
             return RowSpec() if node.value else None
-        section = config.Section(node, problems, f"{where}.")
+        section = config.Section(node, problems, f"{where}.", instead="true")
         found = parse_values(section, (STEPS, RATE))
         if (item := section.get("range")) is not None:
             ends = item.plain
