@@ -32,7 +32,11 @@ METRICS = {  # kind -> what is measured where a suite does not say
     "retrieval": "ndcg",
     "function": "value",
 }
-DERIVED = {"worst_of": "worst", "mean_of": "mean"}  # key of an objective made of others -> how
+DERIVED = {  # key of an objective made of others -> how
+    "worst_of": "worst",
+    "mean_of": "mean",
+    "distance_of": "distance",
+}
 LIMITS = {"probe": 10, "search": 200, "select": 200, "report": 400}
 CANDIDATE = (20, 60)  # items per scorer: in the first generation, and in the last
 CELLS = 10  # of a measure
@@ -366,13 +370,14 @@ def _parse_objective(
         section.problem(
             "",
             "expected exactly one of task, text, reward and retrieval (files), function (module:function), "
-            "worst_of and mean_of (lists of objectives)",
+            "worst_of, mean_of and distance_of (lists of objectives)",
         )
     kind = kinds[0] if kinds else "task"
     scorer = None if kind in DERIVED else _parse_scorer(kind, section, node.folder)
     of = section.texts(kind) if scorer is None else ()
     if scorer is None and not of:
         section.problem(kind, "expected at least one objective")
+    target = _parse_target(kind, section)
     default = METRICS.get(kind, "")
     objective = {
         "name": name,
@@ -384,9 +389,26 @@ def _parse_objective(
         "scale": section.number("scale", None, low=1e-9),
         "of": tuple(of),
         "how": DERIVED.get(kind, ""),
+        "target": target,
     }
+    if objective["target"] is not None and objective["direction"] == "maximize":
+        section.problem("direction", "a distance is minimised; leave it out")
     section.finish()
     return None if len(problems.found) > before else (objective, scorer)
+
+
+def _parse_target(kind: str, section: config.Section) -> float | None:
+    """Of a ``distance_of``: what value its parts should have."""
+    if DERIVED.get(kind) == "distance":
+        section.require("target", "a number, the value that is wanted")
+        return section.number("target", None)
+    if "target" in section:
+        section.problem(
+            "target",
+            "is a key of `distance_of`: give this objective `weight: 0`, and beside it write "
+            "{distance_of: ITS_NAME, target: NUMBER}",
+        )
+    return None
 
 
 def _parse_scorer(kind: str, section: config.Section, folder: Path) -> ScorerSpec:
