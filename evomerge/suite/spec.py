@@ -155,11 +155,18 @@ class SuiteSpec:
 
 
 def parse_suite(
-    node: config.Node, models: Sequence[str] | None, problems: config.Problems
+    node: config.Node,
+    models: Sequence[str] | None,
+    problems: config.Problems,
+    roles: Mapping[str, Sequence[str]] | None = None,
 ) -> SuiteSpec | None:
     """A suite from YAML; problems are noted, None is returned if there were any.
 
-    ``models`` are the sources that floors may name; None accepts any name.
+    Args:
+        node: the suite.
+        models: the sources that floors may name; None accepts any name.
+        problems: where they are noted.
+        roles: which of them play the roles that floors may name instead.
     """
     before = len(problems.found)
     section = config.Section(node, problems, "" if node.line <= 1 else "fitness.")
@@ -203,7 +210,7 @@ def parse_suite(
     scorers: dict[str, ScorerSpec] = {}
     nodes = dict(section.items("objectives"))
     for name, item in nodes.items():
-        parsed = _parse_objective(name, item, models, problems, section.path)
+        parsed = _parse_objective(name, item, models, roles or {}, problems, section.path)
         if parsed is None:
             continue
         objective, scorer = parsed
@@ -360,7 +367,12 @@ def _parse_measures(
 
 
 def _parse_objective(
-    name: str, node: config.Node, models: Sequence[str] | None, problems: config.Problems, path: str
+    name: str,
+    node: config.Node,
+    models: Sequence[str] | None,
+    roles: Mapping[str, Sequence[str]],
+    problems: config.Problems,
+    path: str,
 ) -> tuple[dict[str, Any], ScorerSpec | None] | None:
     """An objective, and the scorer that measures it; None for one made of other objectives."""
     before = len(problems.found)
@@ -385,7 +397,7 @@ def _parse_objective(
         "metric": section.text("metric", default) if scorer else "",
         "direction": section.choice("direction", ("maximize", "minimize", "auto"), "auto"),
         "weight": section.number("weight", 1.0, low=0.0),
-        "floor": _parse_floor(section, models),
+        "floor": _parse_floor(section, models, roles),
         "scale": section.number("scale", None, low=1e-9),
         "of": tuple(of),
         "how": DERIVED.get(kind, ""),
@@ -451,7 +463,9 @@ def _parse_language(section: config.Section) -> str:
     return language
 
 
-def _parse_floor(section: config.Section, models: Sequence[str] | None) -> Floor | None:
+def _parse_floor(
+    section: config.Section, models: Sequence[str] | None, roles: Mapping[str, Sequence[str]]
+) -> Floor | None:
     node = section.get("floor")
     if node is None:
         return None
@@ -466,8 +480,15 @@ def _parse_floor(section: config.Section, models: Sequence[str] | None) -> Floor
         )
         return None
     known = None if models is None else (BASE, *models)
-    if known and match[2] not in known:
-        hint = did_you_mean(match[2], known)
-        section.problem("floor", f"{match[2]!r} is no model of this run{hint}; {one_of(known)}")
+    name, players = match[2], roles.get(match[2], ())
+    if len(players) == 1:
+        name = players[0]
+    if known and name not in known:
+        hint = did_you_mean(name, (*known, *roles))
+        section.problem(
+            "floor",
+            f"{name!r} is no model of this run{hint}; {one_of(known)}; or say in run.yaml which of them it is: "
+            f"models: {{roles: {{{name}: NAME}}}}",
+        )
         return None
-    return Floor(share=float(match[1]) / 100, of=match[2])
+    return Floor(share=float(match[1]) / 100, of=name)
