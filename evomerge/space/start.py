@@ -127,10 +127,16 @@ def _over_depth(node: config.Node, layers: int, sources: Sequence[str]) -> Itera
         at = {key: _at(each, depth) for key, each in values.items()}
         block = replace(node, value=[replace(node, value=layer)] * 2)
         yield replace(node, value={**group, **at, "layers": block})
-    if "layers" not in group:
+    if "layers" not in group and not _inside(group):
         yield replace(
             node, value={**group, **{key: _at(each, 0.0) for key, each in values.items()}}
         )
+
+
+def _inside(group: Mapping[str, config.Node]) -> bool:
+    """Whether its roles are of blocks alone."""
+    roles = group["roles"].plain if "roles" in group else None
+    return isinstance(roles, list) and not {"norm", "embed", "head", "other"}.intersection(map(str, roles))
 
 
 def _is_span(value: Any) -> bool:
