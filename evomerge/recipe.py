@@ -253,7 +253,11 @@ class Body:
         elif node is not None:
             for number, item in enumerate(node.value):
                 parsed = _parse_group(
-                    item, section.problems, f"groups[{number}].", sources, has_base
+                    item,
+                    section.problems,
+                    f"{section.path}groups[{number}].",
+                    sources,
+                    has_base,
                 )
                 if parsed:
                     groups.append(parsed)

@@ -31,7 +31,6 @@ TENSOR = "tensor"  # what ``groups`` says for a group a tensor
 METHODS = "methods"  # the part that draws groups where no other does
 PARENTS = "parents"  # known recipes that are scored in any case
 DEPTH = 1000  # more blocks than any model has
-DEEP = 32  # blocks of a model that recipes are tried with before there is one
 METHODLESS = ("task_arithmetic",)  # what a space merges by that names no method
 
 
@@ -169,8 +168,9 @@ def _with_start(spec: SpaceSpec, section: config.Section, sources: Sequence[str]
     start, taken = parse_entries(section), {PARENTS, *owner}
     for name in start:
         if isinstance(name, Published):
-            # the depth is not known yet: any shows what is wrong
-            name.body(DEEP, sources, section.problems, f"{section.path}start.{name.name}")
+            tried = config.Problems()
+            name.body(name.numbers, sources, tried, f"{section.path}start.{name.name}")
+            section.problems.found += dict.fromkeys(tried.found)
             if name.name in taken:
                 section.problem(
                     "start", f"{name.name!r} is the name of another known recipe; choose a label"

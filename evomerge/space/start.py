@@ -64,6 +64,18 @@ class Published:
         found = (group.get("method") for group in _groups(self.node.plain))
         return tuple(dict.fromkeys(name for name in found if isinstance(name, str)))
 
+    @property
+    def numbers(self) -> int:
+        """Of the longest list over depth: models of so many blocks take each of its numbers as it is."""
+        values = [
+            value
+            for group in _groups(self.node.plain)
+            for key, each in group.items()
+            if key not in LISTS
+            for value in (each.values() if isinstance(each, dict) else (each,))
+        ]
+        return max([2, *(len(value) for value in values if isinstance(value, list))])
+
     def body(
         self,
         layers: int,
@@ -136,7 +148,9 @@ def _over_depth(node: config.Node, layers: int, sources: Sequence[str]) -> Itera
 def _inside(group: Mapping[str, config.Node]) -> bool:
     """Whether its roles are of blocks alone."""
     roles = group["roles"].plain if "roles" in group else None
-    return isinstance(roles, list) and not {"norm", "embed", "head", "other"}.intersection(map(str, roles))
+    return isinstance(roles, list) and not {"norm", "embed", "head", "other"}.intersection(
+        map(str, roles)
+    )
 
 
 def _is_span(value: Any) -> bool:
