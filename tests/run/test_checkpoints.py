@@ -95,5 +95,3 @@ def test_a_name_twice(trained: Path, family: dict[str, Path], run_folder: Make) 
     given = models(family, **{"sft-90": "x", "sft": {"checkpoints": "../out"}})
     with pytest.raises(ConfigError, match="'sft-90' is a source already"):
         load_run(run_folder(models=given))
-
-
