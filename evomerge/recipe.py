@@ -230,8 +230,22 @@ class Body:
         }
 
     @classmethod
-    def parse(cls, section: config.Section, sources: tuple[str, ...], has_base: bool) -> Body:
-        """The body from the keys of a recipe; problems are noted in the section."""
+    def parse(
+        cls,
+        section: config.Section,
+        sources: tuple[str, ...],
+        has_base: bool,
+        *,
+        informed: bool = False,
+    ) -> Body:
+        """The body from the keys of a recipe; problems are noted in the section.
+
+        Args:
+            section: the recipe.
+            sources: names of its models.
+            has_base: whether it has a base.
+            informed: whether who asks gives the ``data`` of statistics, where they are missing.
+        """
         node = section.require("groups", "a list of groups")
         groups: list[Group] = []
         if node is not None and not (isinstance(node.value, list) and node.value):
@@ -239,7 +253,11 @@ class Body:
         elif node is not None:
             for number, item in enumerate(node.value):
                 parsed = _parse_group(
-                    item, section.problems, f"groups[{number}].", sources, has_base
+                    item,
+                    section.problems,
+                    f"{section.path}groups[{number}].",
+                    sources,
+                    has_base,
                 )
                 if parsed:
                     groups.append(parsed)
@@ -249,7 +267,7 @@ class Body:
         rows = None if by_row is None else RowWeights.parse(by_row)
         if rows and groups and all(map(_why_not_by_row, groups)):
             section.problem("rows", f"no tensor can have row weights: {_why_not_by_row(groups[0])}")
-        if node is not None and part is None:
+        if node is not None and part is None and not informed:
             for number, each in enumerate(groups):
                 for name in methods.get(each.method).required:
                     section.problem(

@@ -865,8 +865,11 @@ def test_a_preset_fits_the_embedded_family(path: Path) -> None:
     models = {name: ModelRef(f"embedded:{name}") for name in ("base", *SOURCES)}
     base = Checkpoint.open(models.pop("base"))
     template = Recipe(ModelRef("embedded:base"), models, TEMPLATE.body, base.dtype)
-    problems = config.Problems()
-    spec = parse_space(config.read(path), SOURCES, problems)
+    problems, node = config.Problems(), config.read(path)
+    roles = {
+        role: (name,) for role, name in zip(node.plain.get("roles", ()), SOURCES, strict=False)
+    }
+    spec = parse_space(node, SOURCES, problems, roles)
     problems.check()
     assert spec is not None
     space = SearchSpace(spec, template, base.layers, base.places)

@@ -17,7 +17,7 @@ from evomerge.recipe import BASE, Body, Recipe, group
 from evomerge.record.record import Record
 from evomerge.run.others import given_by_runs
 from evomerge.run.spec import NAME, RunSpec, load_run, run_of
-from evomerge.space.start import BEST, MOST, OtherRun
+from evomerge.space.start import BEST, MOST, OtherRun, Published
 
 WINNER = "winner"  # what a recipe that adds a parent calls the merge that it is added to
 
@@ -191,7 +191,8 @@ def _space(spec: RunSpec, plain: Any) -> tuple[dict[str, Any], list[str]]:
     ]
     runs = [each.text for each in spec.space.start if isinstance(each, OtherRun)]
     names = [n for n in spec.space.start if isinstance(n, str) and n not in files]
-    return {**plain, "start": names}, [*files, *runs]
+    recipes = [each.name for each in spec.space.start if isinstance(each, Published)]
+    return {**plain, "start": names}, [*files, *recipes, *runs]
 
 
 def _fitness(plain: Any, folder: Path) -> Any:

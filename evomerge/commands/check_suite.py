@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from evomerge.commands.code import read_tasks
 from evomerge.commands.score import read_suite
@@ -51,12 +52,19 @@ def check_suite(file: Path) -> list[str]:
 
 def describe_objectives(spec: SuiteSpec) -> str:
     """What counts, and how it is combined."""
-    named = [
-        plain["name"] + ("" if plain["weight"] == 1 else f" (weight {plain['weight']:g})")
-        for plain in spec.objectives
-    ]
+    named = [plain["name"] + _remark(plain) for plain in spec.objectives]
     front = f"; a front of at most {spec.front} over those with a weight" if spec.front else ""
     return f"objectives, combined by {spec.combination}: {', '.join(named)}{front}"
+
+
+def _remark(plain: Mapping[str, Any]) -> str:
+    """What is to be said of an objective behind its name."""
+    said = []
+    if plain["target"] is not None:
+        said.append(f"how far {' and '.join(plain['of'])} is from {plain['target']:g}, minimised")
+    if plain["weight"] != 1:
+        said.append(f"weight {plain['weight']:g}")
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def describe_floors(

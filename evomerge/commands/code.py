@@ -76,6 +76,8 @@ def read_tasks(spec: SuiteSpec) -> Tasks:
     for plain in spec.objectives:
         stated = {"maximize": True, "minimize": False}.get(plain["direction"])
         parts = [tasks.maximize[name] for name in plain["of"] if name in tasks.maximize]
+        if plain["target"] is not None:
+            parts = [False]  # a distance is minimised, whatever it is of
         found = stated if stated is not None else parts[0] if parts else None
         if found is not None:
             tasks.maximize[plain["name"]] = found

@@ -32,6 +32,7 @@ from evomerge.params import Genome
 from evomerge.recipe import Recipe
 from evomerge.rows import Array
 from evomerge.space import SearchSpace
+from evomerge.space.start import SCORE
 from evomerge.suite.objectives import Objective, Score, Values, counting, derived
 
 Credit = Callable[[tuple[int, int]], Mapping[str, Mapping[str, float]]]
@@ -166,6 +167,7 @@ class Search:
         self.space, self.optimizer, self.plan, self.history = space, optimizer, plan, history
         self._objectives, self._front = counting(objectives), front  # of which some may be idle
         self._floored = [objective for objective in objectives if objective.floor]
+        self._signs = {objective.name: objective.sign for objective in objectives}
         self._starts = space.starts() if starts is None else starts
         self._lead, self._margin, self._credit = lead, margin, credit
         self._row_slopes = row_slopes
@@ -193,7 +195,7 @@ class Search:
             return self._after_search()
         if number == 1:
             return (
-                self._batch(Phase.START, self._named(self._starts)) if history.complete() else None
+                self._batch(Phase.START, self._named(self._known())) if history.complete() else None
             )
         seen = self._seen
         if not history.complete(seen):
@@ -339,6 +341,26 @@ class Search:
 
     def _batch(self, phase: Phase, candidates: Iterable[Candidate]) -> Batch:
         return Batch(len(self.history.batches), phase, tuple(candidates))
+
+    def _known(self) -> Mapping[str, Recipe]:
+        """The known recipes; those that weigh models by their losses know them now, from base and parents."""
+        found = dict(self._starts)
+        for label, of in self.space.losses.items():
+            if label in found:
+                found[label] = self.space.with_losses(found[label], self._losses(of))
+        return found
+
+    def _losses(self, of: str) -> dict[str, float]:
+        """What base and parents lose: what they lack of the best of them, or their values where less is better."""
+        references = self.history.references(0)
+        if of == SCORE:
+            lost = {
+                name: -self.history.score(0, values).value for name, values in references.items()
+            }
+        else:
+            lost = {name: -self._signs[of] * values[of] for name, values in references.items()}
+        least = min(0.0, *lost.values())
+        return {name: value - least for name, value in lost.items()}
 
     def _named(self, recipes: Mapping[str, Recipe]) -> list[Candidate]:
         first = len(self.history.candidates)

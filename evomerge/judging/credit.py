@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evomerge.suite.objectives import Objective, entering
+from evomerge.suite.objectives import Objective, aimed, entering
 from evomerge.suite.scorer import UNBOUNDED, Results, column
 from evomerge.suite.suite import Suite
 
@@ -28,7 +28,8 @@ class Credit:
     """
 
     def __init__(self, suite: Suite, references: Sequence[Results]) -> None:
-        self._objectives = entering(suite.objectives)
+        found, neither = entering(suite.objectives), aimed(suite.objectives)
+        self._objectives = [o for o in found if o.name not in neither] or found
         self._ends: dict[str, dict[str, tuple[float, float]]] = {}  # of what is no share
         for objective in self._objectives:
             rows = [_numbers(objective, results) for results in references]

@@ -23,7 +23,7 @@ from evomerge.suite.objectives import (
     Values,
     entering,
     weightless,
-    why_worst,
+    why_bent,
     with_derived,
 )
 from evomerge.suite.scorer import UNBOUNDED, Items, Results, column
@@ -182,7 +182,7 @@ def compare(
         ]
         return np.array([score(a, b) - score(b, b) for a, b in zip(*pairs, strict=True)])
 
-    if why_worst(counted, suite.spec.combination) is None:
+    if why_bent(counted, suite.spec.combination) is None:
         slopes = np.array([score({n: plain[n] + 1}, {}) - score({}, {}) for n in names])
         p = swap_labels(*sums, lambda ours, theirs: (ours - theirs) @ slopes, *key)
         return PValue(p, "sign flips")

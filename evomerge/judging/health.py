@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.inference.comparison import mcnemar
-from evomerge.suite.objectives import BASE, Objective
+from evomerge.suite.objectives import BASE, Objective, aimed
 from evomerge.suite.scorer import Responses, Results, column
 from evomerge.suite.suite import Suite
 
@@ -83,7 +83,10 @@ def asymmetries(suite: Suite, candidate: Results, references: Mapping[str, Resul
     found = []
     parents = {name: results for name, results in references.items() if name != BASE}
     values = {name: suite.values(results) for name, results in parents.items()}
+    neither = aimed(suite.objectives)
     for objective in suite.measured:
+        if objective.name in neither:
+            continue
         task = objective.scorer
         best = max(parents, key=lambda name: objective.sign * values[name][objective.name])
         ours, theirs = candidate[task], parents[best][task]

@@ -17,7 +17,10 @@ from evomerge.errors import ConfigError, InputError, did_you_mean, one_of
 from evomerge.recipe import BASE, Body, Recipe, allowed, placed
 from evomerge.record.events import BUDGETS
 from evomerge.registry import OPTIMIZERS
+from evomerge.run.checkpoints import checkpoints
 from evomerge.space import SpaceSpec, parse_space
+from evomerge.space.roles import Bound, parse_bound
+from evomerge.space.start import SCORE, Published
 from evomerge.suite.spec import SuiteSpec, parse_suite
 from evomerge.tokens import UNION
 
@@ -183,12 +186,14 @@ def _readable(node: config.Node, sources: tuple[str, ...]) -> SuiteSpec | None:
 def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
     section = config.Section(node, problems)
     folder = node.folder
-    base, sources, tokenizer, allow, place = _parse_models(section, str(folder))
+    base, sources, tokenizer, allow, place, roles = _parse_models(section, str(folder))
     names = tuple(sources)
     space_node = _part(section, "space", problems)
     suite_node = _part(section, "fitness", problems)
-    space = parse_space(space_node, names, problems) if space_node and names else None
-    suite = parse_suite(suite_node, names, problems) if suite_node and names else None
+    space = parse_space(space_node, names, problems, roles) if space_node and names else None
+    suite = parse_suite(suite_node, names, problems, roles) if suite_node and names else None
+    if space and suite:
+        _check_losses(space, suite, problems)
     optimizer, options, population = _parse_optimizer(section)
     counted: dict[str, int | None] = dict.fromkeys(COUNTED)
     hours, patience, lines = None, None, dict[str, str]()
@@ -213,8 +218,13 @@ def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
     section.finish()
     if problems.found or base is None or space is None or suite is None:
         return None
+    plain = node.plain
+    if any(isinstance(each, dict) for each in plain["models"]["sources"].values()):
+        # the checkpoints that there were, not those that a training adds
+        named = {name: ref.text for name, ref in sources.items()}
+        plain = {**plain, "models": {**plain["models"], "sources": named}}
     content = {
-        **node.plain,
+        **plain,
         "budget": {**counted, **({"patience": patience} if patience else {})},
         "space": space_node.plain if space_node else None,
         "fitness": suite_node.plain if suite_node else None,
@@ -247,18 +257,24 @@ def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
 
 def _parse_models(
     section: config.Section, origin: str
-) -> tuple[ModelRef | None, dict[str, ModelRef], str, tuple[str, ...], dict[str, str]]:
+) -> tuple[ModelRef | None, dict[str, ModelRef], str, tuple[str, ...], dict[str, str], Bound]:
     if section.require("models", "base, sources and tokenizer") is None:
-        return None, {}, BASE, (), {}
+        return None, {}, BASE, (), {}, {}
     models = section.section("models")
     assert models is not None
     base = models.text("base", required=True)
-    sources = {}
+    sources: dict[str, ModelRef] = {}
     for name, item in models.items("sources"):
-        if not isinstance(item.value, str):
+        if isinstance(item.value, dict):
+            found = checkpoints(name, item, base, section.problems, f"models.sources.{name}.")
+            if twice := sources.keys() & found.keys():
+                models.problem(f"sources.{name}", f"{min(twice)!r} is a source already", item)
+            sources |= {step: ModelRef(folder, origin) for step, folder in found.items()}
+        elif not isinstance(item.value, str):
             models.problem(
                 f"sources.{name}",
-                f"expected a folder or hub id, found {config.shown(item.plain)}",
+                "expected a folder or hub id, or {checkpoints: FOLDER, last: N}, found "
+                f"{config.shown(item.plain)}",
                 item,
             )
         elif name == BASE:
@@ -278,15 +294,30 @@ def _parse_models(
             "tokenizer",
             f"{tokenizer!r} is no model of this run{did_you_mean(tokenizer, known)}; {one_of(known)}",
         )
-    allow, place = allowed(models), placed(models)
+    allow, place, roles = allowed(models), placed(models), parse_bound(models, tuple(sources))
     models.finish()
-    return (ModelRef(base, origin) if base else None), sources, tokenizer, allow, place
+    ref = ModelRef(base, origin) if base else None
+    return ref, sources, tokenizer, allow, place, roles
 
 
 def _merging(space: SpaceSpec) -> tuple[str, ...]:
     """The methods that a search merges by: those of its space, and those it starts with."""
     known = methods.names()
-    return tuple(dict.fromkeys((*space.methods, *(str(n) for n in space.start if n in known))))
+    started = [str(n) for n in space.start if n in known]
+    started += [n for each in space.start if isinstance(each, Published) for n in each.methods]
+    return tuple(dict.fromkeys((*space.methods, *started)))
+
+
+def _check_losses(space: SpaceSpec, suite: SuiteSpec, problems: config.Problems) -> None:
+    """Refuse losses of what is no objective."""
+    known = (SCORE, *(plain["name"] for plain in suite.objectives))
+    for each in space.start:
+        if isinstance(each, Published) and each.losses and each.losses not in known:
+            hint = did_you_mean(each.losses, known)
+            problems.found.append(
+                f"{each.place}: start.{each.name}.losses: {each.losses!r} is no objective of the fitness file{hint}; "
+                f"{one_of(known)}"
+            )
 
 
 def _parse_calibration(section: config.Section, names: tuple[str, ...]) -> CalibrationFile | None:

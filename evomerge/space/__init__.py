@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from evomerge import methods
+from evomerge import config, methods
 from evomerge.errors import ConfigError
 from evomerge.lines import NEUTRAL
-from evomerge.params import Derivatives, Genome, Level, Mixture
+from evomerge.params import DIGITS, Derivatives, Genome, Level, Mixture
 from evomerge.recipe import BASE, Body, Recipe, group, passing
 from evomerge.registry import PARTS
 from evomerge.rows import Array, RowWeights, count_of
@@ -32,7 +32,7 @@ from evomerge.space.parts import Part
 from evomerge.space.parts.methods import SWEEP, everywhere, uniform
 from evomerge.space.parts.rows import RowSpec
 from evomerge.space.spec import METHODS, SpaceSpec, owners, parse_space
-from evomerge.space.start import Given, OtherRun, is_recipe_file
+from evomerge.space.start import LOSS, Given, OtherRun, Published, is_recipe_file
 from evomerge.tensors import KEPT, Place, coarse, dense
 
 __all__ = ["SWEEP", "SearchSpace", "SpaceSpec", "parse_space"]
@@ -258,6 +258,8 @@ class SearchSpace:
         for name in self.spec.start:
             if isinstance(name, OtherRun):
                 found |= self._from_run(name, found)
+            elif isinstance(name, Published):
+                found[name.name] = self._published(name)
             elif is_recipe_file(name):
                 found[name] = replace(self._template, body=self._from_file(name))
             elif name not in ("parents", "uniform"):
@@ -287,6 +289,41 @@ class SearchSpace:
                 ]
             )
         return self._informed(loaded.body, name)
+
+    @property
+    def losses(self) -> dict[str, str]:
+        """Known recipes that weigh models by their losses -> what these are of; known once base and parents are
+        scored, and equal before."""
+        published = (each for each in self.spec.start if isinstance(each, Published))
+        return {each.name: each.losses for each in published if each.losses}
+
+    def with_losses(self, recipe: Recipe, losses: Mapping[str, float]) -> Recipe:
+        """The same with these losses of the models, where a method takes losses."""
+        groups = tuple(
+            group(
+                each.method,
+                each.models,
+                {
+                    **each.values,
+                    LOSS: {model: round(losses[model], DIGITS) for model in each.models},
+                },
+                layers=each.layers,
+                roles=each.roles,
+                lines=each.lines,
+                named=each.tensors,
+            )
+            if LOSS in each.values
+            else each
+            for each in recipe.groups
+        )
+        return replace(recipe, body=replace(recipe.body, groups=groups))
+
+    def _published(self, entry: Published) -> Recipe:
+        """A recipe that stands in the space, for models of this depth."""
+        problems = config.Problems()
+        body = entry.body(self.layers, self.sources, problems, f"start.{entry.name}")
+        problems.check()
+        return self._joined(self._recipe(self._with_fixed(body)))
 
     def _from_run(self, other: OtherRun, known: Mapping[str, Recipe]) -> dict[str, Recipe]:
         """The merges of another run by label, those left out that are ``known``."""

@@ -13,8 +13,16 @@ from evomerge.errors import did_you_mean, one_of
 from evomerge.params import Parameter
 from evomerge.recipe import BASE, GROUP_ROLES
 from evomerge.registry import PARTS
+from evomerge.space.roles import Bound, cast
 from evomerge.space.settings import parse_setting
-from evomerge.space.start import Entry, OtherRun, is_recipe_file, parse_entries
+from evomerge.space.start import (
+    LOSS,
+    Entry,
+    OtherRun,
+    Published,
+    is_recipe_file,
+    parse_entries,
+)
 from evomerge.tensors import FINE, OTHER, PROJECTIONS
 
 # keys of a space file that belong to the part ``methods``
@@ -77,11 +85,25 @@ class SpaceSpec:
 
 
 def parse_space(
-    node: config.Node, sources: Sequence[str], problems: config.Problems
+    node: config.Node,
+    sources: Sequence[str],
+    problems: config.Problems,
+    bound: Bound | None = None,
 ) -> SpaceSpec | None:
-    """A space from YAML; problems are noted, None is returned if there were any."""
+    """A space from YAML; problems are noted, None is returned if there were any.
+
+    Args:
+        node: the space.
+        sources: of the run.
+        problems: where they are noted.
+        bound: which of them play the roles that the space names.
+    """
     before = len(problems.found)
-    section = config.Section(node, problems, "" if node.line <= 1 else "space.")
+    path = "" if node.line <= 1 else "space."
+    node = cast(node, path, sources, bound or {}, problems)
+    if len(problems.found) > before:
+        return None
+    section = config.Section(node, problems, path)
     parts = _parse_parts(section, sources)
     names = section.texts("methods", METHODLESS)
     known = frozenset(methods.names())
@@ -143,8 +165,23 @@ def _with_start(spec: SpaceSpec, section: config.Section, sources: Sequence[str]
         start = (PARENTS, *(name for name in usual if not wrong[name]))
         left_out = {name: why for name, why in wrong.items() if why and name in spec.methods}
         return replace(spec, start=start, left_out=left_out)
-    start = parse_entries(section)
+    start, taken = parse_entries(section), {PARENTS, *owner}
     for name in start:
+        if isinstance(name, Published):
+            tried = config.Problems()
+            name.body(name.numbers, sources, tried, f"{section.path}start.{name.name}")
+            section.problems.found += dict.fromkeys(tried.found)
+            if name.name in taken:
+                section.problem(
+                    "start", f"{name.name!r} is the name of another known recipe; choose a label"
+                )
+            if name.losses and not any(LOSS in _parameters(each) for each in name.methods):
+                section.problem(
+                    "start",
+                    f"{name.name!r} has losses, and its methods take none; one that does is lm_cocktail",
+                )
+            taken.add(name.name)
+            continue
         if isinstance(name, OtherRun) or name == PARENTS:
             continue
         if is_recipe_file(name):
@@ -156,12 +193,16 @@ def _with_start(spec: SpaceSpec, section: config.Section, sources: Sequence[str]
             section.problem(
                 "start",
                 f"no known recipe {name!r}{hint}; expected {', '.join((PARENTS, *others))}, a method, a "
-                "recipe file or {run: FOLDER, best: N}",
+                "recipe file, {name: LABEL, recipe: {...}} or {run: FOLDER, best: N}",
             )
         elif why := owner[name].problem(name, spec, sources):
             hint = f"leave it out, or name its models (`models: {{{name}: [...]}}`)"
             section.problem("start", f"{why}; {hint}" if name in methods.names() else why)
     return replace(spec, start=start)
+
+
+def _parameters(method: str) -> set[str]:
+    return {p.name for p in methods.get(method).parameters} if method in methods.names() else set()
 
 
 def owners(spec: SpaceSpec) -> dict[str, Any]:

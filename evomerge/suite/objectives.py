@@ -18,6 +18,10 @@ YARDSTICK = 0.25  # ... this share of the value does
 CONFIDENCE = 0.9  # how likely all floors must hold on the select items for them to be confirmed
 PRICE = 3.0  # of missing a floor by its own size, in the score that a slope climbs
 SOFT = 0.01  # of a floor's size: how softly that sets in
+BENT = {  # how an objective is made of others, where that is no sum of them
+    "worst": "is the worst of others",
+    "distance": "is a distance from a target",
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ class Objective:
         scale: a gain of this much counts 1 in the combined score; None: what the best parent gains
             over the base.
         of: other objectives that this one is made of, by ``how``; it has no scorer of its own.
-        how: ``worst`` or ``mean`` of their values.
+        how: ``worst`` or ``mean`` of their values; ``distance``: how far they are from ``target``, on average.
+        target: of a distance, in their own units.
     """
 
     name: str
@@ -82,6 +87,7 @@ class Objective:
     scale: float | None = None
     of: tuple[str, ...] = ()
     how: str = ""
+    target: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight < math.inf or not (self.scale is None or 0 < self.scale < math.inf):
@@ -94,6 +100,8 @@ class Objective:
     def derive(self, values: Values) -> float:
         """The value of an objective that is made of others."""
         found = [values[name] for name in self.of]
+        if self.target is not None:
+            return sum(abs(value - self.target) for value in found) / len(found)
         if self.how == "mean":
             return sum(found) / len(found)
         return min(found) if self.maximize else max(found)
@@ -138,12 +146,26 @@ def entering(objectives: Sequence[Objective]) -> list[Objective]:
     return [objective for objective in objectives if not objective.of and objective.name in parts]
 
 
+def aimed(objectives: Sequence[Objective]) -> set[str]:
+    """Measured objectives without a weight that a distance is of: neither more nor less of them is better."""
+    parts = {name for o in objectives if o.target is not None for name in o.of}
+    return {o.name for o in objectives if o.name in parts and not o.weight}
+
+
 def derived(objective: Objective, values: Values, share: float = 1.0) -> dict[str, float]:
     """The derivative of ``share`` times an objective by the measured ones that it is made of."""
     if not objective.of:
         return {objective.name: share}
+    share_of_each = share / len(objective.of)
+    if objective.target is not None:
+        return {
+            name: math.copysign(share_of_each, values[name] - objective.target)
+            if values[name] != objective.target
+            else 0.0
+            for name in objective.of
+        }
     if objective.how == "mean":
-        return dict.fromkeys(objective.of, share / len(objective.of))
+        return dict.fromkeys(objective.of, share_of_each)
     worst = (min if objective.maximize else max)(objective.of, key=lambda name: values[name])
     return {worst: share}
 
@@ -157,17 +179,17 @@ def why_no_sum(objectives: Sequence[Objective], how: str) -> str | None:
     """Why a combined score is no weighted sum of measured objectives; None if it is one."""
     if floors := [objective.name for objective in objectives if objective.floor]:
         return f"there are floors ({', '.join(floors)})"
-    return why_worst(objectives, how)
+    return why_bent(objectives, how)
 
 
-def why_worst(objectives: Sequence[Objective], how: str) -> str | None:
-    """Why the value of a combined score, floors aside, takes a worst; None if it is a weighted sum."""
+def why_bent(objectives: Sequence[Objective], how: str) -> str | None:
+    """Why the value of a combined score, floors aside, is no weighted sum of measured objectives; None if it is."""
     if how == "worst":
         return "the score is the worst of its objectives"
-    worst = [
-        objective.name for objective in objectives if objective.weight and objective.how == "worst"
-    ]
-    return f"{worst[0]} is the worst of others" if worst else None
+    for objective in counting(objectives):
+        if objective.how in BENT:
+            return f"{objective.name} {BENT[objective.how]}"
+    return None
 
 
 def yardsticks(

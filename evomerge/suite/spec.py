@@ -33,7 +33,11 @@ METRICS = {  # kind -> what is measured where a suite does not say
     "retrieval": "ndcg",
     "function": "value",
 }
-DERIVED = {"worst_of": "worst", "mean_of": "mean"}  # key of an objective made of others -> how
+DERIVED = {  # key of an objective made of others -> how
+    "worst_of": "worst",
+    "mean_of": "mean",
+    "distance_of": "distance",
+}
 LIMITS = {"probe": 10, "search": 200, "select": 200, "report": 400}
 CANDIDATE = (20, 60)  # items per scorer: in the first generation, and in the last
 CELLS = 10  # of a measure
@@ -177,11 +181,18 @@ class SuiteSpec:
 
 
 def parse_suite(
-    node: config.Node, models: Sequence[str] | None, problems: config.Problems
+    node: config.Node,
+    models: Sequence[str] | None,
+    problems: config.Problems,
+    roles: Mapping[str, Sequence[str]] | None = None,
 ) -> SuiteSpec | None:
     """A suite from YAML; problems are noted, None is returned if there were any.
 
-    ``models`` are the sources that floors may name; None accepts any name.
+    Args:
+        node: the suite.
+        models: the sources that floors may name; None accepts any name.
+        problems: where they are noted.
+        roles: which of them play the roles that floors may name instead.
     """
     before = len(problems.found)
     section = config.Section(node, problems, "" if node.line <= 1 else "fitness.")
@@ -226,7 +237,7 @@ def parse_suite(
     first: dict[str, int] = {}  # objective -> how many texts of a ranking count
     nodes = dict(section.items("objectives"))
     for name, item in nodes.items():
-        parsed = _parse_objective(name, item, models, problems, section.path)
+        parsed = _parse_objective(name, item, models, roles or {}, problems, section.path)
         if parsed is None:
             continue
         objective, scorer = parsed
@@ -396,7 +407,12 @@ def _parse_measures(
 
 
 def _parse_objective(
-    name: str, node: config.Node, models: Sequence[str] | None, problems: config.Problems, path: str
+    name: str,
+    node: config.Node,
+    models: Sequence[str] | None,
+    roles: Mapping[str, Sequence[str]],
+    problems: config.Problems,
+    path: str,
 ) -> tuple[dict[str, Any], ScorerSpec | None] | None:
     """An objective, and the scorer that measures it; None for one made of other objectives."""
     before = len(problems.found)
@@ -406,13 +422,14 @@ def _parse_objective(
         section.problem(
             "",
             "expected exactly one of task, text, reward and retrieval (files), function (module:function), "
-            "worst_of and mean_of (lists of objectives)",
+            "worst_of, mean_of and distance_of (lists of objectives)",
         )
     kind = kinds[0] if kinds else "task"
     scorer = None if kind in DERIVED else _parse_scorer(kind, section, node.folder)
     of = section.texts(kind) if scorer is None else ()
     if scorer is None and not of:
         section.problem(kind, "expected at least one objective")
+    target = _parse_target(kind, section)
     default = METRICS.get(kind, "")
     objective = {
         "name": name,
@@ -420,13 +437,30 @@ def _parse_objective(
         "metric": section.text("metric", default) if scorer else "",
         "direction": section.choice("direction", ("maximize", "minimize", "auto"), "auto"),
         "weight": section.number("weight", 1.0, low=0.0),
-        "floor": _parse_floor(section, models),
+        "floor": _parse_floor(section, models, roles),
         "scale": section.number("scale", None, low=1e-9),
         "of": tuple(of),
         "how": DERIVED.get(kind, ""),
+        "target": target,
     }
+    if objective["target"] is not None and objective["direction"] == "maximize":
+        section.problem("direction", "a distance is minimised; leave it out")
     section.finish()
     return None if len(problems.found) > before else (objective, scorer)
+
+
+def _parse_target(kind: str, section: config.Section) -> float | None:
+    """Of a ``distance_of``: what value its parts should have."""
+    if DERIVED.get(kind) == "distance":
+        section.require("target", "a number, the value that is wanted")
+        return section.number("target", None)
+    if "target" in section:
+        section.problem(
+            "target",
+            "is a key of `distance_of`: give this objective `weight: 0`, and beside it write "
+            "{distance_of: ITS_NAME, target: NUMBER}",
+        )
+    return None
 
 
 def _parse_scorer(kind: str, section: config.Section, folder: Path) -> ScorerSpec:
@@ -469,7 +503,9 @@ def _parse_language(section: config.Section) -> str:
     return language
 
 
-def _parse_floor(section: config.Section, models: Sequence[str] | None) -> Floor | None:
+def _parse_floor(
+    section: config.Section, models: Sequence[str] | None, roles: Mapping[str, Sequence[str]]
+) -> Floor | None:
     node = section.get("floor")
     if node is None:
         return None
@@ -484,8 +520,15 @@ def _parse_floor(section: config.Section, models: Sequence[str] | None) -> Floor
         )
         return None
     known = None if models is None else (BASE, *models)
-    if known and match[2] not in known:
-        hint = did_you_mean(match[2], known)
-        section.problem("floor", f"{match[2]!r} is no model of this run{hint}; {one_of(known)}")
+    name, players = match[2], roles.get(match[2], ())
+    if len(players) == 1:
+        name = players[0]
+    if known and name not in known:
+        hint = did_you_mean(name, (*known, *roles))
+        section.problem(
+            "floor",
+            f"{name!r} is no model of this run{hint}; {one_of(known)}; or say in run.yaml which of them it is: "
+            f"models: {{roles: {{{name}: NAME}}}}",
+        )
         return None
-    return Floor(share=float(match[1]) / 100, of=match[2])
+    return Floor(share=float(match[1]) / 100, of=name)

@@ -72,6 +72,8 @@ class Suite:
     def _derived(
         self, plain: Mapping[str, Any], built: Mapping[str, Objective], problems: list[str]
     ) -> Objective:
+        if plain["target"] is not None:
+            return _objective(plain, "", False)
         directions = {built[name].maximize for name in plain["of"]}
         if len(directions) > 1:
             place = self.spec.place(f"objectives.{plain['name']}")

@@ -141,6 +141,16 @@ keep_from: base
 start: [layer_swap]
 """,
     """\
+roles: {language: who speaks it}
+methods: [slerp, lm_cocktail]
+models: {slerp: [$sea]}
+parameters: {t: {range: [0, 1]}}
+start:
+  - {name: over depth, recipe: {groups: [{roles: [attn], method: slerp, models: [$sea], t: [0, 1]}, {method: linear}]}}
+  - {name: cocktail, recipe: {method: lm_cocktail, models: [$siblings]}, losses: score}
+  - {name: one, recipe: {method: ties, weight: {$language: 0.5}, density: [0.3, 0.5]}}
+""",
+    """\
 methods: [linear]
 knots: 3
 weights: simplex
@@ -158,7 +168,12 @@ def space(path: Path) -> None:
 
     sources = ("chat", "sea")
     problems = config.Problems()
-    spec = parse_space(config.read(path), sources, problems)
+    node = config.read(path)
+    roles = node.plain.get("roles") if isinstance(node.plain, dict) else None
+    bound = {
+        role: (sources[n % 2],) for n, role in enumerate(roles if isinstance(roles, dict) else ())
+    }
+    spec = parse_space(node, sources, problems, bound)
     problems.check()
     assert spec is not None
     template = Recipe(

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import published
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -235,6 +236,8 @@ FILES = {
         dtype: bfloat16
         """,
 }
+
+FILES |= {name: text for name, text in published.FILES.items() if name not in published.RANDOM}
 
 PATHS: dict[str, paths.Path] = {
     "a path": (Hop(0), Hop(1), Hop(1), Hop(3), Hop(2)),

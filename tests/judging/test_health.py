@@ -20,6 +20,7 @@ def suite(metric: str = "exact_match") -> Any:
     objective = Objective("right", "task", metric)
     return SimpleNamespace(
         measured=[objective],
+        objectives=[objective],
         scorers={"task": None},
         values=lambda results: {"right": np.mean(results["task"]["metrics"][metric])},
     )

@@ -1,9 +1,10 @@
-"""The shipped searches for a front and under a floor, with a small budget, end to end."""
+"""The shipped searches for a front and under a floor, and the shipped spaces, with a small budget, end to end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,12 +13,17 @@ from evomerge.cli import main
 from evomerge.commands.check import check
 from evomerge.commands.score import score_model
 from evomerge.commands.search import search
+from evomerge.errors import ConfigError
 from evomerge.recipe import Recipe
 from evomerge.record.record import Record
 from evomerge.report.slider import FILE, Slider
+from evomerge.run.spec import load_run
+from evomerge.space.start import Published
 
 ROOT = Path(__file__).parents[2]
+SPACES = ROOT / "search_spaces"
 Make = Callable[[str], Path]
+RunFolder = Callable[..., Path]
 
 
 @pytest.fixture
@@ -90,3 +96,104 @@ def test_a_floor_is_confirmed_on_select_and_told_on_report(job: Make) -> None:
     bound = 0.98 * record.history.references(0)["chat"]["chat_en"]
     words = "floor: chat_en: at least 98% of chat's (it may lose 2 percent)"
     assert f"{words}: {bound:.3f} on the search items" in check(folder)
+
+
+def models(family: dict[str, Path], **more: Any) -> dict[str, Any]:
+    sources = {name: str(family[name]) for name in ("chat", "sea")}
+    return {"base": str(family["base"]), "sources": sources, "tokenizer": "chat", **more}
+
+
+@pytest.mark.parametrize("space", sorted(SPACES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_check_accepts_a_run_of_each_space(
+    family: dict[str, Path], run_folder: RunFolder, space: Path
+) -> None:
+    roles = dict(zip(config.read(space).plain.get("roles", ()), ("chat", "sea"), strict=False))
+    folder = run_folder(models=models(family, roles=roles), space=str(space))
+    assert f"{folder}: ok" in check(folder)
+
+
+def test_a_chain_of_merges(family: dict[str, Path], run_folder: RunFolder, small: Any) -> None:
+    """A stage's winner, as exported, is a source of the next stage."""
+    space = {**config.read(SPACES / "sealion_chain.yaml").plain}
+    first = run_folder("first", **{**small, "space": space})
+    search(first)
+    stage = first.parent / "stage.yaml"
+    assert main(["export", str(first), "-o", str(stage)]) == 0
+    given = models(family)
+    given["sources"]["stage"] = str(stage)
+    second = run_folder("second", models=given, space=space)
+    assert any(line.startswith("models: ") and "stage = " in line for line in check(second))
+    starts = load_run(second).space.start
+    assert [each.name for each in starts if isinstance(each, Published)] == [
+        "DARE-TIES",
+        "Consensus-TA",
+    ]
+
+
+def test_a_soup_knows_what_its_models_lose(run_folder: RunFolder, small: Any) -> None:
+    """LM-Cocktail's weights come of what base and parents scored, in the order of the journal."""
+    space = {
+        **config.read(SPACES / "soup.yaml").plain,
+        "start": [
+            *config.read(SPACES / "soup.yaml").plain["start"],
+            {
+                "name": "by bits",
+                "recipe": {"method": "lm_cocktail", "models": ["base", "$siblings"]},
+                "losses": "text",
+            },
+        ],
+    }
+    folder = run_folder(**{**small, "space": space})
+    search(folder)
+    history = Record(folder).history
+    references = history.references(0)
+    recipes = {c.origin: c.recipe for c in history.batches[1].candidates}
+    scores = {name: history.score(0, values).value for name, values in references.items()}
+    least = min(-score for score in scores.values())
+    [group] = recipes["LM-Cocktail"].groups
+    assert (group.models, group.values["temperature"]) == (("chat", "sea"), 0.2)
+    expected = {
+        name: pytest.approx(-scores[name] - min(least, 0), abs=1e-4) for name in group.models
+    }
+    assert group.values["loss"] == expected
+    [group] = recipes["by bits"].groups
+    bits = {name: pytest.approx(references[name]["text"], abs=1e-4) for name in group.models}
+    assert group.values["loss"] == bits, "less is better of it: the loss itself"
+    assert len(set(bits)) == 3 and set(recipes) >= {"uniform", "ties", "dare_ties"}
+
+
+def test_what_lies_between_two_extremes(
+    family: dict[str, Path], run_folder: RunFolder, small: Any
+) -> None:
+    """An objective with a target: whoever is nearer to it ranks higher, above it or below."""
+    fitness = {**small["fitness"]}
+    fitness["objectives"] = {
+        "sums": {"task": "sums", "weight": 0},
+        "near": {"distance_of": ["sums"], "target": 0.5, "floor": 0.6},
+        "text": {"text": "texts.jsonl", "weight": 0.5},
+    }
+    space = str(SPACES / "balance_two_extremes.yaml")
+    given = models(family, roles={"over": "chat", "under": "sea"})
+    folder = run_folder(**{**small, "space": space, "fitness": fitness, "models": given})
+    said = check(folder)
+    assert any("near (how far sums is from 0.5, minimised)" in line for line in said), said
+    assert "floor: near, where less is better: at most 0.6" in said
+    result = search(folder)
+    history = Record(folder).history
+    for values in history.references(0).values():
+        assert values["near"] == pytest.approx(abs(values["sums"] - 0.5))
+    for row in result.table.rows:
+        near, sums = row.objectives["near"], row.objectives["sums"]
+        assert near.value == pytest.approx(abs(sums.value - 0.5)) and 0 <= near.low <= near.high
+    assert "near" in (folder / "report.md").read_text()
+
+
+def test_losses_of_no_objective_are_refused(run_folder: RunFolder, small: Any) -> None:
+    start = [{"name": "it", "recipe": {"method": "lm_cocktail"}, "losses": "txt"}]
+    folder = run_folder(**{**small, "space": {"methods": ["linear"], "start": start}})
+    with pytest.raises(ConfigError) as caught:
+        load_run(folder)
+    assert (
+        "start.it.losses: 'txt' is no objective of the fitness file (did you mean 'text'?)"
+        in str(caught.value)
+    )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,10 +13,13 @@ from evomerge.suite.objectives import (
     Floor,
     Objective,
     Score,
+    aimed,
     combine,
+    derived,
     shares,
     steering,
     why_no_sum,
+    with_derived,
     yardsticks,
 )
 
@@ -158,6 +162,41 @@ def test_an_objective_made_of_others() -> None:
     assert Objective("m", "", "", of=("th", "id"), how="mean").derive(values) == pytest.approx(0.6)
     bits = Objective("w", "", "", maximize=False, of=("bits", "bits_th"), how="worst")
     assert bits.derive(values) == 1.2  # minimised: the worst is the highest
+
+
+def test_a_distance_from_a_target_is_minimised_and_has_a_yardstick_of_its_own() -> None:
+    """Neither parent need be right: one forgets too much, the other too little."""
+    kept = Objective("acc", "task", "acc,none", weight=0)
+    near = Objective("near", "", "", maximize=False, of=("acc",), how="distance", target=0.45)
+    references = {
+        name: with_derived([kept, near], {"acc": acc})
+        for name, acc in (("base", 0.9), ("over", 0.1), ("under", 0.7))
+    }
+    assert {name: values["near"] for name, values in references.items()} == pytest.approx(
+        {"base": 0.45, "over": 0.35, "under": 0.25}
+    )
+    gains = yardsticks([kept, near], references)
+    assert gains["near"] == pytest.approx(0.2), "what the nearer parent is nearer than the base"
+
+    def merit(acc: float, **floor: Any) -> Score:
+        objectives = [kept, replace(near, **floor)]
+        values = with_derived(objectives, {"acc": acc})
+        return combine(objectives, "retention", values, references, gains)
+
+    assert merit(0.9).value == pytest.approx(0) and merit(0.7).value == pytest.approx(1)
+    assert merit(0.45).value == pytest.approx(0.45 / 0.2), "the target itself is the best there is"
+    assert merit(0.4).value == pytest.approx(merit(0.5).value), "above or below is the same"
+    assert merit(0.5, floor=Floor(0.1)).feasible and not merit(0.3, floor=Floor(0.1)).feasible
+    for acc, slope in ((0.6, -5.0), (0.3, 5.0)):
+        found = shares([kept, near], "retention", {"acc": acc}, references, gains)
+        assert found == pytest.approx({"acc": slope}, rel=1e-4), "towards the target"
+    assert derived(near, {"acc": 0.6}, 2.0) == {"acc": 2.0}
+    assert derived(near, {"acc": 0.3}, 2.0) == {"acc": -2.0}
+    assert derived(near, {"acc": 0.45}) == {"acc": 0.0}
+    assert why_no_sum([kept, near], "retention") == "near is a distance from a target"
+    assert aimed([kept, near]) == {"acc"} and aimed([ACC, near]) == set()
+    both = Objective("near", "", "", False, of=("a", "b"), how="distance", target=0.5)
+    assert both.derive({"a": 0.4, "b": 0.8}) == pytest.approx(0.2), "their mean distance"
 
 
 def test_worst_is_the_least_retention_of_what_counts() -> None:

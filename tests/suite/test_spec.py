@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from evomerge import config
+from evomerge.commands.check_suite import describe_objectives
 from evomerge.suite.slopes import TAU, SlopeOptions
 from evomerge.suite.spec import CANDIDATE, SuiteSpec, parse_suite
 
@@ -59,6 +60,14 @@ def test_objectives_made_of_others(tmp_path: Path) -> None:
     assert spec.scorers[0].options == {"language": "th"}
 
 
+def test_a_distance_from_a_target(tmp_path: Path) -> None:
+    spec, problems = parsed(f"{TWO}  near: {{distance_of: thai, target: 0.5}}", tmp_path)
+    assert spec is not None and not problems
+    near = spec.objectives[-1]
+    assert (near["of"], near["how"], near["target"]) == (("thai",), "distance", 0.5)
+    assert "near (how far thai is from 0.5, minimised)" in describe_objectives(spec)
+
+
 def test_objectives_made_of_unknown_ones(tmp_path: Path) -> None:
     spec, [problem] = parsed(f"{TWO}  worst: {{worst_of: [tai, bahasa]}}", tmp_path)
     assert spec is None
@@ -88,6 +97,9 @@ def test_one_kind_an_objective(tmp_path: Path) -> None:
     ("more", "message"),
     [
         ("  none: {mean_of: []}", "objectives.none.mean_of: expected at least one objective"),
+        ("  x: {task: a, target: 0.5}", "objectives.x.target: is a key of `distance_of`"),
+        ("  x: {distance_of: thai}", "objectives.x.target: missing; expected a number"),
+        ("  x: {distance_of: thai, target: 0.5, direction: maximize}", "a distance is minimised"),
         ("engine: vlm", "did you mean 'vllm'"),
         ("  x: {task: a, floor: 9% of chad}", "'chad' is no model of this run (did you mean 'chat'?); one of 'base', 'chat', 'sea'"),
         ("  x: {task: a, floor: 9% chat}", "expected a number or text like '98% of base'"),

@@ -91,7 +91,7 @@ def _builtin() -> tuple[dict[str, Path], dict[str, Path]]:
     """The files of lm-eval's own tasks and groups by name, read from their text in 0.3 s."""
     tasks: dict[str, Path] = {}
     groups: dict[str, Path] = {}
-    line = re.compile(r"^(task|group):[ \t]*['\"]?([^\s'\"#\[]+)", re.MULTILINE)
+    line = re.compile(r"^['\"]?(task|group)['\"]?:[ \t]*['\"]?([^\s'\"#\[]+)", re.MULTILINE)
     for path in sorted(Path(lm_eval.tasks.__file__).parent.glob("**/*.yaml")):
         found = dict(line.findall(path.read_text(encoding="utf-8", errors="replace")))
         if "group" in found:
