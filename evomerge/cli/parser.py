@@ -191,7 +191,8 @@ def make_parser() -> argparse.ArgumentParser:
         "merge",
         models.merge,
         "materialize a recipe as a Hugging Face model folder, or adapters as an adapter",
-        "Written shard by shard beside DIR and renamed at the end: DIR appears whole or not at all.\n\n"
+        "Written shard by shard beside DIR and renamed at the end: DIR appears whole or not at all. With it come the\n"
+        "recipe (evomerge.yaml) and a card (README.md) for the hub: see docs/sharing.md.\n\n"
         "With --as-adapter DIR is a PEFT adapter (LoRA) of the one model that all models of the recipe are\n"
         "adapters of. A sum of adapters (linear, task_arithmetic, also with a line over depth) and methods on\n"
         "factors (robustmerge, lego) are exact, at the sum of the ranks at most; any other merge is brought\n"
@@ -234,6 +235,58 @@ def make_parser() -> argparse.ArgumentParser:
         help="largest weight file (default: %(default)s)",
     )
     sub.add_argument("--device", help="where kernels run: cpu, cuda, cuda:1 (default: cpu)")
+    sub.add_argument(
+        "--license",
+        metavar="ID",
+        help="of the merge, for its card (default: that of all parents, where it is one)",
+    )
+    allow(sub)
+
+    sub = command(
+        "compare",
+        models.compare,
+        "compare models with the base they grew from, and with each other, by their weights",
+        "Kinship, norms, sparsity, ranks, conflicts of signs, entries that one model or several need (TALL masks),\n"
+        "what a dtype takes, and a verdict by the rules of What Matters for Model Merging at Scale: see\n"
+        "docs/compare.md. Weights are read tensor by tensor. Of models of more than 4 billion parameters together a\n"
+        "sample of entries is looked at, unless --exact is given.\n\n"
+        "  evomerge compare chat=org/chat-model sea=org/sea-model --base org/base -o compared.html",
+    )
+    sub.add_argument(
+        "models",
+        metavar="[NAME=]MODEL",
+        nargs="+",
+        help="folders, hub ids, MODEL+ADAPTER or recipe.yaml",
+    )
+    sub.add_argument("--base", metavar="MODEL", required=True, help="what they grew from")
+    sub.add_argument("--json", action="store_true", help="machine-readable")
+    sub.add_argument(
+        "-o", "--output", metavar="FILE", help="file to write instead: .html, .json or .md"
+    )
+    sub.add_argument("--force", action="store_true", help="replace an existing file")
+    sub.add_argument("--layers", action="store_true", help="with a table by layer")
+    sub.add_argument(
+        "--limit",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="of the verdict, may be given again: parents, equal, redundant, far, conflict, rounding",
+    )
+    sub.add_argument(
+        "--mask-lambda",
+        metavar="X",
+        type=float,
+        default=0.4,
+        help="how far an entry must stand out for a model to need it (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--tokenizer",
+        metavar="NAME",
+        help="the model whose vocabulary all are brought to (default: base)",
+    )
+    sub.add_argument(
+        "--exact", action="store_true", help="look at all entries, however large the models are"
+    )
     allow(sub)
 
     sub = command("score", scores.score, "score one model or recipe on a fitness file")

@@ -35,6 +35,7 @@ def write_merge(
     device: str = "cpu",
     progress: Callable[[str, int], None] = lambda name, total: None,
     tally: Tally | None = None,
+    finish: Callable[[Path], None] = lambda folder: None,
 ) -> Path:
     """Materialize ``recipe`` as a Hugging Face folder that transformers and lm-eval load as is.
 
@@ -49,6 +50,7 @@ def write_merge(
         device: where kernels run.
         progress: called with each tensor's name and the number of tensors.
         tally: counts what rounding takes.
+        finish: called with the folder when all else is in it, before it takes its name.
 
     Raises:
         InputError: ``out`` exists or is a parent, or a model is unreadable or incompatible.
@@ -78,6 +80,7 @@ def write_merge(
         (work / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         copy_companions(parents.donor, work)
         keep_recipe(recipe, work / "evomerge.yaml")
+        finish(work)
     return out
 
 

@@ -1,0 +1,147 @@
+"""What a merge's card is made from: the recipe, and what the cards of its parents say; and the card into a folder.
+
+A parent's README.md is a stranger's file: of its metadata the licence and the languages are read, nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from evomerge import config
+from evomerge.checkpoint import ModelRef, locate, read_json
+from evomerge.checkpoint.files import open_plain
+from evomerge.checkpoint.sentence_modules import MODULES
+from evomerge.checkpoint.weights import ADAPTER_CONFIG, ROUTER
+from evomerge.errors import InputError
+from evomerge.recipe import BASE, Recipe
+from evomerge.report.card import CARD, PICTURE, Facts, Parent, card_of, is_hub_id, shown_name
+from evomerge.report.licences import OTHER, Licence
+from evomerge.report.recipe_picture import recipe_picture
+from evomerge.skeleton import Skeleton, check_architecture
+from evomerge.tensors import Place
+
+MOST = 1 << 20  # bytes of a card that are read
+_FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.S)
+_LANGUAGE = re.compile(r"^[a-z]{2,3}(?:-[A-Za-z0-9]{2,8})*$", re.ASCII)
+_LINK = re.compile(r"^(?:https://[\x21-\x7e]{1,200}|[\w.-]{1,60})$", re.ASCII)
+_NAME = re.compile(r"^[\w.+ -]{1,60}$", re.ASCII)
+
+
+def write_card(folder: Path, recipe: Recipe, title: str, licence: Licence | None = None) -> None:
+    """Write the card of a merge, and its picture, into its folder.
+
+    Args:
+        folder: that holds all else of it.
+        recipe: that it is a merge of.
+        title: of the card.
+        licence: as the user says; None: what all parents agree on.
+    """
+    places, architecture = _skeleton_of(recipe)
+    picture = recipe_picture(recipe, places)
+    facts = Facts(
+        title=title,
+        kind=kind_of(folder),
+        recipe=recipe,
+        parents=tuple(parents_of(recipe)),
+        architecture=architecture,
+        library=_library(folder),
+        licence=licence,
+        picture=picture is not None,
+    )
+    if picture is not None:
+        (folder / PICTURE).write_text(picture, encoding="utf-8")
+    (folder / CARD).write_text(card_of(facts), encoding="utf-8")
+
+
+def carded(recipe: Recipe, out: str | Path, licence: Licence | None) -> Callable[[Path], None]:
+    """What a merge calls with its folder before that takes its name."""
+    return lambda folder: write_card(folder, recipe, Path(out).absolute().name, licence)
+
+
+def kind_of(folder: Path) -> str:
+    """``model``, ``adapter`` or ``experts``; empty for a folder of none of them."""
+    for file, kind in ((ROUTER, "experts"), (ADAPTER_CONFIG, "adapter"), ("config.json", "model")):
+        if (folder / file).is_file():
+            return kind
+    return ""
+
+
+def parents_of(recipe: Recipe, within: tuple[str, ...] = ()) -> Iterator[Parent]:
+    """What a recipe merges, the base first; instead of a recipe that stands for a model what that merges."""
+    models = {**({BASE: recipe.base} if recipe.base else {}), **recipe.models}
+    for name, ref in models.items():
+        file = ref.portable
+        if ref.is_recipe and file not in within:
+            for inner in parents_of(Recipe.load(file), (*within, file)):
+                yield replace(inner, name=f"{name}: {inner.name}")
+        else:
+            yield _parent(name, ref)
+
+
+def _parent(name: str, ref: ModelRef) -> Parent:
+    ids, licences, languages = list[str](), dict[str, Licence](), list[str]()
+    for part in ref.parts:
+        own = ModelRef(part, ref.origin)
+        said = front_matter(locate(part, ref.origin) / CARD)
+        licences[shown_name(own)] = _licence(said)
+        languages += _languages(said)
+        repository = part.partition("@")[0]
+        if own.portable == part and is_hub_id(repository):
+            ids.append(repository)
+    return Parent(name, shown_name(ref), tuple(ids), licences, tuple(dict.fromkeys(languages)))
+
+
+def front_matter(card: Path) -> Mapping[str, Any]:
+    """The metadata at the top of a card; nothing where there is none that can be read."""
+    try:
+        with open_plain(card) as file:
+            text = file.read(MOST).decode("utf-8-sig")
+        found = _FRONT.match(text)
+        plain = config.parse(found[1], str(card)).plain if found else {}
+    except (OSError, ValueError, InputError):
+        return {}
+    return plain if isinstance(plain, dict) else {}
+
+
+def _licence(said: Mapping[str, Any]) -> Licence:
+    found = said.get("license")
+    if isinstance(found, list) and len(found) == 1:
+        found = found[0]
+    if not isinstance(found, str) or not _NAME.match(found):
+        return Licence()
+    name, link = said.get("license_name"), said.get("license_link")
+    if found.lower() != OTHER:
+        return Licence(found.lower())
+    return Licence(
+        OTHER,
+        name if isinstance(name, str) and _NAME.match(name) else "",
+        link if isinstance(link, str) and _LINK.match(link) else "",
+    )
+
+
+def _languages(said: Mapping[str, Any]) -> list[str]:
+    found = said.get("language")
+    listed = found if isinstance(found, list) else [found]
+    return [each for each in listed if isinstance(each, str) and _LANGUAGE.match(each)]
+
+
+def _skeleton_of(recipe: Recipe) -> tuple[list[Place], str]:
+    """Where the tensors of a recipe's models sit, and of what class these are."""
+    ref = recipe.base or next(iter(recipe.models.values()))
+    while ref.is_recipe:
+        inner = Recipe.load(ref.portable)
+        ref = inner.base or next(iter(inner.models.values()))
+    folder = locate(ref.model, ref.origin)
+    known = read_json(folder / "config.json")
+    skeleton = Skeleton.of(known, str(folder))
+    return list(skeleton.places.values()), check_architecture(known, str(folder))
+
+
+def _library(folder: Path) -> str:
+    if (folder / MODULES).is_file():
+        return "sentence-transformers"
+    return "transformers" if kind_of(folder) == "model" else "peft"
