@@ -70,13 +70,12 @@ def kind_of(folder: Path) -> str:
     return ""
 
 
-def parents_of(recipe: Recipe, within: tuple[str, ...] = ()) -> Iterator[Parent]:
+def parents_of(recipe: Recipe) -> Iterator[Parent]:
     """What a recipe merges, the base first; instead of a recipe that stands for a model what that merges."""
     models = {**({BASE: recipe.base} if recipe.base else {}), **recipe.models}
     for name, ref in models.items():
-        file = ref.portable
-        if ref.is_recipe and file not in within:
-            for inner in parents_of(Recipe.load(file), (*within, file)):
+        if ref.is_recipe:
+            for inner in parents_of(Recipe.load(ref.portable)):
                 yield replace(inner, name=f"{name}: {inner.name}")
         else:
             yield _parent(name, ref)
@@ -84,6 +83,7 @@ def parents_of(recipe: Recipe, within: tuple[str, ...] = ()) -> Iterator[Parent]
 
 def _parent(name: str, ref: ModelRef) -> Parent:
     ids, licences, languages = list[str](), dict[str, Licence](), list[str]()
+    adapts = ""
     for part in ref.parts:
         own = ModelRef(part, ref.origin)
         said = front_matter(locate(part, ref.origin) / CARD)
@@ -92,7 +92,15 @@ def _parent(name: str, ref: ModelRef) -> Parent:
         repository = part.partition("@")[0]
         if own.portable == part and is_hub_id(repository):
             ids.append(repository)
-    return Parent(name, shown_name(ref), tuple(ids), licences, tuple(dict.fromkeys(languages)))
+            adapts = repository if part == ref.model else adapts
+    return Parent(
+        name,
+        shown_name(ref),
+        tuple(ids),
+        licences,
+        tuple(dict.fromkeys(languages)),
+        adapts,
+    )
 
 
 def front_matter(card: Path) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from evomerge import __version__, config
 from evomerge.checkpoint import ModelRef
 from evomerge.inference.intervals import Interval
 from evomerge.judging.table import interval_from
-from evomerge.recipe import BASE, Recipe
+from evomerge.recipe import Recipe
 from evomerge.report.licences import Licence, common, concerns
 from evomerge.report.text import interval_text, markdown_text
 from evomerge.visible import one_line, visible
@@ -50,6 +50,7 @@ class Parent:
         ids: hub ids in it, for the metadata; the model's first.
         licences: by what they are of: an adapter has its own, and its model's.
         languages: that it says it knows, as the hub codes them.
+        adapts: the hub id of the model without its adapter; empty where that lies in a folder.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Parent:
     ids: tuple[str, ...] = ()
     licences: Mapping[str, Licence] = field(default_factory=dict)
     languages: tuple[str, ...] = ()
+    adapts: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def metadata(facts: Facts) -> dict[str, Any]:
     """What the hub reads of the card."""
     ids = list(dict.fromkeys(each for parent in facts.parents for each in parent.ids))
     if facts.kind != "model":  # an adapter belongs to the one model that it adapts
-        ids = ids[:1]
+        ids = [each.adapts for each in facts.parents[:1] if each.adapts]
     licence = licence_of(facts)
     languages = list(dict.fromkeys(code for parent in facts.parents for code in parent.languages))
     pipeline = next((to for end, to in PIPELINES.items() if facts.architecture.endswith(end)), None)
@@ -332,17 +334,3 @@ def _text(value: Any) -> str:
 def _cut(text: str) -> str:
     shown = one_line(text)
     return shown if len(shown) <= MOST_TEXT else f"{shown[: MOST_TEXT - 3]}..."
-
-
-__all__ = [
-    "BASE",
-    "CARD",
-    "PICTURE",
-    "Facts",
-    "Parent",
-    "card_of",
-    "is_hub_id",
-    "licence_of",
-    "metadata",
-    "shown_name",
-]
