@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,30 @@ def compare(arguments: argparse.Namespace) -> None:
         print(as_json(found), end="")
     elif path is None:
         show_lines(comparison_lines(found, limits, layers=arguments.layers))
+
+
+def push(arguments: argparse.Namespace) -> None:
+    if sys.stderr.isatty():  # before the hub's library reads it: uploads take long
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "0"
+    from evomerge.commands.push import parcel_of
+    from evomerge.commands.push import push as send
+    from evomerge.report.terminal import show_lines
+    from evomerge.visible import visible
+
+    parcel = parcel_of(
+        Path(arguments.folder),
+        arguments.repository,
+        private=not arguments.public,
+        licence=arguments.license,
+        revision=arguments.revision,
+    )
+    if arguments.dry_run:
+        show_lines([*parcel.lines(), "nothing was sent (--dry-run)"])
+        return
+    placement.stop_on_signals()
+    for name, why in parcel.left_out.items():
+        print(visible(f"stays here: {name}: {why}"), file=sys.stderr)
+    print(visible(send(parcel, say=lambda text: print(visible(text), file=sys.stderr))))
 
 
 def _density(text: str | None) -> float | None:

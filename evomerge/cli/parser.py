@@ -243,6 +243,35 @@ def make_parser() -> argparse.ArgumentParser:
     allow(sub)
 
     sub = command(
+        "push",
+        models.push,
+        "upload a merge to the Hugging Face hub, with its card and recipe",
+        "DIR is what `evomerge merge` wrote: a model, an adapter, or experts. Sent are weights (safetensors alone),\n"
+        "configs, tokenizer, card and recipe, in one commit; of folders of this machine that these name, the last part\n"
+        "of the path is left. A new repository is private unless --public is given. Somebody has to say what licence\n"
+        "the merge is under: its card does where all parents agree, else --license. The token is that of\n"
+        "`hf auth login`, or HF_TOKEN.\n\n"
+        "  evomerge push merged-model me/merged-model --dry-run",
+    )
+    sub.add_argument("folder", metavar="DIR", help="what `evomerge merge` wrote")
+    sub.add_argument("repository", metavar="OWNER/NAME", help="on the hub; made if it is new")
+    sub.add_argument("--license", metavar="ID", help="of the merge (default: as its card says)")
+    seen = sub.add_mutually_exclusive_group()
+    seen.add_argument("--public", action="store_true", help="all may see it")
+    seen.add_argument(
+        "--private", action="store_true", help="only you, and the members of OWNER (default)"
+    )
+    sub.add_argument(
+        "--revision",
+        metavar="BRANCH",
+        default="main",
+        help="default: %(default)s; made if it is new",
+    )
+    sub.add_argument(
+        "--dry-run", action="store_true", help="show what would be sent, and send nothing"
+    )
+
+    sub = command(
         "compare",
         models.compare,
         "compare models with the base they grew from, and with each other, by their weights",

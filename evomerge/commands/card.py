@@ -25,7 +25,7 @@ from evomerge.skeleton import Skeleton, check_architecture
 from evomerge.tensors import Place
 
 MOST = 1 << 20  # bytes of a card that are read
-_FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.S)
+FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.S)
 _LANGUAGE = re.compile(r"^[a-z]{2,3}(?:-[A-Za-z0-9]{2,8})*$", re.ASCII)
 _LINK = re.compile(r"^(?:https://[\x21-\x7e]{1,200}|[\w.-]{1,60})$", re.ASCII)
 _NAME = re.compile(r"^[\w.+ -]{1,60}$", re.ASCII)
@@ -108,7 +108,7 @@ def front_matter(card: Path) -> Mapping[str, Any]:
     try:
         with open_plain(card) as file:
             text = file.read(MOST).decode("utf-8-sig")
-        found = _FRONT.match(text)
+        found = FRONT.match(text)
         plain = config.parse(found[1], str(card)).plain if found else {}
     except (OSError, ValueError, InputError):
         return {}

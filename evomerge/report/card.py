@@ -22,6 +22,7 @@ from evomerge.report.text import interval_text, markdown_text
 from evomerge.visible import one_line, visible
 
 CARD, PICTURE = "README.md", "recipe.svg"
+UNSTATED = "This card states no licence for the merge: its maker has to."
 MOST_TEXT = 300  # characters of a text of a stranger
 PIPELINES = {  # the end of a class of transformers -> what the hub calls what it does
     "ForCausalLM": "text-generation",
@@ -137,6 +138,11 @@ def licence_of(facts: Facts) -> Licence | None:
     return facts.licence or common(facts.licences)
 
 
+def stated_text(licence: Licence) -> str:
+    """What a card says where its maker has chosen."""
+    return f"Its maker says: {markdown_text(str(licence))}."
+
+
 def is_hub_id(text: str) -> bool:
     return bool(_HUB_ID.match(text))
 
@@ -163,13 +169,13 @@ def _shown(parent: Parent) -> str:
 def _licence(facts: Facts) -> str:
     found, all_of = licence_of(facts), common(facts.licences)
     if found is None:
-        said = "This card states no licence for the merge: its maker has to."
+        said = UNSTATED
     elif facts.licence is None:
         said = f"All of its parents are under {markdown_text(str(found))}, and so is the merge."
     elif all_of == found:
         said = f"The merge is under {markdown_text(str(found))}, as all of its parents are."
     else:
-        said = f"Its maker says: {markdown_text(str(found))}."
+        said = stated_text(found)
     notes = "".join(f"\n* {markdown_text(each)}" for each in concerns(facts.licences))
     return f"## Licence\n\n{said}" + (f"\n{notes}" if notes else "")
 
