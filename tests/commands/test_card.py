@@ -21,6 +21,7 @@ from evomerge.errors import InputError
 from evomerge.recipe import Body, Recipe, group, passing
 from evomerge.report.card import CARD, PICTURE
 from evomerge.report.licences import KNOWN, Licence, common, concerns, stated
+from evomerge.testing.models import tiny_family
 
 Say = Callable[..., Path]
 EVIL = "</title><script>x</script> | `a` [b](javascript:c)\n---\nlicense: mit\n\x1b[31m"
@@ -213,3 +214,53 @@ def test_what_licences_mean() -> None:
     assert len(set(KNOWN)) == len(KNOWN) > 60
     with pytest.raises(InputError, match="knows no licence"):
         stated("my own")
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A base under MIT, and two adapters of it under Apache-2.0."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("adapters")
+    base = tiny_family(folder, ("base",), num_hidden_layers=2)["base"]
+    (base / CARD).write_text("---\nlicense: mit\n---\n")
+    made = {"base": str(base)}
+    for seed, name in enumerate("ab"):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            settings = LoraConfig(
+                r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM"
+            )
+            model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), settings)
+        model.save_pretrained(folder / name)
+        (folder / name / CARD).write_text("---\nlicense: apache-2.0\nlanguage: th\n---\n")
+        made[name] = f"{base}+{folder / name}"
+    return made
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [((), "as an adapter"), (("--experts", "2"), "an expert for each source")]
+)
+def test_adapters_and_experts_have_cards(
+    adapters: dict[str, str], tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    models = {name: adapters[name] for name in "ab"}
+    content = {
+        "base": adapters["base"],
+        "models": models,
+        "dtype": "float32",
+        "groups": [{"method": "task_arithmetic", "weight": {"a": 0.5, "b": 0.25}}],
+    }
+    (file := tmp_path / "recipe.yaml").write_text(config.dump(content))
+    out = tmp_path / "out"
+    assert main(["merge", str(file), "--as-adapter", *options, "-o", str(out)]) == 0
+    found = ModelCard((out / CARD).read_text())
+    assert said in found.text and str(tmp_path) not in found.text
+    data = found.data.to_dict()
+    assert data["library_name"] == "peft" and data["language"] == ["th"] and "license" not in data
+    assert "| a | base+a | mit; apache-2.0 |" in found.text
+    assert "differ (base mit, a apache-2.0, b apache-2.0)" in found.text
+    assert "a 0.50 to 0.50; b 0.25 to 0.25" in (out / PICTURE).read_text()
+    assert main(["push", str(out), "me/x", "--license", "mit", "--dry-run"]) == 0
