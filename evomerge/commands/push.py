@@ -244,9 +244,9 @@ def _licensed(card: Path, said: dict[str, Any], licence: Licence | None) -> byte
         InputError: neither says one.
     """
     own = said.get("license")
-    if licence is None and isinstance(own, str) and Licence(own).told:
-        return None
-    if licence is None or not licence.told:
+    if licence is None:
+        if isinstance(own, str) and Licence(own).told:
+            return None
         raise InputError(
             f"{card}: says nothing of a licence, as the parents' differ or are not known (it says what they are): look at "
             "them, and give --license ID, such as apache-2.0, or other"

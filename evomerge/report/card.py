@@ -23,6 +23,7 @@ from evomerge.visible import one_line, visible
 
 CARD, PICTURE = "README.md", "recipe.svg"
 UNSTATED = "This card states no licence for the merge: its maker has to."
+MOST_LINES = 60  # of a recipe: one of a group a tensor may have hundreds
 MOST_TEXT = 300  # characters of a text of a stranger
 PIPELINES = {  # the end of a class of transformers -> what the hub calls what it does
     "ForCausalLM": "text-generation",
@@ -188,12 +189,18 @@ def _recipe(recipe: Recipe) -> str:
         models={name: ModelRef(shown_name(ref)) for name, ref in recipe.models.items()},
         provenance={},
     )
-    content = visible(shown.to_yaml())
+    lines = visible(shown.to_yaml()).splitlines()
+    more = (
+        f"\n\n{len(lines) - MOST_LINES:,} more lines are in the file."
+        if len(lines) > MOST_LINES
+        else ""
+    )
+    content = "".join(f"{line}\n" for line in lines[:MOST_LINES])
     longest = max((len(run) for run in re.findall("`+", content)), default=0)
     fence = "`" * max(3, longest + 1)
     return (
         f"## Recipe\n\n`evomerge.yaml` beside this card is the whole recipe; `evomerge merge evomerge.yaml -o DIR` makes the "
-        f"merge again.\n\n{fence}yaml\n{content}{fence}"
+        f"merge again.\n\n{fence}yaml\n{content}{fence}{more}"
     )
 
 

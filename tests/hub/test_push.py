@@ -142,7 +142,7 @@ def test_what_is_no_merge_or_has_no_licence_is_refused(
     licensed = ("me/x", "--license", "mit")
     for arguments, expected in (
         ((merged, "me/x"), "says nothing of a licence"),
-        ((merged, "me/x", "--license", "unknown"), "says nothing of a licence"),
+        ((merged, "me/x", "--license", "unknown"), "knows no licence"),
         ((merged, "me/x", "--license", "mitt"), "did you mean 'mit'?"),
         ((merged, "x", "--license", "mit"), "expected OWNER/NAME"),
         ((merged, *licensed, "--revision", "../x"), "--revision"),
