@@ -22,8 +22,8 @@ from evomerge.report.card import CARD, PICTURE, Facts, Parent, card_of, is_hub_i
 from evomerge.report.licences import OTHER, Licence
 from evomerge.report.recipe_picture import recipe_picture
 from evomerge.skeleton import Skeleton, check_architecture
-from evomerge.tensors import Place
 
+CONFIG = "config.json"
 MOST = 1 << 20  # bytes of a card that are read
 FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.S)
 _LANGUAGE = re.compile(r"^[a-z]{2,3}(?:-[A-Za-z0-9]{2,8})*$", re.ASCII)
@@ -40,14 +40,16 @@ def write_card(folder: Path, recipe: Recipe, title: str, licence: Licence | None
         title: of the card.
         licence: as the user says; None: what all parents agree on.
     """
-    places, architecture = _skeleton_of(recipe)
-    picture = recipe_picture(recipe, places)
+    first = _config_of(recipe)
+    skeleton = Skeleton.of(first, "config.json")
+    picture = recipe_picture(recipe, list(skeleton.places.values()))
+    own = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else first
     facts = Facts(
         title=title,
         kind=kind_of(folder),
         recipe=recipe,
         parents=tuple(parents_of(recipe)),
-        architecture=architecture,
+        architecture=check_architecture(own, title),
         library=_library(folder),
         licence=licence,
         picture=picture is not None,
@@ -64,7 +66,7 @@ def carded(recipe: Recipe, out: str | Path, licence: Licence | None) -> Callable
 
 def kind_of(folder: Path) -> str:
     """``model``, ``adapter`` or ``experts``; empty for a folder of none of them."""
-    for file, kind in ((ROUTER, "experts"), (ADAPTER_CONFIG, "adapter"), ("config.json", "model")):
+    for file, kind in ((ROUTER, "experts"), (ADAPTER_CONFIG, "adapter"), (CONFIG, "model")):
         if (folder / file).is_file():
             return kind
     return ""
@@ -137,16 +139,12 @@ def _languages(said: Mapping[str, Any]) -> list[str]:
     return [each for each in listed if isinstance(each, str) and _LANGUAGE.match(each)]
 
 
-def _skeleton_of(recipe: Recipe) -> tuple[list[Place], str]:
-    """Where the tensors of a recipe's models sit, and of what class these are."""
+def _config_of(recipe: Recipe) -> Mapping[str, Any]:
+    """The config of a recipe's first model, the base where there is one."""
     ref = recipe.base or next(iter(recipe.models.values()))
-    while ref.is_recipe:
-        inner = Recipe.load(ref.portable)
-        ref = inner.base or next(iter(inner.models.values()))
-    folder = locate(ref.model, ref.origin)
-    known = read_json(folder / "config.json")
-    skeleton = Skeleton.of(known, str(folder))
-    return list(skeleton.places.values()), check_architecture(known, str(folder))
+    if ref.is_recipe:
+        return _config_of(Recipe.load(ref.portable))
+    return read_json(locate(ref.model, ref.origin) / CONFIG)
 
 
 def _library(folder: Path) -> str:

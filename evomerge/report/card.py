@@ -27,6 +27,7 @@ MOST_LINES = 60  # of a recipe: one of a group a tensor may have hundreds
 MOST_TEXT = 300  # characters of a text of a stranger
 PIPELINES = {  # the end of a class of transformers -> what the hub calls what it does
     "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
     "ForQuestionAnswering": "question-answering",
@@ -89,10 +90,13 @@ class Facts:
 
     @property
     def licences(self) -> dict[str, Licence]:
-        """Of all that the merge is made of."""
-        return {
-            shown: licence for parent in self.parents for shown, licence in parent.licences.items()
-        }
+        """Of all that the merge is made of; folders of one name are told apart by the parents' names."""
+        found: dict[str, Licence] = {}
+        for parent in self.parents:
+            for shown, licence in parent.licences.items():
+                apart = found.get(shown, licence) != licence
+                found[f"{shown} ({parent.name})" if apart else shown] = licence
+        return found
 
 
 def card_of(facts: Facts) -> str:

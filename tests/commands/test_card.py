@@ -73,7 +73,7 @@ def card(
     folder: Path, recipe: Recipe, licence: Licence | None = None, title: str = "merged"
 ) -> ModelCard:
     """The card of a merge that is already in its folder, as the hub's library reads it."""
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
     write_card(folder, recipe, title, licence)
     return ModelCard((folder / CARD).read_text(encoding="utf-8"))
 
@@ -140,6 +140,19 @@ def test_what_was_measured_is_on_untouched_items(models: Say, tmp_path: Path) ->
     assert "40 candidate merges were tried" in found.text and "likely too good" in found.text
     assert found.data.eval_results and "Nothing was measured" not in found.text
     assert "Nothing was measured" in card(tmp_path, recipe_of(folder)).text
+
+
+def test_folders_of_one_name_are_told_apart(models: Say, tmp_path: Path) -> None:
+    folder = models(chat={"license": "mit"})
+    shutil.copytree(folder / "chat", other := tmp_path / "others" / "chat")
+    (other / CARD).write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    named = {"one": ModelRef(str(folder / "chat")), "two": ModelRef(str(other))}
+    recipe = Recipe(
+        base=None, models=named, body=Body((group("linear", ("one", "two")),)), tokenizer="one"
+    )
+    found = card(tmp_path, recipe)
+    assert found.data.license is None
+    assert "differ (chat mit, chat (two) cc-by-nc-4.0)" in found.text
 
 
 def test_strangers_texts_are_text(models: Say, tmp_path: Path) -> None:
