@@ -27,7 +27,7 @@ from evomerge.config import write_bytes
 from evomerge.errors import CheckpointError, RunError
 from evomerge.visible import first_line
 
-LIGHT = ("*.json", "*.jinja", "*.model", "merges.txt")  # what is fetched at first
+LIGHT = ("*.json", "*.jinja", "*.model", "merges.txt", "README.md")  # what is fetched at first
 _OTHERS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")  # weights
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 _WAIT = 30  # seconds for an answer

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +18,14 @@ if TYPE_CHECKING:
 
 
 def merge(arguments: argparse.Namespace) -> None:
+    from evomerge.commands.card import carded
     from evomerge.merging import merge, merge_adapter, merge_experts
+    from evomerge.report.licences import stated
     from evomerge.report.progress import progress_bar
     from evomerge.visible import visible
 
     placement.stop_on_signals()
+    licence = stated(arguments.license) if arguments.license else None
     recipe, notes = _recipe(arguments.recipe)
     recipe = recipe.allowing(arguments.allow)
     for note in notes:
@@ -38,6 +43,7 @@ def merge(arguments: argparse.Namespace) -> None:
             "device": arguments.device or "cpu",
             "progress": advance,
             "say": lambda text: print(visible(text), file=sys.stderr),
+            "finish": carded(recipe, arguments.output, licence),
         }
         if arguments.experts is not None:
             ranks = {"rank": arguments.experts, "shared_rank": arguments.rank}
@@ -49,6 +55,73 @@ def merge(arguments: argparse.Namespace) -> None:
             size = int(arguments.shard_size * 2**30)
             merge(recipe, arguments.output, shard_bytes=size, **common)
     print(arguments.output)
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    from evomerge.commands.compare import compare_models
+    from evomerge.parents.comparison import Comparison, Limits
+    from evomerge.report.comparison import comparison_lines, comparison_markdown
+    from evomerge.report.comparison_page import comparison_page
+    from evomerge.report.progress import progress_bar
+    from evomerge.report.terminal import show_lines
+    from evomerge.visible import visible
+
+    def as_json(found: Comparison) -> str:
+        return json.dumps(found.plain(limits), indent=2) + "\n"
+
+    texts: dict[str, Callable[[Comparison], str]] = {
+        ".html": lambda found: comparison_page(found, limits),
+        ".json": as_json,
+        ".md": lambda found: comparison_markdown(found, limits, layers=True),
+    }
+    placement.stop_on_signals()
+    limits = Limits().setting(arguments.limit)
+    path = Path(arguments.output) if arguments.output else None
+    if path is not None and path.suffix not in texts:
+        raise InputError(f"{path}: expected a name that ends in {', '.join(texts)}")
+    if path is not None:
+        output.refuse_existing(path, arguments.force)  # before all weights are read
+    with progress_bar("comparing") as advance:
+        found = compare_models(
+            arguments.models,
+            arguments.base,
+            tokenizer=arguments.tokenizer,
+            mask=arguments.mask_lambda,
+            exact=arguments.exact,
+            allow=arguments.allow,
+            progress=advance,
+            say=lambda text: print(visible(text), file=sys.stderr),
+        )
+    if path is not None:
+        output.write(path, texts[path.suffix](found), arguments.force)
+    if arguments.json:
+        print(as_json(found), end="")
+    elif path is None:
+        show_lines(comparison_lines(found, limits, layers=arguments.layers))
+
+
+def push(arguments: argparse.Namespace) -> None:
+    if sys.stderr.isatty():  # before the hub's library reads it: uploads take long
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "0"
+    from evomerge.commands.push import parcel_of
+    from evomerge.commands.push import push as send
+    from evomerge.report.terminal import show_lines
+    from evomerge.visible import visible
+
+    parcel = parcel_of(
+        Path(arguments.folder),
+        arguments.repository,
+        private=not arguments.public,
+        licence=arguments.license,
+        revision=arguments.revision,
+    )
+    if arguments.dry_run:
+        show_lines([*parcel.lines(), "nothing was sent (--dry-run)"])
+        return
+    placement.stop_on_signals()
+    for name, why in parcel.left_out.items():
+        print(visible(f"stays here: {name}: {why}"), file=sys.stderr)
+    print(visible(send(parcel, say=lambda text: print(visible(text), file=sys.stderr))))
 
 
 def _density(text: str | None) -> float | None:

@@ -229,7 +229,8 @@ def make_parser() -> argparse.ArgumentParser:
         "merge",
         models.merge,
         "materialize a recipe as a Hugging Face model folder, or adapters as an adapter",
-        "Written shard by shard beside DIR and renamed at the end: DIR appears whole or not at all.\n\n"
+        "Written shard by shard beside DIR and renamed at the end: DIR appears whole or not at all. With it come the\n"
+        "recipe (evomerge.yaml) and a card (README.md) for the hub: see docs/sharing.md.\n\n"
         "With --as-adapter DIR is a PEFT adapter (LoRA) of the one model that all models of the recipe are\n"
         "adapters of. A sum of adapters (linear, task_arithmetic, also with a line over depth) and methods on\n"
         "factors (robustmerge, lego) are exact, at the sum of the ranks at most; any other merge is brought\n"
@@ -272,6 +273,87 @@ def make_parser() -> argparse.ArgumentParser:
         help="largest weight file (default: %(default)s)",
     )
     sub.add_argument("--device", help="where kernels run: cpu, cuda, cuda:1 (default: cpu)")
+    sub.add_argument(
+        "--license",
+        metavar="ID",
+        help="of the merge, for its card (default: that of all parents, where it is one)",
+    )
+    allow(sub)
+
+    sub = command(
+        "push",
+        models.push,
+        "upload a merge to the Hugging Face hub, with its card and recipe",
+        "DIR is what `evomerge merge` wrote: a model, an adapter, or experts. Sent are weights (safetensors alone),\n"
+        "configs, tokenizer, card and recipe, in one commit; of folders of this machine that these name, the last part\n"
+        "of the path is left. A new repository is private unless --public is given. Somebody has to say what licence\n"
+        "the merge is under: its card does where all parents agree, else --license. The token is that of\n"
+        "`hf auth login`, or HF_TOKEN.\n\n"
+        "  evomerge push merged-model me/merged-model --dry-run",
+    )
+    sub.add_argument("folder", metavar="DIR", help="what `evomerge merge` wrote")
+    sub.add_argument("repository", metavar="OWNER/NAME", help="on the hub; made if it is new")
+    sub.add_argument("--license", metavar="ID", help="of the merge (default: as its card says)")
+    seen = sub.add_mutually_exclusive_group()
+    seen.add_argument("--public", action="store_true", help="all may see it")
+    seen.add_argument(
+        "--private", action="store_true", help="only you, and the members of OWNER (default)"
+    )
+    sub.add_argument(
+        "--revision",
+        metavar="BRANCH",
+        default="main",
+        help="default: %(default)s; made if it is new",
+    )
+    sub.add_argument(
+        "--dry-run", action="store_true", help="show what would be sent, and send nothing"
+    )
+
+    sub = command(
+        "compare",
+        models.compare,
+        "compare models with the base they grew from, and with each other, by their weights",
+        "Kinship, norms, sparsity, ranks, conflicts of signs, entries that one model or several need (TALL masks),\n"
+        "what a dtype takes, and a verdict by the rules of What Matters for Model Merging at Scale: see\n"
+        "docs/compare.md. Weights are read tensor by tensor. Of models of more than 4 billion parameters together a\n"
+        "sample of entries is looked at, unless --exact is given.\n\n"
+        "  evomerge compare chat=org/chat-model sea=org/sea-model --base org/base -o compared.html",
+    )
+    sub.add_argument(
+        "models",
+        metavar="[NAME=]MODEL",
+        nargs="+",
+        help="folders, hub ids, MODEL+ADAPTER or recipe.yaml",
+    )
+    sub.add_argument("--base", metavar="MODEL", required=True, help="what they grew from")
+    sub.add_argument("--json", action="store_true", help="machine-readable")
+    sub.add_argument(
+        "-o", "--output", metavar="FILE", help="file to write instead: .html, .json or .md"
+    )
+    sub.add_argument("--force", action="store_true", help="replace an existing file")
+    sub.add_argument("--layers", action="store_true", help="with a table by layer")
+    sub.add_argument(
+        "--limit",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="of the verdict, may be given again: parents, equal, redundant, far, conflict, rounding",
+    )
+    sub.add_argument(
+        "--mask-lambda",
+        metavar="X",
+        type=float,
+        default=0.4,
+        help="how far an entry must stand out for a model to need it (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--tokenizer",
+        metavar="NAME",
+        help="the model whose vocabulary all are brought to (default: base)",
+    )
+    sub.add_argument(
+        "--exact", action="store_true", help="look at all entries, however large the models are"
+    )
     allow(sub)
 
     sub = command("score", scores.score, "score one model or recipe on a fitness file")

@@ -27,6 +27,7 @@ def merge_adapter(
     device: str = "cpu",
     progress: Callable[[str, int], None] = lambda name, total: None,
     say: Callable[[str], None] = lambda text: None,
+    finish: Callable[[Path], None] = lambda folder: None,
 ) -> Path:
     """Write a merge of adapters as a PEFT folder: base + it is the merge, before the recipe's dtype rounds that.
 
@@ -42,6 +43,7 @@ def merge_adapter(
         device: where kernels run.
         progress: called with each tensor's name and the number of tensors.
         say: called with each line on what is downloaded, on the ranks, and on what they lose.
+        finish: called with the folder when all else is in it, before it takes its name.
 
     Raises:
         InputError: ``out`` exists or is a parent; a model is no adapter of the base; the merge is no sum of the
@@ -58,6 +60,7 @@ def merge_adapter(
         device=device,
         progress=progress,
         say=say,
+        finish=finish,
         kept=True,
     )
 
@@ -72,6 +75,7 @@ def write_adapter(
     device: str,
     progress: Callable[[str, int], None],
     say: Callable[[str], None],
+    finish: Callable[[Path], None] = lambda folder: None,
     kept: bool = False,
     added: bool = False,
 ) -> Path:
@@ -96,6 +100,7 @@ def write_adapter(
                 found.smaller = _times_smaller(work, made, density)
         if kept:
             keep_recipe(recipe, work / "evomerge.yaml")
+        finish(work)
     for line in found.lines(rank):
         say(line)
     return out

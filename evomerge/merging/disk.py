@@ -39,6 +39,7 @@ def write_merge(
     device: str = "cpu",
     progress: Callable[[str, int], None] = lambda name, total: None,
     rounded: Callable[[Rounding], None] | None = None,
+    finish: Callable[[Path], None] = lambda folder: None,
 ) -> Path:
     """Materialize ``recipe`` as a Hugging Face folder that transformers and lm-eval load as is.
 
@@ -54,6 +55,7 @@ def write_merge(
         device: where kernels run.
         progress: called with each tensor's name and the number of tensors.
         rounded: called with what rounding to the recipe's dtype takes; None: it is not counted.
+        finish: called with the folder when all else is in it, before it takes its name.
 
     Raises:
         InputError: ``out`` exists or is a parent, or a model is unreadable or incompatible.
@@ -85,6 +87,7 @@ def write_merge(
         (work / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         copy_companions(parents.donor, work)
         keep_recipe(recipe, work / "evomerge.yaml")
+        finish(work)
     if tally and rounded:
         rounded(tally.rounding)
     return out

@@ -47,6 +47,7 @@ def merge_experts(
     device: str = "cpu",
     progress: Callable[[str, int], None] = lambda name, total: None,
     say: Callable[[str], None] = lambda text: None,
+    finish: Callable[[Path], None] = lambda folder: None,
 ) -> Path:
     """Write a merge of adapters as a shared adapter, experts of low rank, and what a router needs of them.
 
@@ -60,6 +61,7 @@ def merge_experts(
         device: where kernels run.
         progress: called with each tensor's name and the number of tensors.
         say: called with each line on what is downloaded, on the ranks, and on what they lose.
+        finish: called with the folder when all else is in it, before it takes its name.
 
     Raises:
         InputError: as ``merge_adapter``; or something is no factor, and so cannot be added up.
@@ -102,6 +104,7 @@ def merge_experts(
         content = {"base": base.portable, SHARED: SHARED, EXPERTS: experts}
         (work / ROUTER).write_text(_ABOUT + config.dump(content), encoding="utf-8")
         keep_recipe(recipe, work / "evomerge.yaml")
+        finish(work)
     return out
 
 

@@ -38,6 +38,7 @@ def merge(
     device: str = "cpu",
     progress: Callable[[str, int], None] = lambda name, total: None,
     say: Callable[[str], None] = lambda text: None,
+    finish: Callable[[Path], None] = lambda folder: None,
 ) -> Path:
     """Materialize ``recipe`` as a Hugging Face folder that transformers and lm-eval load as is.
 
@@ -50,6 +51,7 @@ def merge(
         progress: called with each tensor's name and the number of tensors.
         say: called with each line on what is downloaded, on what speaks against the merge, and on what its dtype
             takes, if anything does.
+        finish: called with the folder when all else is in it, before it takes its name.
 
     Raises:
         InputError: ``out`` exists or is a parent, or a model is unreadable or incompatible.
@@ -73,4 +75,5 @@ def merge(
         device=device,
         progress=progress,
         rounded=rounded,
+        finish=finish,
     )

@@ -85,7 +85,7 @@ def end_of_turn(model: Checkpoint) -> str | None:
 
     The template is rendered as transformers renders it, in a sandbox.
     """
-    template = _template(model)
+    template = template_of(model)
     if template is None:
         return None
     known = special(model)
@@ -107,7 +107,7 @@ def _rendered(template: str, known: Mapping[str, str]) -> str:
         return ""
 
 
-def _template(model: Checkpoint) -> str | None:
+def template_of(model: Checkpoint) -> str | None:
     path = model.folder / TEMPLATE
     if path.is_file():
         try:

@@ -49,7 +49,7 @@ def inner_products(parents: Parents, sources: Sequence[str]) -> dict[tuple[str, 
     total = np.zeros((len(sources), len(sources)))
     for owns in common:
         base = parents.tensor(BASE, owns[BASE]).flatten()
-        runs = _runs(owns[BASE], len(base))
+        runs = runs_of(owns[BASE], len(base))
         taken = sum(end - start for start, end in runs)
 
         def entries(tensor: torch.Tensor, runs: Sequence[tuple[int, int]] = runs) -> torch.Tensor:
@@ -68,7 +68,7 @@ def inner_products(parents: Parents, sources: Sequence[str]) -> dict[tuple[str, 
     }
 
 
-def _runs(name: str, size: int) -> list[tuple[int, int]]:
+def runs_of(name: str, size: int) -> list[tuple[int, int]]:
     """Start and end of the runs that are read of a tensor of ``size`` entries; all of a small one."""
     if size <= ENTRIES:
         return [(0, size)]
