@@ -17,6 +17,7 @@ from evomerge.commands.check_suite import (
     describe_objectives,
 )
 from evomerge.commands.code import Tasks, lines_of, read_tasks, remote_code
+from evomerge.commands.rounds import check_rounds
 from evomerge.errors import CandidateFailed, ConfigError, Incompatible, InputError
 from evomerge.evolution.core import ENOUGH, ENOUGH_FOR_UNEQUAL
 from evomerge.interop import is_mergekit, load_recipe
@@ -33,6 +34,8 @@ from evomerge.record.record import Record
 from evomerge.rounding import TOLD
 from evomerge.run.calibrating import wanted
 from evomerge.run.preflight import Run, inspect, prepare
+from evomerge.run.rounds import NAME as ROUNDS
+from evomerge.run.rounds import is_rounds
 from evomerge.run.spec import NAME, RunSpec, load_run
 from evomerge.scorers.sources import Code
 from evomerge.suite.objectives import why_no_sum
@@ -40,7 +43,7 @@ from evomerge.suite.splits import Split
 
 
 def check(path: str | Path, allow: Sequence[str] = ()) -> list[str]:
-    """What there is to know about a run.yaml, run folder, fitness file or recipe, one fact a line.
+    """What there is to know about a run.yaml, run folder, rounds.yaml, fitness file or recipe, one fact a line.
 
     Nothing that stands in the file, or in the folders it names, is executed.
 
@@ -53,12 +56,21 @@ def check(path: str | Path, allow: Sequence[str] = ()) -> list[str]:
     """
     path = Path(path)
     file = path / NAME if path.is_dir() else path
+    if not file.is_file() and (path / ROUNDS).is_file():
+        file = path / ROUNDS
     if is_mergekit(file):
         recipe, notes = load_recipe(file)
         recipe = recipe.allowing(allow)
         return [*_check_recipe(file, recipe), *(f"note: {note}" for note in notes)]
     node = config.read(file)
     keys = set(node.value) if isinstance(node.value, dict) else set()
+    if is_rounds(node):
+        if allow:
+            raise InputError(
+                f"{file}: is no recipe, so --allow says nothing of it; rounds say what their models may differ in under "
+                "search.models.allow"
+            )
+        return check_rounds(file)
     is_run = file.name == NAME or bool(keys & {"space", "fitness", "optimizer", "budget"})
     if allow and (is_run or "objectives" in keys):
         raise InputError(
