@@ -28,7 +28,7 @@ from evomerge.run.rounds import load_rounds
 TRAIN = """
 import json, os, shutil, signal, sys, time
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 model, branch, out = sys.argv[1:4]
 mode = open("mode").read() if os.path.exists("mode") else ""
 with open("calls", "a") as calls:
@@ -45,15 +45,21 @@ if branch == "sea" and mode in ("stop", "kill"):
     os.kill(os.getppid(), signal.SIGINT if mode == "stop" else signal.SIGKILL)
     time.sleep(600)
 random = np.random.default_rng([len(model), ord(branch[0])])
+content = bytearray(open(f"{model}/model.safetensors", "rb").read())
+start = 8 + int.from_bytes(content[:8], "little")
+head = json.loads(content[8:start])
 if branch == "words":
     shutil.copytree(model, out, dirs_exist_ok=True)
-    weights = load_file(f"{out}/model.safetensors")
-    name = "model.layers.0.mlp.down_proj.weight"
-    weights[name] = (weights[name] + 0.02 * random.standard_normal(weights[name].shape)).astype(np.float32)
-    save_file(weights, f"{out}/model.safetensors", {"format": "pt"})
+    tensor = head["model.layers.0.mlp.down_proj.weight"]
+    begin, end = (start + at for at in tensor["data_offsets"])
+    wide = {"BF16": "<u2", "F32": "<u4"}[tensor["dtype"]]
+    bits = np.frombuffer(content[begin:end], wide).copy()
+    bits ^= (1 << random.integers(0, {"<u2": 7, "<u4": 23}[wide], bits.size)).astype(wide)  # of the mantissa
+    content[begin:end] = bits.tobytes()
+    open(f"{out}/model.safetensors", "wb").write(content)
 else:
     os.makedirs(out, exist_ok=True)
-    shape = load_file(f"{model}/model.safetensors")["model.layers.1.self_attn.q_proj.weight"].shape
+    shape = head["model.layers.1.self_attn.q_proj.weight"]["shape"]
     path = "base_model.model.model.layers.1.self_attn.q_proj"
     draw = lambda *size: (0.1 * random.standard_normal(size)).astype(np.float32)
     factors = {f"{path}.lora_A.weight": draw(2, shape[1]), f"{path}.lora_B.weight": draw(shape[0], 2)}
@@ -169,7 +175,7 @@ def test_what_came_of_what_is_written_down(done: Path) -> None:
     assert (one["trained_from"], one["champion"]) == (str(EMBEDDED / "base"), "round-1/champion")
     assert (two["trained_from"], two["base"]) == ("round-1/champion", "../../round-1/champion")
     weights = Checkpoint.outline(ModelRef(str(done / "round-1" / "branches" / "words")))
-    assert one["branches"]["words"]["sha256"] == weights.digest
+    assert one["branches"]["words"]["sha256"] == weights.fingerprint
     assert one["winner"]["score"].keys() >= {"value", "low", "high"}
 
 
