@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
@@ -98,6 +99,23 @@ def families_table() -> str:
     return "\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:])
 
 
+def systems_counts() -> str:
+    """How many published systems work, and how far."""
+    return _systems().counts_table()
+
+
+def systems_table() -> str:
+    """Every published system with what of it works here."""
+    return _systems().systems_table()
+
+
+def _systems() -> Any:
+    sys.path.insert(0, str(ROOT / "docs"))
+    import systems
+
+    return systems
+
+
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {  # marker -> file, table
     "methods table": ("README.md", methods_table),
     "rooms table": ("CONTRIBUTING.md", rooms_table),
@@ -105,6 +123,8 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {  # marker -> file, table
     "search tables": ("docs/search.md", search_tables),
     "families table": ("docs/architectures.md", families_table),
     "frontier tables": ("docs/search.md", frontier_tables),
+    "systems counts": ("docs/systems.md", systems_counts),
+    "systems table": ("docs/systems.md", systems_table),
 }
 
 

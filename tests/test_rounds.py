@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -18,11 +19,12 @@ from evomerge import Recipe, config
 from evomerge.checkpoint import EMBEDDED, Checkpoint, ModelRef
 from evomerge.checkpoint.contents import file_digest
 from evomerge.cli import main
+from evomerge.cli.parser import make_parser
 from evomerge.commands.check import check
 from evomerge.commands.rounds import LINEAGE, LOCK, rounds
 from evomerge.errors import ConfigError, InputError, RunError
 from evomerge.record.record import Record
-from evomerge.run.rounds import load_rounds
+from evomerge.run.rounds import PLACEHOLDERS, load_rounds
 
 # What stands for training where it need not be any: a copy of the model with one tensor changed, or an adapter.
 TRAIN = """
@@ -323,3 +325,26 @@ def test_training_moves_a_model_and_its_merge_is_gone_on_from(tmp_path: Path) ->
     for name, branch in (("en", words), ("id", sea)):
         assert branch.objectives[name].value < base.objectives[name].value - 0.1
         assert winner.objectives[name].value < base.objectives[name].value
+
+
+def test_the_document_shows_rounds_and_commands_that_are(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    text = (root / "docs" / "rounds.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S)
+    folder = tmp_path / "runs" / "mine"
+    folder.mkdir(parents=True)
+    for name in ("search_spaces", "fitness"):
+        (tmp_path / name).symlink_to(root / name)
+    (folder / "rounds.yaml").write_text(block)
+    spec = load_rounds(folder)
+    assert spec.command(2, "code", "M", Path("O"))[3:] == [
+        "M",
+        "--data",
+        "data/2/code.jsonl",
+        "--out",
+        "O",
+    ]
+    for line in re.findall(r"^\$ evomerge (.*)", text, re.M):
+        assert make_parser().parse_args(shlex.split(line, comments=True))
+    shown = set(re.findall(r"^\| `{(\w+)}`", text, re.M))
+    assert shown == set(PLACEHOLDERS)
