@@ -175,7 +175,11 @@ def test_what_came_of_what_is_written_down(done: Path) -> None:
     assert found["start"] == {"model": str(EMBEDDED / "base")}
     one, two = found["rounds"]
     assert (one["trained_from"], one["champion"]) == (str(EMBEDDED / "base"), "round-1/champion")
-    assert (two["trained_from"], two["base"]) == ("round-1/champion", "../../round-1/champion")
+    assert two["trained_from"] == two["base"] == "round-1/champion"
+    assert [each["model"] for each in two["branches"].values()] == [
+        "round-2/branches/words",
+        "round-1/champion+round-2/branches/sea",
+    ]
     weights = Checkpoint.outline(ModelRef(str(done / "round-1" / "branches" / "words")))
     assert one["branches"]["words"]["sha256"] == weights.fingerprint
     assert one["winner"]["score"].keys() >= {"value", "low", "high"}

@@ -25,7 +25,7 @@ from evomerge.commands.search import search
 from evomerge.errors import InputError, RunError
 from evomerge.merging import merge
 from evomerge.pool.serial import SerialPool
-from evomerge.recipe import Recipe
+from evomerge.recipe import BASE, Recipe
 from evomerge.record.record import Record
 from evomerge.report.files import Result, result_of
 from evomerge.run import loop
@@ -231,10 +231,11 @@ class _Lineage:
         entry = {
             "round": number,
             "trained_from": self._named(model),
-            "base": record.head.content["models"]["base"],
+            "base": self._model(record.head.models[BASE].ref, job),
             "branches": {
-                name: {"model": text, **_weights(record, name)}
-                for name, text in record.head.content["models"]["sources"].items()
+                name: {"model": self._model(parent.ref, job), "sha256": parent.sha256}
+                for name, parent in record.head.models.items()
+                if name != BASE
             },
             "search": self._named(str(job)),
             "winner": {
@@ -248,6 +249,11 @@ class _Lineage:
         self._content["rounds"].append(entry)
         self._write()
 
+    def _model(self, text: str, job: Path) -> str:
+        """A model that the run.yaml in ``job`` names, each part of it from this folder."""
+        parts = ModelRef(text, str(job)).parts
+        return "+".join(self._named(ModelRef(part, str(job)).portable) for part in parts)
+
     def _named(self, path: str) -> str:
         """From this folder, where it lies in it."""
         inside = os.path.isabs(path) and Path(path).is_relative_to(self._path.parent)
@@ -259,12 +265,6 @@ class _Lineage:
             config.write_text(self._path, text)
         except OSError as error:
             raise RunError(f"{self._path}: {durable.why(error)}; make room and go on") from None
-
-
-def _weights(record: Record, name: str) -> dict[str, str]:
-    """The sha256 of a model's weights, as its run knows it."""
-    parent = record.head.models.get(name)
-    return {"sha256": parent.sha256} if parent is not None else {}
 
 
 def _named(spec: Rounds) -> str:
