@@ -336,7 +336,7 @@ def test_nothing_from_a_file_is_markup_of_the_report(done: Path) -> None:
     cells = [line.count("|") for line in lines if line.startswith("|")]
     first, second = cells[: len(rows) + 2], cells[len(rows) + 2 :]
     assert len(set(first)) == 1
-    assert len(beside) == 2 and len(second) == len(beside) + 2 and len(set(second)) == 1
+    assert beside and len(second) == len(beside) + 2 and len(set(second)) == 1
     assert (
         markdown_text("0.5 [0.4, 0.6] < 0.001 #3 (50% of x)")
         == "0.5 [0.4, 0.6] < 0.001 #3 (50% of x)"

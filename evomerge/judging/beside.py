@@ -15,8 +15,10 @@ Deviations: a draw for each original, once, so that siblings of an item are answ
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from evomerge import seeds
+from evomerge.errors import CandidateFailed
 from evomerge.suite.scorer import Mixing, Responses, Results
 from evomerge.suite.suite import Suite
 
@@ -71,7 +73,10 @@ def _blend(suite: Suite, name: str, answers: list[Responses], seed: int) -> Resp
 def _mixture(suite: Suite, name: str, answers: list[Responses]) -> Responses | None:
     """The answers of the mean of the sources' distributions; None where what is kept does not tell them."""
     scorer = suite.scorers[name]
-    found = scorer.mixed(answers) if isinstance(scorer, Mixing) else None
+    found = None
+    if isinstance(scorer, Mixing):
+        with suppress(CandidateFailed):  # a metric that is no number of them
+            found = scorer.mixed(answers)
     wanted = {
         factor
         for objective in suite.measured
