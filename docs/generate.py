@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
@@ -112,6 +113,23 @@ def counts() -> str:
     )
 
 
+def systems_counts() -> str:
+    """How many published systems work, and how far."""
+    return _systems().counts_table()
+
+
+def systems_table() -> str:
+    """Every published system with what of it works here."""
+    return _systems().systems_table()
+
+
+def _systems() -> Any:
+    sys.path.insert(0, str(ROOT / "docs"))
+    import systems
+
+    return systems
+
+
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {  # marker -> file, table
     "methods table": ("docs/methods.md", methods_table),
     "counts": ("README.md", counts),
@@ -120,6 +138,8 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {  # marker -> file, table
     "search tables": ("docs/search.md", search_tables),
     "families table": ("docs/architectures.md", families_table),
     "frontier tables": ("docs/search.md", frontier_tables),
+    "systems counts": ("docs/systems.md", systems_counts),
+    "systems table": ("docs/systems.md", systems_table),
 }
 
 

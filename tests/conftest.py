@@ -66,6 +66,7 @@ SLOW = (
     *(
         "test_cli",
         "test_add_parent",
+        "test_rounds",
         "engines/test_contract",
         "engines/test_spreading",
         "optimizers/test_cma",

@@ -352,12 +352,14 @@ def test_nothing_from_a_file_is_markup_of_the_report(done: Path) -> None:
     assert table is not None
     label = "a|b\n| c | <script>x</script> [y](javascript:z) ![i](j) `k` &lt;"
     rows = tuple(dataclasses.replace(row, label=label, notes=(EVIL,)) for row in table.rows)
-    page = table_markdown(dataclasses.replace(table, rows=rows))
+    beside = tuple(dataclasses.replace(each, label=label) for each in table.beside)
+    page = table_markdown(dataclasses.replace(table, rows=rows, beside=beside))
     assert "<script>" not in page and "](" not in page and "\x1b" not in page
-    cells = [
-        line.replace("\\|", "").count("|") for line in page.splitlines() if line.startswith("|")
-    ]
-    assert len(set(cells)) == 1 and len(cells) == len(table.rows) + 2
+    lines = [line.replace("\\|", "") for line in page.splitlines()]
+    cells = [line.count("|") for line in lines if line.startswith("|")]
+    first, second = cells[: len(rows) + 2], cells[len(rows) + 2 :]
+    assert len(set(first)) == 1
+    assert beside and len(second) == len(beside) + 2 and len(set(second)) == 1
     assert (
         markdown_text("0.5 [0.4, 0.6] < 0.001 #3 (50% of x)")
         == "0.5 [0.4, 0.6] < 0.001 #3 (50% of x)"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from evomerge import __version__
-from evomerge.cli import models, placement, runs, scores
+from evomerge.cli import models, placement, rounds, runs, scores
 from evomerge.errors import did_you_mean, one_of
 from evomerge.visible import visible
 
@@ -163,6 +163,18 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--method", choices=("opcm",), help="write a recipe instead, which merges by this method"
     )
+
+    sub = command(
+        "rounds",
+        rounds.rounds,
+        "train branches by a command of yours, search for their best merge, and go on from that",
+        "FILE is a rounds.yaml (see docs/rounds.md): where to start, the branches, the training command with {model},\n"
+        "{branch}, {round} and {out} in it, how many rounds, and the search that merges what comes of it. The command is\n"
+        "executed once for each branch and round; `evomerge check FILE` shows it. Stop at any time and run the same\n"
+        "command to go on: no training that ended well is repeated.",
+    )
+    sub.add_argument("file", metavar="FILE", help="a rounds.yaml, or its folder")
+    placement.add_options(sub)
 
     sub = command(
         "status",

@@ -1,1 +1,1 @@
-"""The commands whole, as functions: search, check, score, measure, reduce, add a parent."""
+"""The commands whole, as functions: search, rounds, check, score, measure, reduce, add a parent."""

@@ -15,6 +15,7 @@ from evomerge.merging import outline_model
 from evomerge.parents import check_compatible
 from evomerge.recipe import BASE, Body, Recipe, group
 from evomerge.record.record import Record
+from evomerge.run.moving import calibration_moved, fitness_moved
 from evomerge.run.others import given_by_runs
 from evomerge.run.spec import NAME, RunSpec, load_run, run_of
 from evomerge.space.start import BEST, MOST, OtherRun, Published
@@ -68,9 +69,9 @@ def reopen(
     spec, out = _checked(run, parent, out)
     node = config.read(spec.folder / NAME)
     content = {**node.plain, "models": _models(spec, parent, node.plain["models"])}
-    for key, rebase in (("fitness", _fitness), ("calibration", _calibration)):
+    for key, moved in (("fitness", fitness_moved), ("calibration", calibration_moved)):
         if key in content:
-            content[key] = rebase(content[key], spec.folder)
+            content[key] = moved(content[key], lambda file: _absolute(file, spec.folder))
     remarks = []
     content["space"], left = _space(spec, content["space"])
     file = str(out / NAME)
@@ -193,33 +194,6 @@ def _space(spec: RunSpec, plain: Any) -> tuple[dict[str, Any], list[str]]:
     names = [n for n in spec.space.start if isinstance(n, str) and n not in files]
     recipes = [each.name for each in spec.space.start if isinstance(each, Published)]
     return {**plain, "start": names}, [*files, *recipes, *runs]
-
-
-def _fitness(plain: Any, folder: Path) -> Any:
-    if isinstance(plain, str):
-        return _absolute(plain, folder)
-    found = dict(plain)
-    if "include" in found:
-        include = found["include"]
-        listed = [include] if isinstance(include, str) else include
-        found["include"] = [_absolute(each, folder) for each in listed]
-    objectives = found["objectives"]
-    texts = {
-        each["text"]: _absolute(each["text"], folder)
-        for each in objectives.values()
-        if "text" in each
-    }
-    found["objectives"] = {
-        name: {**each, "text": texts[each["text"]]} if "text" in each else each
-        for name, each in objectives.items()
-    }
-    if "anchors" in found:  # by the names that texts are written with
-        found["anchors"] = {texts.get(name, name): each for name, each in found["anchors"].items()}
-    return found
-
-
-def _calibration(plain: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    return {**plain, "file": _absolute(plain["file"], folder)}
 
 
 def _absolute(file: str, folder: Path) -> str:

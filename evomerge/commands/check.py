@@ -21,6 +21,7 @@ from evomerge.commands.check_suite import (
 )
 from evomerge.commands.code import Tasks, lines_of, read_tasks, remote_code
 from evomerge.commands.kinds import Kind, kind_of
+from evomerge.commands.rounds import check_rounds
 from evomerge.errors import CandidateFailed, ConfigError, Incompatible, InputError
 from evomerge.evolution.core import ENOUGH, ENOUGH_FOR_UNEQUAL
 from evomerge.interop import load_recipe
@@ -37,6 +38,7 @@ from evomerge.record.record import Record
 from evomerge.rounding import TOLD
 from evomerge.run.calibrating import wanted
 from evomerge.run.preflight import Run, inspect, prepare
+from evomerge.run.rounds import NAME as ROUNDS
 from evomerge.run.spec import NAME, RunSpec, load_run, readable_parts
 from evomerge.scorers.sources import Code
 from evomerge.suite.objectives import why_no_sum
@@ -44,7 +46,7 @@ from evomerge.suite.splits import Split
 
 
 def check(path: str | Path, allow: Sequence[str] = ()) -> list[str]:
-    """What there is to know about a run, fitness file, search space, recipe or model, one fact a line.
+    """What there is to know about a run, rounds, fitness file, search space, recipe or model, one fact a line.
 
     Nothing that stands in the file, or in the folders it names, is executed.
 
@@ -64,10 +66,12 @@ def check(path: str | Path, allow: Sequence[str] = ()) -> list[str]:
     if allow:
         raise InputError(
             f"{path}: is {kind}, no recipe, so --allow says nothing of it; a run says what its models may differ in "
-            "under models.allow"
+            "under models.allow, rounds under search.models.allow"
         )
     if kind == Kind.RUN:
         return _check_run(path)
+    if kind == Kind.ROUNDS:
+        return check_rounds(path / ROUNDS if path.is_dir() else path)
     if kind == Kind.FITNESS:
         return check_suite(path)
     if kind == Kind.SPACE:

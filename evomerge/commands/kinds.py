@@ -8,6 +8,8 @@ from pathlib import Path
 from evomerge import config
 from evomerge.interop import is_mergekit
 from evomerge.record.events import JOURNAL
+from evomerge.run.rounds import NAME as ROUNDS
+from evomerge.run.rounds import is_rounds
 from evomerge.run.spec import NAME
 
 # what spaces say and recipes do not
@@ -20,6 +22,7 @@ class Kind(StrEnum):
     """Of a file or folder; the text completes "it is ..."."""
 
     RUN = "a run"
+    ROUNDS = "rounds of training"
     FITNESS = "a fitness file"
     SPACE = "a search space"
     RECIPE = "a recipe"
@@ -39,6 +42,7 @@ def kind_of(path: Path) -> Kind:
         held = {
             NAME: Kind.RUN,
             JOURNAL: Kind.RUN,
+            ROUNDS: Kind.ROUNDS,
             "adapter_config.json": Kind.ADAPTER,
             "config.json": Kind.MODEL,
         }
@@ -46,6 +50,8 @@ def kind_of(path: Path) -> Kind:
     if is_mergekit(path):
         return Kind.MERGEKIT
     node = config.read(path)
+    if is_rounds(node):
+        return Kind.ROUNDS
     keys = set(node.value) if isinstance(node.value, dict) else set()
     if path.name == NAME or keys & {"space", "fitness", "optimizer", "budget"}:
         return Kind.RUN

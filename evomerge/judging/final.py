@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 
+from evomerge.errors import CandidateFailed
 from evomerge.evolution.candidate import Candidate
 from evomerge.evolution.history import MERGED, History
 from evomerge.inference.intervals import Interval, Resampled, jointly
+from evomerge.judging.beside import together
 from evomerge.judging.evidence import Bootstrap, ByObjective, compare
 from evomerge.judging.floors import margins
 from evomerge.judging.health import asymmetries, notes
-from evomerge.judging.table import Count, Effort, Gain, Held, Row, Table, Trust
+from evomerge.judging.table import Beside, Count, Effort, Gain, Held, Row, Table, Trust
 from evomerge.judging.volume import volume
 from evomerge.rounding import Rounding
 from evomerge.suite.objectives import BASE, counting, entering, weightless
@@ -66,14 +69,30 @@ def final_table(
         return scores[id].interval()
 
     def gain_over(id: int) -> Gain | None:
-        if winner is None or winner not in found or id not in found or id == winner:
+        if id not in found or id == winner:
+            return None
+        return gain(found[id], scores[id], references.get(id, ""))
+
+    def gain(other: Results, score: Resampled, label: str = "") -> Gain | None:
+        if winner is None or winner not in found:
             return None
         test = compare(
-            suite, found[winner], found[id], values, history.gains, (seed, "swaps"),
-            label=references.get(id, ""),
-        )  # fmt: skip
-        difference = jointly(operator.sub, scores[winner], scores[id])
+            suite, found[winner], other, values, history.gains, (seed, "swaps"), label=label
+        )
+        difference = jointly(operator.sub, scores[winner], score)
         return Gain(difference.interval(), test.p, test.how)
+
+    def beside() -> Iterator[Beside]:
+        if len(known) < len(references):
+            return
+        sources = {origin: answers for origin, answers in known.items() if origin != BASE}
+        yardstick = {origin: estimates[id] for id, origin in references.items()}
+        for label, answers in together(suite, sources, seed).items():
+            with suppress(CandidateFailed):  # a metric that has no value of them
+                values = bootstrap.values(answers, label)
+                score = bootstrap.score(values, yardstick, history.gains)
+                intervals = {name: each.interval() for name, each in values.items()}
+                yield Beside(label, score.interval(), intervals, gain(answers, score))
 
     def invalid(id: int) -> tuple[str, ...]:
         reasons = list[str]()
@@ -162,6 +181,7 @@ def final_table(
             if (base := _base(estimates, references)) is not None
         },
         rounding=rounding,
+        beside=tuple(beside()),
     )
 
 

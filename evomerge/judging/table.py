@@ -165,6 +165,45 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What the sources do together on the report split without being merged: no candidate, and never a winner.
+
+    Attributes:
+        label: ``blend`` or ``mixture``.
+        score: combined.
+        objectives: by name.
+        gain: of the winner over it; None without a winner.
+    """
+
+    label: str
+    score: Interval
+    objectives: Mapping[str, Interval]
+    gain: Gain | None = None
+
+    def __post_init__(self) -> None:
+        _check(self, label=str)
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        return {
+            "label": self.label,
+            "score": self.score.plain,
+            "objectives": {name: each.plain for name, each in self.objectives.items()},
+            "gain": self.gain and self.gain.plain,
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Beside:
+        gain = plain["gain"]
+        return cls(
+            label=plain["label"],
+            score=interval_from(plain["score"]),
+            objectives={name: interval_from(each) for name, each in plain["objectives"].items()},
+            gain=None if gain is None else Gain.from_plain(gain),
+        )
+
+
+@dataclass(frozen=True)
 class Trust:
     """How far the winner can be trusted: its score where it was found, chosen and reported.
 
@@ -278,6 +317,7 @@ class Table:
         volume: hypervolumes over the base in yardsticks, of the ``front`` and of the ``parents``, as far
             as they hold the floors here; empty if no front was asked for.
         rounding: what the dtype takes of the winner's changes; None where that could not be told.
+        beside: what the sources do together without being merged.
         version: of the plain form.
     """
 
@@ -290,6 +330,7 @@ class Table:
     effort: Effort
     volume: Mapping[str, Interval] = field(default_factory=dict)
     rounding: Rounding | None = None
+    beside: tuple[Beside, ...] = ()
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -301,6 +342,9 @@ class Table:
         for row in self.rows:
             if row.score is not None and list(row.objectives) != list(self.items):
                 raise ValueError(f"the row of {row.label!r} has other objectives than the table")
+        for each in self.beside:
+            if list(each.objectives) != list(self.items):
+                raise ValueError(f"the row of {each.label!r} has other objectives than the table")
         for value in self.yardsticks.values():
             _number(value)
 
@@ -322,6 +366,7 @@ class Table:
             "effort": self.effort.plain,
             "volume": {name: each.plain for name, each in self.volume.items()},
             **({"rounding": self.rounding.plain} if self.rounding else {}),
+            **({"beside": [each.plain for each in self.beside]} if self.beside else {}),
         }
 
     @classmethod
@@ -341,6 +386,7 @@ class Table:
             effort=Effort.from_plain(plain["effort"]),
             volume={name: interval_from(each) for name, each in plain["volume"].items()},
             rounding=Rounding.from_plain(plain["rounding"]) if "rounding" in plain else None,
+            beside=tuple(Beside.from_plain(each) for each in plain.get("beside", ())),
             version=plain["version"],
         )
 

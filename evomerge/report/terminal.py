@@ -22,7 +22,15 @@ from evomerge.methods import Method
 from evomerge.params import show
 from evomerge.record.record import Record
 from evomerge.report.files import Result
-from evomerge.report.text import count_text, interval_text, table_notes, table_rows, table_title
+from evomerge.report.text import (
+    beside_rows,
+    beside_title,
+    count_text,
+    interval_text,
+    table_notes,
+    table_rows,
+    table_title,
+)
 from evomerge.visible import one_line, visible
 
 PHASES: Mapping[str, str] = {
@@ -96,8 +104,17 @@ def show_table(table: FinalTable) -> None:
 
     On a narrow terminal they make several tables, the objectives last.
     """
-    rows = table_rows(table)
     winners = [row.candidate == table.winner for row in table.rows]
+    _show_rows(table, table_title(table), table_rows(table), winners)
+    if table.beside:
+        _show_rows(table, beside_title(table), beside_rows(table))
+    show_lines(table_notes(table))
+
+
+def _show_rows(
+    table: FinalTable, title: str, rows: Sequence[Cells], bold: Sequence[bool] = ()
+) -> None:
+    """Rows that begin with their heading, in as many tables as the screen is wide enough for."""
     widths = [max(map(len, column)) + 3 for column in zip(*rows, strict=True)]
     numbers = list(range(1, len(widths)))
     groups = [numbers]
@@ -107,10 +124,8 @@ def show_table(table: FinalTable) -> None:
         room = console().width - widths[0]
         groups = [*_filled(others, widths, room), *_filled(objectives, widths, room)]
     for place, group in enumerate(groups):
-        title = table_title(table) if place == 0 else "the same, continued"
         texts = [tuple(row[n] for n in (0, *group)) for row in rows]
-        _print_table(title, texts[0], texts[1:], winners)
-    show_lines(table_notes(table))
+        _print_table("the same, continued" if place else title, texts[0], texts[1:], bold)
 
 
 def _filled(columns: Sequence[int], widths: Sequence[int], room: int) -> list[list[int]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from evomerge.inference.intervals import Interval
+from evomerge.judging.beside import BLEND, MIXTURE
 from evomerge.judging.estimation import ANCHORED
 from evomerge.judging.table import Count, Effort, Held, Row, Table, Trust
 from evomerge.visible import one_line
@@ -30,6 +32,37 @@ def table_rows(table: Table) -> list[tuple[str, ...]]:
             )
         )
     return rows if any(row[-1] for row in rows[1:]) else [row[:-1] for row in rows]
+
+
+def beside_rows(table: Table) -> list[tuple[str, ...]]:
+    """What the sources do together without being merged, as texts, heading first; empty if there is nothing."""
+    if not table.beside:
+        return []
+    objectives = list(table.items)
+    heading = ("no merge", f"score ({table.combine})", *objectives, "winner - this", "p")
+    return [
+        heading,
+        *(
+            (
+                each.label,
+                interval_text(each.score),
+                *(interval_text(each.objectives[name]) for name in objectives),
+                interval_text(each.gain.difference) if each.gain else "",
+                _p_text(each.gain.p) if each.gain else "",
+            )
+            for each in table.beside
+        ),
+    ]
+
+
+def beside_title(table: Table) -> str:
+    """What the rows of ``beside_rows`` are, in a line."""
+    meaning = {
+        BLEND: f"{BLEND}: each item answered by a source drawn for it",
+        MIXTURE: f"{MIXTURE}: choices as likely as to the sources on average, else the {BLEND}",
+    }
+    told = "; ".join(meaning.get(each.label, each.label) for each in table.beside)
+    return f"no merges, and no candidates: all sources would have to run ({told})"
 
 
 def table_title(table: Table) -> str:
@@ -158,11 +191,17 @@ def _effort_line(effort: Effort) -> str:
 
 def table_markdown(table: Table) -> str:
     """The final table as Markdown."""
-    heading, *rows = (tuple(map(markdown_text, row)) for row in table_rows(table))
+    lines = [markdown_text(table_title(table)), "", *_markdown_rows(table_rows(table)), ""]
+    if table.beside:
+        lines += [markdown_text(beside_title(table)), "", *_markdown_rows(beside_rows(table)), ""]
+    lines += [f"* {markdown_text(note)}" for note in table_notes(table)]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_rows(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    heading, *others = (tuple(map(markdown_text, row)) for row in rows)
     rule = ("---", *("---:" for _ in heading[1:]))
-    lines = [f"| {' | '.join(row)} |" for row in (heading, rule, *rows)]
-    remarks = [f"* {markdown_text(note)}" for note in table_notes(table)]
-    return "\n".join([markdown_text(table_title(table)), "", *lines, "", *remarks]) + "\n"
+    return [f"| {' | '.join(row)} |" for row in (heading, rule, *others)]
 
 
 def markdown_text(text: str) -> str:

@@ -157,6 +157,22 @@ class Shown(Taught, Protocol):
 
 
 @runtime_checkable
+class Mixing(Protocol):
+    """A scorer whose stored answers tell what a mixture of several models' output distributions answers."""
+
+    def mixed(self, answers: Sequence[Responses]) -> Responses | None:
+        """The answers of the mean of the distributions, with all metrics that follow from it.
+
+        Args:
+            answers: of several models, to the same items.
+
+        Returns:
+            None where whole answers are kept and not how likely others were.
+        """
+        ...
+
+
+@runtime_checkable
 class Chatting(Protocol):
     """A scorer that writes its prompts by what a tokenizer says of chats and tokens."""
 

@@ -16,13 +16,20 @@ from evomerge import config
 from evomerge.commands.search import search
 from evomerge.evolution.history import History, Phase
 from evomerge.inference.intervals import Interval
+from evomerge.judging.beside import together
 from evomerge.judging.final import final_table
 from evomerge.judging.table import Count, Gain, Row, Table
 from evomerge.record import events
 from evomerge.record.provenance import of_winner
 from evomerge.record.record import Record
 from evomerge.record.responses import Store
-from evomerge.report.text import table_markdown, table_notes, table_rows, table_title
+from evomerge.report.text import (
+    beside_rows,
+    table_markdown,
+    table_notes,
+    table_rows,
+    table_title,
+)
 from evomerge.run.preflight import prepare
 from evomerge.run.scoring import Scoring
 from evomerge.run.spec import load_run
@@ -409,3 +416,60 @@ def test_hours_that_run_out_after_the_search_did_not_end_it(
     search(folder)
     record = Record(folder)
     assert record.history.done and record.history.closed is None
+
+
+def test_what_the_sources_do_together_stands_beside(finished: Finished) -> None:
+    """Answer by answer: of each original one source's, and choices by the mean of the probabilities."""
+    table, suite = finished.table, finished.suite
+    assert [each.label for each in table.beside] == ["blend", "mixture"]
+    sources = {name: finished.results[number] for number, name in ((1, "chat"), (2, "sea"))}
+    found = together(suite, sources, SEED)
+    assert found == together(suite, sources, SEED) != together(suite, sources, SEED + 1)
+    rows = {name: each["sums"]["responses"] for name, each in sources.items()}
+    for chat, sea, blend, mixed in zip(
+        rows["chat"],
+        rows["sea"],
+        found["blend"]["sums"]["responses"],
+        found["mixture"]["sums"]["responses"],
+        strict=True,
+    ):
+        assert blend in (chat, sea)
+        for one, other, both in zip(chat, sea, mixed, strict=True):
+            mean = (math.exp(one[0][0]) + math.exp(other[0][0])) / 2
+            assert math.exp(both[0][0]) == pytest.approx(mean)
+    picked = [
+        blend == chat
+        for blend, chat in zip(found["blend"]["sums"]["responses"], rows["chat"], strict=True)
+    ]
+    assert 0 < sum(picked) < len(picked)
+    right = found["mixture"]["sums"]["metrics"]
+    assert right["acc,none"] == [float(margin > 0) for margin in right["margin"]]
+    [text] = set(found["blend"]) - {"sums"}
+    assert found["mixture"][text] == found["blend"][text]
+    for each in table.beside:
+        values = suite.values(found[each.label])
+        assert {n: o.value for n, o in each.objectives.items()} == pytest.approx(values)
+        gain = row_of(table, finished.winner).score.value - each.score.value
+        assert each.gain is not None and each.gain.difference.value == pytest.approx(gain)
+
+
+def test_it_is_shown_below_and_is_no_row_of_the_table(finished: Finished) -> None:
+    table = finished.table
+    assert not {"blend", "mixture"} & {row.label for row in table.rows}
+    [head, blend, mixture] = beside_rows(table)
+    assert head[0] == "no merge" and (blend[0], mixture[0]) == ("blend", "mixture")
+    page = table_markdown(table)
+    assert (
+        page.index("| winner: ")
+        < page.index("no merges, and no candidates")
+        < page.index("| blend |")
+    )
+    assert Table.from_plain(table.plain) == table
+    without = {key: value for key, value in table.plain.items() if key != "beside"}
+    old = Table.from_plain(without)
+    assert old.beside == () and "no merges" not in table_markdown(old) and not beside_rows(old)
+
+
+def test_a_source_that_failed_or_is_alone_has_nothing_beside(finished: Finished) -> None:
+    assert finished.again(results={**finished.results, 2: None}).beside == ()
+    assert together(finished.suite, {"chat": finished.results[1]}, SEED) == {}

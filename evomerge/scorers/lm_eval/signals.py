@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from lm_eval.api.task import ConfigurableTask
 
@@ -14,6 +14,7 @@ from evomerge.scorers.lm_eval.prompts import Asked
 from evomerge.scorers.signals import repetitive
 from evomerge.suite.language import off_language
 
+T = TypeVar("T")
 ItemSignals = dict[str, float | None]
 LIKELIHOODS = ("loglikelihood", "loglikelihood_rolling")  # how likely texts are
 
@@ -63,7 +64,7 @@ class Signals:
             "target_nats": -best.nats / best.targets if best and best.targets else None,
         }
 
-    def once(self, asked: Sequence[Asked]) -> Sequence[Asked]:
+    def once(self, asked: Sequence[T]) -> Sequence[T]:
         """Without those that are asked again without their context."""
         return asked[: len(asked) // 2] if self._twice else asked
 

@@ -269,6 +269,50 @@ class LmEvalTask:
             found.append(answer[0][0] if once and not truncated and answer[0][0].strip() else None)
         return found
 
+    def mixed(self, answers: Sequence[Responses]) -> Responses | None:
+        """Of a plain task of choices: a choice is as likely as it is to the models on average.
+
+            log p(choice) = log mean_k exp(log p_k(choice))
+
+        A choice is the greedy answer where it is every model's, which is enough and not necessary. ``target_nats``
+        is left out: it counts tokens, and they are not kept.
+        """
+        if self._task.OUTPUT_TYPE != "multiple_choice" or not self._is_plain:
+            return None
+        first, *others = answers
+        at = [{item: row for row, item in enumerate(each["items"])} for each in others]
+        measured = list[tuple[list[Any], dict[str, Any]]]()
+        with quiet(), pinned(), self._rendered():
+            for number, item in enumerate(first["items"]):
+                kept = [first["responses"][number]]
+                kept += [each["responses"][of[item]] for each, of in zip(others, at, strict=True)]
+                measured.append(self._mixed(self._row(item), kept))
+        names = dict.fromkeys(name for _, values in measured for name in values)
+        return {
+            "items": list(first["items"]),
+            "responses": [responses for responses, _ in measured],
+            "metrics": {name: [values.get(name) for _, values in measured] for name in names},
+            "tokens": 0,
+        }
+
+    def _mixed(self, row: int, kept: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The mixed responses of one item, and its metrics; ``kept`` are those of each model, request by request."""
+        doc = self._docs[row]
+        requests = list[Instance]()
+        for number, same in enumerate(zip(*kept, strict=True)):
+            nats = float(np.logaddexp.reduce([each[0][0] for each in same]) - math.log(len(same)))
+            request = Instance("loglikelihood", doc, (), number)
+            request.resps = [(nats, all(each[0][1] for each in same))] * len(same[0])
+            requests.append(request)
+        for ensemble in self._task._filters:
+            ensemble.apply(requests)
+        right = self._signals.right_answers(doc)
+        choices = [each.resps[0][0] for each in self._signals.once(requests)]
+        wrong = [value for n, value in enumerate(choices) if n not in right]
+        margin = max(choices[n] for n in right) - max(wrong) if right and wrong else None
+        responses, measured = self._own_metrics(row, requests)
+        return responses, {**measured, "margin": margin}
+
     def lessons(
         self, ids: Sequence[str], answers: Mapping[str, str] | None = None
     ) -> list[Lesson | None]:
@@ -402,13 +446,20 @@ class LmEvalTask:
         return rendered(self.name, next(iter(self._file.files)))
 
     def _measured(self, row: int, asked: Sequence[Asked]) -> tuple[list[Any], dict[str, Any]]:
-        responses = [_plain(each.instance.resps) for each in asked]
+        responses, measured = self._own_metrics(row, [each.instance for each in asked])
+        return responses, measured | self._signals.of(asked, self._right[row])
+
+    def _own_metrics(
+        self, row: int, requests: Sequence[Instance]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """The raw responses of one item, whose filters were applied, and the task's own metrics by full name."""
+        responses = [_plain(each.resps) for each in requests]
         if not _finite(responses):
             raise NonFinite(self.name, self._ids[row])
         measured: dict[str, Any] = {}
         aggregation = self._task.aggregation()
         for filter_ in self._filters:
-            results = [each.instance.filtered_resps[filter_] for each in asked]
+            results = [each.filtered_resps[filter_] for each in requests]
             # A copy: a task's own code may write into its document.
             doc = self._docs[row] if self._is_plain else deepcopy(self._docs[row])
             for metric, raw in self._task.process_results(doc, results).items():
@@ -420,7 +471,7 @@ class LmEvalTask:
                 if not _finite(value):
                     raise NonFinite(self.name, self._ids[row])
                 measured[f"{metric},{filter_}"] = value
-        return responses, measured | self._signals.of(asked, self._right[row])
+        return responses, measured
 
 
 def _remember(task: Any, docs: Sequence[Any]) -> None:
