@@ -37,8 +37,13 @@ def checkpoints(
     if not folder.is_dir():
         section.problem("checkpoints", f"no such folder: {folder}")
         return {}
+    try:
+        names = sorted(folder.iterdir())
+    except OSError as error:
+        section.problem("checkpoints", f"{folder}: cannot be read: {error.strerror}")
+        return {}
     steps: dict[int, str] = {}
-    for each in sorted(folder.iterdir()):
+    for each in names:
         match = _STEP.match(each.name)
         whole, adapter = (each / "config.json").is_file(), (each / ADAPTER_CONFIG).is_file()
         if match is None or not (whole or adapter):  # an unfinished one has no config yet

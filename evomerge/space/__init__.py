@@ -300,17 +300,12 @@ class SearchSpace:
     def with_losses(self, recipe: Recipe, losses: Mapping[str, float]) -> Recipe:
         """The same with these losses of the models, where a method takes losses."""
         groups = tuple(
-            group(
-                each.method,
-                each.models,
-                {
+            replace(
+                each,
+                values={
                     **each.values,
                     LOSS: {model: round(losses[model], DIGITS) for model in each.models},
                 },
-                layers=each.layers,
-                roles=each.roles,
-                lines=each.lines,
-                named=each.tensors,
             )
             if LOSS in each.values
             else each

@@ -13,6 +13,9 @@ from evomerge.recipe import BASE, Body
 
 SCORE = "score"  # losses that are what a model's combined score lacks of the best
 LOSS = "loss"  # the parameter of a method that a model's loss is
+# keys of a group whose lists are no values over depth
+LISTS = ("models", "roles", "layers", "tensors")
+TRIED = 100  # blocks of the deepest model that a recipe is tried with before there is one
 BEST = 8  # merges of another run, where its entry says no number
 MOST = 1000
 
@@ -66,7 +69,7 @@ class Published:
 
     @property
     def numbers(self) -> int:
-        """Of the longest list over depth: models of so many blocks take each of its numbers as it is."""
+        """How many the longest list over depth has: models of so many blocks take each of them as it is."""
         values = [
             value
             for group in _groups(self.node.plain)
@@ -74,7 +77,8 @@ class Published:
             if key not in LISTS
             for value in (each.values() if isinstance(each, dict) else (each,))
         ]
-        return max([2, *(len(value) for value in values if isinstance(value, list))])
+        longest = max([2, *(len(value) for value in values if isinstance(value, list))])
+        return min(longest, TRIED)
 
     def body(
         self,
@@ -106,14 +110,6 @@ def _groups(plain: Any) -> list[Mapping[str, Any]]:
     return (
         [group for group in groups if isinstance(group, dict)] if isinstance(groups, list) else []
     )
-
-
-LISTS = (
-    "models",
-    "roles",
-    "layers",
-    "tensors",
-)  # keys of a group whose lists are no values over depth
 
 
 def _over_depth(node: config.Node, layers: int, sources: Sequence[str]) -> Iterator[config.Node]:
