@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge import config
+from evomerge import config, presets
 from evomerge.checkpoint import ModelRef
 from evomerge.errors import ConfigError, InputError
 from evomerge.merging import outline_model
@@ -181,7 +181,7 @@ def _models(spec: RunSpec, parent: Parent, plain: Mapping[str, Any]) -> dict[str
 def _space(spec: RunSpec, plain: Any) -> tuple[dict[str, Any], list[str]]:
     """The space inline, with names alone under ``start``, and what stood there beside them."""
     if isinstance(plain, str):
-        plain = config.read(spec.folder / os.path.expanduser(plain)).plain
+        plain = config.read(_absolute(presets.file_of("space", plain), spec.folder)).plain
     if "start" not in plain:
         return dict(plain), []
     files = [
@@ -196,7 +196,7 @@ def _space(spec: RunSpec, plain: Any) -> tuple[dict[str, Any], list[str]]:
 
 def _fitness(plain: Any, folder: Path) -> Any:
     if isinstance(plain, str):
-        return _absolute(plain, folder)
+        return plain if presets.is_name(plain) else _absolute(plain, folder)
     found = dict(plain)
     if "include" in found:
         include = found["include"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from evomerge import config
+from evomerge import config, presets
 from evomerge.checkpoint import companions, tensor_bytes
 from evomerge.checkpoint.hub import plan
 from evomerge.commands.check_suite import (
@@ -40,7 +41,7 @@ from evomerge.suite.splits import Split
 
 
 def check(path: str | Path, allow: Sequence[str] = ()) -> list[str]:
-    """What there is to know about a run.yaml, run folder, fitness file or recipe, one fact a line.
+    """What there is to know about a run.yaml, run folder, fitness file (or preset) or recipe, one fact a line.
 
     Nothing that stands in the file, or in the folders it names, is executed.
 
@@ -51,7 +52,7 @@ def check(path: str | Path, allow: Sequence[str] = ()) -> list[str]:
     Raises:
         InputError: with every problem found.
     """
-    path = Path(path)
+    path = Path(_file_of(os.fspath(path)))
     file = path / NAME if path.is_dir() else path
     if is_mergekit(file):
         recipe, notes = load_recipe(file)
@@ -70,6 +71,16 @@ def check(path: str | Path, allow: Sequence[str] = ()) -> list[str]:
     if "objectives" in keys:
         return check_suite(file)
     return _check_recipe(file, Recipe.parse(node).allowing(allow))
+
+
+def _file_of(text: str) -> str:
+    """``text`` itself if it is there; else the preset of a fitness file that it names."""
+    if os.path.exists(text):
+        return text
+    try:
+        return presets.file_of("fitness", text)
+    except InputError as error:
+        raise InputError(f"{text}: no such file or folder, and {error}") from None
 
 
 def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
