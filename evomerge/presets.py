@@ -27,7 +27,7 @@ HEADINGS: Mapping[str, str] = {
     "run": "runs, as examples (runs/NAME/run.yaml)",
 }
 _SUFFIXES = (".yaml", ".yml")
-_ROWS = "Systems: "  # begins the line of a head that names published systems
+_SYSTEMS = "Systems: "  # begins the line of a head that names published systems
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,6 @@ def _head(file: Path) -> tuple[str, str]:
         if not line.startswith("#"):
             break
         lines.append(line.lstrip("#").strip())
-    systems = [line.removeprefix(_ROWS) for line in lines if line.startswith(_ROWS)]
-    text = " ".join(line for line in lines if not line.startswith(_ROWS))
+    systems = [line.removeprefix(_SYSTEMS) for line in lines if line.startswith(_SYSTEMS)]
+    text = " ".join(line for line in lines if not line.startswith(_SYSTEMS))
     return re.split(r"(?<=[.:;?])\s", text, maxsplit=1)[0].rstrip(".:;"), ", ".join(systems)

@@ -74,9 +74,9 @@ def make_parser() -> argparse.ArgumentParser:
         "new",
         models.new,
         "write a first run.yaml from what the models are",
-        "Reads the models' configs, cards, tokenizers and names (of the hub nothing but these), chooses a search space,\n"
-        "a fitness file, a tokenizer and a budget, says why, and writes DIR/run.yaml, which `evomerge check` accepts. It\n"
-        "is commented and short: change what you know better.\n\n"
+        "Reads the models' configs, tokenizers, names and, of folders, cards (of the hub no weights), chooses a search\n"
+        "space, a fitness file, a tokenizer and a budget, says why, and writes DIR/run.yaml, which `evomerge check`\n"
+        "accepts. It is commented and short: change what you know better.\n\n"
         "  evomerge new runs/mine --base org/base --source chat=org/chat --source sea=org/sea\n"
         "  evomerge new runs/mine --base ./base --source a=./a --source b=./b --texts code=code.txt --texts law=law.jsonl\n"
         "  evomerge new --list\n\n"

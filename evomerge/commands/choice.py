@@ -51,7 +51,7 @@ class Facts:
         name: in the run.
         text: as the user named it.
         parameters: how many.
-        languages: that it was trained on, as its card and its names tell.
+        languages: that it was trained on, as its card says.
         template: whether its tokenizer has a chat template.
         adapter: whether it is one, on a model.
         has_head: whether it has a head over tokens.
@@ -77,7 +77,7 @@ class Facts:
     @property
     def chats(self) -> bool:
         """Whether its names say that it follows instructions."""
-        return bool(self.words & CHATTING)
+        return bool(self.words & CHATTING - {self.name if self.name == "it" else ""})  # Italian
 
     @property
     def reasons(self) -> bool:
@@ -179,7 +179,7 @@ def _tokenizer(base: Facts, sources: Sequence[Facts], chat: Facts | None) -> tup
             UNION,
             f"{_names(more)} {'has' if len(more) == 1 else 'have'} tokens that the base lacks",
         )
-    return base.name, "all models have the same tokens"
+    return base.name, "no source has tokens that it lacks"
 
 
 def _fitness(
