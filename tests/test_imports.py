@@ -34,7 +34,7 @@ methods checkpoint
 skeleton
 lines calibration rows tokens rounding paths
 tensors inference factors durable cache passages
-params seeds config registry objects
+params seeds config registry objects presets
 errors visible
 """
 LINE = {name: n for n, line in enumerate(ORDER.strip().splitlines()) for name in line.split()}

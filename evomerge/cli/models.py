@@ -6,10 +6,11 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evomerge import presets
 from evomerge.cli import output, placement
 from evomerge.errors import InputError
 
@@ -150,6 +151,52 @@ def _recipe(path: str) -> tuple[Recipe, list[str]]:
     if kind in (Kind.RECIPE, Kind.MERGEKIT):
         return load_recipe(path)
     raise InputError(f"{path}: is {kind}; expected a recipe, a file of mergekit, or a run")
+
+
+def new(arguments: argparse.Namespace) -> None:
+    if arguments.list:  # at once, so without what imports torch
+        print("\n".join(presets.listing()))
+        return
+    example = "evomerge new runs/mine --base org/base --source chat=org/chat --source sea=org/sea"
+    needed = {
+        "DIR": arguments.folder,
+        "--base MODEL": arguments.base,
+        "--source NAME=MODEL": arguments.source,
+    }
+    if missing := [name for name, given in needed.items() if not given]:
+        raise InputError(f"missing: {', '.join(missing)}; for example: {example}")
+    if arguments.evaluations is not None and arguments.evaluations < 1:
+        raise InputError(f"--evaluations: expected at least 1, found {arguments.evaluations}")
+    from evomerge.commands.choice import Wishes
+    from evomerge.commands.new import new
+    from evomerge.report.terminal import show_lines
+
+    lines = new(
+        Path(arguments.folder),
+        arguments.base,
+        _pairs("--source", arguments.source, "chat=org/model"),
+        Wishes(
+            arguments.space,
+            arguments.fitness,
+            _pairs("--texts", arguments.texts, "code=code.txt"),
+            arguments.evaluations,
+        ),
+        force=arguments.force,
+    )
+    show_lines(lines)
+
+
+def _pairs(option: str, given: Sequence[str], example: str) -> dict[str, str]:
+    """``NAME=WHAT`` texts as a mapping."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, _, what = text.partition("=")
+        if not name or not what:
+            raise InputError(f"{option} {text}: expected NAME=..., as in {option} {example}")
+        if name in found:
+            raise InputError(f"{option} {text}: {name} is named twice ({name}={found[name]})")
+        found[name] = what
+    return found
 
 
 def measure(arguments: argparse.Namespace) -> None:

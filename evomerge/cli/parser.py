@@ -14,6 +14,7 @@ from evomerge.visible import visible
 EPILOG = """\
 start here:
   evomerge demo                       a real search on tiny models, a few minutes, no download
+  evomerge new runs/mine --base M --source chat=M --source other=M      write a first run.yaml
   evomerge search runs/mine           search; the same command resumes after a stop
   evomerge export runs/mine -o best.yaml && evomerge merge best.yaml -o merged-model
 
@@ -104,6 +105,53 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder of the run (default: %(default)s)",
     )
     placement.add_options(sub)
+
+    sub = command(
+        "new",
+        models.new,
+        "write a first run.yaml from what the models are",
+        "Reads the models' configs, tokenizers, names and, of folders, cards (of the hub no weights), chooses a search\n"
+        "space, a fitness file, a tokenizer and a budget, says why, and writes DIR/run.yaml, which `evomerge check`\n"
+        "accepts. It is commented and short: change what you know better.\n\n"
+        "  evomerge new runs/mine --base org/base --source chat=org/chat --source sea=org/sea\n"
+        "  evomerge new runs/mine --base ./base --source a=./a --source b=./b --texts code=code.txt --texts law=law.jsonl\n"
+        "  evomerge new --list\n\n"
+        "Call the source that follows instructions `chat`, one that reasons at length `long`, one of a language by its\n"
+        "code (`th`): fitness files know them by these names.",
+    )
+    sub.add_argument(
+        "folder", metavar="DIR", nargs="?", help="folder to make, with a run.yaml in it"
+    )
+    sub.add_argument("--base", metavar="MODEL", help="what the sources were trained from")
+    sub.add_argument(
+        "--source",
+        metavar="NAME=MODEL",
+        action="append",
+        default=[],
+        help="a model to merge: a folder, hub id, MODEL+ADAPTER or recipe.yaml; once for each",
+    )
+    sub.add_argument("--space", metavar="NAME|FILE", help="search space (default: chosen)")
+    sub.add_argument("--fitness", metavar="NAME|FILE", help="fitness file (default: chosen)")
+    sub.add_argument(
+        "--texts",
+        metavar="NAME=FILE",
+        action="append",
+        default=[],
+        help="instead: texts that a good merge finds likely (bits per byte), .jsonl or passages separated by blank "
+        "lines; once for each skill",
+    )
+    sub.add_argument(
+        "--evaluations",
+        type=int,
+        metavar="N",
+        help="merges to score (default: by the models' size)",
+    )
+    sub.add_argument("--force", action="store_true", help="replace an existing run.yaml")
+    sub.add_argument(
+        "--list",
+        action="store_true",
+        help="show the search spaces, fitness files and runs that come with evomerge",
+    )
 
     sub = command(
         "search",
@@ -373,7 +421,10 @@ def make_parser() -> argparse.ArgumentParser:
         "model", metavar="MODEL|RECIPE", help="a folder, hub id, MODEL+ADAPTER or recipe.yaml"
     )
     sub.add_argument(
-        "--fitness", metavar="FILE", required=True, help="fitness YAML (see fitness/README.md)"
+        "--fitness",
+        metavar="NAME|FILE",
+        required=True,
+        help="fitness YAML (see fitness/README.md), or the name of one that comes with evomerge",
     )
     sub.add_argument(
         "--split",
@@ -419,7 +470,7 @@ def make_parser() -> argparse.ArgumentParser:
         "cluster stands for it. Prints the expected error of each objective, measured on models left out\n"
         "of the choice. Name models that differ as candidates will: base, parents, some merges.",
     )
-    sub.add_argument("fitness", metavar="FITNESS", help="fitness YAML to reduce")
+    sub.add_argument("fitness", metavar="NAME|FILE", help="fitness YAML to reduce")
     sub.add_argument(
         "--models",
         metavar="MODEL",

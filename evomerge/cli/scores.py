@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from evomerge import presets
 from evomerge.cli import placement
 from evomerge.cli.output import refuse_existing, write
 from evomerge.errors import InputError
@@ -26,7 +27,7 @@ def score(arguments: argparse.Namespace) -> None:
     gpus = placement.gpus_of(arguments)
     scores = score_model(
         arguments.model,
-        arguments.fitness,
+        presets.file_of("fitness", arguments.fitness),
         arguments.split,
         device=arguments.device,
         gpus=gpus,
@@ -45,13 +46,13 @@ def reduce(arguments: argparse.Namespace) -> None:
 
     if arguments.items is not None and arguments.items < 1:
         raise InputError(f"--items: expected at least 1, found {arguments.items}")
-    output = Path(arguments.output)
+    fitness, output = presets.file_of("fitness", arguments.fitness), Path(arguments.output)
     refuse_existing(output, arguments.force)  # before an hour of scoring, not after
     placement.check_device(arguments.device)
     placement.check_gpus(arguments)
     gpus = placement.gpus_of(arguments)
     reduced = reduce_suite(
-        Path(arguments.fitness),
+        Path(fitness),
         arguments.models,
         output,
         count=arguments.items,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge import config
+from evomerge import config, presets
 from evomerge.checkpoint import ModelRef
 from evomerge.errors import ConfigError, InputError
 from evomerge.merging import outline_model
@@ -182,7 +182,7 @@ def _models(spec: RunSpec, parent: Parent, plain: Mapping[str, Any]) -> dict[str
 def _space(spec: RunSpec, plain: Any) -> tuple[dict[str, Any], list[str]]:
     """The space inline, with names alone under ``start``, and what stood there beside them."""
     if isinstance(plain, str):
-        plain = config.read(spec.folder / os.path.expanduser(plain)).plain
+        plain = config.read(_absolute(presets.file_of("space", plain), spec.folder)).plain
     if "start" not in plain:
         return dict(plain), []
     files = [

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from evomerge import presets
 from evomerge.checkpoint import companions, gigabytes, tensor_bytes
 from evomerge.checkpoint.hub import plan
 from evomerge.commands.check_model import check_model
@@ -57,7 +59,7 @@ def check(path: str | Path, allow: Sequence[str] = ()) -> list[str]:
     Raises:
         InputError: with every problem found.
     """
-    path = Path(path)
+    path = Path(_file_of(os.fspath(path)))
     kind = kind_of(path)
     if kind in (Kind.RECIPE, Kind.MERGEKIT):
         recipe, notes = load_recipe(path)
@@ -87,6 +89,17 @@ def _runs_in(folder: Path) -> str:
     if runs:
         return f"it holds runs: {', '.join(map(str, runs[:8]))}; name one of them"
     return "expected a run.yaml or its folder, a fitness file, a search space, a recipe or a model"
+
+
+def _file_of(text: str) -> str:
+    """``text`` itself if it is there; else the preset that it names, of a fitness file or else of a space."""
+    if os.path.exists(text) or not presets.is_name(text):
+        return text
+    kind = "fitness" if text in presets.names("fitness") else "space"
+    try:
+        return presets.file_of(kind, text)
+    except InputError as error:
+        raise InputError(f"{text}: no such file or folder, and {error}") from None
 
 
 def _check_recipe(file: Path, recipe: Recipe) -> list[str]:

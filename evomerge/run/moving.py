@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from evomerge import presets
 from evomerge.space.start import is_recipe_file
 from evomerge.suite.spec import FILES
 
@@ -14,9 +15,9 @@ Rename = Callable[[str], str]
 
 
 def fitness_moved(plain: Any, rename: Rename) -> Any:
-    """``fitness``: a file, or the suite inline."""
+    """``fitness``: a preset, a file, or the suite inline."""
     if isinstance(plain, str):
-        return rename(plain)
+        return plain if presets.is_name(plain) else rename(plain)
     found = dict(plain)
     if "include" in found:
         include = found["include"]
@@ -43,9 +44,9 @@ def calibration_moved(plain: Mapping[str, Any], rename: Rename) -> dict[str, Any
 
 
 def space_moved(plain: Any, rename: Rename) -> Any:
-    """``space``: a file, or inline, with recipe files and other runs under ``start``."""
+    """``space``: a preset, a file, or inline, with recipe files and other runs under ``start``."""
     if isinstance(plain, str):
-        return rename(plain)
+        return plain if presets.is_name(plain) else rename(plain)
     if "start" not in plain:
         return dict(plain)
     start = plain["start"]

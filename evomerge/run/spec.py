@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evomerge import config, methods, optimizers
+from evomerge import config, methods, optimizers, presets
 from evomerge.checkpoint import DTYPES, ModelRef
 from evomerge.errors import ConfigError, InputError, did_you_mean, one_of
 from evomerge.recipe import BASE, Body, Recipe, allowed, placed
@@ -340,13 +340,14 @@ def _parse_calibration(section: config.Section, names: tuple[str, ...]) -> Calib
 
 
 def _part(section: config.Section, key: str, problems: config.Problems) -> config.Node | None:
-    """A part that stands inline or in a file of its own."""
-    node = section.require(key, "a YAML file or the same keys inline")
+    """A part that stands inline, in a file of its own, or in one that comes with evomerge."""
+    node = section.require(
+        key, "a YAML file, the name of a preset (`evomerge new --list`) or the same keys inline"
+    )
     if node is None or not isinstance(node.value, str):
         return node
-    path = node.folder / os.path.expanduser(node.value)
     try:
-        return config.read(path)
+        return config.read(node.folder / os.path.expanduser(presets.file_of(key, node.value)))
     except ConfigError as error:
         problems.found += error.problems
     except InputError as error:
