@@ -166,7 +166,7 @@ def _ranks(
 def _check_finite(parents: Parents, site: Site, tensors: Mapping[str, torch.Tensor]) -> None:
     """Refuse NaN and infinity, of which no sum tells anything."""
     for name, tensor in tensors.items():
-        if not all(part.isfinite().all() for part in tensor.reshape(-1).split(CHUNK)):
+        if not all(part.isfinite().all() for part in torch.split(tensor.reshape(-1), CHUNK)):
             parents.models[name].check_finite()  # which says where
             raise InputError(f"{name} ({parents.models[name].name}): {site.name} is not finite")
 
