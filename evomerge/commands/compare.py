@@ -14,6 +14,7 @@ from evomerge.merging import open_parents
 from evomerge.merging.blueprint import Blueprint, Site, notes_on
 from evomerge.parents import Parents, doubts
 from evomerge.parents.comparison import MASK, Comparison, Ranks, Sums, ranks
+from evomerge.parents.comparison.sums import CHUNK
 from evomerge.parents.ending import template_of
 from evomerge.parents.kinship import runs_of
 from evomerge.recipe import BASE, Body, Recipe, group
@@ -165,7 +166,7 @@ def _ranks(
 def _check_finite(parents: Parents, site: Site, tensors: Mapping[str, torch.Tensor]) -> None:
     """Refuse NaN and infinity, of which no sum tells anything."""
     for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
+        if not all(part.isfinite().all() for part in torch.split(tensor.reshape(-1), CHUNK)):
             parents.models[name].check_finite()  # which says where
             raise InputError(f"{name} ({parents.models[name].name}): {site.name} is not finite")
 

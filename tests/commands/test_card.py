@@ -21,7 +21,6 @@ from evomerge.errors import InputError
 from evomerge.recipe import Body, Recipe, group, passing
 from evomerge.report.card import CARD, PICTURE
 from evomerge.report.licences import KNOWN, Licence, common, concerns, stated
-from evomerge.testing.models import tiny_family
 
 Say = Callable[..., Path]
 EVIL = "</title><script>x</script> | `a` [b](javascript:c)\n---\nlicense: mit\n\x1b[31m"
@@ -227,30 +226,6 @@ def test_what_licences_mean() -> None:
     assert len(set(KNOWN)) == len(KNOWN) > 60
     with pytest.raises(InputError, match="knows no licence"):
         stated("my own")
-
-
-@pytest.fixture(scope="module")
-def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A base under MIT, and two adapters of it under Apache-2.0."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    folder = tmp_path_factory.mktemp("adapters")
-    base = tiny_family(folder, ("base",), num_hidden_layers=2)["base"]
-    (base / CARD).write_text("---\nlicense: mit\n---\n")
-    made = {"base": str(base)}
-    for seed, name in enumerate("ab"):
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            settings = LoraConfig(
-                r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM"
-            )
-            model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), settings)
-        model.save_pretrained(folder / name)
-        (folder / name / CARD).write_text("---\nlicense: apache-2.0\nlanguage: th\n---\n")
-        made[name] = f"{base}+{folder / name}"
-    return made
 
 
 @pytest.mark.parametrize(

@@ -182,3 +182,14 @@ def test_a_sample_counts_for_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert other.models["chat"].norm == pytest.approx(one.models["chat"].norm, rel=0.05)
     assert other.masks["selfish"] == pytest.approx(one.masks["selfish"], abs=0.02)
     assert compare_models(MODELS, BASE, exact=True).plain(Limits()) == exact.plain(Limits())
+
+
+def test_adapters_are_models_of_low_rank(run: Run, adapters: dict[str, str]) -> None:
+    named = [f"{name}={adapters[name]}" for name in "ab"]
+    status, out, _ = run(*named, "--base", adapters["base"], "--json")
+    assert status == 0
+    whole = json.loads(out)["whole"]
+    for model in whole["models"].values():  # of rank 2, in the queries alone
+        assert 1 <= model["stable"] <= 2.001 and model["full"] == 32
+        assert model["zeros"] > 0.9
+    assert whole["masks"]["untouched"] == pytest.approx(whole["models"]["a"]["zeros"], abs=1e-3)

@@ -19,7 +19,7 @@ import torch
 from evomerge import seeds
 
 EXACT = 2048  # of the smaller side: the time grows with its cube
-ROWS = 1 << 22  # entries of a matrix that are held in float64
+ROWS = 1 << 20  # entries of a matrix that are held in float64
 STEPS = 12  # of the power iteration: what it lacks of sigma_1 is a percent or so
 
 
