@@ -24,7 +24,7 @@ from evomerge.commands.check_suite import (
 from evomerge.commands.code import Tasks, lines_of, read_tasks, remote_code
 from evomerge.commands.kinds import Kind, kind_of
 from evomerge.commands.rounds import check_rounds
-from evomerge.errors import CandidateFailed, ConfigError, Incompatible, InputError
+from evomerge.errors import CandidateFailed, ConfigError, Incompatible, InputError, did_you_mean
 from evomerge.evolution.core import ENOUGH, ENOUGH_FOR_UNEQUAL
 from evomerge.interop import load_recipe
 from evomerge.merging import outline_model, outline_parents
@@ -95,11 +95,14 @@ def _file_of(text: str) -> str:
     """``text`` itself if it is there; else the preset that it names, of a fitness file or else of a space."""
     if os.path.exists(text) or not presets.is_name(text):
         return text
-    kind = "fitness" if text in presets.names("fitness") else "space"
-    try:
-        return presets.file_of(kind, text)
-    except InputError as error:
-        raise InputError(f"{text}: no such file or folder, and {error}") from None
+    for kind in (known := {kind: presets.names(kind) for kind in ("fitness", "space")}):
+        if text in known[kind]:
+            return presets.file_of(kind, text)
+    hint = did_you_mean(text, [name for names in known.values() for name in names])
+    raise InputError(
+        f"{text}: no such file or folder, and nothing that comes with evomerge is called so{hint}; "
+        "`evomerge new --list` shows what does"
+    )
 
 
 def _check_recipe(file: Path, recipe: Recipe) -> list[str]:
