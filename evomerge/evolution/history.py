@@ -509,6 +509,11 @@ class History:
         """Scores of a complete batch, by candidate; None if it failed."""
         return self._batches[batch].scores
 
+    @property
+    def under_way(self) -> list[Batch]:
+        """Batches with evaluations that are awaited, in order."""
+        return [self.batches[number] for number in sorted(self._open)]
+
     def awaited(self, batch: int) -> list[Candidate]:
         """Candidates of a batch that have no evaluation yet."""
         return list(self._batches[batch].awaited.values())
