@@ -131,11 +131,19 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command(
         "status",
         runs.status,
-        "show how far a search is, from its journal alone",
+        "show how far a search is and whether it runs, from its folder alone",
         "Works while the search runs, and without its models or tasks at hand.",
     )
     sub.add_argument("run_dir", metavar="RUN_DIR")
     sub.add_argument("--json", action="store_true", help="machine-readable")
+    sub.add_argument(
+        "--watch",
+        type=float,
+        nargs="?",
+        const=5.0,
+        metavar="SECONDS",
+        help="show it again every so many seconds (5) until the search ends; Ctrl-C ends the watching only",
+    )
 
     sub = command(
         "export",

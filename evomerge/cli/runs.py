@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +85,39 @@ def status(arguments: argparse.Namespace) -> None:
     from evomerge.record.record import Record
     from evomerge.report.terminal import show_status, status_of
 
+    if arguments.watch is not None:
+        _watch(arguments)
+        return
     record = Record(arguments.run_dir)
     if arguments.json:
         print(json.dumps(status_of(record), indent=2))
     else:
         show_status(record)
+
+
+def _watch(arguments: argparse.Namespace) -> None:
+    """Show the status again and again, until the search is done or nobody works on it; Ctrl-C ends it, too."""
+    from evomerge.record.record import Record
+    from evomerge.report.terminal import clear, show_status, status_of
+
+    if not arguments.watch > 0:
+        raise InputError(f"--watch: expected seconds above 0, found {arguments.watch:g}")
+    placement.stop_on_signals()
+    try:
+        while True:
+            record = Record(arguments.run_dir)
+            status = status_of(record)
+            if arguments.json:
+                print(json.dumps(status), flush=True)
+            else:
+                clear()
+                show_status(record)
+            holder = status["holder"]
+            if status["phase"] == "done" or holder is None or holder["running"] is False:
+                return
+            time.sleep(arguments.watch)
+    except KeyboardInterrupt:
+        return
 
 
 def export(arguments: argparse.Namespace) -> None:

@@ -21,10 +21,14 @@ from dataclasses import dataclass, field
 
 from evomerge.evolution.history import Batch, Evaluation, History, Phase
 
-WARMING = 0.5  # of the seconds of a session's first evaluation count: caches and compilers are cold
+# so much of the seconds count of an evaluation that comes first: in a session, when caches and compilers are
+# cold, and in a batch that asks many items anew, whose prompts are laid out once
+WARMING = 0.5
+LARGE = (Phase.REFERENCES, Phase.SELECT, Phase.REPORT)
 HALF_LIFE = 10  # evaluations after which one weighs half
 LEAST = 0.2  # of a mean price an item is at least
 REMEMBERED = 64
+DRIFTING = 4  # slopes that tell how fast the machine is
 NEWEST = 16  # evaluations that prices of the search, and wall-clock time, are taken from
 TABLE = 2.0  # seconds that the final table takes, resamples and all
 LIKELY_STALLED = 0.5  # of the patience is over: the search may well be given up
@@ -91,8 +95,11 @@ class Outlook:
     _plain: deque[_Taken] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     _searched: deque[_Taken] = field(default_factory=lambda: deque(maxlen=NEWEST))
     _timed: deque[_Taken] = field(default_factory=lambda: deque(maxlen=NEWEST))  # in this session
+    _early: list[float] = field(default_factory=list)  # seconds an item of the first slopes ...
+    _late: deque[float] = field(default_factory=lambda: deque(maxlen=DRIFTING))  # ... and the last
     _asked: dict[int, int] = field(default_factory=dict)  # newest batches -> items of a candidate
     _line: tuple[float, float, float] | None = None  # see ``_fit``
+    _newest: int = -1  # batch that something arrived of
     _began: float = 0.0  # when this session did
 
     def begin(self, time: float) -> None:
@@ -113,15 +120,24 @@ class Outlook:
         """
         if not seconds or not evaluation.items:
             return
-        spent = math.fsum(seconds.values()) * (1.0 if self._timed else WARMING)
+        cold = not self._timed or (batch.phase in LARGE and batch.number != self._newest)
+        spent = math.fsum(seconds.values()) * (WARMING if cold else 1.0)
+        self._newest = batch.number
         sloped = batch.phase.searched and batch.slopes
         taken = _Taken(
             *(evaluation.items, evaluation.tokens, spent, time, sloped), len(batch.candidates)
         )
         self._timed.append(taken)
-        if not sloped:
+        if sloped:
+            price = spent / evaluation.items
+            if len(self._early) < DRIFTING:
+                self._early.append(price)
+            self._late.append(price)
+        else:
             self._plain.append(taken)
             self._line = None
+            self._early.clear()
+            self._late.clear()
         if batch.phase in (Phase.SEARCH, Phase.ROWS):
             self._searched.append(taken)
         if batch.phase != Phase.REFERENCES:
@@ -206,7 +222,8 @@ class Outlook:
     def _chosen(self, history: History) -> float:
         """Of the shortlist and the report."""
         course, phase = self.course, history.phase
-        report = course.reported * self._of_items(course.report)
+        # the first lays out its prompts, too
+        report = (course.reported + 1) * self._of_items(course.report)
         if phase == Phase.REPORT and not history.reopened:
             return len(history.awaited(len(history.batches) - 1)) * self._of_items(course.report)
         if phase != Phase.SELECT or history.reopened:
@@ -259,7 +276,13 @@ class Outlook:
     def _of_items(self, items: float) -> float:
         """Seconds of an evaluation without a slope: ``a + b items``."""
         x, y, b = self._line = self._line or self._fit()
-        return max(y + b * (items - x), LEAST * y * items / x)
+        return self._drift() * max(y + b * (items - x), LEAST * y * items / x)
+
+    def _drift(self) -> float:
+        """By what factor the machine got slower since an evaluation without a slope was timed: as slopes did."""
+        if len(self._early) < DRIFTING:
+            return 1.0
+        return math.fsum(self._late) / len(self._late) / (math.fsum(self._early) / DRIFTING)
 
     def _fit(self) -> tuple[float, float, float]:
         """Mean items, mean seconds, and seconds an item more takes, the newest weighing most."""

@@ -150,7 +150,7 @@ def final_table(
             ),
         ),
         effort=Effort(
-            candidates=len(history.candidates) - len(references),
+            candidates=history.tried,
             select_looks=history.looks,
             dropped=len(history.dropped),
             saved=history.saved,

@@ -85,6 +85,11 @@ class Record:
         return self._survey.seconds
 
     @property
+    def newest(self) -> float:
+        """When the last event was written, in seconds since the epoch."""
+        return self._survey.newest
+
+    @property
     def best_interval(self) -> Interval | None:
         """The search score of the best merge so far, and how far off it may be; None before there is one."""
         best = self.history.best

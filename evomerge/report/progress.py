@@ -34,7 +34,7 @@ from evomerge.judging.final import IntervalOf
 from evomerge.pool import Slot
 from evomerge.record.events import JOURNAL, EvaluationLine, read_lines
 from evomerge.report.sparkline import Course
-from evomerge.report.terminal import PHASES, console, nearest_budget
+from evomerge.report.terminal import PHASES, console, duration_text, nearest_budget
 from evomerge.run.course import course_of
 from evomerge.run.loop import Listener, Look
 from evomerge.run.preflight import Run
@@ -76,7 +76,7 @@ class Display(Listener):
         self._search: Search | None = None
         self._interval: IntervalOf | None = None
         self._intervals: dict[tuple[int, int], str] = {}  # of the best so far only
-        self._text = ""
+        self._text = "starting"
         self._began = time.monotonic()
         self._arrived = 0
         self._earlier = 0.0  # seconds worked in earlier sessions
@@ -341,18 +341,6 @@ def workers_text(slots: Sequence[Slot]) -> str:
     return ", ".join(
         f"{counts[state]} {state}" for state in ("busy", "idle", "starting") if counts[state]
     )
-
-
-def duration_text(seconds: float) -> str:
-    """``42 s``, ``7 min``, ``3 h 20 min``, ``2 d 4 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
 
 
 def idle_text(plan: Plan, slots: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -19,6 +20,7 @@ from evomerge.judging.table import Count, interval_from
 from evomerge.judging.table import Table as FinalTable
 from evomerge.methods import Method
 from evomerge.params import show
+from evomerge.record.holder import holder_of
 from evomerge.record.record import Record
 from evomerge.report.files import Result
 from evomerge.report.text import count_text, interval_text, table_notes, table_rows, table_title
@@ -61,6 +63,15 @@ def console(*, err: bool = False) -> Console:
     if not made.is_terminal:
         made.width = 200
     return made
+
+
+def clear() -> None:
+    """Begin anew at the top of a terminal; elsewhere leave a line between what was shown and what comes."""
+    screen = console()
+    if screen.is_terminal:
+        screen.clear()
+    else:
+        screen.print()
 
 
 def show_lines(lines: Sequence[str]) -> None:
@@ -157,11 +168,15 @@ def budget_text(budget: Mapping[str, float | None], spent: Mapping[str, float]) 
 def status_of(record: Record) -> dict[str, Any]:
     """The state of a run as plain data."""
     history: History = record.history
-    best = history.best
+    best, holder = history.best, holder_of(record.folder)
     return {
         "run": str(record.folder),
         "phase": "done" if record.table and history.done else history.phase or "starting",
+        "running": holder is not None and holder.running is True,
+        "holder": holder and holder.plain,
+        "last_event": record.newest,
         "evaluations": history.arrived,
+        "candidates_tried": history.tried,
         "budget": dict(record.budget),
         "spent": {**asdict(history.spent), "hours": round(record.seconds / 3600, 4)},
         "batches": len(history.batches),
@@ -201,13 +216,43 @@ def _searched_text(value: float, bounds: Sequence[float] | None) -> str:
     return f"{value:.3f} (exact)" if low == high else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
+def _running_text(status: Mapping[str, Any]) -> str:
+    """Whether somebody works on it, and when something happened last."""
+    ago = duration_text(max(0.0, time.time() - status["last_event"]))
+    holder, last = status["holder"], f"last event {ago} ago"
+    if holder is None:
+        done = status["phase"] == "done"
+        return f"not running; {last}" + (
+            "" if done else f"; go on with: evomerge search {shlex.quote(status['run'])}"
+        )
+    who = f"pid {holder['pid']} on {holder['host']}"
+    if holder["running"]:
+        return f"running: {who}; {last}"
+    if holder["running"] is None:
+        return f"begun by {who}; whether that still runs cannot be told from here; {last}"
+    return f"not running: {who} was killed; {last}; go on with: evomerge search {shlex.quote(status['run'])}"
+
+
+def duration_text(seconds: float) -> str:
+    """``42 s``, ``7 min``, ``3 h 20 min``, ``2 d 4 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+
+
 def show_status(record: Record) -> None:
     """``evomerge status``."""
     status = status_of(record)
     minutes = status["seconds"] / 60
     lines = [
         f"{status['run']}: {PHASES.get(status['phase'], status['phase'])}",
-        f"{status['evaluations']} evaluations in {status['batches']} batches, {minutes:.1f} minutes of work, "
+        _running_text(status),
+        f"{status['evaluations']} evaluations of {status['candidates_tried']} merges, base and parents in {status['batches']} batches, {minutes:.1f} minutes of work, "
         f"{status['failed']} failed",
         f"before the shortlist: {budget_text(status['budget'], status['spent'])}",
     ]

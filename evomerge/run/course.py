@@ -24,7 +24,7 @@ def course_of(run: Run, search: Search) -> Course:
     front = suite.spec.front
     baselines = min(BASELINES, len(known))
     guards = {o.floor.of for o in suite.objectives if o.floor and o.floor.of}
-    recommended = max(front, RECOMMENDED - 1) + (AGREEING * len(guards) if space.mixtures else 0)
+    recommended = RECOMMENDED - 1 + (AGREEING * len(guards) if space.mixtures else 0)
     unraced = why_no_sum(suite.objectives, suite.spec.combination)
     return Course(
         limits={
@@ -38,7 +38,7 @@ def course_of(run: Run, search: Search) -> Course:
         start=(len(known), _count(suite.known(run.spec.seed)) + probe),
         whole=_count(suite.splits[Split.SEARCH]) + probe,
         select=_count(suite.splits[Split.SELECT]),
-        rounds=(1.0,) if unraced else ROUNDS,
+        rounds=(1.0,) if unraced or front else ROUNDS,
         shortlist=references + baselines + search.optimizer.observed + recommended + front,
         report=_count(suite.splits[Split.REPORT]),
         reported=references + baselines + 1 + front,

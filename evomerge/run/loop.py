@@ -37,6 +37,7 @@ from evomerge.record.events import (
     lines_of,
     reading,
 )
+from evomerge.record.holder import holding
 from evomerge.record.journal import Journal
 from evomerge.record.responses import Store
 from evomerge.record.vectors import Vectors
@@ -190,7 +191,7 @@ def search(
         gpus=gpus,
     )
     folder = run.spec.folder
-    with Journal.open(folder / JOURNAL) as journal:
+    with Journal.open(folder / JOURNAL) as journal, holding(folder):
         survey = Survey.of(lines_of(journal.path, journal.read()))
         resumed = survey.head is not None
         head = survey.head or head_of(run)
