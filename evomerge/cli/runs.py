@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from evomerge.cli import output, placement
 from evomerge.errors import InputError
 from evomerge.visible import visible
 
+TABLES = ("csv", "parquet", "optuna")  # formats of export that hold every evaluation
 BUDGETS = ("evaluations", "items", "tokens", "hours")  # that can be extended
 
 
@@ -35,16 +38,19 @@ def search(arguments: argparse.Namespace, extension: dict[str, str] | None = Non
     from evomerge.commands.search import search as run_search
     from evomerge.report.progress import Display
     from evomerge.report.terminal import command_for, show_lines, show_table
+    from evomerge.run.loop import Listeners
+    from evomerge.trackers.tracking import Tracking
 
     placement.check_options(arguments)
     placement.stop_on_signals()
     display = Display(quiet=arguments.quiet)
+    tracking = Tracking(placement.trackers_of(arguments), display.noted)
     try:
-        with display:
+        with display, closing(tracking):
             result = run_search(
                 arguments.run_dir,
                 placement.pool_of(arguments),
-                listener=display,
+                listener=Listeners(display, tracking),
                 device=arguments.device,
                 gpus=placement.gpus_of(arguments),
                 extension=extension,
@@ -124,6 +130,9 @@ def export(arguments: argparse.Namespace) -> None:
     from evomerge.record.record import Record
 
     record = Record(arguments.run_dir)
+    if arguments.format in TABLES:
+        _export_table(record, arguments)
+        return
     if arguments.pareto or arguments.unconfirmed:
         _export_front(record, arguments)
         return
@@ -133,6 +142,30 @@ def export(arguments: argparse.Namespace) -> None:
         output.save(recipe, Path(arguments.output), arguments.force)
     else:
         output.put(_text(recipe, arguments.format), arguments)
+
+
+def _export_table(record: Any, arguments: argparse.Namespace) -> None:
+    """Every evaluation, for other tools."""
+    from evomerge.report.frames import csv_of, parquet_of, write_optuna
+
+    form, chosen = arguments.format, ("candidate", "pareto", "unconfirmed")
+    for option in chosen:
+        if getattr(arguments, option) is not None:
+            raise InputError(
+                f"--{option}: --format {form} writes every evaluation of the run; leave one of them out"
+            )
+    if form == "csv":
+        output.put(csv_of(record), arguments)
+        return
+    if not arguments.output:
+        raise InputError(f"--format {form}: is no text; give a file to write with -o FILE")
+    path = Path(arguments.output)
+    if form == "parquet":
+        output.write_content(path, parquet_of(record), arguments.force)
+        return
+    with output.replacing(path, arguments.force):
+        write_optuna(record, path)
+    print(f"look at it with: optuna-dashboard sqlite:///{shlex.quote(str(path))}", file=sys.stderr)
 
 
 def _export_front(record: Any, arguments: argparse.Namespace) -> None:

@@ -30,14 +30,22 @@ from evomerge.evolution.archive import Elite
 from evomerge.evolution.core import ENOUGH, Plan, Search
 from evomerge.evolution.history import MERGED, Batch, Phase
 from evomerge.evolution.outlook import Outlook
+from evomerge.judging.evidence import score_range
 from evomerge.judging.final import IntervalOf
 from evomerge.pool import Slot
 from evomerge.record.events import JOURNAL, EvaluationLine, read_lines
 from evomerge.report.sparkline import Course
-from evomerge.report.terminal import PHASES, console, duration_text, nearest_budget
+from evomerge.report.terminal import (
+    PHASES,
+    console,
+    duration_text,
+    nearest_budget,
+    searched_text,
+)
 from evomerge.run.course import course_of
 from evomerge.run.loop import Listener, Look
 from evomerge.run.preflight import Run
+from evomerge.suite.splits import Split
 
 
 @dataclass(frozen=True)
@@ -258,12 +266,12 @@ class Display(Listener):
             return ""
         at = (best.batch, best.candidate)
         if self._interval is not None and at not in self._intervals:
-            interval = self._interval(*at)
-            text = str(interval)
-            if interval.low == interval.high:
-                text = f"{interval.value:.2f} (exact on the search items)"
-            elif interval.why:
-                text = f"{interval.value:.2f} (its error is unknown)"
+            assert self._run is not None
+            interval, suite = self._interval(*at), self._run.suite
+            ends = score_range(history, suite.objectives, best.batch)
+            asked = history.evaluations(best.batch)[best.candidate].items
+            whole = asked >= sum(map(len, suite.splits[Split.SEARCH].values()))
+            text = searched_text(interval, ends, whole=whole, digits=2)
             self._intervals = {at: f"best so far #{best.candidate}: {text}{self._beside(best)}"}
         return self._intervals[at]
 

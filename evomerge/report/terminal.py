@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -24,6 +25,7 @@ from evomerge.record.holder import holder_of
 from evomerge.record.record import Record
 from evomerge.report.files import Result
 from evomerge.report.text import count_text, interval_text, table_notes, table_rows, table_title
+from evomerge.suite.ranges import ANY, Range, ranges
 from evomerge.visible import one_line, visible
 
 PHASES: Mapping[str, str] = {
@@ -35,6 +37,7 @@ PHASES: Mapping[str, str] = {
     Phase.REPORT: "final report",
 }
 Cells = tuple[str, ...]
+WIDTH = 80  # columns, where no terminal tells another
 
 
 class Screen(Console):
@@ -58,10 +61,11 @@ class Screen(Console):
 
 
 def console(*, err: bool = False) -> Console:
-    """Wide enough for tables when the output is not a terminal."""
+    """As wide as its terminal; where there is none, as ``COLUMNS`` says, or 80."""
     made = Screen(stderr=err, soft_wrap=not sys.stdout.isatty())
     if not made.is_terminal:
-        made.width = 200
+        said = os.environ.get("COLUMNS", "")
+        made.width = int(said) if said.isdecimal() and int(said) > 0 else WIDTH
     return made
 
 
@@ -90,8 +94,13 @@ def _print_table(
         box=SIMPLE_HEAD,
         pad_edge=False,
     )
+    widths = [max(map(len, column)) + 3 for column in zip(columns, *rows, strict=True)]
+    fits = (
+        sum(widths) <= console().width
+    )  # where it does not, cells are broken, and none is cut off
     for number, column in enumerate(columns):
-        table.add_column(one_line(column), justify="left" if number == 0 else "right", no_wrap=True)
+        justify: Literal["left", "right"] = "left" if number == 0 else "right"
+        table.add_column(one_line(column), justify=justify, no_wrap=fits, overflow="fold")
     for number, row in enumerate(rows):
         style = "bold" if bold and bold[number] else ""
         table.add_row(*map(one_line, row), style=style)
@@ -192,7 +201,7 @@ def status_of(record: Record) -> dict[str, Any]:
             "candidate": best.candidate,
             "origin": history.candidates[best.candidate].origin,
             "search_score": best.score.value,
-            "search_interval": _bounds(record.best_interval),
+            "search_interval": _bounds(record.best_interval, record.best_ends),
             "feasible": best.score.feasible,
             "values": dict(best.values),
             "errors": history.evaluations(best.batch)[best.candidate].errors,
@@ -203,17 +212,30 @@ def status_of(record: Record) -> dict[str, Any]:
     }
 
 
-def _bounds(interval: Interval | None) -> list[float] | None:
-    """Of an interval, for JSON; None if they are not known."""
-    return None if interval is None or interval.why else [interval.low, interval.high]
+def _bounds(interval: Interval | None, ends: Range) -> list[float] | None:
+    """Of an interval, for JSON, cut to what is possible; None if they are not known."""
+    if interval is None or interval.why:
+        return None
+    shown = interval.within(*ends)
+    return [shown.low, shown.high]
 
 
-def _searched_text(value: float, bounds: Sequence[float] | None) -> str:
-    """What was measured on the search split, with its 95% interval."""
-    if bounds is None:
-        return f"{value:.3f} (error unknown)"
-    low, high = bounds
-    return f"{value:.3f} (exact)" if low == high else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+def searched_text(interval: Interval, ends: Range, *, whole: bool, digits: int = 3) -> str:
+    """What was measured on the search split, with its 95% interval, cut where the metric ends.
+
+    Args:
+        interval: around the estimate.
+        ends: the least and the greatest value that there can be.
+        whole: whether all search items were asked: only then can it be exact.
+        digits: after the point.
+    """
+    shown = interval.within(*ends)
+    if interval.why:
+        return f"{shown.value:.{digits}f} (error unknown)"
+    if interval.low == interval.high:
+        why = "exact on the search items" if whole else "all alike on a sample: error unknown"
+        return f"{shown.value:.{digits}f} ({why})"
+    return f"{shown.value:.{digits}f} [{shown.low:.{digits}f}, {shown.high:.{digits}f}]"
 
 
 def _running_text(status: Mapping[str, Any]) -> str:
@@ -258,16 +280,20 @@ def show_status(record: Record) -> None:
     ]
     best = status["best"]
     if best:
-        errors = best["errors"] or {}
+        errors, ends = best["errors"] or {}, ranges(record.objectives)
+        whole = record.best_whole
         texts = {
-            name: _searched_text(value, _bounds(Interval.around(value, errors.get(name))))
+            name: searched_text(
+                Interval.around(value, errors.get(name)), ends.get(name, ANY), whole=whole
+            )
             for name, value in best["values"].items()
         }
+        score = record.best_interval or Interval.unknown(best["search_score"], "error unknown")
         lines.append(
             f"best by search score, hence likely too good: #{best['candidate']} ({best['origin']}) "
-            f"{_searched_text(best['search_score'], best['search_interval'])}: "
+            f"{searched_text(score, record.best_ends, whole=whole)}: "
             + ", ".join(f"{name} {text}" for name, text in texts.items())
-            + " (95% intervals, on the search items)"
+            + " (95% intervals, on the search items, cut where a metric ends)"
         )
     lines += [f"{remark}." for remark in status["remarks"]]
     show_lines(lines)
