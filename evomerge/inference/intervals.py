@@ -64,7 +64,8 @@ class Interval:
         """For showing: cut to what is possible. Whether it is exact is to be asked before."""
         if self.why:
             return replace(self, value=min(max(self.value, low), high))
-        return Interval(*(min(max(n, low), high) for n in (self.value, self.low, self.high)))
+        value, below, above = (min(max(n, low), high) for n in (self.value, self.low, self.high))
+        return Interval(value, below, above)
 
     @property
     def plain(self) -> dict[str, Any]:
