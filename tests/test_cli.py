@@ -493,7 +493,7 @@ def test_scoring_says_how_far_it_is(finished: Path, tmp_path: Path) -> None:
     )
     (total,) = {of for _, of in heard}
     done = [count for count, _ in heard]
-    assert done == sorted(done) and done[0] == 0 and done[-1] == total == 16
+    assert done == sorted(done) and done[0] == 0 and done[-1] == total
     assert len(set(done)) > 2
 
 

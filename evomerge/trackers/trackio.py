@@ -64,7 +64,7 @@ class Trackio(Tracker):
 
     def finish(self, done: bool) -> None:
         with _silent():
-            self._run.finish()
+            self._trackio.finish()  # not the run's own: at the exit of the process it would be finished again
 
 
 @contextlib.contextmanager

@@ -64,4 +64,4 @@ class WandB(Tracker):
         self._run.log({"final table": table}, step=self._step + 1)
 
     def finish(self, done: bool) -> None:
-        self._run.finish(exit_code=0 if done else 1, quiet=True)
+        self._run.finish(exit_code=0 if done else 1)

@@ -240,6 +240,8 @@ def told_to(name: str, folder: Path) -> tuple[list[int], str]:
 OPTIONS = {"wandb": {"mode": "offline"}, "trackio": {"project": "tests"}}
 
 
+# of what trackers use themselves
+@pytest.mark.filterwarnings("default::DeprecationWarning", "default::FutureWarning")
 @pytest.mark.parametrize("name", PACKAGES)
 def test_a_tracker_holds_every_step_once(
     name: str, run_folder: RunFolder, small: dict[str, Any]
