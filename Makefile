@@ -9,8 +9,9 @@ MERGEKIT := $(VENV)/mergekit
 VLLM := $(VENV)/vllm
 QUANTIZED := $(VENV)/quantized
 SITE := $(VENV)/site
+TRACKERS := $(VENV)/trackers
 
-.PHONY: help demo test quick docs site bench bench-evaluate bench-search gpu estimators winners soak fuzz families lint family smollm mergekit vllm quantized clean
+.PHONY: help demo test quick docs site bench bench-evaluate bench-search gpu estimators winners soak fuzz families lint family smollm mergekit vllm quantized trackers clean
 
 demo: $(VENV)/.installed  ## search over the embedded tiny models (a few minutes)
 	$(BIN)/evomerge demo
@@ -82,6 +83,9 @@ vllm: $(VLLM)/.installed  ## the tests of the engine of vLLM, in an environment 
 quantized: $(QUANTIZED)/.installed  ## the tests of scoring in 4 bits, with bitsandbytes beside the test environment
 	PYTHONPATH=$(CURDIR) $(QUANTIZED)/bin/python -m pytest tests/engines/test_quantizing.py
 
+trackers: $(TRACKERS)/.installed  ## the tests of trackers and of Optuna's dashboard, with their packages beside the test environment
+	PYTHONPATH=$(CURDIR) $(TRACKERS)/bin/python -m pytest tests/trackers
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -122,6 +126,14 @@ $(QUANTIZED)/.installed: constraints.txt | $(VENV)/.installed-test
 $(SITE)/.installed: | $(VENV)/bin/python
 	$(PYTHON) -m venv $(SITE)
 	$(SITE)/bin/pip --disable-pip-version-check install --quiet 'zensical>=0.0.70,<0.1'
+	touch $@
+
+$(TRACKERS)/.installed: pyproject.toml constraints.txt | $(VENV)/.installed-test
+	$(BIN)/python -m venv $(TRACKERS)
+	$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' \
+	  > "$$($(TRACKERS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/test-environment.pth"
+	$(TRACKERS)/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt \
+	  'tensorboard>=2.15,<3' 'wandb>=0.18,<1' 'mlflow-skinny>=2.16,<4' 'trackio>=0.20,<1' 'optuna-dashboard>=0.17,<1'
 	touch $@
 
 clean:

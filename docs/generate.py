@@ -78,7 +78,7 @@ def optimizers_table() -> str:
         kind = optimizers.get(name)
         options = ", ".join(f"`{option.name}`" for option in kind.OPTIONS)
         room = place.partition(":")[0].removeprefix("evomerge.").replace(".", "/")
-        rows.append(f"| `{name}` | {options} | {first_line(f'{room}.py')} |")
+        rows.append(f"| `{name}` | {options} | {first_line(room)} |")
     return "\n".join(rows)
 
 

@@ -140,6 +140,16 @@ STATISTICS = Registry(
     "evomerge.statistics",
     {"fisher": "evomerge.parents.fisher:Fisher"},
 )
+TRACKERS = Registry(
+    "tracker",
+    "evomerge.trackers",
+    {
+        "tensorboard": "evomerge.trackers.tensorboard:TensorBoard",
+        "wandb": "evomerge.trackers.wandb:WandB",
+        "mlflow": "evomerge.trackers.mlflow:MLflow",
+        "trackio": "evomerge.trackers.trackio:Trackio",
+    },
+)
 PARTS = Registry(
     "part of a search space",
     "evomerge.parts",

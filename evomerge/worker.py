@@ -14,8 +14,9 @@ import base64
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import chain
 from typing import Any
 
 from evomerge.checkpoint import ModelRef
@@ -39,6 +40,7 @@ from evomerge.suite.spec import SuiteSpec
 from evomerge.tokens import TokenRules
 
 Plain = dict[str, Any]
+Heard = Callable[[int, int], None]  # items done, of how many
 
 
 @dataclass(frozen=True)
@@ -234,26 +236,29 @@ class Worker:
         self._engine: Engine | None = None
         self._open(setup.dtype)
 
-    def __call__(self, job: Job) -> Outcome:
-        """Let the engine load the merge of the job's recipe, and score it."""
+    def __call__(self, job: Job, heard: Heard | None = None) -> Outcome:
+        """Let the engine load the merge of the job's recipe, and score it; ``heard`` is told how far it is."""
         if job.dtype is not None and job.dtype != self._dtype:
             self._open(job.dtype)
         started = time.perf_counter()
         probe, results, slope, error, merged = None, None, None, None, started
         asked = 0.0
+        tally = _Tally(
+            heard, sum(map(len, chain(*(m.values() for m in (job.probe, job.items, job.slope)))))
+        )
         try:
             merge = Merge(self._materializer, _recipe_of(job))
             self._load(merge)
             merged = time.perf_counter()
             if job.probe:
-                probe = evaluate(self._scorers, job.probe)
+                probe = self._evaluate(job.probe, tally)
                 if job.limits:
                     error = find_collapse(probe, job.limits)
             if error is None:
-                results = evaluate(self._scorers, job.items)
+                results = self._evaluate(job.items, tally)
                 asked = time.perf_counter()
                 if job.slope:
-                    slope = self._slope(merge, job)
+                    slope = self._slope(merge, job, tally)
         except CandidateFailed as failure:  # also ``NonFinite``, of a scorer
             error = str(failure)
         ended = time.perf_counter()
@@ -261,7 +266,16 @@ class Worker:
         seconds = {"merge": merged - started, "score": scored - merged, "slope": ended - scored}
         return Outcome(results, probe, error, seconds, slope)
 
-    def _slope(self, merge: Merge, job: Job) -> Plain:
+    def _evaluate(self, items: Items, tally: _Tally) -> Results:
+        """Responses to ``items``; an engine that can tell how far it is, does."""
+        engine: Any = self._engine
+        if hasattr(engine, "heard"):
+            engine.heard = tally.within
+        found = evaluate(self._scorers, items, lambda name: tally.next(len(items[name])))
+        tally.next(0)
+        return found
+
+    def _slope(self, merge: Merge, job: Job, tally: _Tally) -> Plain:
         """The derivatives that are wanted, of what the engine runs."""
         assert isinstance(self._engine, Differentiable)
         lessons: dict[str, list[Lesson]] = {}
@@ -275,12 +289,11 @@ class Worker:
             self._follow(job, lessons, loss)
             self._load(merge)
         take = row_slope if job.by_rows else slope
-        return plain(
-            {
-                name: take(self._engine, merge, each, loss, checkpoint=job.checkpoint)
-                for name, each in lessons.items()
-            }
-        )
+        found = {}
+        for name, each in lessons.items():
+            tally.next(len(job.slope[name]))
+            found[name] = take(self._engine, merge, each, loss, checkpoint=job.checkpoint)
+        return plain(found)
 
     def _follow(self, job: Job, lessons: Mapping[str, Sequence[Lesson]], loss: Loss) -> None:
         """Let ``loss`` hear what the teachers say, each of which is loaded once."""
@@ -322,6 +335,29 @@ class Worker:
             raise CandidateFailed(str(error)) from error
 
 
+class _Tally:
+    """How far a job is: items done, of ``total``; scorer by scorer, and within one by what the engine says."""
+
+    def __init__(self, heard: Heard | None, total: int) -> None:
+        self._heard, self._total = heard, total
+        self._done = self._now = self._most = 0
+        self._say()
+
+    def next(self, count: int) -> None:
+        """What was begun is done; so many items come next."""
+        self._done, self._now, self._most = self._done + self._now, count, 0
+        self._say()
+
+    def within(self, answered: int, of: int) -> None:
+        """So many requests of the engine's are answered; a scorer may call it more than once."""
+        self._most = max(self._most, self._now * answered // max(1, of))
+        self._say()
+
+    def _say(self) -> None:
+        if self._heard is not None:
+            self._heard(self._done + self._most, self._total)
+
+
 def _recipe_of(job: Job) -> Recipe:
     """The recipe of a job, with the row weights that it brings."""
     recipe = Recipe.from_plain(job.recipe)
@@ -333,5 +369,15 @@ def _recipe_of(job: Job) -> Recipe:
 
 def start(plain: Mapping[str, Any]) -> Any:
     """A worker as pools hold one: built from a plain ``Setup``, plain ``Job`` in, plain ``Outcome`` out."""
-    worker = Worker(Setup.from_plain(plain))
-    return lambda job: worker(Job.from_plain(job)).plain
+    return _PlainWorker(Worker(Setup.from_plain(plain)))
+
+
+class _PlainWorker:
+    """A worker whose jobs and outcomes are plain; ``heard`` is told how far it is."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self.heard: Heard | None = None
+
+    def __call__(self, job: Mapping[str, Any]) -> Plain:
+        return self._worker(Job.from_plain(job), self.heard).plain

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -11,12 +13,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+from pyarrow import parquet
 
 import evomerge
 from evomerge import Recipe, config, methods
 from evomerge.cli import main
+from evomerge.commands.score import score_model
 from evomerge.commands.search import search
+from evomerge.record.holder import holding
 
 Call = Callable[..., str]
 UNSEEN = "no fitness file of this folder had looked at these report items before"
@@ -405,8 +411,115 @@ def test_the_status_of_a_finished_run(call: Call, finished: Path) -> None:
     best = status["best"]
     low, high = best["search_interval"]
     assert low <= best["search_score"] <= high
-    bounds = "(exact)" if low == high else f"[{low:.3f}, {high:.3f}]"
-    assert f"{best['search_score']:.3f} {bounds}: " in text
+    assert f"{best['search_score']:.3f} [{low:.3f}, {high:.3f}]: " in text or low == high
+    assert max(map(len, text.splitlines()[:1])) and "not running; last event" in text
+    table = [line for line in text.splitlines() if "winner: " in line]
+    assert table and all(len(line) <= 80 for line in table)
+
+
+def test_a_run_is_watched_until_nobody_works_on_it(
+    call: Call, finished: Path, unfinished: Path
+) -> None:
+    assert call("status", finished, "--watch").count("not running; last event") == 1
+    assert "go on with: evomerge search" in call("status", unfinished, "--watch", "0.1")
+    (unfinished / "running.json").write_text('{"pid": 1, "host": "elsewhere", "since": 0}')
+    assert status_of(call, unfinished)["holder"]["running"] is None
+    assert main(["status", str(finished), "--watch", "0"]) == 2
+
+
+def test_a_search_that_runs_says_so_and_watching_ends_with_it(call: Call, unfinished: Path) -> None:
+    code = "import sys, evomerge.cli\nsys.exit(evomerge.cli.main(sys.argv[1:]))"
+    with holding(unfinished):
+        running = status_of(call, unfinished)
+        watcher = subprocess.Popen(
+            [sys.executable, "-c", code, "status", str(unfinished), "--watch", "0.1", "--json"],
+            stdout=subprocess.PIPE,
+        )
+        assert watcher.stdout is not None
+        seen = [json.loads(watcher.stdout.readline()) for _ in range(2)]
+    rest = watcher.stdout.read().splitlines()
+    watcher.stdout.close()
+    assert watcher.wait() == 0
+    assert running["running"] and all(each["running"] for each in seen)
+    assert not json.loads(rest[-1])["running"]
+    assert running["candidates_tried"] == running["evaluations"] - 3
+
+
+# -- tables for other tools ------------------------------------------------------------------------
+
+
+def test_evaluations_are_exported_as_tables(call: Call, finished: Path, tmp_path: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(call("export", finished, "--format", "csv"))))
+    status = status_of(call, finished)
+    assert len(rows) == status["evaluations"]
+    best = max(
+        (r for r in rows if r["phase"] in ("start", "search")), key=lambda r: float(r["score"])
+    )
+    assert int(best["candidate"]) == status["best"]["candidate"]
+    assert float(best["objective.text"]) == status["best"]["values"]["text"]
+    assert {r["phase"] for r in rows} == {"references", "start", "search", "select", "report"}
+    file = tmp_path / "rows.parquet"
+    call("export", finished, "--format", "parquet", "-o", file)
+    table = parquet.read_table(file)
+    assert table.column_names == list(rows[0]) and table.num_rows == len(rows)
+    assert table["digest"].to_pylist() == [row["digest"] for row in rows]
+    assert table.schema.metadata[b"evomerge.run"].decode() == config_digest(finished)
+    gene = next(name for name in table.column_names if name.startswith("gene."))
+    drawn = [row[gene] for row in table.to_pylist() if row["phase"] == "search"]
+    assert drawn and all(0 <= value <= 1 for value in drawn)
+
+
+def config_digest(folder: Path) -> str:
+    return str(json.loads((folder / "journal.jsonl").read_text().splitlines()[0])["digest"])
+
+
+def test_evaluations_are_exported_as_a_study(call: Call, finished: Path, tmp_path: Path) -> None:
+    file = tmp_path / "study.db"
+    call("export", finished, "--format", "optuna", "-o", file)
+    study = optuna.load_study(study_name="run", storage=f"sqlite:///{file}")
+    status = status_of(call, finished)
+    assert len(study.trials) == status["spent"]["evaluations"]
+    tried = [t for t in study.trials if t.user_attrs["phase"] != "references"]
+    best = max(tried, key=lambda trial: trial.value)
+    assert best.user_attrs["candidate"] == status["best"]["candidate"]
+    assert best.value == status["best"]["search_score"]
+    before = file.read_bytes()
+    assert main(["export", str(finished), "--format", "optuna", "-o", str(file)]) == 2
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--format", "parquet"], "give a file to write with -o FILE"),
+        (
+            ["--format", "csv", "--candidate", "3"],
+            "--candidate: --format csv writes every evaluation",
+        ),
+    ],
+)
+def test_what_makes_no_table_is_refused(
+    finished: Path, options: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(finished), *options]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_scoring_says_how_far_it_is(finished: Path, tmp_path: Path) -> None:
+    fitness = config.read(finished / "run.yaml").plain["fitness"]
+    for objective in fitness["objectives"].values():
+        objective["text"] = str(finished / objective["text"])
+    (tmp_path / "fitness.yaml").write_text(config.dump(fitness))
+    heard: list[tuple[int, int]] = []
+    score_model(
+        str(finished / "best.yaml"),
+        tmp_path / "fitness.yaml",
+        heard=lambda *said: heard.append(said),
+    )
+    (total,) = {of for _, of in heard}
+    done = [count for count, _ in heard]
+    assert done == sorted(done) and done[0] == 0 and done[-1] == total
+    assert len(set(done)) > 2
 
 
 def test_a_budget_that_generation_0_spends_is_said(

@@ -18,6 +18,7 @@ ORDER = """
 __main__
 cli
 commands testing
+trackers
 report
 run interop demo
 record
@@ -48,6 +49,11 @@ CORNERS = {
     "optuna": "evomerge.optimizers.optuna",
     "scipy": "evomerge.optimizers.sobol",
     "vllm": "evomerge.engines.vllm",
+    "pyarrow": "evomerge.report.frames",
+    "tensorboard": "evomerge.trackers.tensorboard",
+    "wandb": "evomerge.trackers.wandb",
+    "mlflow": "evomerge.trackers.mlflow",
+    "trackio": "evomerge.trackers.trackio",
 }
 
 

@@ -58,6 +58,23 @@ def write_all(texts: Mapping[Path, str], force: bool) -> None:
             write_text(path, text)
 
 
+def write_content(path: Path, content: bytes, force: bool) -> None:
+    """A file that is no text."""
+    from evomerge.config import write_bytes
+
+    with replacing(path, force):
+        write_bytes(path, content)
+
+
+@contextmanager
+def replacing(path: Path, force: bool) -> Iterator[None]:
+    """For who writes ``path`` by himself: refuses what is there, makes the folder, says what was written."""
+    refuse_existing(path, force)
+    with _told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+
+
 @contextmanager
 def _told(*files: Path) -> Iterator[None]:
     """Says what was written, or that it cannot be."""

@@ -227,20 +227,30 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command(
         "status",
         runs.status,
-        "show how far a search is, from its journal alone",
+        "show how far a search is and whether it runs, from its folder alone",
         "Works while the search runs, and without its models or tasks at hand.",
     )
     sub.add_argument("run_dir", metavar="RUN_DIR")
     sub.add_argument("--json", action="store_true", help="machine-readable")
+    sub.add_argument(
+        "--watch",
+        type=float,
+        nargs="?",
+        const=5.0,
+        metavar="SECONDS",
+        help="show it again every so many seconds (5) until the search ends; Ctrl-C ends the watching only",
+    )
 
     sub = command(
         "export",
         runs.export,
-        "write a recipe of a search as YAML",
+        "write a recipe of a search as YAML, or all its evaluations for other tools",
         "By default the winner (before the end: the best so far, by its search score). For mergekit\n"
         "(0.1.5) the models keep the names given in run.yaml; where methods differ between layers or\n"
         "roles the file holds several merges, for mergekit-multi. What mergekit would merge to other\n"
-        "tensors is refused with the reason.",
+        "tensors is refused with the reason.\n\n"
+        "csv and parquet have a row an evaluation: genes, objectives with their errors, score, cost. optuna\n"
+        "is a study in an SQLite file, which optuna-dashboard opens.",
     )
     sub.add_argument(
         "run_dir", metavar="RUN_DIR|RECIPE.yaml", help="a run; or a recipe, with --format mergekit"
@@ -250,7 +260,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--format",
-        choices=("evomerge", "mergekit"),
+        choices=("evomerge", "mergekit", *runs.TABLES),
         default="evomerge",
         help="default: %(default)s",
     )

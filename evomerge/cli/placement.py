@@ -35,7 +35,37 @@ def add_options(sub: argparse.ArgumentParser) -> None:
         help="device of the workers (default: cuda if there is any, else cpu); keep a run to one kind, "
         "they round differently",
     )
+    place.add_argument(
+        "--track",
+        action="append",
+        default=[],
+        metavar="NAME[:KEY=VALUE,...]",
+        help="show the search in a tracker, too: tensorboard, wandb, mlflow, trackio; may be given several times",
+    )
     place.add_argument("--quiet", action="store_true", help="only the table at the end")
+
+
+def trackers_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The trackers that run.yaml and ``--track`` name, made; options of the flag come first.
+
+    Raises:
+        InputError: one is unknown, has no such option, or its package is not installed.
+    """
+    from evomerge.run.spec import load_run
+    from evomerge.trackers import make
+
+    spec = load_run(arguments.run_dir)
+    wanted = {name: dict(options) for name, options in spec.trackers.items()}
+    for text in arguments.track:
+        name, colon, rest = text.partition(":")
+        options = dict[str, str]()
+        for part in rest.split(",") if colon else ():
+            key, equals, value = part.partition("=")
+            if not (key and equals):
+                raise InputError(f"--track {text}: expected NAME[:KEY=VALUE,...], found {part!r}")
+            options[key] = value
+        wanted[name] = {**wanted.get(name, {}), **options}
+    return {name: make(name, spec.folder, options) for name, options in wanted.items()}
 
 
 def check_options(arguments: argparse.Namespace) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import sys
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from evomerge.cli import output, placement
 from evomerge.errors import InputError
 from evomerge.visible import visible
 
+TABLES = ("csv", "parquet", "optuna")  # formats of export that hold every evaluation
 BUDGETS = ("evaluations", "items", "tokens", "hours")  # that can be extended
 
 
@@ -34,16 +38,19 @@ def search(arguments: argparse.Namespace, extension: dict[str, str] | None = Non
     from evomerge.commands.search import search as run_search
     from evomerge.report.progress import Display
     from evomerge.report.terminal import command_for, show_lines, show_table
+    from evomerge.run.loop import Listeners
+    from evomerge.trackers.tracking import Tracking
 
     placement.check_options(arguments)
     placement.stop_on_signals()
     display = Display(quiet=arguments.quiet)
+    tracking = Tracking(placement.trackers_of(arguments), display.noted)
     try:
-        with display:
+        with display, closing(tracking):
             result = run_search(
                 arguments.run_dir,
                 placement.pool_of(arguments),
-                listener=display,
+                listener=Listeners(display, tracking),
                 device=arguments.device,
                 gpus=placement.gpus_of(arguments),
                 extension=extension,
@@ -84,11 +91,39 @@ def status(arguments: argparse.Namespace) -> None:
     from evomerge.record.record import Record
     from evomerge.report.terminal import show_status, status_of
 
+    if arguments.watch is not None:
+        _watch(arguments)
+        return
     record = Record(arguments.run_dir)
     if arguments.json:
         print(json.dumps(status_of(record), indent=2))
     else:
         show_status(record)
+
+
+def _watch(arguments: argparse.Namespace) -> None:
+    """Show the status again and again, until the search is done or nobody works on it; Ctrl-C ends it, too."""
+    from evomerge.record.record import Record
+    from evomerge.report.terminal import clear, show_status, status_of
+
+    if not arguments.watch > 0:
+        raise InputError(f"--watch: expected seconds above 0, found {arguments.watch:g}")
+    placement.stop_on_signals()
+    try:
+        while True:
+            record = Record(arguments.run_dir)
+            status = status_of(record)
+            if arguments.json:
+                print(json.dumps(status), flush=True)
+            else:
+                clear()
+                show_status(record)
+            holder = status["holder"]
+            if status["phase"] == "done" or holder is None or holder["running"] is False:
+                return
+            time.sleep(arguments.watch)
+    except KeyboardInterrupt:
+        return
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -98,6 +133,9 @@ def export(arguments: argparse.Namespace) -> None:
         output.put(_text(recipe, arguments.format), arguments)
         return
     record = Record(arguments.run_dir)
+    if arguments.format in TABLES:
+        _export_table(record, arguments)
+        return
     if arguments.pareto or arguments.unconfirmed:
         _export_front(record, arguments)
         return
@@ -132,6 +170,30 @@ def _recipe_given(arguments: argparse.Namespace) -> Any:
             f"{path}: is a recipe already; give --format mergekit to write one for mergekit"
         )
     return Recipe.load(path)
+
+
+def _export_table(record: Any, arguments: argparse.Namespace) -> None:
+    """Every evaluation, for other tools."""
+    from evomerge.report.frames import csv_of, parquet_of, write_optuna
+
+    form, chosen = arguments.format, ("candidate", "pareto", "unconfirmed")
+    for option in chosen:
+        if getattr(arguments, option) is not None:
+            raise InputError(
+                f"--{option}: --format {form} writes every evaluation of the run; leave one of them out"
+            )
+    if form == "csv":
+        output.put(csv_of(record), arguments)
+        return
+    if not arguments.output:
+        raise InputError(f"--format {form}: is no text; give a file to write with -o FILE")
+    path = Path(arguments.output)
+    if form == "parquet":
+        output.write_content(path, parquet_of(record), arguments.force)
+        return
+    with output.replacing(path, arguments.force):
+        write_optuna(record, path)
+    print(f"look at it with: optuna-dashboard sqlite:///{shlex.quote(str(path))}", file=sys.stderr)
 
 
 def _export_front(record: Any, arguments: argparse.Namespace) -> None:

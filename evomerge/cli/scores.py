@@ -16,6 +16,7 @@ from evomerge.visible import visible
 
 def score(arguments: argparse.Namespace) -> None:
     from evomerge.commands.score import score_model
+    from evomerge.report.progress import items_bar
     from evomerge.report.terminal import show_scores
 
     if arguments.again and arguments.split != "report":
@@ -25,15 +26,17 @@ def score(arguments: argparse.Namespace) -> None:
     placement.check_device(arguments.device)
     placement.check_gpus(arguments)
     gpus = placement.gpus_of(arguments)
-    scores = score_model(
-        arguments.model,
-        presets.file_of("fitness", arguments.fitness),
-        arguments.split,
-        device=arguments.device,
-        gpus=gpus,
-        again=arguments.again,
-        say=lambda text: print(visible(text), file=sys.stderr),
-    )
+    with items_bar("items answered") as heard:
+        scores = score_model(
+            arguments.model,
+            presets.file_of("fitness", arguments.fitness),
+            arguments.split,
+            device=arguments.device,
+            gpus=gpus,
+            again=arguments.again,
+            say=lambda text: print(visible(text), file=sys.stderr),
+            heard=heard,
+        )
     if arguments.json:
         print(json.dumps(scores, indent=2))
     else:
@@ -42,6 +45,7 @@ def score(arguments: argparse.Namespace) -> None:
 
 def reduce(arguments: argparse.Namespace) -> None:
     from evomerge.commands.reduce import reduce_suite
+    from evomerge.report.progress import items_bar
     from evomerge.report.terminal import show_lines
 
     if arguments.items is not None and arguments.items < 1:
@@ -51,14 +55,16 @@ def reduce(arguments: argparse.Namespace) -> None:
     placement.check_device(arguments.device)
     placement.check_gpus(arguments)
     gpus = placement.gpus_of(arguments)
-    reduced = reduce_suite(
-        Path(fitness),
-        arguments.models,
-        output,
-        count=arguments.items,
-        device=arguments.device,
-        gpus=gpus,
-        say=lambda text: print(f"{visible(text)} ...", file=sys.stderr),
-    )
+    with items_bar("items answered") as heard:
+        reduced = reduce_suite(
+            Path(fitness),
+            arguments.models,
+            output,
+            count=arguments.items,
+            device=arguments.device,
+            gpus=gpus,
+            say=lambda text: print(f"{visible(text)} ...", file=sys.stderr),
+            heard=heard,
+        )
     write(output, reduced.text, arguments.force)
     show_lines(reduced.lines)

@@ -306,6 +306,11 @@ def _models_and_space(job: Run, parents: Parents) -> list[str]:
         *_rows(job),
         *(f"note: {name} is not scored first: {why}" for name, why in spec.space.left_out.items()),
         _optimizer(job),
+        *(
+            f"tracker: {name} is told of run.yaml, scores and the table"
+            + "".join(f"; {key} {value}" for key, value in options.items())
+            for name, options in spec.trackers.items()
+        ),
     ]
 
 

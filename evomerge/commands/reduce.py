@@ -41,6 +41,7 @@ def reduce_suite(
     device: str | None = None,
     gpus: int = 1,
     say: Callable[[str], None] = lambda text: None,
+    heard: Callable[[int, int], None] | None = None,
 ) -> Reduced:
     """The fitness file with a section ``anchors``, for ``output``'s folder.
 
@@ -52,6 +53,7 @@ def reduce_suite(
         device: where models run.
         gpus: that a model is spread over.
         say: is told which model is scored, and what is downloaded.
+        heard: is told how many items it answered, of how many.
 
     Raises:
         InputError: too few models, one of them twice, or nothing to reduce.
@@ -78,7 +80,9 @@ def reduce_suite(
     items, found = suite.splits[Split.SEARCH], list[Results]()
     for number, (model, recipe) in enumerate(zip(models, recipes, strict=True), start=1):
         say(f"scoring {model} ({number} of {len(models)}) on {sum(map(len, items.values()))} items")
-        found.append(respond(model, recipe, suite, items, device=device, gpus=gpus, say=say))
+        found.append(
+            respond(model, recipe, suite, items, device=device, gpus=gpus, say=say, heard=heard)
+        )
     anchors: dict[str, dict[str, float]] = {}
     lines = []
     for name, ids in items.items():

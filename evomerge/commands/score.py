@@ -28,7 +28,7 @@ from evomerge.run.preflight import check_engine
 from evomerge.suite.scorer import SIGNALS, Items, Results
 from evomerge.suite.spec import SuiteSpec, parse_suite
 from evomerge.suite.suite import Suite
-from evomerge.worker import Job, Setup, Worker
+from evomerge.worker import Heard, Job, Setup, Worker
 
 REPORT = "report"
 
@@ -42,11 +42,13 @@ def score_model(
     gpus: int = 1,
     again: bool = False,
     say: Callable[[str], None] = lambda text: None,
+    heard: Heard | None = None,
 ) -> dict[str, Any]:
     """Objectives and signals of a model (text, see ``checkpoint``) or recipe file, with 95% intervals.
 
     Floors and retention need a base and parents and are left out. The report split is scored in the
-    recipe's own dtype, as at the end of a search, and the look at it is recorded. ``say`` is told what is downloaded.
+    recipe's own dtype, as at the end of a search, and the look at it is recorded. ``say`` is told what is downloaded,
+    ``heard`` how many items are answered, of how many.
 
     Raises:
         InputError: the fitness file or the model is wrong, or the report items were looked at before
@@ -61,7 +63,9 @@ def score_model(
     if book and not again:
         book.read().refuse()
     dtype = recipe.dtype if split == REPORT else None
-    results = respond(model, recipe, suite, items, dtype=dtype, device=device, gpus=gpus, say=say)
+    results = respond(
+        model, recipe, suite, items, dtype=dtype, device=device, gpus=gpus, say=say, heard=heard
+    )
     looks = book and book.record(book.look(time.time(), "score", model, recipe.digest))
     bootstrap, behind = Bootstrap.of(suite, items, seed=0), count(suite, items)
     found = {name: each.interval() for name, each in bootstrap.values(results, model).items()}
@@ -118,10 +122,11 @@ def respond(
     device: str | None = None,
     gpus: int = 1,
     say: Callable[[str], None] = lambda text: None,
+    heard: Heard | None = None,
 ) -> Results:
     """What one model answers to ``items``; ``dtype`` None is that of a search's candidates.
 
-    ``say`` is told what is downloaded.
+    ``say`` is told what is downloaded, ``heard`` how many items are answered, of how many.
 
     Raises:
         RunError: it gives no finite answers.
@@ -141,7 +146,7 @@ def respond(
             gpus=gpus,
         )
     )
-    outcome = worker(Job("score", recipe.portable().plain, items))
+    outcome = worker(Job("score", recipe.portable().plain, items), heard)
     if outcome.results is None:
         raise RunError(f"{model}: {outcome.error}")
     return outcome.results

@@ -178,6 +178,8 @@ class Engine(Protocol):
         """The model as a torch module; None if the engine has no such thing."""
         ...
 
+    # One that tells how far a call is calls its attribute ``heard(answered, of)``, which a worker sets.
+
     def close(self) -> None:
         """Give memory and devices back; nothing is asked of it afterwards."""
         ...

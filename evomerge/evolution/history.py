@@ -509,6 +509,24 @@ class History:
         """Scores of a complete batch, by candidate; None if it failed."""
         return self._batches[batch].scores
 
+    @property
+    def tried(self) -> int:
+        """Merges that were evaluated, each once however often it was drawn or scored; failures count."""
+        references = {c.id for c in self.batches[0].candidates} if self.batches else set()
+        return len(
+            {
+                self.candidates[id].digest
+                for progress in self._batches
+                for id in progress.evaluations
+                if id not in references
+            }
+        )
+
+    @property
+    def under_way(self) -> list[Batch]:
+        """Batches with evaluations that are awaited, in order."""
+        return [self.batches[number] for number in sorted(self._open)]
+
     def awaited(self, batch: int) -> list[Candidate]:
         """Candidates of a batch that have no evaluation yet."""
         return list(self._batches[batch].awaited.values())

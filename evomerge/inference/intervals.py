@@ -60,6 +60,13 @@ class Interval:
             return cls.unknown(value, "error unknown")
         return cls(value, value - NORMAL * error, value + NORMAL * error)
 
+    def within(self, low: float, high: float) -> Interval:
+        """For showing: cut to what is possible. Whether it is exact is to be asked before."""
+        if self.why:
+            return replace(self, value=min(max(self.value, low), high))
+        value, below, above = (min(max(n, low), high) for n in (self.value, self.low, self.high))
+        return Interval(value, below, above)
+
     @property
     def plain(self) -> dict[str, Any]:
         """``value``, ``low`` and ``high`` for JSON; unknown bounds are None, and ``why`` says why."""

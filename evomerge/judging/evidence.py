@@ -6,6 +6,7 @@ of every model, so a combined score, or the difference of two models, is paired 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from evomerge.suite.objectives import (
     why_bent,
     with_derived,
 )
+from evomerge.suite.ranges import ANY, ranges
 from evomerge.suite.scorer import UNBOUNDED, Items, Results, column
 from evomerge.suite.suite import Suite
 
@@ -204,6 +206,30 @@ def search_interval(
     errors = {objective.name: known.get(objective.name) for objective in counted}
     value, error = score(evaluation.values), spread(objectives, score, evaluation.values, errors)
     return Interval.around(value, error)
+
+
+def score_range(
+    history: History, objectives: Sequence[Objective], batch: int
+) -> tuple[float, float]:
+    """The least and the greatest combined score in a complete batch, by what values its metrics can have.
+
+    Every combination grows with each objective, so the ends are those of all objectives together.
+    """
+    found = ranges([o for o in objectives if o.name not in history.idle or o.weight])
+    ends = []
+    for which in (0, 1):
+        values = {
+            o.name: found.get(o.name, ANY)[which if o.maximize else 1 - which] for o in objectives
+        }
+        known = history.references(batch)["base"]
+        open_ended = [name for name, value in values.items() if math.isinf(value)]
+        counted = {o.name for o in objectives if o.weight}
+        if counted & set(open_ended):
+            ends.append(math.inf if which else -math.inf)
+            continue
+        whole = {**values, **{name: known[name] for name in open_ended}}
+        ends.append(history.score(batch, whole).value)
+    return ends[0], ends[1]
 
 
 def _binary(columns: Sequence[Sequence[Any]]) -> bool:

@@ -15,16 +15,17 @@ from contextlib import suppress
 
 from evomerge.errors import CandidateFailed
 from evomerge.evolution.candidate import Candidate
-from evomerge.evolution.history import MERGED, History
+from evomerge.evolution.history import MERGED, History, Phase
 from evomerge.inference.intervals import Interval, Resampled, jointly
 from evomerge.judging.beside import together
-from evomerge.judging.evidence import Bootstrap, ByObjective, compare
+from evomerge.judging.evidence import Bootstrap, ByObjective, compare, score_range
 from evomerge.judging.floors import margins
 from evomerge.judging.health import asymmetries, notes
 from evomerge.judging.table import Beside, Count, Effort, Gain, Held, Row, Table, Trust
 from evomerge.judging.volume import volume
 from evomerge.rounding import Rounding
 from evomerge.suite.objectives import BASE, counting, entering, weightless
+from evomerge.suite.schedule import size
 from evomerge.suite.scorer import Items, Results
 from evomerge.suite.splits import Split
 from evomerge.suite.suite import Suite
@@ -144,7 +145,7 @@ def final_table(
         held = {row.candidate for row in rows if all(each.held for each in row.floors)}
         sets["front"] = [id for id in on_front if id in estimates and id in held]
         sets["parents"] = [id for id in references if id in estimates and id in held]
-    searched = _search_score(history, interval)
+    searched = _search_score(history, suite, interval)
     chosen, chosen_items = _select_score(history, suite, selected or {}, seed)
     reported = scores[winner].interval() if winner in scores else None
     return Table(
@@ -154,7 +155,7 @@ def final_table(
         winner=winner,
         rows=tuple(sorted(rows, key=lambda row: (row.candidate == winner, row.front is not None))),
         trust=Trust(
-            search=searched,
+            search=_possible(history, suite, searched),
             select=chosen,
             select_items=chosen_items,
             report=reported,
@@ -169,7 +170,7 @@ def final_table(
             ),
         ),
         effort=Effort(
-            candidates=len(history.candidates) - len(references),
+            candidates=history.tried,
             select_looks=history.looks,
             dropped=len(history.dropped),
             saved=history.saved,
@@ -207,12 +208,32 @@ def _scored(
     return estimates, scores
 
 
-def _search_score(history: History, interval: IntervalOf | None) -> Interval | None:
+def _possible(history: History, suite: Suite, searched: Interval | None) -> Interval | None:
+    """A search score, cut to what its metrics can be: an estimate, plus or minus its error, knows no ends."""
+    if searched is None or searched.low == searched.high:
+        return searched
+    return searched.within(*score_range(history, suite.objectives, 0))
+
+
+def _search_score(history: History, suite: Suite, interval: IntervalOf | None) -> Interval | None:
     """The score that the winner was found by; None if it came to the shortlist without one."""
     found = [e for e in history.elites(*MERGED) if e.candidate == history.winner]
     if interval is None or not found:
         return None
-    return interval(found[-1].batch, found[-1].candidate)
+    known = interval(found[-1].batch, found[-1].candidate)
+    if known.low == known.high and not _whole(history, suite, found[-1].batch):
+        return Interval.unknown(known.value, "no spread")  # of a sample: that is not exact
+    return known
+
+
+def _whole(history: History, suite: Suite, batch: int) -> bool:
+    """Whether a batch asked all items of the search split."""
+    phase, progress = history.batches[batch].phase, history.batches[batch].progress
+    sizes = {name: len(ids) for name, ids in suite.splits[Split.SEARCH].items()}
+    if phase == Phase.START and suite.spec.start is None:
+        return True
+    count = suite.spec.start if phase == Phase.START else size(*suite.spec.candidate, progress)
+    return all(n <= (count or 0) for name, n in sizes.items() if name not in suite.spec.anchors)
 
 
 def _gap(searched: Interval, reported: Interval, suite: Suite) -> Interval:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -24,6 +24,9 @@ PlainOutcome = dict[str, Any]
 """Plain JSON data, as the worker returned it."""
 
 PlainWorker = Callable[[PlainJob], PlainOutcome]
+
+Heard = Callable[[int, int], None]
+"""Is told how far a job is: items done, of how many."""
 
 P = TypeVar("P", bound="Pool")
 
@@ -44,6 +47,20 @@ class WorkerSpec:
         module, _, name = self.target.partition(":")
         worker: PlainWorker = getattr(importlib.import_module(module), name)(self.argument)
         return worker
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What a worker does: for people to look at, never to decide by.
+
+    Attributes:
+        state: ``starting``, ``busy`` or ``idle``.
+        done, total: items of the job that it is at, as far as it told; 0 of 0 if it did not.
+    """
+
+    state: str
+    done: int = 0
+    total: int = 0
 
 
 class Pool(Protocol):
@@ -77,6 +94,10 @@ class Pool(Protocol):
         """
         ...
 
+    def look(self) -> Sequence[Slot]:
+        """What each worker did when it was last heard of; may be called from any thread, at once."""
+        return ()
+
     def close(self) -> None:
         """Stop now, drop what is pending and leave no process; closing twice is fine."""
         ...
@@ -100,14 +121,16 @@ class Resident:
         self._spec = WorkerSpec(target, json.loads(argument))
         self._worker: PlainWorker | None = None
 
-    def reply(self, job: str) -> str:
-        """The worker's reply to ``job``; ``outcome_of`` opens it."""
+    def reply(self, job: str, heard: Heard | None = None) -> str:
+        """The worker's reply to ``job``; ``outcome_of`` opens it. ``heard`` is told how far it is."""
         try:
             if self._worker is None:
                 try:
                     self._worker = self._spec.build()
                 except InputError as error:
                     return json.dumps({"input_error": str(error)})
+            if heard is not None and hasattr(self._worker, "heard"):
+                self._worker.heard = heard
             return json.dumps({"outcome": self._worker(json.loads(job))}, allow_nan=False)
         except NotMeasured as error:  # on this machine: its cache is not the driver's
             return json.dumps({"input_error": str(error)})

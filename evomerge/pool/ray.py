@@ -18,19 +18,22 @@ import tempfile
 import textwrap
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from evomerge.errors import InputError, RunError
-from evomerge.pool import PlainJob, PlainOutcome, Pool, WorkerSpec, outcome_of
+from evomerge.pool import PlainJob, PlainOutcome, Pool, Slot, WorkerSpec, outcome_of
 
 _log = logging.getLogger("evomerge.pool")
 
 _LOOK_AROUND = 5.0  # seconds between looks for new nodes while waiting
 _CONNECT = 10.0  # seconds that a cluster may take to answer
 _OBJECT_STORE = 80 << 20  # bytes; replies are text, so the smallest store that Ray allows will do
+_PROGRESS = "evomerge-progress"  # keys of the cluster's store that begin so
 _LONGEST_FOLDER = 40  # characters; a Unix socket's path below it must stay under 108
 
 
@@ -51,6 +54,8 @@ class _Slot:
     ref: Any
     task: _Task | None = None
     pid: int | None = None
+    name: str = ""  # under which it says how far it is
+    said: tuple[int, int] = (0, 0)  # done, total
 
 
 class RayPool(Pool):
@@ -147,11 +152,30 @@ class RayPool(Pool):
                     return answer
             elif time.monotonic() >= deadline:
                 break
+            else:
+                self._listen()
+        if self._tasks:
+            self._listen()
         return None
+
+    def look(self) -> list[Slot]:
+        return [
+            Slot("starting") if slot.pid is None
+            else Slot("idle") if slot.task is None
+            else Slot("busy", *slot.said)
+            for slot in list(self._slots)
+        ]  # fmt: skip
+
+    def _listen(self) -> None:
+        """Read what busy workers said of how far they are; that nothing is read disturbs nobody."""
+        for slot in self._slots:
+            if slot.task is not None and (said := _said(self._ray, slot.name)):
+                slot.said = said
 
     def close(self) -> None:
         for slot in self._slots if self._ray.is_initialized() else ():
             self._ray.kill(slot.actor)
+            _said(self._ray, slot.name, forget=True)
         self._slots.clear()
         self._tasks.clear()
         self._backlog.clear()
@@ -161,14 +185,15 @@ class RayPool(Pool):
         """Give waiting jobs to idle actors; start an actor for each left over, if there is room."""
         for slot in self._slots:
             if self._backlog and slot.ref is None:
-                slot.task = self._backlog.popleft()
+                slot.task, slot.said = self._backlog.popleft(), (0, 0)
                 slot.ref = slot.actor.reply.remote(slot.task.text)
         starting = sum(slot.pid is None for slot in self._slots)
         if len(self._backlog) > starting:
             room = self.slots - len(self._slots)
             for _ in range(min(len(self._backlog) - starting, room)):
-                actor = self._actor.remote(*self._build)
-                self._slots.append(_Slot(actor, actor.start.remote()))
+                name = f"{_PROGRESS}-{uuid.uuid4().hex}"
+                actor = self._actor.remote(*self._build, name)
+                self._slots.append(_Slot(actor, actor.start.remote(), name=name))
 
     def _settle(self, slot: _Slot) -> tuple[PlainJob, PlainOutcome] | None:
         """Take what ``slot`` owed: an answer, or None if it came up or is lost."""
@@ -299,6 +324,18 @@ class _Session:
             self._folder.cleanup()
 
 
+def _said(ray: Any, name: str, *, forget: bool = False) -> tuple[int, int] | None:
+    """What a worker wrote into the cluster's own store, ``done total``, if anything."""
+    with suppress(Exception):  # no more than a look
+        store = ray.experimental.internal_kv
+        if forget:
+            store._internal_kv_del(name.encode())
+        elif content := store._internal_kv_get(name.encode()):
+            done, total = map(int, content.split())
+            return done, total
+    return None
+
+
 def _handle_sigterm(handler: Any) -> None:
     if handler is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
@@ -324,7 +361,7 @@ def _actor_class(ray: Any) -> Any:
 
     class Actor:
         def __init__(
-            self, path: list[str], env: dict[str, str], target: str, argument: str
+            self, path: list[str], env: dict[str, str], target: str, argument: str, name: str
         ) -> None:
             import os
             import sys
@@ -333,6 +370,7 @@ def _actor_class(ray: Any) -> Any:
             sys.path[:] = path + [folder for folder in sys.path if folder not in path]
             self._spec = target, argument
             self._resident: Any = None
+            self._name, self._told = name.encode(), 0.0
 
         def start(self) -> int:
             import os
@@ -343,7 +381,21 @@ def _actor_class(ray: Any) -> Any:
             return os.getpid()
 
         def reply(self, job: str) -> str:
-            return str(self._resident.reply(job))
+            return str(self._resident.reply(job, self._tell))
+
+        def _tell(self, done: int, total: int) -> None:
+            import time
+
+            now = time.monotonic()
+            if now - self._told < 0.5:
+                return
+            self._told = now
+            try:
+                from ray.experimental.internal_kv import _internal_kv_put
+
+                _internal_kv_put(self._name, f"{done} {total}".encode(), overwrite=True)
+            except Exception:
+                pass  # nobody is to fail for that
 
     return ray.remote(Actor)
 

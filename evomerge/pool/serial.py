@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from evomerge.pool import PlainJob, PlainOutcome, Pool, Resident, WorkerSpec, outcome_of
+from evomerge.pool import PlainJob, PlainOutcome, Pool, Resident, Slot, WorkerSpec, outcome_of
 
 
 class SerialPool(Pool):
@@ -15,6 +15,7 @@ class SerialPool(Pool):
     def __init__(self, spec: WorkerSpec) -> None:
         self._resident = Resident(spec.target, json.dumps(spec.argument, allow_nan=False))
         self._jobs: dict[str, tuple[PlainJob, str]] = {}  # key -> job, its text; in order
+        self._slot = Slot("starting")
 
     @property
     def pending(self) -> int:
@@ -29,9 +30,16 @@ class SerialPool(Pool):
         if not self._jobs:
             return None
         key, (job, text) = next(iter(self._jobs.items()))
-        reply = self._resident.reply(text)
+        reply = self._resident.reply(text, self._hear)
+        self._slot = Slot("idle")
         del self._jobs[key]
         return job, outcome_of(reply, key)
+
+    def look(self) -> tuple[Slot]:
+        return (self._slot,)
+
+    def _hear(self, done: int, total: int) -> None:
+        self._slot = Slot("busy", done, total)
 
     def close(self) -> None:
         self._jobs.clear()

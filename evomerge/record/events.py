@@ -479,6 +479,7 @@ class Survey:
         seconds: over all sessions: from each start to the last event before the next.
         decisions: that were told.
         count: of lines.
+        newest: when the last line was written; 0.0 before the first.
     """
 
     head: Head | None = None
@@ -487,11 +488,13 @@ class Survey:
     seconds: float = 0.0
     decisions: list[str] = field(default_factory=list)
     count: int = 0
+    newest: float = 0.0
     _last: float | None = None  # time of the line before, in this session
 
     def add(self, line: Line) -> None:
         """The next line."""
         self.count += 1
+        self.newest = line.time
         if isinstance(line, Head):
             self.head = line
         elif isinstance(line, SessionLine):

@@ -37,7 +37,7 @@ def with_provenance(
         "run": head.digest,
         "candidate": candidate,
         "origin": found.origin,
-        "candidates_tried": len(history.candidates) - len(history.batches[0].candidates),
+        "candidates_tried": history.tried,
         "parents": {name: model.sha256 for name, model in head.models.items()},
         "splits": head.splits.digest,
     }

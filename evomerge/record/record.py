@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -11,13 +12,14 @@ from typing import Any
 from evomerge.errors import InputError
 from evomerge.evolution.history import History, Phase
 from evomerge.inference.intervals import Interval
-from evomerge.judging.evidence import search_interval
+from evomerge.judging.evidence import score_range, search_interval
 from evomerge.judging.table import Table
 from evomerge.recipe import Body, Recipe
 from evomerge.record import events
 from evomerge.record.provenance import with_provenance
 from evomerge.record.responses import Store
 from evomerge.suite.objectives import combine, yardsticks
+from evomerge.suite.splits import Split
 
 
 class Record:
@@ -85,12 +87,33 @@ class Record:
         return self._survey.seconds
 
     @property
+    def newest(self) -> float:
+        """When the last event was written, in seconds since the epoch."""
+        return self._survey.newest
+
+    @property
     def best_interval(self) -> Interval | None:
         """The search score of the best merge so far, and how far off it may be; None before there is one."""
         best = self.history.best
         if best is None:
             return None
         return search_interval(self.history, self.objectives, best.batch, best.candidate)
+
+    @property
+    def best_ends(self) -> tuple[float, float]:
+        """The least and the greatest search score that there can be."""
+        best = self.history.best
+        ends = (-math.inf, math.inf)
+        return ends if best is None else score_range(self.history, self.objectives, best.batch)
+
+    @property
+    def best_whole(self) -> bool:
+        """Whether the best merge so far was asked every search item where it was scored."""
+        best = self.history.best
+        if best is None:
+            return False
+        asked = self.history.evaluations(best.batch)[best.candidate].items
+        return asked >= sum(map(len, self.head.splits.items[Split.SEARCH].values()))
 
     @property
     def remarks(self) -> list[str]:

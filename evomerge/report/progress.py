@@ -7,23 +7,66 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
+from evomerge.evolution.archive import Elite
 from evomerge.evolution.core import ENOUGH, Plan, Search
-from evomerge.evolution.history import Batch, Evaluation
+from evomerge.evolution.history import MERGED, Batch, Phase
+from evomerge.evolution.outlook import Outlook
+from evomerge.judging.evidence import score_range
 from evomerge.judging.final import IntervalOf
-from evomerge.record.events import JOURNAL
-from evomerge.report.terminal import PHASES, console, nearest_budget
-from evomerge.run.loop import Listener
+from evomerge.pool import Slot
+from evomerge.record.events import JOURNAL, EvaluationLine, read_lines
+from evomerge.report.sparkline import Course
+from evomerge.report.terminal import (
+    PHASES,
+    console,
+    duration_text,
+    nearest_budget,
+    searched_text,
+)
+from evomerge.run.course import course_of
+from evomerge.run.loop import Listener, Look
 from evomerge.run.preflight import Run
+from evomerge.suite.splits import Split
+
+
+@dataclass(frozen=True)
+class View:
+    """What the live block shows, taken in the thread that works: another one draws it.
+
+    Attributes:
+        bars: of the budget and of the batch: what, done, of how much.
+        rate: evaluations a minute.
+        left: seconds to the final table, when it was taken; None where nothing can be said.
+        best: the best so far, in words.
+        course: how the best went.
+        taken: when, by the monotonic clock.
+    """
+
+    bars: tuple[tuple[str, int, int], ...]
+    rate: float
+    left: float | None
+    best: str
+    course: str
+    taken: float
 
 
 class Display(Listener):
@@ -41,16 +84,22 @@ class Display(Listener):
         self._search: Search | None = None
         self._interval: IntervalOf | None = None
         self._intervals: dict[tuple[int, int], str] = {}  # of the best so far only
-        self._text = ""
+        self._text = "starting"
         self._began = time.monotonic()
         self._arrived = 0
         self._earlier = 0.0  # seconds worked in earlier sessions
-        self._over = 0.0  # share of the budget that they used
+        self._outlook: Outlook | None = None
+        self._course = Course()
+        self._look: Look = tuple
+        self._view: View | None = None
 
     def __enter__(self) -> Display:
         if self._console.is_terminal and not self._quiet:
             self._live = Live(
-                self._block(), console=self._console, refresh_per_second=4, transient=True
+                console=self._console,
+                refresh_per_second=4,
+                transient=True,
+                get_renderable=self._block,
             )
             self._live.__enter__()
         return self
@@ -66,7 +115,7 @@ class Display(Listener):
         self._text = text
         if self._live:
             self._live.start()
-            self._live.update(self._block())
+            self._live.refresh()
         else:
             self._line(f"{text} ...")
 
@@ -96,14 +145,31 @@ class Display(Listener):
         for name, why in run.untaught.items():
             self.noted(f"no slope of {name}, so descents do not see it: {why}")
         self._earlier = seconds
-        self._over = self._share
+        self._outlook = Outlook(course_of(run, search), seconds=seconds, lag=run.spec.lag)
+        self._remember(journal)
         self.say("starting workers")
+
+    def _remember(self, journal: Path) -> None:
+        """What earlier sessions took, and how the best went."""
+        assert self._search is not None and self._outlook is not None
+        history = self._search.history
+        for line in read_lines(journal) if history.arrived else ():
+            if isinstance(line, EvaluationLine):
+                batch = history.batches[line.batch]
+                self._outlook.add(batch, line.evaluation, line.seconds, line.time)
+        best = None
+        for elite in history.merges():
+            if best is None or elite.score.rank > best.rank:
+                best = elite.score
+            self._course.add(best.value)
+        self._outlook.begin(time.time())
 
     def noted(self, text: str) -> None:
         self._line(f"note: {text}")
 
-    def working(self, slots: int) -> None:
-        assert self._search is not None
+    def working(self, slots: int, look: Look) -> None:
+        assert self._search is not None and self._outlook is not None
+        self._outlook.slots, self._look = slots, look
         if text := idle_text(self._search.plan, slots):
             self._line(text)
 
@@ -114,7 +180,7 @@ class Display(Listener):
             self._line(
                 f"batch {batch.number}: {PHASES[batch.phase]}, {len(batch.candidates)} candidates"
             )
-        self.waiting()
+        self._take()
 
     def decided(self, text: str) -> None:
         self._line(text)
@@ -122,17 +188,20 @@ class Display(Listener):
     def closed(self, reason: str) -> None:
         self._line(f"the search phase ends: {reason}")
 
-    def observed(self, evaluation: Evaluation, completed: bool) -> None:
+    def observed(self, line: EvaluationLine, completed: bool) -> None:
+        assert self._search is not None and self._outlook is not None
         self._arrived += 1
-        if evaluation.error:
-            self._line(f"candidate {evaluation.candidate} failed: {evaluation.error}")
+        history = self._search.history
+        batch = history.batches[line.batch]
+        self._outlook.add(batch, line.evaluation, line.seconds, line.time)
+        if completed and history.best is not None and batch.phase in MERGED:
+            for _ in batch.candidates:
+                self._course.add(history.best.score.value)
+        if line.error:
+            self._line(f"candidate {line.candidate} failed: {line.error}")
         if completed and not self._live:
             self._line(self._summary())
-        self.waiting()
-
-    def waiting(self) -> None:
-        if self._live:
-            self._live.update(self._block())
+        self._take()
 
     def stopped(self, run_dir: str) -> None:
         """Say what is kept and how to go on."""
@@ -144,7 +213,7 @@ class Display(Listener):
             soft_wrap=True,
         )
 
-    # -- drawing --------------------------------------------------------------------------------
+    # -- what there is to show ------------------------------------------------------------------
 
     def _line(self, text: str) -> None:
         if not self._quiet:
@@ -167,82 +236,119 @@ class Display(Listener):
         return {**asdict(self._search.history.spent), "hours": seconds / 3600}
 
     @property
-    def _share(self) -> float:
-        """How much is used of the budget that is nearest its end."""
-        name = nearest_budget(self._budget, self._spent)
-        return min(1.0, self._spent[name] / (self._budget[name] or 1))
+    def _elapsed(self) -> float:
+        """Seconds worked on this run, over all sessions."""
+        return self._earlier + time.monotonic() - self._began
 
-    def _left(self) -> str:
-        """Estimated time to the shortlist."""
-        assert self._search is not None
-        share = self._share
-        if self._arrived < 3 or not self._over < share < 1 or self._search.history.closed:
-            return ""
-        minutes = (1 - share) / (share - self._over) * (time.monotonic() - self._began) / 60
-        return (
-            f", about {minutes:.0f} min left"
-            if minutes >= 1.5
-            else f", about {60 * minutes:.0f} s left"
-        )
+    def _left(self) -> float | None:
+        """Estimated seconds to the final table."""
+        if self._search is None or self._outlook is None:
+            return None
+        return self._outlook.left(self._search.history, time.time())
 
     def _summary(self) -> str:
+        """For a log: what there is after a batch."""
         assert self._search is not None
-        done = self._search.history.arrived
-        text = f"{done} evaluations, {self._rate():.1f} per minute{self._left()}"
-        best = self._search.history.best
-        if best is None:
-            return text
-        return f"{text}; best so far #{best.candidate}: {self._best_text()}"
+        done, left = self._search.history.arrived, self._left()
+        text = (
+            f"{done} evaluations in {duration_text(self._elapsed)}, {self._rate():.1f} per minute"
+        )
+        text += f", about {duration_text(left)} to the final table" if left is not None else ""
+        best = self._best_text()
+        return f"{text}; {best}" if best else text
 
     def _best_text(self) -> str:
-        """Score of the best candidate so far, with the interval that its own items give."""
-        assert self._search is not None and self._search.history.best is not None
-        best = self._search.history.best
+        """The best candidate so far, with the interval that its own items give, beside the best known recipe."""
+        assert self._search is not None
+        history = self._search.history
+        best = history.best
+        if best is None:
+            return ""
         at = (best.batch, best.candidate)
         if self._interval is not None and at not in self._intervals:
-            interval = self._interval(*at)
-            text = str(interval)
-            if interval.low == interval.high:
-                text = f"{interval.value:.2f} (exact on the search items)"
-            elif interval.why:
-                text = f"{interval.value:.2f} (its error is unknown)"
-            self._intervals = {at: text}
+            assert self._run is not None
+            interval, suite = self._interval(*at), self._run.suite
+            ends = score_range(history, suite.objectives, best.batch)
+            asked = history.evaluations(best.batch)[best.candidate].items
+            whole = asked >= sum(map(len, suite.splits[Split.SEARCH].values()))
+            text = searched_text(interval, ends, whole=whole, digits=2)
+            self._intervals = {at: f"best so far #{best.candidate}: {text}{self._beside(best)}"}
         return self._intervals[at]
 
+    def _beside(self, best: Elite) -> str:
+        """By how much the best leads the best known recipe."""
+        assert self._search is not None
+        history = self._search.history
+        if len(history.batches) < 2:
+            return ""
+        known = history.ranked(1)[:1] if history.batches[1].phase == Phase.START else []
+        if not known or not history.complete(2):
+            return ""
+        origin = history.candidates[known[0].candidate].origin
+        if known[0].candidate == best.candidate:
+            return f", the best known recipe ({origin})"
+        lead = best.score.value - known[0].score.value
+        return f", {lead:+.2f} on the best known recipe ({origin})"
+
+    def _take(self) -> None:
+        """The view anew, where it is shown."""
+        if self._live is None or self._search is None or not self._search.history.batches:
+            return
+        history = self._search.history
+        batch = history.batches[-1]
+        name = nearest_budget(self._budget, self._spent)
+        limit = self._budget[name] or 1
+        generation = f"generation {batch.number}: {PHASES[batch.phase]}"
+        self._view = View(
+            bars=(
+                (f"budget of {name}", int(min(self._spent[name], limit)), int(limit)),
+                (generation, len(history.evaluations(batch.number)), len(batch.candidates)),
+            ),
+            rate=self._rate(),
+            left=self._left(),
+            best=self._best_text(),
+            course=self._course.line(plain=self._console.options.ascii_only),
+            taken=time.monotonic(),
+        )
+
     def _block(self) -> Group:
-        if self._search is None or not self._search.history.batches:
+        """The view as it is now. Called by the thread that draws."""
+        view = self._view
+        if view is None:
             return Group(Text(f"{self._text} ...", style="dim"))
-        search = self._search.history
-        batch = search.batches[-1]
-        arrived = len(search.evaluations(batch.number))
+        slots = self._look()
         progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(30),
+            BarColumn(24),
             MofNCompleteColumn(),
             console=self._console,
         )
-        name = nearest_budget(self._budget, self._spent)
-        limit = self._budget[name] or 1
-        used = int(min(self._spent[name], limit))
-        progress.add_task(name, completed=used, total=limit)
-        progress.add_task(
-            f"generation {batch.number}: {PHASES[batch.phase]}",
-            completed=arrived,
-            total=len(batch.candidates),
-        )
-        lines: list[Any] = [
-            progress,
-            Text(f"{self._rate():.1f} evaluations per minute{self._left()}", style="dim"),
-        ]
-        best = search.best
-        if best is not None:
-            lines.append(
-                Text(
-                    f"best so far #{best.candidate}: {self._best_text()}",
-                    style="bold",
-                )
-            )
-        return Group(*lines)
+        for name, done, total in view.bars:
+            progress.add_task(name, completed=done, total=total)
+        busy = [slot for slot in slots if slot.state == "busy" and slot.total]
+        if busy:
+            done, total = sum(slot.done for slot in busy), sum(slot.total for slot in busy)
+            progress.add_task("items of these evaluations", completed=done, total=total)
+        times = f"{duration_text(self._elapsed)} elapsed"
+        if view.left is not None:
+            left = max(1.0, view.left - (time.monotonic() - view.taken))
+            times += f", about {duration_text(left)} to the final table"
+        lines = [f"{times}; {view.rate:.1f} evaluations per minute"]
+        lines += [f"workers: {workers_text(slots)}"] if slots else []
+        texts: list[Any] = [Text(line, style="dim") for line in lines]
+        if view.best:
+            texts.append(Text(view.best, style="bold"))
+        if view.course:
+            texts.append(Text(f"best score so far {view.course}"))
+        return Group(progress, *texts)
+
+
+def workers_text(slots: Sequence[Slot]) -> str:
+    """``2 busy, 1 starting``."""
+    counts = Counter(slot.state for slot in slots)
+    return ", ".join(
+        f"{counts[state]} {state}" for state in ("busy", "idle", "starting") if counts[state]
+    )
 
 
 def idle_text(plan: Plan, slots: int) -> str:
@@ -262,18 +368,35 @@ def idle_text(plan: Plan, slots: int) -> str:
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[str, int], None]]:
     """A bar for a known number of named steps, from the first one on; silent where there is no terminal."""
+    with items_bar(what) as heard:
+        done = 0
+
+        def advance(name: str, total: int) -> None:
+            nonlocal done
+            done += 1
+            heard(done, total)
+
+        yield advance
+
+
+@contextmanager
+def items_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that is told how much is done, of how much, from the first time on; silent where there is no terminal.
+
+    What is told may begin anew: the bar follows.
+    """
     progress = Progress(
-        TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console(err=True),
-        transient=True,
+        TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        console=console(err=True), transient=True,
         disable=not console(err=True).is_terminal,
     )  # fmt: skip
     task = progress.add_task(what, total=None)
 
-    def advance(name: str, total: int) -> None:
+    def heard(done: int, total: int) -> None:
         progress.start()  # not before: a download has bars of its own
-        progress.update(task, total=total, advance=1)
+        progress.update(task, total=total, completed=done)
 
     try:
-        yield advance
+        yield heard
     finally:
         progress.stop()

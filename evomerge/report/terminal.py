@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -20,6 +22,7 @@ from evomerge.judging.table import Count, interval_from
 from evomerge.judging.table import Table as FinalTable
 from evomerge.methods import Method
 from evomerge.params import show
+from evomerge.record.holder import holder_of
 from evomerge.record.record import Record
 from evomerge.report.files import Result
 from evomerge.report.text import (
@@ -31,6 +34,7 @@ from evomerge.report.text import (
     table_rows,
     table_title,
 )
+from evomerge.suite.ranges import ANY, Range, ranges
 from evomerge.visible import one_line, visible
 
 PHASES: Mapping[str, str] = {
@@ -42,6 +46,7 @@ PHASES: Mapping[str, str] = {
     Phase.REPORT: "final report",
 }
 Cells = tuple[str, ...]
+WIDTH = 80  # columns, where no terminal tells another
 
 
 class Screen(Console):
@@ -65,11 +70,21 @@ class Screen(Console):
 
 
 def console(*, err: bool = False) -> Console:
-    """Wide enough for tables when the output is not a terminal."""
+    """As wide as its terminal; where there is none, as ``COLUMNS`` says, or 80."""
     made = Screen(stderr=err, soft_wrap=not sys.stdout.isatty())
     if not made.is_terminal:
-        made.width = 200
+        said = os.environ.get("COLUMNS", "")
+        made.width = int(said) if said.isdecimal() and int(said) > 0 else WIDTH
     return made
+
+
+def clear() -> None:
+    """Begin anew at the top of a terminal; elsewhere leave a line between what was shown and what comes."""
+    screen = console()
+    if screen.is_terminal:
+        screen.clear()
+    else:
+        screen.print()
 
 
 def show_lines(lines: Sequence[str]) -> None:
@@ -88,8 +103,13 @@ def _print_table(
         box=SIMPLE_HEAD,
         pad_edge=False,
     )
+    widths = [max(map(len, column)) + 3 for column in zip(columns, *rows, strict=True)]
+    fits = (
+        sum(widths) <= console().width
+    )  # where it does not, cells are broken, and none is cut off
     for number, column in enumerate(columns):
-        table.add_column(one_line(column), justify="left" if number == 0 else "right", no_wrap=True)
+        justify: Literal["left", "right"] = "left" if number == 0 else "right"
+        table.add_column(one_line(column), justify=justify, no_wrap=fits, overflow="fold")
     for number, row in enumerate(rows):
         style = "bold" if bold and bold[number] else ""
         table.add_row(*map(one_line, row), style=style)
@@ -173,11 +193,15 @@ def budget_text(budget: Mapping[str, float | None], spent: Mapping[str, float]) 
 def status_of(record: Record) -> dict[str, Any]:
     """The state of a run as plain data."""
     history: History = record.history
-    best = history.best
+    best, holder = history.best, holder_of(record.folder)
     return {
         "run": str(record.folder),
         "phase": "done" if record.table and history.done else history.phase or "starting",
+        "running": holder is not None and holder.running is True,
+        "holder": holder and holder.plain,
+        "last_event": record.newest,
         "evaluations": history.arrived,
+        "candidates_tried": history.tried,
         "budget": dict(record.budget),
         "spent": {**asdict(history.spent), "hours": round(record.seconds / 3600, 4)},
         "batches": len(history.batches),
@@ -193,7 +217,7 @@ def status_of(record: Record) -> dict[str, Any]:
             "candidate": best.candidate,
             "origin": history.candidates[best.candidate].origin,
             "search_score": best.score.value,
-            "search_interval": _bounds(record.best_interval),
+            "search_interval": _bounds(record.best_interval, record.best_ends),
             "feasible": best.score.feasible,
             "values": dict(best.values),
             "errors": history.evaluations(best.batch)[best.candidate].errors,
@@ -204,17 +228,59 @@ def status_of(record: Record) -> dict[str, Any]:
     }
 
 
-def _bounds(interval: Interval | None) -> list[float] | None:
-    """Of an interval, for JSON; None if they are not known."""
-    return None if interval is None or interval.why else [interval.low, interval.high]
+def _bounds(interval: Interval | None, ends: Range) -> list[float] | None:
+    """Of an interval, for JSON, cut to what is possible; None if they are not known."""
+    if interval is None or interval.why:
+        return None
+    shown = interval.within(*ends)
+    return [shown.low, shown.high]
 
 
-def _searched_text(value: float, bounds: Sequence[float] | None) -> str:
-    """What was measured on the search split, with its 95% interval."""
-    if bounds is None:
-        return f"{value:.3f} (error unknown)"
-    low, high = bounds
-    return f"{value:.3f} (exact)" if low == high else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+def searched_text(interval: Interval, ends: Range, *, whole: bool, digits: int = 3) -> str:
+    """What was measured on the search split, with its 95% interval, cut where the metric ends.
+
+    Args:
+        interval: around the estimate.
+        ends: the least and the greatest value that there can be.
+        whole: whether all search items were asked: only then can it be exact.
+        digits: after the point.
+    """
+    shown = interval.within(*ends)
+    if interval.why:
+        return f"{shown.value:.{digits}f} (error unknown)"
+    if interval.low == interval.high:
+        why = "exact on the search items" if whole else "all alike on a sample: error unknown"
+        return f"{shown.value:.{digits}f} ({why})"
+    return f"{shown.value:.{digits}f} [{shown.low:.{digits}f}, {shown.high:.{digits}f}]"
+
+
+def _running_text(status: Mapping[str, Any]) -> str:
+    """Whether somebody works on it, and when something happened last."""
+    ago = duration_text(max(0.0, time.time() - status["last_event"]))
+    holder, last = status["holder"], f"last event {ago} ago"
+    if holder is None:
+        done = status["phase"] == "done"
+        return f"not running; {last}" + (
+            "" if done else f"; go on with: evomerge search {shlex.quote(status['run'])}"
+        )
+    who = f"pid {holder['pid']} on {holder['host']}"
+    if holder["running"]:
+        return f"running: {who}; {last}"
+    if holder["running"] is None:
+        return f"begun by {who}; whether that still runs cannot be told from here; {last}"
+    return f"not running: {who} was killed; {last}; go on with: evomerge search {shlex.quote(status['run'])}"
+
+
+def duration_text(seconds: float) -> str:
+    """``42 s``, ``7 min``, ``3 h 20 min``, ``2 d 4 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
 
 
 def show_status(record: Record) -> None:
@@ -223,22 +289,27 @@ def show_status(record: Record) -> None:
     minutes = status["seconds"] / 60
     lines = [
         f"{status['run']}: {PHASES.get(status['phase'], status['phase'])}",
-        f"{status['evaluations']} evaluations in {status['batches']} batches, {minutes:.1f} minutes of work, "
+        _running_text(status),
+        f"{status['evaluations']} evaluations of {status['candidates_tried']} merges, base and parents in {status['batches']} batches, {minutes:.1f} minutes of work, "
         f"{status['failed']} failed",
         f"before the shortlist: {budget_text(status['budget'], status['spent'])}",
     ]
     best = status["best"]
     if best:
-        errors = best["errors"] or {}
+        errors, ends = best["errors"] or {}, ranges(record.objectives)
+        whole = record.best_whole
         texts = {
-            name: _searched_text(value, _bounds(Interval.around(value, errors.get(name))))
+            name: searched_text(
+                Interval.around(value, errors.get(name)), ends.get(name, ANY), whole=whole
+            )
             for name, value in best["values"].items()
         }
+        score = record.best_interval or Interval.unknown(best["search_score"], "error unknown")
         lines.append(
             f"best by search score, hence likely too good: #{best['candidate']} ({best['origin']}) "
-            f"{_searched_text(best['search_score'], best['search_interval'])}: "
+            f"{searched_text(score, record.best_ends, whole=whole)}: "
             + ", ".join(f"{name} {text}" for name, text in texts.items())
-            + " (95% intervals, on the search items)"
+            + " (95% intervals, on the search items, cut where a metric ends)"
         )
     lines += [f"{remark}." for remark in status["remarks"]]
     show_lines(lines)

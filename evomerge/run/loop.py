@@ -6,7 +6,7 @@ import base64
 import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +16,8 @@ from evomerge.errors import CandidateFailed, InputError, RunError
 from evomerge.evolution.core import Search
 from evomerge.evolution.history import OUT_OF_HOURS, Batch, Evaluation
 from evomerge.judging.final import IntervalOf
-from evomerge.pool import Pool, WorkerSpec
+from evomerge.judging.table import Table
+from evomerge.pool import Pool, Slot, WorkerSpec
 from evomerge.pool.serial import SerialPool
 from evomerge.record.answers import At, join
 from evomerge.record.events import (
@@ -36,6 +37,7 @@ from evomerge.record.events import (
     lines_of,
     reading,
 )
+from evomerge.record.holder import holding
 from evomerge.record.journal import Journal
 from evomerge.record.responses import Store
 from evomerge.record.vectors import Vectors
@@ -51,6 +53,7 @@ from evomerge.suite.scorer import Items, Results
 from evomerge.worker import Job, Outcome
 
 MakePool = Callable[[WorkerSpec], Pool]
+Look = Callable[[], Sequence[Slot]]
 
 
 class Listener:
@@ -77,8 +80,8 @@ class Listener:
     def noted(self, text: str) -> None:
         """Something that a person should know was found."""
 
-    def working(self, slots: int) -> None:
-        """There are workers, for so many jobs at a time."""
+    def working(self, slots: int, look: Look) -> None:
+        """There are workers, for so many jobs at a time; ``look`` says what each of them does, to any thread."""
 
     def opened(self, batch: Batch) -> None:
         """A batch was handed out."""
@@ -86,14 +89,70 @@ class Listener:
     def decided(self, text: str) -> None:
         """The optimizer decided something."""
 
-    def observed(self, evaluation: Evaluation, completed: bool) -> None:
-        """An evaluation arrived; ``completed``: it was the last of its batch."""
+    def observed(self, line: EvaluationLine, completed: bool) -> None:
+        """An evaluation arrived, and is in the journal; ``completed``: it was the last of its batch."""
 
     def closed(self, reason: str) -> None:
         """The search phase was ended early."""
 
     def waiting(self) -> None:
         """About a second passed without news."""
+
+    def ended(self, table: Table) -> None:
+        """The final table was made."""
+
+
+class Listeners(Listener):
+    """Several, told one after the other."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
+
+    def say(self, text: str) -> None:
+        for each in self._listeners:
+            each.say(text)
+
+    def downloading(self, text: str) -> None:
+        for each in self._listeners:
+            each.downloading(text)
+
+    def started(
+        self, run: Run, search: Search, resumed: bool, interval: IntervalOf, seconds: float
+    ) -> None:
+        for each in self._listeners:
+            each.started(run, search, resumed, interval, seconds)
+
+    def noted(self, text: str) -> None:
+        for each in self._listeners:
+            each.noted(text)
+
+    def working(self, slots: int, look: Look) -> None:
+        for each in self._listeners:
+            each.working(slots, look)
+
+    def opened(self, batch: Batch) -> None:
+        for each in self._listeners:
+            each.opened(batch)
+
+    def decided(self, text: str) -> None:
+        for each in self._listeners:
+            each.decided(text)
+
+    def observed(self, line: EvaluationLine, completed: bool) -> None:
+        for each in self._listeners:
+            each.observed(line, completed)
+
+    def closed(self, reason: str) -> None:
+        for each in self._listeners:
+            each.closed(reason)
+
+    def waiting(self) -> None:
+        for each in self._listeners:
+            each.waiting()
+
+    def ended(self, table: Table) -> None:
+        for each in self._listeners:
+            each.ended(table)
 
 
 def search(
@@ -132,7 +191,7 @@ def search(
         gpus=gpus,
     )
     folder = run.spec.folder
-    with Journal.open(folder / JOURNAL) as journal:
+    with Journal.open(folder / JOURNAL) as journal, holding(folder):
         survey = Survey.of(lines_of(journal.path, journal.read()))
         resumed = survey.head is not None
         head = survey.head or head_of(run)
@@ -268,7 +327,7 @@ class _Loop:
         """Until the search is done: hand out what may be asked, take in what comes."""
         for batch in self.history.batches:
             self._hand_out(batch, pool)
-        self.listener.working(pool.slots)
+        self.listener.working(pool.slots, pool.look)
         while not self.history.done:
             self._propose(pool)
             if self.history.done:  # a report of models that had answered it all
@@ -328,6 +387,8 @@ class _Loop:
         """Make the table of the newest report, unless there is one."""
         ended = self._ended if self.history.tabled else None
         self._ended = end(self.run, self.search, self.scoring, self.journal, ended)
+        if ended is None:
+            self.listener.ended(self._ended.final)
 
     def _tell_decisions(self) -> None:
         """Write down what the optimizer decided since."""
@@ -432,7 +493,6 @@ class _Loop:
         evaluation = Evaluation(
             *at, values, error, errors, items=items, tokens=tokens, slopes=slopes, vectors=vectors
         )
-        self._write(
-            EvaluationLine.of(evaluation, block=block, reused=reused, seconds=seconds or {})
-        )
-        self.listener.observed(evaluation, self.history.observe(evaluation))
+        line = EvaluationLine.of(evaluation, block=block, reused=reused, seconds=seconds or {})
+        self._write(line)
+        self.listener.observed(line, self.history.observe(evaluation))

@@ -16,7 +16,7 @@ from evomerge.checkpoint import DTYPES, ModelRef
 from evomerge.errors import ConfigError, InputError, did_you_mean, one_of
 from evomerge.recipe import BASE, Body, Recipe, allowed, placed
 from evomerge.record.events import BUDGETS
-from evomerge.registry import OPTIMIZERS
+from evomerge.registry import OPTIMIZERS, TRACKERS, unknown
 from evomerge.run.checkpoints import checkpoints
 from evomerge.space import SpaceSpec, parse_space
 from evomerge.space.roles import Bound, parse_bound
@@ -63,6 +63,7 @@ class RunSpec:
         seed: names every random draw.
         dtype: of merged tensors; None is the base's.
         threads: torch threads of a worker (part of the result: sums round by thread count).
+        trackers: that the search is shown in, with their options; no part of the job.
     """
 
     folder: Path
@@ -89,6 +90,7 @@ class RunSpec:
     calibration: CalibrationFile | None = None
     allow: tuple[str, ...] = ()
     place: Mapping[str, str] = field(default_factory=dict)
+    trackers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:
@@ -215,6 +217,7 @@ def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
     threads = section.integer("threads", 1, low=1, high=4096)
     trust = section.flag("trust_remote_code", False)
     calibration = _parse_calibration(section, _merging(space) if space else ())
+    trackers = _parse_trackers(section)
     section.finish()
     if problems.found or base is None or space is None or suite is None:
         return None
@@ -224,7 +227,7 @@ def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
         named = {name: ref.text for name, ref in sources.items()}
         plain = {**plain, "models": {**plain["models"], "sources": named}}
     content = {
-        **plain,
+        **{key: value for key, value in plain.items() if key != "trackers"},
         "budget": {**counted, **({"patience": patience} if patience else {})},
         "space": space_node.plain if space_node else None,
         "fitness": suite_node.plain if suite_node else None,
@@ -252,7 +255,35 @@ def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
         calibration=calibration,
         allow=allow,
         place=place,
+        trackers=trackers,
     )
+
+
+def _parse_trackers(section: config.Section) -> dict[str, dict[str, str]]:
+    """``trackers: [tensorboard, {name: wandb, project: x}]``: names, and options that the trackers check."""
+    node, found = section.get("trackers"), dict[str, dict[str, str]]()
+    if node is None:
+        return found
+    expected = "a list of trackers, each a name, or a mapping with a name and options"
+    if not isinstance(node.value, list):
+        section.problem("trackers", f"expected {expected}, found {config.shown(node.plain)}", node)
+        return found
+    for number, entry in enumerate(node.value):
+        key, plain = f"trackers[{number}]", entry.plain
+        options = {"name": plain} if isinstance(plain, str) else plain
+        if not isinstance(options, dict) or not isinstance(options.get("name"), str):
+            section.problem(key, f"expected {expected}, found {config.shown(plain)}", entry)
+            continue
+        name = options["name"]
+        if name not in TRACKERS.names():
+            section.problem(key, unknown("tracker", name, TRACKERS.names()), entry)
+        elif name in found:
+            section.problem(key, f"{name} is named twice", entry)
+        elif any(isinstance(value, dict | list) for value in options.values()):
+            section.problem(key, "expected options that are single values", entry)
+        else:
+            found[name] = {str(k): str(v) for k, v in options.items() if k != "name"}
+    return found
 
 
 def _parse_models(

@@ -6,7 +6,7 @@ calls. What a scorer returns is plain data, for the record.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from evomerge.engines import Engine
@@ -38,6 +38,14 @@ def build_scorers(plain: Mapping[str, Any]) -> dict[str, LiveScorer]:
     return {spec.name: spec.build(plain["include"]) for spec in specs}
 
 
-def evaluate(scorers: Mapping[str, LiveScorer], items: Mapping[str, Sequence[str]]) -> Results:
-    """Responses of the bound model to ``items``, scorer by scorer."""
-    return {name: scorers[name].score(list(ids)) for name, ids in items.items()}
+def evaluate(
+    scorers: Mapping[str, LiveScorer],
+    items: Mapping[str, Sequence[str]],
+    heard: Callable[[str], None] = lambda name: None,
+) -> Results:
+    """Responses of the bound model to ``items``, scorer by scorer; ``heard`` is told whose turn it is."""
+    found: Results = {}
+    for name, ids in items.items():
+        heard(name)
+        found[name] = scorers[name].score(list(ids))
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evomerge.evolution.history import Evaluation
+from evomerge.record.events import EvaluationLine
 from evomerge.run.loop import Listener
 
 
@@ -12,7 +12,7 @@ class Stopper(Listener):
     def __init__(self, after: int) -> None:
         self._left = after
 
-    def observed(self, evaluation: Evaluation, completed: bool) -> None:
+    def observed(self, line: EvaluationLine, completed: bool) -> None:
         self._left -= 1
         if not self._left:
             raise KeyboardInterrupt

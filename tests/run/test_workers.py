@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from evomerge.commands.search import search
-from evomerge.evolution.history import Evaluation
 from evomerge.pool import Pool, WorkerSpec
 from evomerge.pool.ray import RayPool
+from evomerge.record.events import EvaluationLine
 from evomerge.run.loop import Listener
 from evomerge.testing.trajectory import Trajectory, trajectory
 
@@ -56,7 +56,7 @@ class Killer(Listener):
         self._pool = RayPool(spec, self._workers, num_cpus=0.5, attempts=KILLS + 1)
         return self._pool
 
-    def observed(self, evaluation: Evaluation, completed: bool) -> None:
+    def observed(self, line: EvaluationLine, completed: bool) -> None:
         self._seen += 1
         if self._seen in self._moments:
             pid = self._draw.choice([p for p in self._pool.pids() if p not in self._timers])

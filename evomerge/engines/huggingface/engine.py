@@ -114,6 +114,7 @@ class HuggingFaceEngine:
         self._blocks: tuple[Hashable, ...] = ()
         default = _BATCH_TOKENS.get(self._device.type, _BATCH_TOKENS_ELSEWHERE)
         self._planned = lru_cache(_PLANS)(self._plan)
+        self.heard: Callable[[int, int], None] = lambda answered, of: None
         self.max_length = max_length or _own_length(model.config, tokenizer)
         self.tokens = 0
         self._run(model, batch_tokens or default)
@@ -263,6 +264,7 @@ class HuggingFaceEngine:
             while left:
                 written |= self._within_memory(partial(write, left))
                 left = [number for number in left if number not in written]
+                self.heard(len(written), len(kept))
         return [self._generated(*written[number], ends) for number in range(len(kept))]
 
     @property
@@ -306,6 +308,7 @@ class HuggingFaceEngine:
                 span = slice(first, first + count)
                 answers[number] = Scored(sum(nats[span]), all(greedy[span]))
                 first += count
+            self.heard(len(answers), len(requests))
         self.tokens += plan.layout.tokens
         return [answers[number] for number in range(len(requests))]
 

@@ -38,7 +38,7 @@ _DISTRIBUTIONS = {
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Optuna announces every new study, and every time what a Gaussian process could use besides."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -94,7 +94,7 @@ class Optuna(Optimizer):
         self._told += told
 
     def ask(self, count: int, batch: int) -> list[Ask]:
-        with _quiet():
+        with quiet():
             study = self._study(seeds.small(self.seed, "ask", batch))
             trials = [study.ask(self._space) for _ in range(count)]
         return [Ask(self._genome(trial.params)) for trial in trials]

@@ -1,0 +1,50 @@
+"""What is known of a run's course before it begins, for its outlook."""
+
+from __future__ import annotations
+
+from evomerge.evolution.core import RECOMMENDED, Search
+from evomerge.evolution.outlook import Course
+from evomerge.run.preflight import Run
+from evomerge.suite.objectives import why_no_sum
+from evomerge.suite.schedule import ROUNDS
+from evomerge.suite.scorer import Items
+from evomerge.suite.splits import Split
+
+BASELINES = 2  # the uniform soup and the best of a sweep join the shortlist and the report
+AGREEING = (
+    2  # of what an optimizer recommends, so much is new: the rest was observed, or is the same
+)
+
+
+def course_of(run: Run, search: Search) -> Course:
+    """Of ``run``, whose ``search`` need not have begun."""
+    suite, plan, space = run.suite, search.plan, run.space
+    references, known = len(space.references()), space.starts()
+    probe = _count(suite.splits[Split.PROBE])
+    front = suite.spec.front
+    baselines = min(BASELINES, len(known))
+    guards = {o.floor.of for o in suite.objectives if o.floor and o.floor.of}
+    recommended = RECOMMENDED - 1 + (AGREEING * len(guards) if space.mixtures else 0)
+    unraced = why_no_sum(suite.objectives, suite.spec.combination)
+    return Course(
+        limits={
+            "evaluations": plan.evaluations,
+            "items": plan.items,
+            "tokens": plan.tokens,
+            "hours": run.spec.hours,
+        },
+        population=plan.population,
+        cost=lambda progress: float(suite.cost(progress)),
+        start=(len(known), _count(suite.known(run.spec.seed)) + probe),
+        whole=_count(suite.splits[Split.SEARCH]) + probe,
+        select=_count(suite.splits[Split.SELECT]),
+        rounds=(1.0,) if unraced or front else ROUNDS,
+        shortlist=references + baselines + search.optimizer.observed + recommended + front,
+        report=_count(suite.splits[Split.REPORT]),
+        reported=references + baselines + 1 + front,
+        patience=None if plan.patience is None else plan.patience * plan.population,
+    )
+
+
+def _count(items: Items) -> int:
+    return sum(map(len, items.values()))
