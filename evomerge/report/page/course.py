@@ -1,0 +1,227 @@
+"""The course of the search: every merge that was scored, in the order they came, and the best so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from evomerge.evolution.history import MERGED, Phase
+from evomerge.inference.intervals import Interval
+from evomerge.judging.evidence import search_interval
+from evomerge.report.page import chart
+from evomerge.report.page.material import Material
+from evomerge.report.page.parts import Block, Figure, Grid, Notes, Section, number, short
+from evomerge.report.terminal import PHASES
+from evomerge.report.text import interval_text
+
+_WHISKERS = 250  # candidates with intervals in the picture; of more, those that were the best so far
+_BELOW = 1.0  # of the spread of the better half: how far below it the picture reaches
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A scored merge.
+
+    Attributes:
+        spent: item-forwards when its batch was done.
+        leads: whether no merge before it had a higher score.
+    """
+
+    candidate: int
+    batch: int
+    phase: Phase
+    spent: int
+    interval: Interval
+    feasible: bool
+    leads: bool
+
+
+def course(material: Material) -> Section:
+    """The section."""
+    history = material.history
+    points = _points(material)
+    lead = (
+        "Each mark is a merge with its search score: an estimate on search items, relative to base and parents. "
+        "Of many noisy scores the best is too good; what was chosen is scored anew on other items."
+    )
+    blocks: list[Block] = []
+    if points:
+        svg, is_cut = _picture(material, points)
+        best = max(points, key=lambda p: (p.feasible, p.interval.value))
+        words = (
+            f"Search scores of {len(points)} merges against item-forwards spent. The best so far ends at "
+            f"{number(best.interval.value)} with {material.name(best.candidate)}."
+        )
+        blocks.append(Figure("Search score by item-forwards spent", words, svg, _grid(material, points)))
+        if is_cut:
+            blocks.append(Notes(["Scores far below the others lie outside of the picture; the table has them."]))
+    failed = [
+        (batch, evaluation)
+        for batch in history.batches
+        for evaluation in history.evaluations(batch.number).values()
+        if evaluation.values is None
+    ]
+    if failed:
+        rows = [(f"#{e.candidate}", str(e.batch), PHASES[b.phase], e.error or "") for b, e in failed]
+        columns = ("candidate", "batch", "phase", "why")
+        blocks.append(Grid.of("Candidates that failed", columns, rows, texts=(2, 3), folded=True))
+    if not blocks:
+        blocks.append(Notes(["No merge was scored yet."]))
+    return Section("course", "The course of the search", lead, blocks)
+
+
+def course_picture(material: Material) -> str | None:
+    """The picture alone; None where no merge was scored."""
+    points = _points(material)
+    return _picture(material, points)[0] if points else None
+
+
+def _points(material: Material) -> list[_Point]:
+    history, found, best = material.history, list[_Point](), None
+    spent = 0
+    for batch in history.batches:
+        evaluations = history.evaluations(batch.number)
+        if batch.phase.searched:
+            spent += sum(each.items for each in evaluations.values())
+        scores = history.scores(batch.number)
+        if batch.phase not in MERGED:
+            continue
+        for candidate in batch.candidates:
+            score = scores.get(candidate.id)
+            if score is None:
+                continue
+            objectives = material.record.objectives
+            interval = search_interval(history, objectives, batch.number, candidate.id)
+            leads = best is None or score.rank > best
+            best = score.rank if leads else best
+            where = (candidate.id, batch.number, batch.phase, spent)
+            found.append(_Point(*where, interval=interval, feasible=score.feasible, leads=leads))
+    return found
+
+
+def _picture(material: Material, points: list[_Point]) -> tuple[str, bool]:
+    """The picture, and whether scores lie below it."""
+    few = len(points) <= _WHISKERS
+    low, high, is_cut = _span(material, points)
+    marks = [
+        {
+            "x": p.spent,
+            "y": p.interval.value,
+            "low": None if p.interval.why else max(low, p.interval.low),
+            "high": None if p.interval.why else min(high, p.interval.high),
+            "phase": _name(p),
+            "says": f"{material.name(p.candidate)}: {interval_text(p.interval)}",
+        }
+        for p in points
+        if low <= p.interval.value
+    ]
+    whiskers = [
+        mark
+        for mark, p in zip(marks, [p for p in points if low <= p.interval.value], strict=True)
+        if (few or p.leads) and mark["low"] is not None
+    ]
+    leading = [p for p in points if p.leads]
+    steps = [{"x": p.spent, "y": max(low, p.interval.value)} for p in leading]
+    steps.append({"x": points[-1].spent, "y": max(low, leading[-1].interval.value)})
+    levels = [
+        {"y": score.value, "name": material.references[id]}
+        for id, score in material.history.scores(0).items()
+        if score and low <= score.value <= high
+    ]
+    phases = list(dict.fromkeys(_name(p) for p in points))
+    y = {"field": "y", "type": "quantitative", "title": "search score"}
+    scale = {"domain": [low, high], "zero": False, "nice": False}
+    x = {"field": "x", "type": "quantitative", "title": "item-forwards", "axis": {"grid": False, "format": "~s"}}
+    spec: chart.Spec = {
+        "width": chart.WIDTH,
+        "height": 280,
+        "layer": [
+            {
+                "data": chart.rows(levels),
+                "mark": {"type": "rule", "strokeDash": [3, 4], "color": chart.colour("line")},
+                "encoding": {"y": {**y, "scale": scale}},
+            },
+            {
+                "data": chart.rows(levels),
+                "mark": {"type": "text", "align": "right", "dy": -6, "x": chart.WIDTH, "fontSize": 11,
+                         "color": chart.colour("soft")},
+                "encoding": {"y": y, "text": {"field": "name"}},
+            },
+            {
+                "data": chart.rows(whiskers),
+                "mark": {"type": "rule", "strokeWidth": 1.2, "opacity": 0.38},
+                "encoding": {"x": x, "y": {"field": "low", "type": "quantitative"}, "y2": {"field": "high"},
+                             "color": _by_phase(phases, legend=False)},
+            },
+            {
+                "data": chart.rows(steps),
+                "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 2, "color": chart.colour("ink"),
+                         "opacity": 0.75},
+                "encoding": {"x": x, "y": y},
+            },
+            {
+                "data": chart.rows(marks),
+                "mark": {"type": "point", "filled": True, "size": 52},
+                "encoding": {
+                    "x": x,
+                    "y": y,
+                    "color": _by_phase(phases),
+                    "shape": {"field": "phase", "type": "nominal", "title": None,
+                              "scale": {"domain": phases, "range": chart.shapes(len(phases))}},
+                    "description": {"field": "says"},
+                },
+            },
+        ],
+    }  # fmt: skip
+    return chart.draw(spec), is_cut
+
+
+def _by_phase(phases: list[str], *, legend: bool = True) -> chart.Spec:
+    found: chart.Spec = {
+        "field": "phase",
+        "type": "nominal",
+        "title": None,
+        "scale": {"domain": phases, "range": chart.series(len(phases))},
+    }
+    return found if legend else {**found, "legend": None}
+
+
+def _name(point: _Point) -> str:
+    phase = PHASES[point.phase]
+    return phase if point.feasible else f"{phase}, a floor missed"
+
+
+def _span(material: Material, points: list[_Point]) -> tuple[float, float, bool]:
+    """Lowest and highest score of the picture, and whether some lie below."""
+    values = np.array([p.interval.value for p in points])
+    levels = [score.value for score in material.history.scores(0).values() if score]
+    top = [p.interval.value for p in points]
+    top += [p.interval.high for p in points if not p.interval.why and p.leads]
+    high = max([*top, *levels])
+    middle = float(np.median(values))
+    floor = min([middle - _BELOW * (float(values.max()) - middle), *levels])
+    low = max(float(values.min()), floor) if values.min() < floor else min([*values, *levels])
+    bottoms = [p.interval.low for p in points if not p.interval.why and p.interval.value >= low]
+    low = max(min([low, *bottoms]), low - 0.25 * (high - low))
+    pad = 0.04 * (high - low) or 0.05
+    return float(low - pad), float(high + pad), bool((values < low - pad).any())
+
+
+def _grid(material: Material, points: list[_Point]) -> Grid:
+    objectives = [o.name for o in material.record.objectives]
+    rows = []
+    for p in points:
+        values = material.history.evaluations(p.batch)[p.candidate].values or {}
+        rows.append(
+            (
+                f"#{p.candidate}",
+                short(material.history.candidates[p.candidate].origin, 60),
+                PHASES[p.phase],
+                f"{p.spent:,}",
+                interval_text(p.interval),
+                *(number(values.get(name)) for name in objectives),
+            )
+        )
+    columns = ("candidate", "origin", "phase", "item-forwards", "search score", *objectives)
+    return Grid.of("Search scores and values, in order", columns, rows, texts=(1, 2), folded=True)
