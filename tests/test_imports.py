@@ -48,6 +48,7 @@ CORNERS = {
     "optuna": "evomerge.optimizers.optuna",
     "scipy": "evomerge.optimizers.sobol",
     "vllm": "evomerge.engines.vllm",
+    "vl_convert": "evomerge.report.page.chart",
 }
 
 

@@ -79,9 +79,7 @@ def final_table(
         if winner is None or winner not in found or id not in found or id == winner:
             return {}
         ours, theirs = estimates[winner], estimates[id]
-        return {
-            name: jointly(operator.sub, ours[name], theirs[name]).interval() for name in ours
-        }
+        return {name: jointly(operator.sub, ours[name], theirs[name]).interval() for name in ours}
 
     def invalid(id: int) -> tuple[str, ...]:
         reasons = list[str]()

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.evolution.history import History
-from evomerge.inference.intervals import NORMAL, Interval
+from evomerge.inference.intervals import Interval
 from evomerge.params import Genome
 from evomerge.suite.objectives import Objective, shares
 
@@ -66,9 +66,7 @@ def travel(history: History, objectives: Sequence[Objective], how: str) -> Trave
     return Travel(tuple(map(_summed, zip(*steps, strict=True))), len(steps))
 
 
-def _slope(
-    counted: Mapping[str, float], slopes: Mapping[str, Genome], genes: int
-) -> list[float]:
+def _slope(counted: Mapping[str, float], slopes: Mapping[str, Genome], genes: int) -> list[float]:
     return [
         sum(counted.get(name, 0.0) * slope[gene] for name, slope in slopes.items())
         for gene in range(genes)

@@ -71,8 +71,14 @@ def _facts(material: Material) -> list[tuple[str, str]]:
     }
     budget = {name: limit for name, limit in record.budget.items() if limit}
     return [
-        ("time worked", f"{record.seconds / 60:.1f} minutes in {sessions} session{'s' * (sessions != 1)}"),
-        ("of the budget, before the shortlist", budget_text(budget, used) if budget else "no limit"),
+        (
+            "time worked",
+            f"{record.seconds / 60:.1f} minutes in {sessions} session{'s' * (sessions != 1)}",
+        ),
+        (
+            "of the budget, before the shortlist",
+            budget_text(budget, used) if budget else "no limit",
+        ),
         ("from first event to last", f"{_span(material.lines) / 60:.1f} minutes"),
     ]
 
@@ -90,7 +96,12 @@ def _figure(marks: list[dict[str, object]], phases: list[str], steps: list[str])
         "mark": {"type": "bar", "height": 16, "stroke": chart.colour("paper"), "strokeWidth": 1},
         "encoding": {
             "y": {"field": "phase", "type": "nominal", "title": None, "sort": phases},
-            "x": {"field": "x", "type": "quantitative", "title": "seconds of workers", "axis": {"tickCount": 6}},
+            "x": {
+                "field": "x",
+                "type": "quantitative",
+                "title": "seconds of workers",
+                "axis": {"tickCount": 6},
+            },
             "color": {
                 "field": "step",
                 "type": "nominal",

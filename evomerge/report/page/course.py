@@ -15,7 +15,9 @@ from evomerge.report.page.parts import Block, Figure, Grid, Notes, Section, numb
 from evomerge.report.terminal import PHASES
 from evomerge.report.text import interval_text
 
-_WHISKERS = 250  # candidates with intervals in the picture; of more, those that were the best so far
+_WHISKERS = (
+    250  # candidates with intervals in the picture; of more, those that were the best so far
+)
 _BELOW = 1.0  # of the spread of the better half: how far below it the picture reaches
 
 
@@ -53,9 +55,15 @@ def course(material: Material) -> Section:
             f"Search scores of {len(points)} merges against item-forwards spent. The best so far ends at "
             f"{number(best.interval.value)} with {material.name(best.candidate)}."
         )
-        blocks.append(Figure("Search score by item-forwards spent", words, svg, _grid(material, points)))
+        blocks.append(
+            Figure("Search score by item-forwards spent", words, svg, _grid(material, points))
+        )
         if is_cut:
-            blocks.append(Notes(["Scores far below the others lie outside of the picture; the table has them."]))
+            blocks.append(
+                Notes(
+                    ["Scores far below the others lie outside of the picture; the table has them."]
+                )
+            )
     failed = [
         (batch, evaluation)
         for batch in history.batches
@@ -63,7 +71,9 @@ def course(material: Material) -> Section:
         if evaluation.values is None
     ]
     if failed:
-        rows = [(f"#{e.candidate}", str(e.batch), PHASES[b.phase], e.error or "") for b, e in failed]
+        rows = [
+            (f"#{e.candidate}", str(e.batch), PHASES[b.phase], e.error or "") for b, e in failed
+        ]
         columns = ("candidate", "batch", "phase", "why")
         blocks.append(Grid.of("Candidates that failed", columns, rows, texts=(2, 3), folded=True))
     if not blocks:
@@ -129,14 +139,30 @@ def _picture(material: Material, points: list[_Point]) -> tuple[str, bool]:
         for id, score in material.history.scores(0).items()
         if score and low <= score.value <= high
     ]
-    phases = list(dict.fromkeys(_name(p) for p in points))
+    phases, bands = list(dict.fromkeys(_name(p) for p in points)), _bands(material)
     y = {"field": "y", "type": "quantitative", "title": "search score"}
     scale = {"domain": [low, high], "zero": False, "nice": False}
-    x = {"field": "x", "type": "quantitative", "title": "item-forwards", "axis": {"grid": False, "format": "~s"}}
+    x = {
+        "field": "x",
+        "type": "quantitative",
+        "title": "item-forwards",
+        "axis": {"grid": False, "format": "~s"},
+        "scale": {"nice": False},
+    }
     spec: chart.Spec = {
         "width": chart.WIDTH,
         "height": 280,
         "layer": [
+            {
+                "data": chart.rows([band for band in bands if band["odd"]]),
+                "mark": {"type": "rect", "color": chart.colour("grid"), "opacity": 0.35},
+                "encoding": {"x": {**x, "field": "from"}, "x2": {"field": "to"}},
+            },
+            {
+                "data": chart.rows(bands),
+                "mark": {"type": "text", "align": "left", "dx": 5, "y": 8, "fontSize": 11, "color": chart.colour("soft")},
+                "encoding": {"x": {**x, "field": "from"}, "text": {"field": "name"}},
+            },
             {
                 "data": chart.rows(levels),
                 "mark": {"type": "rule", "strokeDash": [3, 4], "color": chart.colour("line")},
@@ -152,7 +178,7 @@ def _picture(material: Material, points: list[_Point]) -> tuple[str, bool]:
                 "data": chart.rows(whiskers),
                 "mark": {"type": "rule", "strokeWidth": 1.2, "opacity": 0.38},
                 "encoding": {"x": x, "y": {"field": "low", "type": "quantitative"}, "y2": {"field": "high"},
-                             "color": _by_phase(phases, legend=False)},
+                             "color": _by_phase(phases)},
             },
             {
                 "data": chart.rows(steps),
@@ -177,14 +203,35 @@ def _picture(material: Material, points: list[_Point]) -> tuple[str, bool]:
     return chart.draw(spec), is_cut
 
 
-def _by_phase(phases: list[str], *, legend: bool = True) -> chart.Spec:
-    found: chart.Spec = {
+def _by_phase(phases: list[str]) -> chart.Spec:
+    return {
         "field": "phase",
         "type": "nominal",
         "title": None,
         "scale": {"domain": phases, "range": chart.series(len(phases))},
     }
-    return found if legend else {**found, "legend": None}
+
+
+def _bands(material: Material) -> list[dict[str, object]]:
+    """Phases of the search, from where to where; those that are wide enough have a name."""
+    found: list[dict[str, object]] = []
+    spent, last, total = 0, None, max(1, material.history.spent.items)
+    for batch in material.history.batches:
+        if not batch.phase.searched:
+            continue
+        evaluations = material.history.evaluations(batch.number).values()
+        end = spent + sum(each.items for each in evaluations)
+        if batch.phase == last and found:
+            found[-1]["to"] = end
+        else:
+            found.append(
+                {"from": spent, "to": end, "odd": len(found) % 2, "phase": PHASES[batch.phase]}
+            )
+        spent, last = end, batch.phase
+    for band in found:
+        wide = (int(str(band["to"])) - int(str(band["from"]))) / total
+        band["name"] = band["phase"] if wide * 90 > len(str(band["phase"])) else ""
+    return found
 
 
 def _name(point: _Point) -> str:

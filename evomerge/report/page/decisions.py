@@ -21,7 +21,11 @@ def decisions(material: Material) -> Section:
     for line in material.lines:
         minute = f"{(line.time - begun) / 60:.1f}"
         rows += [(what, minute, text) for what, text in _said(material, line)]
-    blocks = [Grid.of("Decisions, in order", ("by", "minute", "what and why"), rows, texts=(2,))] if rows else []
+    blocks = (
+        [Grid.of("Decisions, in order", ("by", "minute", "what and why"), rows, texts=(2,))]
+        if rows
+        else []
+    )
     lead = "In the order they fell; minutes are since the start."
     if not rows:
         return Section("decisions", "What was decided, and why", "", [Notes(["Nothing yet."])])
@@ -35,7 +39,10 @@ def _said(material: Material, line: Line) -> list[tuple[str, str]]:
     if isinstance(line, SettledLine):
         units = ", ".join(f"{name} {number(gain)}" for name, gain in line.gains.items())
         found = [("yardsticks", f"gains that count 1: {units}")] if units else []
-        return found + [("yardsticks", f"{name} cannot rank these models: {why}") for name, why in line.unable.items()]
+        return found + [
+            ("yardsticks", f"{name} cannot rank these models: {why}")
+            for name, why in line.unable.items()
+        ]
     if isinstance(line, ClosedLine):
         return [("search", f"the search phase was ended early: {line.reason}")]
     if isinstance(line, ExtendedLine):
@@ -59,9 +66,13 @@ def _round(material: Material, line: RoundLine) -> list[str]:
         found += [f"{material.name(candidate)} is invalid: {reason}" for reason in why]
     for candidate, chance in line.floors.items():
         verdict = "confirmed" if chance >= line.confidence else "not confirmed"
-        found.append(f"{material.name(candidate)}: floors hold with probability {chance:.0%}, {verdict}")
+        found.append(
+            f"{material.name(candidate)}: floors hold with probability {chance:.0%}, {verdict}"
+        )
     for member in line.front:
-        found.append(f"{material.name(member.candidate)} is on the front with probability {member.probability:.0%}")
+        found.append(
+            f"{material.name(member.candidate)} is on the front with probability {member.probability:.0%}"
+        )
     if not found and line.last:
         ranked = material.history.ranked(line.batch, line.invalid)
         ranked = [elite for elite in ranked if elite.candidate not in material.references]

@@ -31,23 +31,24 @@ def write(title: str, sections: Sequence[Section], foot: str, *, refresh: int | 
         foot: what stands at its end.
         refresh: seconds after which a browser loads it again; None is never.
     """
-    style = _style()
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return _environment().from_string(_source("page.html.jinja")).render(
-        title=title,
-        sections=sections,
-        foot=foot,
-        refresh=refresh,
-        style=Markup(style),
-        policy=policy(digest),
-    )
-
-
-def policy(digest: str) -> str:
-    """What the page may load: its style, by the sha256 of it in base64, and the empty icon."""
     return (
-        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+        _environment()
+        .from_string(_source("page.html.jinja"))
+        .render(
+            title=title,
+            sections=sections,
+            foot=foot,
+            refresh=refresh,
+            style=Markup(_style()),
+            policy=policy(),
+        )
     )
+
+
+def policy() -> str:
+    """What a page may load: its own style, by its hash, and the empty icon."""
+    digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 @cache

@@ -5,7 +5,18 @@ from __future__ import annotations
 from evomerge.judging.table import Row
 from evomerge.report.page import chart
 from evomerge.report.page.material import Material
-from evomerge.report.page.parts import Block, Cell, Figure, Grid, Notes, Section, bounds, number, short
+from evomerge.report.page.parts import (
+    Block,
+    Cell,
+    Figure,
+    Grid,
+    Notes,
+    Section,
+    bounds,
+    number,
+    short,
+)
+from evomerge.report.page.parts import Row as Cells
 from evomerge.report.text import interval_text, volume_lines
 from evomerge.suite.objectives import Objective, counting, weightless
 
@@ -26,16 +37,18 @@ def front(material: Material) -> Section | None:
     objectives = counting(weightless(material.record.objectives, material.history.idle))
     rows = [row for row in table.rows if row.score]
     columns = ("model", *(o.name for o in objectives), "score", "on the front")
-    cells = [
+    cells: list[Cells] = [
         [
             Cell(row.label, strong=row.front is not None),
-            *(interval_text(row.objectives[o.name]) for o in objectives),
-            interval_text(row.score) if row.score else "",
+            *(Cell.parted(interval_text(row.objectives[o.name])) for o in objectives),
+            Cell.parted(interval_text(row.score) if row.score else ""),
             f"{row.front:.0%}" if row.front is not None else "",
         ]
         for row in rows
     ]
-    grid = Grid.of("The front beside base, parents and known recipes (95% intervals)", columns, cells)
+    grid = Grid.of(
+        "The front beside base, parents and known recipes (95% intervals)", columns, cells
+    )
     blocks: list[Block] = [grid]
     if len(objectives) > 1:
         blocks.insert(0, _figure(rows, _widest(objectives, members)))
@@ -125,7 +138,14 @@ def _figure(rows: list[Row], pair: list[Objective]) -> Figure:
     }  # fmt: skip
     words = f"{sum(row.front is not None for row in rows)} confirmed members, by {pair[0].name} and {pair[1].name}."
     columns = ("model", *titles, "kind")
-    cells = [(m["name"], number(m["x"]), number(m["y"]), m["kind"]) for m in marks]
+    cells = [
+        (
+            row.label,
+            *(number(row.objectives[o.name].value) for o in pair),
+            kinds[row.front is None],
+        )
+        for row in rows
+    ]
     return Figure(
         "The two objectives in which the members differ most",
         words,

@@ -35,7 +35,9 @@ def genes(material: Material) -> Section | None:
         "Importance is about the candidates that were tried, not about all that there could be: what never varied, or "
         "always with another gene, cannot show."
     )
-    return Section("genes", "Which genes mattered", lead, [*_fitted(material), *_travelled(material)])
+    return Section(
+        "genes", "Which genes mattered", lead, [*_fitted(material), *_travelled(material)]
+    )
 
 
 def _fitted(material: Material) -> list[Block]:
@@ -48,7 +50,9 @@ def _fitted(material: Material) -> list[Block]:
     if len(pairs) < LEAST:
         return [
             Notes(
-                [f"{len(pairs)} candidates with genes were scored: a fit of scores on {len(names)} genes needs {LEAST}."]
+                [
+                    f"{len(pairs)} candidates with genes were scored: a fit of scores on {len(names)} genes needs {LEAST}."
+                ]
             )
         ]
     found = importance([g for g, _ in pairs], [s for _, s in pairs], "page")
@@ -56,7 +60,7 @@ def _fitted(material: Material) -> list[Block]:
         return [Notes(["All scores are alike: no gene can be told from another."])]
     explained = f"{max(found.explained.value, 0):.0%} [{max(found.explained.low, 0):.0%}, {max(found.explained.high, 0):.0%}]"
     fit = f"A smooth fit of {found.count} search scores, gene by gene, explains {explained} of those it has not seen"
-    if found.explained.value < _EXPLAINS:
+    if found.explained.value < _EXPLAINS or found.explained.low <= 0:
         return [Notes([f"{fit}: too little to say which genes mattered."])]
     words = (
         f"{fit}. Of each gene: how much of the variance of scores it loses when that gene is shuffled, with 95% "
@@ -87,7 +91,7 @@ def _travelled(material: Material) -> list[Block]:
 def _figure(
     title: str, words: str, names: Sequence[str], values: Sequence[Interval], form: str
 ) -> Figure:
-    order = sorted(zip(names, values, strict=True), key=lambda pair: -abs(pair[1].value))
+    order = sorted(zip(names, values, strict=True), key=lambda pair: -pair[1].value)
     shown = order[:_SHOWN]
     # two long names may be cut to the same: their places keep them apart
     labels = [short(name, 34) for name, _ in shown]
@@ -103,7 +107,12 @@ def _figure(
     ]
     texts = [{"gene": f"{at}", "name": label} for at, label in enumerate(labels)]
     places = [f"{at}" for at in range(len(shown))]
-    x = {"field": "x", "type": "quantitative", "title": None, "axis": {"format": form, "tickCount": 6}}
+    x = {
+        "field": "x",
+        "type": "quantitative",
+        "title": None,
+        "axis": {"format": form, "tickCount": 6},
+    }
     y = {
         "field": "gene",
         "type": "nominal",

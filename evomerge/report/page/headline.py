@@ -49,7 +49,7 @@ def _lead(material: Material) -> str:
     if material.done and material.table is not None and material.table.winner is None:
         return f"{merged}It is done, and every merge of its shortlist failed."
     if material.done:
-        sure = "Scores below are on report items that no choice had seen, with 95% intervals."
+        sure = "Scores below are on report items that no choice of this search had seen, with 95% intervals."
         return f"{merged}{sure}"
     phase = PHASES.get(history.phase or "", "starting")
     last = f"as of {when(material.lines[-1].time)}" if material.lines else ""
@@ -70,12 +70,13 @@ def _tiles(material: Material) -> list[Tile]:
             if row is not None and row.gain:
                 tiles.append(_gain_tile(what, row, material.name(row.candidate)))
     elif history.best is not None and (interval := record.best_interval) is not None:
-        tiles.append(Tile("search score, likely too good", *_value(interval)))
+        value, rest = _value(interval)
+        tiles.append(Tile("search score", value, f"{rest}, likely too good".lstrip(", ")))
         scores = {id: history.scores(0).get(id) for id in material.parents}
         values = {id: score.value for id, score in scores.items() if score}
         if values:
             best = max(values, key=lambda id: values[id])
-            tiles.append(Tile(f"best parent, {material.name(best)}", number(values[best])))
+            tiles.append(Tile("best parent's", number(values[best]), material.name(best)))
     minutes = record.seconds / 60
     spent = f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
     text = f"{history.spent.items:,} item-forwards before the shortlist, {spent}"
@@ -95,7 +96,7 @@ def _gain_tile(what: str, row: Row, name: str) -> Tile:
     value, _, rest = signed_interval(row.gain.difference).partition(" ")
     p = row.gain.p
     sure = "" if p is None else f", p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
-    return Tile(f"over the {what}, {name}", value, f"{rest}{sure}")
+    return Tile(f"over the {what}", value, f"{name}: {rest}{sure}")
 
 
 def _alarms(material: Material) -> list[str]:

@@ -21,7 +21,9 @@ def health(material: Material) -> Section | None:
         return None
     found = [f"{row.label} is INVALID: {reason}." for row in table.rows for reason in row.invalid]
     for candidate, reasons in table.effort.invalid.items():
-        found += [f"{material.name(candidate)} was invalid on the select split: {why}." for why in reasons]
+        found += [
+            f"{material.name(candidate)} was invalid on the select split: {why}." for why in reasons
+        ]
     noted = [f"{row.label}: {note}." for row in table.rows for note in row.notes]
     blocks: list[Block] = []
     if found:
@@ -29,7 +31,13 @@ def health(material: Material) -> Section | None:
     if noted:
         blocks.append(Notes(noted))
     if not found and not noted:
-        blocks.append(Notes(["No gate fired: no gain is an artefact of how models were evaluated, as far as they can tell."]))
+        blocks.append(
+            Notes(
+                [
+                    "No gate fired: no gain is an artefact of how models were evaluated, as far as they can tell."
+                ]
+            )
+        )
     if grid := _rates(material):
         blocks.append(grid)
     lead = (
@@ -59,7 +67,8 @@ def _rates(material: Material) -> Grid | None:
             continue
         rates = [_rate(answers[row.candidate], *column) for column in columns]
         cells = [
-            Cell("" if r is None else f"{r:.0%}", None if not r else -shade(r, 0.0, 0.0, 0.5)) for r in rates
+            Cell("" if r is None else f"{r:.0%}", None if not r else -shade(r, 0.0, 0.5))
+            for r in rates
         ]
         rows.append([Cell(row.label, strong=row.candidate == table.winner), *cells])
     headings = ("model", *(f"{task}: {_TROUBLES[signal]}" for task, signal in columns))

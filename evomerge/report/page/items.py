@@ -34,12 +34,21 @@ def items(material: Material) -> Section | None:
                 continue
             p = mcnemar(len(found.ours), len(found.theirs))
             counts = (found.both, found.ours, found.theirs, found.neither)
-            rows.append((name, objective.name, *(str(len(each)) for each in counts), f"{p:.3f}"))
+            rows.append(
+                (
+                    name,
+                    objective.name,
+                    *(str(len(each)) for each in counts),
+                    "< 0.001" if p < 0.001 else f"{p:.3f}",
+                )
+            )
             blocks += _examples(material, objective, found, name)
     if not rows:
-        note = "No objective is just right or wrong item by item, so that there is nothing to count."
+        note = (
+            "No objective is just right or wrong item by item, so that there is nothing to count."
+        )
         return Section("items", "Answer by answer", note)
-    columns = ("parent", "objective", "both right", "winner alone", "parent alone", "neither", "p, item by item")
+    columns = ("parent", "objective", "both right", "winner alone", "parent alone", "neither", "p")
     grid = Grid.of("Items of the report by who gets them right", columns, rows, texts=(1,))
     note = (
         "p is of McNemar's test, which takes items one by one: where several were made from one source it is too "
@@ -55,9 +64,7 @@ def items(material: Material) -> Section | None:
     return Section("items", "Answer by answer", lead, blocks)
 
 
-def _examples(
-    material: Material, objective: Objective, found: Sides, parent: str
-) -> list[Block]:
+def _examples(material: Material, objective: Objective, found: Sides, parent: str) -> list[Block]:
     table = material.table
     assert table is not None and table.winner is not None
     kinds = (
@@ -106,7 +113,11 @@ def shown(answer: Any) -> str:
 def _texts(answer: Any) -> Sequence[str]:
     if isinstance(answer, str):
         return [answer]
-    if isinstance(answer, (list, tuple)) and answer and all(isinstance(a, (str, list)) for a in answer):
+    if (
+        isinstance(answer, (list, tuple))
+        and answer
+        and all(isinstance(a, (str, list)) for a in answer)
+    ):
         parts = [_texts(each) for each in answer]
         return [text for part in parts for text in part] if all(parts) else []
     return []

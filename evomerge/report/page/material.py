@@ -59,7 +59,11 @@ class Material:
     @cached_property
     def references(self) -> Mapping[int, str]:
         """Candidate -> name, of base and parents."""
-        return {c.id: c.origin for c in self.history.batches[0].candidates} if self.history.batches else {}
+        return (
+            {c.id: c.origin for c in self.history.batches[0].candidates}
+            if self.history.batches
+            else {}
+        )
 
     @cached_property
     def parents(self) -> Mapping[int, str]:
@@ -82,7 +86,9 @@ class Material:
 
     def best_of(self, rows: Mapping[int, str]) -> Row | None:
         """The row of the final table with the best score, among these candidates."""
-        found = [r for r in (self.table.rows if self.table else ()) if r.candidate in rows and r.score]
+        found = [
+            r for r in (self.table.rows if self.table else ()) if r.candidate in rows and r.score
+        ]
         return max(found, key=lambda row: row.score.value if row.score else 0.0, default=None)
 
     @cached_property

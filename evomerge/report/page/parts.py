@@ -23,11 +23,19 @@ class Cell:
         text: what it says.
         shade: from ``-SHADES`` (little) to ``SHADES`` (much); None is no colour.
         strong: whether it is set apart.
+        more: what stands below it, smaller: as a rule an interval.
     """
 
     text: str
     shade: int | None = None
     strong: bool = False
+    more: str = ""
+
+    @classmethod
+    def parted(cls, text: str, shade: int | None = None, strong: bool = False) -> Cell:
+        """``0.781 [0.742, 0.812]`` on two lines."""
+        value, _, rest = text.partition(" [")
+        return cls(value, shade, strong, f"[{rest}" if rest else "")
 
 
 Row = Sequence[Cell | str]
@@ -194,9 +202,8 @@ def bounds(interval: Interval) -> dict[str, float | None]:
     return {"low": interval.low if known else None, "high": interval.high if known else None}
 
 
-def shade(value: float, low: float, middle: float, high: float) -> int:
-    """The shade of ``value`` between ``low``, the ``middle`` and ``high``."""
-    span = high - middle if value >= middle else middle - low
+def shade(value: float, middle: float, span: float) -> int:
+    """The shade of ``value``; at ``span`` from the ``middle``, to either side, it is the deepest."""
     part = (value - middle) / span if span > 0 else 0.0
     return round(SHADES * max(-1.0, min(1.0, part)))
 

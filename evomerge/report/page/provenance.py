@@ -28,13 +28,18 @@ def provenance(material: Material) -> Section:
     models = [(name, model.ref, model.sha256) for name, model in head.models.items()]
     blocks: list[Block] = [
         Facts(facts),
-        Grid.of("Models", ("name", "as it was called", "sha256 of its weights"), models, texts=(1, 2)),
+        Grid.of(
+            "Models", ("name", "as it was called", "sha256 of its weights"), models, texts=(1, 2)
+        ),
         _objectives(material),
         Grid.of(
             "Items of each split",
             ("task", *head.splits.items),
             [
-                (scorer, *(f"{len(items.get(scorer, ())):,}" for items in head.splits.items.values()))
+                (
+                    scorer,
+                    *(f"{len(items.get(scorer, ())):,}" for items in head.splits.items.values()),
+                )
                 for scorer in head.scorers
             ],
         ),

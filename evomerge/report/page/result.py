@@ -33,14 +33,19 @@ def result(material: Material) -> Section | None:
     heading, *rows = table_rows(table)
     bold = [row.candidate == table.winner for row in table.rows]
     cells = [
-        [Cell(text, strong=strong) for text in texts] for texts, strong in zip(rows, bold, strict=True)
+        [Cell(texts[0], strong=strong), *(Cell.parted(text, strong=strong) for text in texts[1:])]
+        for texts, strong in zip(rows, bold, strict=True)
     ]
     words = {n for n, name in enumerate(heading) if name == "health"}
-    blocks: list[Block] = [Grid.of(f"All models on the {table_title(table)}", heading, cells, texts=sorted(words))]
+    blocks: list[Block] = [
+        Grid.of(f"All models on the {table_title(table)}", heading, cells, texts=sorted(words))
+    ]
     if compared := _compared(table):
         directions = {o.name: o.sign for o in material.record.objectives}
         blocks.append(_forest(table, compared, directions))
-    blocks.append(Notes([*table_notes(table), *(f"{remark}." for remark in material.record.remarks)]))
+    blocks.append(
+        Notes([*table_notes(table), *(f"{remark}." for remark in material.record.remarks)])
+    )
     lead = (
         "Differences are paired, item by item, and can be clear where the models' own intervals overlap. Right of "
         "zero the winner is better."
@@ -85,7 +90,9 @@ def _forest(table: Table, compared: list[Row], directions: dict[str, float]) -> 
         "The winner's lead, in score and in each objective",
         words,
         _draw([_SCORE, *objectives[:_FACETS]], compared, directions, table),
-        Grid.of("Paired differences, winner less model, more is better", columns, rows, folded=True),
+        Grid.of(
+            "Paired differences, winner less model, more is better", columns, rows, folded=True
+        ),
     )
 
 
@@ -97,14 +104,20 @@ def _turned(interval: Interval, sign: float) -> Interval:
     return Interval(-interval.value, -interval.high, -interval.low)
 
 
-def _draw(facets: list[str], compared: list[Row], directions: dict[str, float], table: Table) -> str:
+def _draw(
+    facets: list[str], compared: list[Row], directions: dict[str, float], table: Table
+) -> str:
     titles = {name: name for name in facets}
     titles[_SCORE] = f"score ({table.combine})"
     marks: list[dict[str, Any]] = []
     for name in facets:
         for row in compared:
             assert row.gain is not None
-            lead = row.gain.difference if name == _SCORE else _turned(row.leads[name], directions[name])
+            lead = (
+                row.gain.difference
+                if name == _SCORE
+                else _turned(row.leads[name], directions[name])
+            )
             sure = "unclear" if lead.why or lead.low <= 0 <= lead.high else "clear of zero"
             marks.append(
                 {
@@ -117,8 +130,19 @@ def _draw(facets: list[str], compared: list[Row], directions: dict[str, float], 
                 }
             )
     width = chart.WIDTH - 190 if len(facets) == 1 else (chart.WIDTH - 200) // 2
-    x = {"field": "x", "type": "quantitative", "title": None, "axis": {"tickCount": 5, "format": "+.2~f"}}
-    y = {"field": "model", "type": "nominal", "title": None, "sort": None, "axis": {"labelLimit": 170}}
+    x = {
+        "field": "x",
+        "type": "quantitative",
+        "title": None,
+        "axis": {"tickCount": 5, "format": "+.2~f"},
+    }
+    y = {
+        "field": "model",
+        "type": "nominal",
+        "title": None,
+        "sort": None,
+        "axis": {"labelLimit": 170},
+    }
     order = chart.named([titles[name] for name in facets])
     fill = {
         "field": "sure",

@@ -15,16 +15,16 @@ def tasks(material: Material) -> Section | None:
         return None
     objectives = material.record.objectives
     signs = {o.name: o.sign for o in objectives}
-    ends: dict[str, tuple[float, float, float]] = {}
+    ends: dict[str, tuple[float, float]] = {}
     reference = rows.get(BASE, next(iter(rows.values())))
     for name, sign in signs.items():
-        values = [sign * each[name] for each in rows.values()]
-        ends[name] = min(values), sign * reference[name], max(values)
+        middle = sign * reference[name]
+        ends[name] = middle, max(abs(sign * each[name] - middle) for each in rows.values())
     cells: list[Row] = []
-    for label, values in rows.items():
-        shades = (shade(signs[name] * values[name], *ends[name]) for name in signs)
+    for label, found in rows.items():
+        shades = (shade(signs[name] * found[name], *ends[name]) for name in signs)
         cells.append(
-            [label, *(Cell(number(values[n]), s) for n, s in zip(signs, shades, strict=True))]
+            [label, *(Cell(number(found[n]), s) for n, s in zip(signs, shades, strict=True))]
         )
     columns = ("model", *(_title(o.name, o.maximize, o.of, o.how) for o in objectives))
     lead = (
@@ -43,21 +43,18 @@ def _title(name: str, maximize: bool, of: tuple[str, ...], how: str) -> str:
 
 def _values(material: Material) -> tuple[dict[str, Values], str]:
     """Label -> values, and on which items."""
-    table = material.table
+    found: dict[str, Values] = {}
+    table, history = material.table, material.history
     if table is not None:
-        rows = {
-            row.label: {name: each.value for name, each in row.objectives.items()}
-            for row in table.rows
-            if row.score
-        }
-        return rows, "on the report's items"
-    history = material.history
+        for row in table.rows:
+            if row.score:
+                found[row.label] = {name: each.value for name, each in row.objectives.items()}
+        return found, "on the report's items"
     if not history.batches or not history.complete(1):
-        return {}, ""
-    rows = dict(history.references(0))
-    best = history.best
-    if best is not None:
-        rows[f"best so far: {material.name(best.candidate)}"] = best.values
+        return found, ""
+    found.update(history.references(0))
+    if history.best is not None:
+        found[f"best so far: {material.name(history.best.candidate)}"] = history.best.values
     for elite in history.elites(Phase.START):
-        rows.setdefault(material.history.candidates[elite.candidate].origin, elite.values)
-    return rows, "on search items, estimated for merges"
+        found.setdefault(history.candidates[elite.candidate].origin, elite.values)
+    return found, "on search items, estimated for merges"

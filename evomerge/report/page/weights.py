@@ -25,6 +25,7 @@ from evomerge.report.page.parts import (
     Grid,
     Listing,
     Notes,
+    Row,
     Section,
     number,
     shade,
@@ -66,7 +67,9 @@ def weights(material: Material) -> Section | None:
     if not named:
         blocks.append(Notes(["Its groups have no parameter with a number for each source."]))
     try:
-        blocks.append(Listing("The whole recipe", material.record.recipe(material.chosen).to_yaml()))
+        blocks.append(
+            Listing("The whole recipe", material.record.recipe(material.chosen).to_yaml())
+        )
     except InputError as error:
         blocks.append(Notes([f"The recipe cannot be written: {error}"]))
     name = material.name(material.chosen)
@@ -94,13 +97,17 @@ def _facts(body: Body) -> list[tuple[str, str]]:
         texts = sorted(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shared)
         found.append(("shared parameters", ", ".join(texts)))
     if any(group.lines for group in body.groups):
-        lines = {f"alpha {g.lines.alpha:.3g}, beta {g.lines.beta:.3g}" for g in body.groups if g.lines}
+        lines = {
+            f"alpha {g.lines.alpha:.3g}, beta {g.lines.beta:.3g}" for g in body.groups if g.lines
+        }
         found.append(("scaled over depth (LiNeS)", "; ".join(sorted(lines))))
     if body.path:
         hops = [f"{hop.model or 'merge'} {hop.layer}" for hop in body.path]
         found.append(("layer path", short(", ".join(hops), 400)))
     if body.rows:
-        found.append(("row weights", f"factors row by row, in a file of sha256 {body.rows.sha256[:12]}"))
+        found.append(
+            ("row weights", f"factors row by row, in a file of sha256 {body.rows.sha256[:12]}")
+        )
     return found
 
 
@@ -113,7 +120,14 @@ def _values(body: Body, depth: int) -> Iterator[_Value]:
             yield from _of(group, kind, layer)
     plain = [group for group in body.groups if group.tensors is None]
     roles = list(dict.fromkeys(r for group in plain for r in group.roles or ()))
-    kinds = [*roles, *([_EVERYWHERE if not roles else "the rest"] if any(g.roles is None for g in plain) else [])]
+    kinds = [
+        *roles,
+        *(
+            [_EVERYWHERE if not roles else "the rest"]
+            if any(g.roles is None for g in plain)
+            else []
+        ),
+    ]
     layered = any(group.layers is not None for group in plain)
     for kind in kinds:
         for layer in range(depth) if layered else [None]:
@@ -248,7 +262,11 @@ def _figure(
             ],
         },
     }  # fmt: skip
-    more = f" Of {len(kinds)} kinds of tensors the first {len(shown)} are drawn." if len(kinds) > len(shown) else ""
+    more = (
+        f" Of {len(kinds)} kinds of tensors the first {len(shown)} are drawn."
+        if len(kinds) > len(shown)
+        else ""
+    )
     words = f"{parameter} of {', '.join(sources)} over {depth} layers, one panel for each kind of tensor.{more}"
     return Figure(f"{parameter}, by layer", words, chart.draw(spec))
 
@@ -260,15 +278,15 @@ def _heat(parameter: str, found: list[_Value]) -> Grid:
     places = dict.fromkeys((v.kind, v.layer) for v in own)
     at = {(v.kind, v.layer, v.source): v.value for v in own}
     middle = sum(v.value for v in own) / len(own)
-    low, high = min(v.value for v in own), max(v.value for v in own)
+    span = max(abs(v.value - middle) for v in own)
 
     def cell(key: tuple[str, int | None, str]) -> Cell:
         value = at.get(key)
-        return Cell(number(value), None if value is None else shade(value, low, middle, high))
+        return Cell(number(value), None if value is None else shade(value, middle, span))
 
-    rows = [
+    rows: list[Row] = [
         [kind, "" if layer is None else str(layer), *(cell((kind, layer, s)) for s in sources)]
         for kind, layer in places
     ]
-    caption = f"{parameter}: shades are around its mean, {number(middle)}"
+    caption = f"{parameter}, by tensor and source (shades around its mean, {number(middle)})"
     return Grid.of(caption, ("tensors", "layer", *sources), rows, folded=len(rows) > 14)
