@@ -8,8 +8,10 @@ MERGEKIT := $(VENV)/mergekit
 # vLLM's CPU build likewise, 3.5 GB, for the tests of that engine
 VLLM := $(VENV)/vllm
 QUANTIZED := $(VENV)/quantized
+# what looks at a page in a browser: playwright-core and axe-core of npm, Chromium of the system
+PAGE := $(VENV)/page
 
-.PHONY: help demo test quick docs bench bench-evaluate bench-search gpu estimators winners soak fuzz families lint family mergekit vllm quantized clean
+.PHONY: help demo test quick docs bench bench-evaluate bench-search gpu estimators winners soak fuzz families lint family mergekit vllm quantized page clean
 
 demo: $(VENV)/.installed  ## search over the embedded tiny models (a few minutes)
 	$(BIN)/evomerge demo
@@ -71,6 +73,9 @@ vllm: $(VLLM)/.installed  ## the tests of the engine of vLLM, in an environment 
 quantized: $(QUANTIZED)/.installed  ## the tests of scoring in 4 bits, with bitsandbytes beside the test environment
 	PYTHONPATH=$(CURDIR) $(QUANTIZED)/bin/python -m pytest tests/engines/test_quantizing.py
 
+page: $(PAGE)/.installed  ## the page of a report in a headless Chromium: console, accessibility, three widths, light and dark
+	EVOMERGE_TEST_PAGE=$(CURDIR)/$(PAGE) $(BIN)/python -m pytest tests/report
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -106,6 +111,11 @@ $(QUANTIZED)/.installed: constraints.txt | $(VENV)/.installed-test
 	$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' \
 	  > "$$($(QUANTIZED)/bin/python -c 'import site; print(site.getsitepackages()[0])')/test-environment.pth"
 	$(QUANTIZED)/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt 'bitsandbytes>=0.50,<1'
+	touch $@
+
+$(PAGE)/.installed: | $(VENV)/.installed-test
+	@command -v chromium chromium-browser google-chrome > /dev/null || { echo "no Chromium: apt-get install chromium" >&2; exit 1; }
+	npm install --silent --no-audit --no-fund --prefix $(PAGE) playwright-core@1 axe-core@4
 	touch $@
 
 clean:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evomerge.evolution.history import History
@@ -33,6 +33,15 @@ class Travel:
     steps: int
 
 
+@dataclass(frozen=True)
+class Stop:
+    """Where a descent was, and the slope of the score there, ``[genes]`` both; ``descent``: its name."""
+
+    descent: str
+    genome: Genome
+    slope: Genome
+
+
 def travel(history: History, objectives: Sequence[Objective], how: str) -> Travel | None:
     """Over all descents of a search; None where there were none, or of one step.
 
@@ -41,36 +50,36 @@ def travel(history: History, objectives: Sequence[Objective], how: str) -> Trave
         objectives: what it optimizes.
         how: they combine.
     """
-    walked: list[tuple[str, Genome, list[float]]] = []
+    walked: list[Stop] = []
     for batch in history.batches:
         for candidate in batch.candidates:
-            found = history.evaluations(batch.number).get(candidate.id)
-            if (
-                found is None
-                or not found.slopes
-                or found.values is None
-                or candidate.genome is None
-                or not history.gains
-            ):
+            found, genome = history.evaluations(batch.number).get(candidate.id), candidate.genome
+            if found is None or found.values is None or genome is None or not found.slopes:
                 continue
             counted = shares(objectives, how, found.values, history.references(0), history.gains)
-            slope = _slope(counted, found.slopes, len(candidate.genome))
-            walked.append((candidate.origin, candidate.genome, slope))
+            slope = [
+                sum(counted.get(name, 0.0) * each[gene] for name, each in found.slopes.items())
+                for gene in range(len(genome))
+            ]
+            walked.append(Stop(candidate.origin, genome, tuple(slope)))
+    return along(walked)
+
+
+def along(walked: Sequence[Stop]) -> Travel | None:
+    """Over the steps between stops of the same descent that follow each other; None of fewer than two."""
     steps = [
-        [0.5 * (a + b) * (y - x) for a, b, x, y in zip(slope, after, here, there, strict=True)]
-        for (origin, here, slope), (then, there, after) in itertools.pairwise(walked)
-        if origin == then and len(here) == len(there)
+        [
+            0.5 * (before + after) * (there - here)
+            for before, after, here, there in zip(
+                one.slope, next.slope, one.genome, next.genome, strict=True
+            )
+        ]
+        for one, next in itertools.pairwise(walked)
+        if one.descent == next.descent
     ]
     if len(steps) < 2:
         return None
     return Travel(tuple(map(_summed, zip(*steps, strict=True))), len(steps))
-
-
-def _slope(counted: Mapping[str, float], slopes: Mapping[str, Genome], genes: int) -> list[float]:
-    return [
-        sum(counted.get(name, 0.0) * slope[gene] for name, slope in slopes.items())
-        for gene in range(genes)
-    ]
 
 
 def _summed(parts: Sequence[float]) -> Interval:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from evomerge import __version__
+from evomerge.errors import InputError
 from evomerge.record.record import Record
 from evomerge.report.page.chart import standalone
 from evomerge.report.page.costs import costs
@@ -35,9 +36,18 @@ def page(record: Record, *, refresh: int | None = None) -> str:
     Args:
         record: of the run.
         refresh: seconds after which a browser loads it again, until the search is done; None is never.
+
+    Raises:
+        InputError: the record makes no sense.
     """
     material = Material(record)
-    sections = [found for make in _SECTIONS if (found := make(material)) is not None]
+    try:
+        sections = [found for make in _SECTIONS if (found := make(material)) is not None]
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{record.path}: its events are whole, and do not fit together ({type(error).__name__}: {error}); "
+            "is it as evomerge wrote it?"
+        ) from error
     foot = (
         f"Made by evomerge {__version__} from the journal of {record.folder}, as of "
         f"{when(material.lines[-1].time)}. It loads nothing and runs nothing."

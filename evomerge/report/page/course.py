@@ -15,9 +15,8 @@ from evomerge.report.page.parts import Block, Figure, Grid, Notes, Section, numb
 from evomerge.report.terminal import PHASES
 from evomerge.report.text import interval_text
 
-_WHISKERS = (
-    250  # candidates with intervals in the picture; of more, those that were the best so far
-)
+_DRAWN = 1500  # candidates in the picture; of more, who was the best so far, and some others
+_WHISKERS = 250  # candidates with intervals there; of more, who was the best so far
 _BELOW = 1.0  # of the spread of the better half: how far below it the picture reaches
 
 
@@ -26,7 +25,7 @@ class _Point:
     """A scored merge.
 
     Attributes:
-        spent: item-forwards when its batch was done.
+        spent: item-forwards of the search up to it, in the order its batch asked.
         leads: whether no merge before it had a higher score.
     """
 
@@ -91,15 +90,13 @@ def _points(material: Material) -> list[_Point]:
     history, found, best = material.history, list[_Point](), None
     spent = 0
     for batch in history.batches:
-        evaluations = history.evaluations(batch.number)
-        if batch.phase.searched:
-            spent += sum(each.items for each in evaluations.values())
-        scores = history.scores(batch.number)
-        if batch.phase not in MERGED:
+        if not batch.phase.searched:
             continue
+        evaluations, scores = history.evaluations(batch.number), history.scores(batch.number)
         for candidate in batch.candidates:
+            spent += evaluations[candidate.id].items if candidate.id in evaluations else 0
             score = scores.get(candidate.id)
-            if score is None:
+            if score is None or batch.phase not in MERGED:
                 continue
             objectives = material.record.objectives
             interval = search_interval(history, objectives, batch.number, candidate.id)
@@ -112,8 +109,9 @@ def _points(material: Material) -> list[_Point]:
 
 def _picture(material: Material, points: list[_Point]) -> tuple[str, bool]:
     """The picture, and whether scores lie below it."""
-    few = len(points) <= _WHISKERS
     low, high, is_cut = _span(material, points)
+    few, every = len(points) <= _WHISKERS, -(-len(points) // _DRAWN)
+    points = [p for at, p in enumerate(points) if p.leads or at % every == 0]
     marks = [
         {
             "x": p.spent,
@@ -170,7 +168,7 @@ def _picture(material: Material, points: list[_Point]) -> tuple[str, bool]:
             },
             {
                 "data": chart.rows(levels),
-                "mark": {"type": "text", "align": "right", "dy": -6, "x": chart.WIDTH, "fontSize": 11,
+                "mark": {"type": "text", "align": "left", "dy": -6, "x": 5, "fontSize": 11,
                          "color": chart.colour("soft")},
                 "encoding": {"y": y, "text": {"field": "name"}},
             },

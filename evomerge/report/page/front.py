@@ -82,7 +82,7 @@ def _figure(rows: list[Row], pair: list[Objective]) -> Figure:
                 "y1": up["low"],
                 "y2": up["high"],
                 "kind": kind,
-                "name": short(row.label, 30),
+                "name": f"#{row.candidate}" if row.front is not None else short(row.label, 30),
                 "says": f"{row.label}: {pair[0].name} {interval_text(one)}, {pair[1].name} {interval_text(two)}",
             }
         )
@@ -108,7 +108,7 @@ def _figure(rows: list[Row], pair: list[Objective]) -> Figure:
     }
     spec: chart.Spec = {
         "data": chart.rows(marks),
-        "width": chart.WIDTH,
+        "width": chart.WIDTH - 70,
         "height": 360,
         "layer": [
             {
@@ -131,7 +131,7 @@ def _figure(rows: list[Row], pair: list[Objective]) -> Figure:
                 },
             },
             {
-                "mark": {"type": "text", "align": "left", "dx": 8, "dy": -8, "fontSize": 11},
+                "mark": {"type": "text", "align": "left", "dx": 7, "dy": -7, "fontSize": 11},
                 "encoding": {"x": x, "y": y, "text": {"field": "name"}},
             },
         ],

@@ -72,7 +72,10 @@ def _examples(material: Material, objective: Objective, found: Sides, parent: st
         (f"{objective.name}: {parent} is right, the winner is not", found.theirs),
     )
     return [
-        Examples(title, [_example(material, objective, item) for item in chosen[:_EACH]])
+        Examples(
+            f"{title} ({len(chosen)} items)",
+            [_example(material, objective, item) for item in chosen[:_EACH]],
+        )
         for title, chosen in kinds
         if chosen
     ]
