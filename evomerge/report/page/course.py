@@ -133,9 +133,9 @@ def _picture(material: Material, points: list[_Point]) -> tuple[str, bool]:
     steps = [{"x": p.spent, "y": max(low, p.interval.value)} for p in leading]
     steps.append({"x": points[-1].spent, "y": max(low, leading[-1].interval.value)})
     levels = [
-        {"y": score.value, "name": material.references[id]}
-        for id, score in material.history.scores(0).items()
-        if score and low <= score.value <= high
+        {"y": value, "name": ", ".join(names)}
+        for value, names in _levels(material).items()
+        if low <= value <= high
     ]
     phases, bands = list(dict.fromkeys(_name(p) for p in points)), _bands(material)
     y = {"field": "y", "type": "quantitative", "title": "search score"}
@@ -237,10 +237,19 @@ def _name(point: _Point) -> str:
     return phase if point.feasible else f"{phase}, a floor missed"
 
 
+def _levels(material: Material) -> dict[float, list[str]]:
+    """Scores of base and parents, and who has them."""
+    found: dict[float, list[str]] = {}
+    for id, score in material.history.scores(0).items():
+        if score:
+            found.setdefault(round(score.value, 3), []).append(material.references[id])
+    return found
+
+
 def _span(material: Material, points: list[_Point]) -> tuple[float, float, bool]:
     """Lowest and highest score of the picture, and whether some lie below."""
     values = np.array([p.interval.value for p in points])
-    levels = [score.value for score in material.history.scores(0).values() if score]
+    levels = list(_levels(material))
     top = [p.interval.value for p in points]
     top += [p.interval.high for p in points if not p.interval.why and p.leads]
     high = max([*top, *levels])

@@ -106,7 +106,7 @@ def _alarms(material: Material) -> list[str]:
         notes = table_notes(material.table)
         loud = ("INVALID", "FLOOR MISSED", "NOT CONFIRMED", "scores higher than the winner")
         found += [note for note in notes if any(word in note for word in loud)]
-        found += [note for note in notes if "the dtype" in note]
+        found += [note for note in notes if note.startswith("rounding to")]
     found += [f"{text}." for text in material.record.remarks if "cannot rank" in text]
     return found
 

@@ -26,11 +26,9 @@ class Material:
     """
 
     def __init__(self, record: Record) -> None:
-        self.record, self.history, self.head = record, record.history, record.head
-
-    record: Record
-    history: History
-    head: Head
+        self.record = record
+        self.history: History = record.history
+        self.head: Head = record.head
 
     @cached_property
     def lines(self) -> list[Line]:

@@ -39,7 +39,7 @@ _EVERYWHERE = "all tensors"
 
 
 @dataclass(frozen=True)
-class _Value:
+class Value:
     """A parameter of one source at one place; ``layer`` is None outside the blocks, and where layers are alike."""
 
     parameter: str
@@ -53,18 +53,16 @@ def weights(material: Material) -> Section | None:
     """The section; None before there is a merge to speak of."""
     if material.chosen is None:
         return None
-    recipe = material.history.candidates[material.chosen].recipe
-    body = recipe.body
-    depth = _depth(material)
-    found = list(_values(body, depth))
+    body = material.history.candidates[material.chosen].recipe.body
+    depth = _depth(body)
+    found = list(values(body))
     beside = _best_start(material)
     blocks: list[Block] = [Facts(_facts(body))]
     layered = [v for v in found if v.layer is not None]
-    named = {v.parameter for v in found}
-    for parameter in [p for p in dict.fromkeys(v.parameter for v in layered)]:
+    for parameter in dict.fromkeys(v.parameter for v in layered):
         blocks.append(_figure(parameter, layered, beside, depth))
     blocks += [_heat(parameter, found) for parameter in dict.fromkeys(v.parameter for v in found)]
-    if not named:
+    if not found:
         blocks.append(Notes(["Its groups have no parameter with a number for each source."]))
     try:
         blocks.append(
@@ -111,7 +109,7 @@ def _facts(body: Body) -> list[tuple[str, str]]:
     return found
 
 
-def _values(body: Body, depth: int) -> Iterator[_Value]:
+def values(body: Body) -> Iterator[Value]:
     """Every number that a source has in ``body``, place by place."""
     by_name = [group for group in body.groups if group.tensors is not None]
     for group in by_name:
@@ -130,29 +128,21 @@ def _values(body: Body, depth: int) -> Iterator[_Value]:
     ]
     layered = any(group.layers is not None for group in plain)
     for kind in kinds:
-        for layer in range(depth) if layered else [None]:
-            role = kind if kind in roles else "tower" if not roles else "rest"
-            hit = next((g for g in plain if _holds(g, role, layer)), None)
+        for layer in range(_depth(body)) if layered else [None]:
+            place = Place(layer, kind if kind in roles else "")
+            hit = next((g for g in plain if place.within(g.layers, g.roles)), None)
             if hit is not None:
                 yield from _of(hit, kind, layer)
 
 
-def _holds(group: Group, role: str, layer: int | None) -> bool:
-    if layer is None:
-        return group.layers is None and (group.roles is None or role in group.roles)
-    return Place(layer, role).within(group.layers, group.roles) or (
-        role in (group.roles or ()) and Place(layer, role).within(group.layers, None)
-    )
-
-
-def _of(group: Group, kind: str, layer: int | None) -> Iterator[_Value]:
+def _of(group: Group, kind: str, layer: int | None) -> Iterator[Value]:
     for parameter, values in group.values.items():
         if isinstance(values, Mapping):
             for source, value in values.items():
                 if isinstance(value, (int, float)) and not isinstance(value, bool):
-                    yield _Value(parameter, source, kind, layer, float(value))
+                    yield Value(parameter, source, kind, layer, float(value))
         elif parameter == "t" and isinstance(values, (int, float)):
-            yield _Value(parameter, "t", kind, layer, float(values))
+            yield Value(parameter, "t", kind, layer, float(values))
 
 
 def _placed(name: str) -> tuple[str, int | None]:
@@ -164,17 +154,12 @@ def _placed(name: str) -> tuple[str, int | None]:
     return short_name[hit.end() :] or short_name, int(hit[1])
 
 
-def _depth(material: Material) -> int:
-    """Blocks of the models, as far as recipes of the run name them."""
-    most = 0
-    for candidate in material.history.candidates.values():
-        for group in candidate.recipe.groups if candidate.id == material.chosen else ():
-            if group.layers:
-                most = max(most, group.layers[1] + 1)
-            for name in group.tensors or ():
-                layer = _placed(name)[1]
-                most = max(most, 0 if layer is None else layer + 1)
-    return most
+def _depth(body: Body) -> int:
+    """Blocks of the models, as far as ``body`` names them."""
+    last = [group.layers[1] for group in body.groups if group.layers]
+    names = (name for group in body.groups for name in group.tensors or ())
+    last += [layer for name in names if (layer := _placed(name)[1]) is not None]
+    return max(last, default=-1) + 1
 
 
 def _best_start(material: Material) -> tuple[str, Mapping[tuple[str, str], float]] | None:
@@ -192,7 +177,7 @@ def _best_start(material: Material) -> tuple[str, Mapping[tuple[str, str], float
 
 def _figure(
     parameter: str,
-    layered: list[_Value],
+    layered: list[Value],
     beside: tuple[str, Mapping[tuple[str, str], float]] | None,
     depth: int,
 ) -> Figure:
@@ -271,7 +256,7 @@ def _figure(
     return Figure(f"{parameter}, by layer", words, chart.draw(spec))
 
 
-def _heat(parameter: str, found: list[_Value]) -> Grid:
+def _heat(parameter: str, found: list[Value]) -> Grid:
     """Places by sources."""
     own = [v for v in found if v.parameter == parameter]
     sources = list(dict.fromkeys(v.source for v in own))
