@@ -2,9 +2,12 @@
 
     y = a + sum_i (b_i x_i + c_i x_i^2) + e,   (b, c) by ridge regression
 
-fitted to bootstrap resamples of the candidates, and judged on the candidates that a resample left out:
+(of a gene that has few values, as a choice of methods, a level of its own for each) is fitted to bootstrap
+resamples of the candidates, and judged on the candidates that a resample left out:
 
-    importance_i = (error with gene i shuffled - error) / variance of the scores
+    importance_i = (error with gene i shuffled - error) / (2 variance of the scores)
+
+which is the share of the variance that the gene explains, where it acts by itself.
 
 A gene that moves nothing has an importance around zero, below it as often as above: there is no bias towards
 mattering. How much the fit explains of unseen candidates says whether any of it means something. Genes that
@@ -26,7 +29,9 @@ from evomerge import seeds
 from evomerge.inference.intervals import Interval
 
 LEAST = 20  # candidates from which something may be learned
-DRAWS = 200
+DRAWS, FEWER = 200, 50  # resamples; of what takes long, fewer
+_LARGE = 100_000  # candidates times genes, from where on it does
+_LEVELS = 6  # values of a gene, up to which each has a level of its own
 _PENALTIES = np.logspace(-3, 4, 15)
 
 Array = NDArray[np.float64]
@@ -65,13 +70,12 @@ def importance(
     count = len(y)
     if count < LEAST or x.ndim != 2 or np.ptp(y) <= 1e-12:
         return None
-    genes = x.shape[1]
-    features = np.concatenate([x, (x - x.mean(axis=0)) ** 2], axis=1)
-    features = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-9)
+    genes, draws = x.shape[1], DRAWS if x.size < _LARGE else FEWER
+    features, first = _features(x)
     penalty = _penalty(features, y)
-    losses, explained = np.full((DRAWS, genes), np.nan), np.full(DRAWS, np.nan)
-    uniform = seeds.uniforms(2 * DRAWS * count, *key, "importance").reshape(2, DRAWS, count)
-    for draw in range(DRAWS):
+    losses, explained = np.full((draws, genes), np.nan), np.full(draws, np.nan)
+    uniform = seeds.uniforms(2 * draws * count, *key, "importance").reshape(2, draws, count)
+    for draw in range(draws):
         chosen = np.minimum((uniform[0, draw] * count).astype(np.int64), count - 1)
         left = np.setdiff1d(np.arange(count), chosen)
         spread = y[left].var() if len(left) > 2 else 0.0
@@ -82,15 +86,29 @@ def importance(
         off = y[left] - middle - features[left] @ weights
         explained[draw] = 1 - (off**2).mean() / spread
         order = left[np.argsort(uniform[1, draw, left], kind="stable")]
-        # of gene i: its two features, times their weights
-        own = features[:, :genes] * weights[:genes] + features[:, genes:] * weights[genes:]
+        own = np.add.reduceat(features * weights, first, axis=1)  # what each gene adds
         moved = off[:, None] + own[left] - own[order]
-        losses[draw] = ((moved**2).mean(axis=0) - (off**2).mean()) / spread
+        losses[draw] = ((moved**2).mean(axis=0) - (off**2).mean()) / (2 * spread)
     if np.isnan(explained).all():
         return None
     return Importance(
         tuple(_interval(losses[:, gene]) for gene in range(genes)), _interval(explained), count
     )
+
+
+def _features(x: Array) -> tuple[Array, NDArray[np.int64]]:
+    """Standardised features ``[candidates, features]``, and the first of each gene."""
+    columns, first = list[Array](), list[int]()
+    for own in x.T:
+        first.append(len(columns))
+        values = np.unique(own)
+        if len(values) <= _LEVELS:
+            columns += [(own == value).astype(np.float64) for value in values]
+        else:
+            columns += [own, (own - own.mean()) ** 2]
+    table = np.stack(columns, axis=1)
+    spread = table.std(axis=0)
+    return (table - table.mean(axis=0)) / np.where(spread > 1e-9, spread, 1), np.array(first)
 
 
 def _interval(draws: Array) -> Interval:

@@ -24,6 +24,14 @@ def test_the_gene_that_moves_the_score_stands_out() -> None:
     assert all(abs(found.genes[gene].value) < 0.02 for gene in (0, 1, 3, 5))
 
 
+def test_a_choice_has_a_level_for_each_value() -> None:
+    x = drawn(90, 4)
+    x[:, 1] = np.floor(4 * x[:, 1]) / 4
+    found = importance(x.tolist(), np.sin(12 * x[:, 1]).tolist(), "t")
+    assert found is not None and found.explained.value > 0.95
+    assert [gene for gene, each in enumerate(found.genes) if each.low > 0] == [1]
+
+
 def test_noise_explains_nothing() -> None:
     found = importance(
         drawn(80, 5).tolist(), np.random.default_rng(2).normal(size=80).tolist(), "t"

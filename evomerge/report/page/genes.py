@@ -63,8 +63,8 @@ def _fitted(material: Material) -> list[Block]:
     if found.explained.value < _EXPLAINS or found.explained.low <= 0:
         return [Notes([f"{fit}: too little to say which genes mattered."])]
     words = (
-        f"{fit}. Of each gene: how much of the variance of scores it loses when that gene is shuffled, with 95% "
-        "intervals over resampled candidates."
+        f"{fit}. Of each gene: the share of their variance that is lost when it is shuffled, with 95% intervals over "
+        "resampled candidates."
     )
     return [
         Notes([words]),
