@@ -23,7 +23,7 @@ from evomerge.report.page.parts import (
 
 _SHOWN = 20
 _EXPLAINS = 0.1  # of the variance of unseen scores, below which a fit says nothing of single genes
-_MOST = 2000  # candidates of a fit, the newest
+_MOST = 1000  # candidates of a fit, the newest
 
 
 def genes(material: Material) -> Section | None:

@@ -65,30 +65,30 @@ def _tiles(material: Material) -> list[Tile]:
     if material.table is not None and (own := material.table.winner_row) and own.score:
         tiles.append(Tile(f"score ({material.table.combine})", *_value(own.score)))
         known = {id: material.name(id) for id in history.baselines}
-        for what, rows in (("best parent", material.parents), ("best known recipe", known)):
+        for what, rows in (("the best parent", material.parents), ("known recipes", known)):
             row = material.best_of(rows)
             if row is not None and row.gain:
                 tiles.append(_gain_tile(what, row, material.name(row.candidate)))
     elif history.best is not None and (interval := record.best_interval) is not None:
         value, rest = _value(interval)
-        tiles.append(Tile("search score", value, f"{rest}, likely too good".lstrip(", ")))
+        tiles.append(Tile("search score", value, (*rest, "likely too good")))
         scores = {id: history.scores(0).get(id) for id in material.parents}
         values = {id: score.value for id, score in scores.items() if score}
         if values:
             best = max(values, key=lambda id: values[id])
-            tiles.append(Tile("best parent's", number(values[best]), material.name(best)))
+            tiles.append(Tile("best parent's", number(values[best]), (material.name(best),)))
     minutes = record.seconds / 60
     spent = f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
-    text = f"{history.spent.items:,} item-forwards before the shortlist, {spent}"
+    text = (f"{history.spent.items:,} item-forwards", spent)
     tried = max(0, len(history.candidates) - len(material.references))
     return [*tiles, Tile("merges tried", f"{tried:,}", text)]
 
 
-def _value(interval: Interval) -> tuple[str, str]:
+def _value(interval: Interval) -> tuple[str, tuple[str, ...]]:
     """The number, and its interval."""
     text = interval_text(interval)
     value, _, rest = text.partition(" ")
-    return value, rest
+    return value, (rest,) if rest else ()
 
 
 def _gain_tile(what: str, row: Row, name: str) -> Tile:
@@ -96,7 +96,7 @@ def _gain_tile(what: str, row: Row, name: str) -> Tile:
     value, _, rest = signed_interval(row.gain.difference).partition(" ")
     p = row.gain.p
     sure = "" if p is None else f", p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
-    return Tile(f"over the {what}", value, f"{name}: {rest}{sure}")
+    return Tile(f"over {what}", value, (rest, f"{name}{sure}"))
 
 
 def _alarms(material: Material) -> list[str]:

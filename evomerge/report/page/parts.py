@@ -144,11 +144,11 @@ class Examples:
 
 @dataclass(frozen=True)
 class Tile:
-    """A number that is read from afar, what it is, and what belongs with it."""
+    """A number that is read from afar, what it is, and what belongs with it, line by line."""
 
     label: str
     value: str
-    more: str = ""
+    more: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
