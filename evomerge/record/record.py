@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,11 @@ class Record:
     def seconds(self) -> float:
         """Seconds worked so far, over all sessions."""
         return self._survey.seconds
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """What was used of each budget before the shortlist."""
+        return {**asdict(self.history.spent), "hours": self.seconds / 3600}
 
     @property
     def best_interval(self) -> Interval | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from evomerge.record.record import Record
 from evomerge.report.files import result_markdown
 from evomerge.report.terminal import PHASES, budget_text
@@ -15,12 +13,11 @@ def report_markdown(record: Record) -> str:
     history = record.history
     if record.table is not None and history.done:
         return result_markdown(record.table, record.remarks)
-    spent = {**asdict(history.spent), "hours": record.seconds / 3600}
     lines = [
         f"not finished: {PHASES.get(history.phase or '', 'starting')}, {history.arrived} evaluations",
     ]
     if any(record.budget.values()):
-        lines.append(f"before the shortlist: {budget_text(record.budget, spent)}")
+        lines.append(f"before the shortlist: {budget_text(record.budget, record.spent)}")
     best, interval = history.best, record.best_interval
     if best is not None and interval is not None:
         origin = history.candidates[best.candidate].origin

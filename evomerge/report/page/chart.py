@@ -37,7 +37,7 @@ COLOURS: Mapping[str, str] = {
     "six": "#4a5568",
 }
 SERIES = ("one", "two", "three", "four", "five", "six")
-SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
+_SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 WIDTH = 680
 
 _SVG = "http://www.w3.org/2000/svg"
@@ -58,14 +58,22 @@ def colour(name: str) -> str:
     return f"var(--{name}, {COLOURS[name]})"
 
 
-def series(count: int) -> list[str]:
-    """The colours of ``count`` series; of many, some are met again."""
-    return [colour(SERIES[n % len(SERIES)]) for n in range(count)]
+def apart(field: str, names: Sequence[str], colours: Sequence[str] = SERIES) -> Spec:
+    """Encodings that tell series apart, by colour and by shape; of many, some look alike.
 
-
-def shapes(count: int) -> list[str]:
-    """The shapes of ``count`` series."""
-    return [SHAPES[n % len(SHAPES)] for n in range(count)]
+    Args:
+        field: has their names.
+        names: as they stand in the data before ``rows``.
+        colours: by name.
+    """
+    domain = [one_line(name) for name in names]
+    base = {"field": field, "type": "nominal", "title": None}
+    drawn = [colour(colours[n % len(colours)]) for n in range(len(domain))]
+    shapes = [_SHAPES[n % len(_SHAPES)] for n in range(len(domain))]
+    return {
+        "color": {**base, "scale": {"domain": domain, "range": drawn}},
+        "shape": {**base, "scale": {"domain": domain, "range": shapes}},
+    }
 
 
 def rows(values: Sequence[Mapping[str, Any]]) -> Spec:

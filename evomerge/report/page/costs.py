@@ -62,13 +62,6 @@ def costs(material: Material) -> Section | None:
 def _facts(material: Material) -> list[tuple[str, str]]:
     record = material.record
     sessions = sum(isinstance(line, SessionLine) for line in material.lines)
-    spent = material.history.spent
-    used = {
-        "evaluations": spent.evaluations,
-        "items": spent.items,
-        "tokens": spent.tokens,
-        "hours": record.seconds / 3600,
-    }
     budget = {name: limit for name, limit in record.budget.items() if limit}
     return [
         (
@@ -77,7 +70,7 @@ def _facts(material: Material) -> list[tuple[str, str]]:
         ),
         (
             "of the budget, before the shortlist",
-            budget_text(budget, used) if budget else "no limit",
+            budget_text(budget, record.spent) if budget else "no limit",
         ),
         ("from first event to last", f"{_span(material.lines) / 60:.1f} minutes"),
     ]
@@ -88,7 +81,6 @@ def _span(lines: list[Line]) -> float:
 
 
 def _figure(marks: list[dict[str, object]], phases: list[str], steps: list[str]) -> Figure:
-    names = chart.named(steps)
     spec: chart.Spec = {
         "data": chart.rows(marks),
         "width": chart.WIDTH - 170,
@@ -102,13 +94,7 @@ def _figure(marks: list[dict[str, object]], phases: list[str], steps: list[str])
                 "title": "seconds of workers",
                 "axis": {"tickCount": 6},
             },
-            "color": {
-                "field": "step",
-                "type": "nominal",
-                "title": None,
-                "sort": names,
-                "scale": {"domain": names, "range": chart.series(len(names))},
-            },
+            "color": chart.apart("step", steps)["color"],
             "description": {"field": "says"},
         },
     }

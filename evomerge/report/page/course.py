@@ -137,7 +137,8 @@ def _picture(material: Material, points: list[_Point]) -> tuple[str, bool]:
         for value, names in _levels(material).items()
         if low <= value <= high
     ]
-    phases, bands = list(dict.fromkeys(_name(p) for p in points)), _bands(material)
+    apart = chart.apart("phase", list(dict.fromkeys(_name(p) for p in points)))
+    bands = _bands(material)
     y = {"field": "y", "type": "quantitative", "title": "search score"}
     scale = {"domain": [low, high], "zero": False, "nice": False}
     x = {
@@ -176,7 +177,7 @@ def _picture(material: Material, points: list[_Point]) -> tuple[str, bool]:
                 "data": chart.rows(whiskers),
                 "mark": {"type": "rule", "strokeWidth": 1.2, "opacity": 0.38},
                 "encoding": {"x": x, "y": {"field": "low", "type": "quantitative"}, "y2": {"field": "high"},
-                             "color": _by_phase(phases)},
+                             "color": apart["color"]},
             },
             {
                 "data": chart.rows(steps),
@@ -190,24 +191,13 @@ def _picture(material: Material, points: list[_Point]) -> tuple[str, bool]:
                 "encoding": {
                     "x": x,
                     "y": y,
-                    "color": _by_phase(phases),
-                    "shape": {"field": "phase", "type": "nominal", "title": None,
-                              "scale": {"domain": phases, "range": chart.shapes(len(phases))}},
+                    **apart,
                     "description": {"field": "says"},
                 },
             },
         ],
     }  # fmt: skip
     return chart.draw(spec), is_cut
-
-
-def _by_phase(phases: list[str]) -> chart.Spec:
-    return {
-        "field": "phase",
-        "type": "nominal",
-        "title": None,
-        "scale": {"domain": phases, "range": chart.series(len(phases))},
-    }
 
 
 def _bands(material: Material) -> list[dict[str, object]]:

@@ -87,12 +87,8 @@ def _figure(rows: list[Row], pair: list[Objective]) -> Figure:
             }
         )
     kinds = ["confirmed member", "base, parent or known recipe"]
-    fill = {
-        "field": "kind",
-        "type": "nominal",
-        "title": None,
-        "scale": {"domain": kinds, "range": [chart.colour("one"), chart.colour("two")]},
-    }
+    apart = chart.apart("kind", kinds)
+    fill = {"color": apart["color"]}
     titles = [f"{o.name}{'' if o.maximize else ' (less is better)'}" for o in pair]
     x = {
         "field": "x",
@@ -113,20 +109,18 @@ def _figure(rows: list[Row], pair: list[Objective]) -> Figure:
         "layer": [
             {
                 "mark": {"type": "rule", "opacity": 0.3},
-                "encoding": {"x": {**x, "field": "x1"}, "x2": {"field": "x2"}, "y": y, "color": fill},
+                "encoding": {"x": {**x, "field": "x1"}, "x2": {"field": "x2"}, "y": y, **fill},
             },
             {
                 "mark": {"type": "rule", "opacity": 0.3},
-                "encoding": {"y": {**y, "field": "y1"}, "y2": {"field": "y2"}, "x": x, "color": fill},
+                "encoding": {"y": {**y, "field": "y1"}, "y2": {"field": "y2"}, "x": x, **fill},
             },
             {
                 "mark": {"type": "point", "filled": True, "size": 80},
                 "encoding": {
                     "x": x,
                     "y": y,
-                    "color": fill,
-                    "shape": {"field": "kind", "type": "nominal", "title": None,
-                              "scale": {"domain": kinds, "range": ["circle", "square"]}},
+                    **apart,
                     "description": {"field": "says"},
                 },
             },

@@ -11,12 +11,14 @@ from evomerge.judging.travel import travel
 from evomerge.report.page import chart
 from evomerge.report.page.material import Material
 from evomerge.report.page.parts import (
+    CLEAR,
     Block,
     Figure,
     Grid,
     Notes,
     Section,
     bounds,
+    clear,
     short,
     signed_interval,
 )
@@ -101,7 +103,7 @@ def _figure(
             "x": value.value,
             **bounds(value),
             "says": f"{name}: {signed_interval(value)}",
-            "sure": "clear of zero" if value.low > 0 or value.high < 0 else "unclear",
+            "sure": clear(value),
         }
         for at, (name, value) in enumerate(shown)
     ]
@@ -121,13 +123,8 @@ def _figure(
         "scale": {"domain": places},
         "axis": {"labels": False},
     }
-    kinds = ["clear of zero", "unclear"]
-    fill = {
-        "field": "sure",
-        "type": "nominal",
-        "title": None,
-        "scale": {"domain": kinds, "range": [chart.colour("one"), chart.colour("soft")]},
-    }
+    apart = chart.apart("sure", CLEAR, ("one", "soft"))
+    fill = {"color": apart["color"]}
     spec: chart.Spec = {
         "data": chart.rows(marks),
         "width": chart.WIDTH - 230,
@@ -144,16 +141,14 @@ def _figure(
             },
             {
                 "mark": {"type": "rule", "strokeWidth": 2},
-                "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}, "color": fill},
+                "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}, **fill},
             },
             {
                 "mark": {"type": "point", "filled": True, "size": 56},
                 "encoding": {
                     "x": x,
                     "y": y,
-                    "color": fill,
-                    "shape": {"field": "sure", "type": "nominal", "title": None,
-                              "scale": {"domain": kinds, "range": ["circle", "diamond"]}},
+                    **apart,
                     "description": {"field": "says"},
                 },
             },

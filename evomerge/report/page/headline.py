@@ -115,19 +115,8 @@ def _commands(material: Material) -> str:
     folder = shlex.quote(str(material.record.folder))
     if material.done:
         return f"evomerge merge {folder} -o merged-model"
-    spent = {**_spent(material)}
+    budget = budget_text(material.record.budget, material.record.spent)
     return (
         f"evomerge export {folder} -o best.yaml && evomerge merge best.yaml -o merged-model\n"
-        f"evomerge resume {folder}   # {budget_text(dict(material.record.budget), spent)}"
+        f"evomerge resume {folder}   # {budget}"
     )
-
-
-def _spent(material: Material) -> dict[str, float]:
-    spent = material.history.spent
-    hours = material.record.seconds / 3600
-    return {
-        "evaluations": spent.evaluations,
-        "items": spent.items,
-        "tokens": spent.tokens,
-        "hours": hours,
-    }

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from evomerge.inference.intervals import Interval
 
 SHADES = 5  # to either side of a heat map's middle
+CLEAR = ("clear of zero", "unclear")
 MOST = 500  # rows of a table; a journal has them all
 
 
@@ -194,6 +195,11 @@ def signed_interval(interval: Interval) -> str:
     if interval.low == interval.high:
         return f"{interval.value:+.3f} (exact)"
     return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+
+
+def clear(interval: Interval) -> str:
+    """One of ``CLEAR``: whether an interval holds zero."""
+    return CLEAR[1] if interval.why or interval.low <= 0 <= interval.high else CLEAR[0]
 
 
 def bounds(interval: Interval) -> dict[str, float | None]:

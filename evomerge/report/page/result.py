@@ -9,6 +9,7 @@ from evomerge.judging.table import Row, Table
 from evomerge.report.page import chart
 from evomerge.report.page.material import Material
 from evomerge.report.page.parts import (
+    CLEAR,
     Block,
     Cell,
     Figure,
@@ -16,6 +17,7 @@ from evomerge.report.page.parts import (
     Notes,
     Section,
     bounds,
+    clear,
     short,
     signed_interval,
 )
@@ -77,14 +79,14 @@ def _forest(table: Table, compared: list[Row], directions: dict[str, float]) -> 
         )
         for row in compared
     ]
-    clear = [
+    ahead = [
         row.label
         for row in compared
-        if row.gain and not row.gain.difference.why and row.gain.difference.low > 0
+        if row.gain and row.gain.difference.value > 0 and clear(row.gain.difference) == CLEAR[0]
     ]
     words = (
         f"The winner's lead in score over {len(compared)} models, with 95% intervals; clear of zero over "
-        f"{', '.join(clear) if clear else 'none of them'}."
+        f"{', '.join(ahead) if ahead else 'none of them'}."
     )
     return Figure(
         "The winner's lead, in score and in each objective",
@@ -118,14 +120,13 @@ def _draw(
                 if name == _SCORE
                 else _turned(row.leads[name], directions[name])
             )
-            sure = "unclear" if lead.why or lead.low <= 0 <= lead.high else "clear of zero"
             marks.append(
                 {
                     "facet": titles[name],
                     "model": short(row.label),
                     "x": lead.value,
                     **bounds(lead),
-                    "sure": sure,
+                    "sure": clear(lead),
                     "says": f"{titles[name]}, winner less {row.label}: {signed_interval(lead)}",
                 }
             )
@@ -144,15 +145,8 @@ def _draw(
         "axis": {"labelLimit": 170},
     }
     order = chart.named([titles[name] for name in facets])
-    fill = {
-        "field": "sure",
-        "type": "nominal",
-        "title": None,
-        "scale": {
-            "domain": ["clear of zero", "unclear"],
-            "range": [chart.colour("one"), chart.colour("soft")],
-        },
-    }
+    apart = chart.apart("sure", CLEAR, ("one", "soft"))
+    fill = {"color": apart["color"]}
     spec: chart.Spec = {
         "data": chart.rows(marks),
         "facet": {"field": "facet", "type": "nominal", "sort": order, "title": None},
@@ -169,16 +163,14 @@ def _draw(
                 },
                 {
                     "mark": {"type": "rule", "strokeWidth": 2},
-                    "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}, "color": fill},
+                    "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}, **fill},
                 },
                 {
                     "mark": {"type": "point", "filled": True, "size": 64},
                     "encoding": {
                         "x": x,
                         "y": y,
-                        "color": fill,
-                        "shape": {"field": "sure", "type": "nominal", "title": None,
-                                  "scale": {"domain": ["clear of zero", "unclear"], "range": ["circle", "diamond"]}},
+                        **apart,
                         "description": {"field": "says"},
                     },
                 },

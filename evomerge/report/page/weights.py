@@ -203,13 +203,8 @@ def _figure(
         for source in sources
         if (parameter, source) in known
     ]
-    names = chart.named(sources)
-    fill = {
-        "field": "source",
-        "type": "nominal",
-        "title": None,
-        "scale": {"domain": names, "range": chart.series(len(names))},
-    }
+    apart = chart.apart("source", sources)
+    fill = {"color": apart["color"]}
     columns = min(3, len(shown))
     x = {
         "field": "x",
@@ -230,17 +225,15 @@ def _figure(
             "layer": [
                 {
                     "mark": {"type": "rule", "strokeDash": [4, 4], "opacity": 0.6},
-                    "encoding": {"y": {**y, "field": "known"}, "color": fill},
+                    "encoding": {"y": {**y, "field": "known"}, **fill},
                 },
-                {"mark": {"type": "line", "strokeWidth": 2}, "encoding": {"x": x, "y": y, "color": fill}},
+                {"mark": {"type": "line", "strokeWidth": 2}, "encoding": {"x": x, "y": y, **fill}},
                 {
                     "mark": {"type": "point", "filled": True, "size": 40},
                     "encoding": {
                         "x": x,
                         "y": y,
-                        "color": fill,
-                        "shape": {"field": "source", "type": "nominal", "title": None,
-                                  "scale": {"domain": names, "range": chart.shapes(len(names))}},
+                        **apart,
                         "description": {"field": "says"},
                     },
                 },
