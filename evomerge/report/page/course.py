@@ -119,7 +119,7 @@ def _picture(material: Material, points: list[_Point]) -> tuple[str, bool]:
             "low": None if p.interval.why else max(low, p.interval.low),
             "high": None if p.interval.why else min(high, p.interval.high),
             "phase": _name(p),
-            "says": f"{material.name(p.candidate)}: {interval_text(p.interval)}",
+            "says": f"{material.name(p.candidate)}, batch {p.batch}: {interval_text(p.interval)}",
         }
         for p in points
         if low <= p.interval.value
