@@ -114,7 +114,7 @@ $(QUANTIZED)/.installed: constraints.txt | $(VENV)/.installed-test
 	touch $@
 
 $(PAGE)/.installed: | $(VENV)/.installed-test
-	@command -v chromium chromium-browser google-chrome > /dev/null || { echo "no Chromium: apt-get install chromium" >&2; exit 1; }
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { echo "no Chromium: apt-get install chromium" >&2; exit 1; }
 	npm install --silent --no-audit --no-fund --prefix $(PAGE) playwright-core@1 axe-core@4
 	touch $@
 

@@ -90,7 +90,7 @@ def is_inactive(html: str) -> None:
             if name == "href":
                 assert (value or "").startswith("#") or (tag, value) == ("link", "data:,")
             if "url(" in (value or ""):
-                assert re.fullmatch(r"url\(#c\d+-clip\d+\)", value or "")
+                assert re.fullmatch(r"url\(#c[0-9a-f]{8}-clip\d+\)", value or "")
     equivalents = {each.get("http-equiv") for each in read.all("meta")} - {None}
     assert equivalents <= {"Content-Security-Policy", "refresh"}
     assert not UNSAFE.search(html)

@@ -9,8 +9,8 @@ Data is only ever data here: no string from a record stands in an expression or 
 
 from __future__ import annotations
 
-import itertools
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
@@ -50,7 +50,6 @@ _KEPT = {
 }  # fmt: skip
 _SAFE = re.compile(r"[-\w\s.,:;#%()'\"+]*")
 _VARIABLE = re.compile(r"var\(--[a-z]+, (#[0-9a-f]{6})\)")
-_numbers = itertools.count()
 
 
 def colour(name: str) -> str:
@@ -95,7 +94,13 @@ def draw(spec: Spec) -> str:
     """The picture of a Vega-Lite specification, cleaned, as an ``<svg>`` of as much room as there is."""
     full = {"$schema": "https://vega.github.io/schema/vega-lite/v5.json", **spec, "config": _CONFIG}
     text = vl_convert.vegalite_to_svg(full, vl_version="5.20", allowed_base_urls=[])
-    return _cleaned(ElementTree.fromstring(text))
+    root = ElementTree.fromstring(text)
+    _clean(
+        root, f"c{zlib.crc32(text.encode()):08x}-"
+    )  # ids are the page's: pictures must not share them
+    width, height = root.attrib.pop("width"), root.attrib.pop("height")
+    root.attrib.setdefault("viewBox", f"0 0 {width} {height}")
+    return _written(root)
 
 
 def standalone(svg: str) -> str:
@@ -106,14 +111,6 @@ def standalone(svg: str) -> str:
     paper = {"width": width, "height": height, "rx": "6", "fill": COLOURS["paper"]}
     root.insert(0, ElementTree.Element(f"{{{_SVG}}}rect", paper))
     return _written(root) + "\n"
-
-
-def _cleaned(root: ElementTree.Element) -> str:
-    prefix = f"c{next(_numbers)}-"
-    _clean(root, prefix)
-    width, height = root.attrib.pop("width"), root.attrib.pop("height")
-    root.attrib.setdefault("viewBox", f"0 0 {width} {height}")
-    return _written(root)
 
 
 def _written(root: ElementTree.Element) -> str:

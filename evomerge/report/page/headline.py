@@ -39,7 +39,7 @@ def when(time: float) -> str:
 
 def _title(material: Material) -> str:
     if material.chosen is None:
-        return "No merge was scored yet"
+        return "No merge was scored yet" if material.table is None else "No merge is left"
     return f"{'Winner' if material.done else 'Best so far'}: {material.name(material.chosen)}"
 
 

@@ -215,5 +215,5 @@ def shade(value: float, middle: float, span: float) -> int:
 
 
 def short(text: str, most: int = 48) -> str:
-    """``text``, cut off where it is too long for a picture."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    """``text``, without its middle where it is too long for a picture: candidates have their numbers at the end."""
+    return text if len(text) <= most else f"{text[: most - 11]}…{text[-10:]}"

@@ -18,7 +18,7 @@ from evomerge.report.page.document import policy
 from evomerge.visible import visible
 
 HOST = "127.0.0.1"
-EVERY = 10  # seconds after which a browser looks again, while the search goes on
+EVERY = 20  # seconds after which a browser looks again, while the search goes on
 
 
 class Site:
