@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from evomerge.commands.search import search
-from evomerge.record import events, journal
+from evomerge.record import events
 from evomerge.record.events import EvaluationLine
+from evomerge.record.journal import Journal
 from evomerge.record.record import Record
 from evomerge.record.responses import Store
 
@@ -29,15 +30,6 @@ def done(
     folder = write_job(tmp_path_factory.mktemp("report") / "run", **small)
     search(folder)
     return folder
-
-
-def write_events(path: Path, written: list[dict[str, Any]]) -> None:
-    """A journal that holds them."""
-    with path.open("wb") as file:
-        before = 0
-        for event in written:
-            line, before = journal._encode(event, before)
-            file.write(line)
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +75,9 @@ def hostile(done: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
     old.close()
     new.close()
-    write_events(folder / events.JOURNAL, written)
+    with Journal.open(folder / events.JOURNAL) as journal:
+        for event in written:
+            journal.append(event)
     return folder
 
 
