@@ -10,8 +10,10 @@ VLLM := $(VENV)/vllm
 QUANTIZED := $(VENV)/quantized
 SITE := $(VENV)/site
 TRACKERS := $(VENV)/trackers
+# what looks at a page in a browser: playwright-core and axe-core of npm, Chromium of the system
+PAGE := $(VENV)/page
 
-.PHONY: help demo test quick docs site bench bench-evaluate bench-search gpu estimators winners soak fuzz families lint family smollm mergekit vllm quantized trackers clean
+.PHONY: help demo test quick docs site bench bench-evaluate bench-search gpu estimators winners soak fuzz families lint family smollm mergekit vllm quantized trackers page clean
 
 demo: $(VENV)/.installed  ## search over the embedded tiny models (a few minutes)
 	$(BIN)/evomerge demo
@@ -86,6 +88,9 @@ quantized: $(QUANTIZED)/.installed  ## the tests of scoring in 4 bits, with bits
 trackers: $(TRACKERS)/.installed  ## the tests of trackers and of Optuna's dashboard, with their packages beside the test environment
 	PYTHONPATH=$(CURDIR) $(TRACKERS)/bin/python -m pytest tests/trackers
 
+page: $(PAGE)/.installed  ## the page of a report in a headless Chromium: console, accessibility, three widths, light and dark
+	EVOMERGE_TEST_PAGE=$(CURDIR)/$(PAGE) $(BIN)/python -m pytest tests/report
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -134,6 +139,11 @@ $(TRACKERS)/.installed: pyproject.toml constraints.txt | $(VENV)/.installed-test
 	  > "$$($(TRACKERS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/test-environment.pth"
 	$(TRACKERS)/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt \
 	  'tensorboard>=2.15,<3' 'wandb>=0.18,<1' 'mlflow-skinny>=2.16,<4' 'trackio>=0.20,<1' 'optuna-dashboard>=0.17,<1'
+	touch $@
+
+$(PAGE)/.installed: | $(VENV)/.installed-test
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { echo "no Chromium: apt-get install chromium" >&2; exit 1; }
+	npm install --silent --no-audit --no-fund --prefix $(PAGE) playwright-core@1 axe-core@4
 	touch $@
 
 clean:

@@ -121,15 +121,14 @@ def quiet() -> Iterator[None]:
     transformers.logging.enable_progress_bar()
 
 
-@pytest.fixture
-def run_folder(family: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
+@pytest.fixture(scope="session")
+def write_job(family: dict[str, Path]) -> Callable[..., Path]:
     """Makes a folder with a small, complete run.yaml: an lm-eval task and a text file as fitness.
 
-    ``run_folder("name", seed=3, **{"optimizer": {...}})`` replaces top-level keys.
+    ``write_job(folder, seed=3, **{"optimizer": {...}})`` replaces top-level keys.
     """
 
-    def make(name: str = "run", **changes: Any) -> Path:
-        folder = tmp_path / name
+    def write(folder: Path, **changes: Any) -> Path:
         folder.mkdir(parents=True)
         rows = [
             {"id": f"sum-{a}-{b}", "source": f"sum-{a}-{b}", "question": f"{a}+{b}",
@@ -162,7 +161,13 @@ def run_folder(family: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
         (folder / "run.yaml").write_text(config.dump(content), encoding="utf-8")
         return folder
 
-    return make
+    return write
+
+
+@pytest.fixture
+def run_folder(write_job: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """The same, in a folder of the test's own: ``run_folder("name", seed=3, ...)``."""
+    return lambda name="run", **changes: write_job(tmp_path / name, **changes)
 
 
 @pytest.fixture

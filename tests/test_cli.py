@@ -102,7 +102,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert "evomerge" in done.stdout
 
 
-@pytest.mark.parametrize("command", [["status"], ["export"]])
+@pytest.mark.parametrize("command", [["status"], ["export"], ["report"]])
 def test_a_run_is_read_without_the_libraries_that_made_it(
     finished: Path, command: list[str]
 ) -> None:

@@ -54,6 +54,7 @@ CORNERS = {
     "wandb": "evomerge.trackers.wandb",
     "mlflow": "evomerge.trackers.mlflow",
     "trackio": "evomerge.trackers.trackio",
+    "vl_convert": "evomerge.report.page.chart",
 }
 
 

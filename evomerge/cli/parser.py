@@ -242,6 +242,29 @@ def make_parser() -> argparse.ArgumentParser:
     )
 
     sub = command(
+        "report",
+        runs.report,
+        "show what a search found, as text or as one page with pictures",
+        "From the record alone, also while the search runs. Without -o the text of report.md is printed. The\n"
+        "page needs no network and runs no script: mail it, print it, put it on any server.\n\n"
+        "  evomerge report runs/mine -o mine.html\n"
+        "  evomerge report runs/mine --serve       # looks again while the search goes on",
+    )
+    sub.add_argument("run_dir", metavar="RUN_DIR")
+    sub.add_argument(
+        "-o", "--output", metavar="FILE", help="file to write: .html is the page, .md the text"
+    )
+    sub.add_argument(
+        "--serve",
+        type=int,
+        nargs="?",
+        const=8750,
+        metavar="PORT",
+        help="serve the page to this machine's browsers alone (default port: %(const)s)",
+    )
+    sub.add_argument("--force", action="store_true", help="replace an existing file")
+
+    sub = command(
         "export",
         runs.export,
         "write a recipe of a search as YAML, or all its evaluations for other tools",

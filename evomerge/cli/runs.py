@@ -126,6 +126,44 @@ def _watch(arguments: argparse.Namespace) -> None:
         return
 
 
+def report(arguments: argparse.Namespace) -> None:
+    from evomerge.record.record import Record
+
+    if arguments.serve is not None:
+        if arguments.output:
+            raise InputError("--serve and -o: give one of the two")
+        _serve(arguments.run_dir, arguments.serve)
+        return
+    file = Path(arguments.output) if arguments.output else None
+    if file and file.suffix.lower() not in (".html", ".htm", ".md"):
+        raise InputError(f"{file}: expected a name that ends in .html (a page) or .md (Markdown)")
+    if file:
+        output.refuse_existing(file, arguments.force)
+    record = Record(arguments.run_dir)
+    if file and file.suffix.lower() != ".md":
+        from evomerge.report.page import page
+
+        output.write(file, page(record), arguments.force)
+        return
+    from evomerge.report.markdown import report_markdown
+
+    output.put(report_markdown(record), arguments)
+
+
+def _serve(run_dir: str, port: int) -> None:
+    """Until Ctrl-C."""
+    from evomerge.report.page.serving import HOST, Site, server
+
+    site = Site(run_dir)
+    site.page()  # what is wrong with the record is told here, not in a browser
+    with server(site, port) as served:
+        print(f"http://{HOST}:{served.server_port}/ (end with Ctrl-C)", flush=True)
+        try:
+            served.serve_forever()
+        except KeyboardInterrupt:
+            return
+
+
 def export(arguments: argparse.Namespace) -> None:
     from evomerge.record.record import Record
 

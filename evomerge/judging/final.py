@@ -95,6 +95,12 @@ def final_table(
                 intervals = {name: each.interval() for name, each in values.items()}
                 yield Beside(label, score.interval(), intervals, gain(answers, score))
 
+    def leads_over(id: int) -> dict[str, Interval]:
+        if winner is None or winner not in found or id not in found or id == winner:
+            return {}
+        ours, theirs = estimates[winner], estimates[id]
+        return {name: jointly(operator.sub, ours[name], theirs[name]).interval() for name in ours}
+
     def invalid(id: int) -> tuple[str, ...]:
         reasons = list[str]()
         if id in found and id not in references and suite.spec.gates:
@@ -133,6 +139,7 @@ def final_table(
             score=score_of(c.id),
             objectives={name: each.interval() for name, each in estimates.get(c.id, {}).items()},
             gain=gain_over(c.id),
+            leads=leads_over(c.id),
             invalid=invalid(c.id),
             notes=remarks(c.id),
             floors=floors_of(c.id),

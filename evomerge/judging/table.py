@@ -113,6 +113,7 @@ class Row:
         score: combined; None if it failed there.
         objectives: by name.
         gain: None for the winner itself, and where there is nothing to compare.
+        leads: objective -> by how much the winner's value is higher, paired; empty where there is no gain.
         invalid: why its scores cannot be compared.
         notes: what its answers suffer from.
         floors: and how it stands to each.
@@ -128,6 +129,7 @@ class Row:
     notes: tuple[str, ...] = ()
     floors: tuple[Held, ...] = ()
     front: float | None = None
+    leads: Mapping[str, Interval] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check(self, candidate=int, label=str)
@@ -146,11 +148,12 @@ class Row:
             "notes": list(self.notes),
             "floors": [each.plain for each in self.floors],
             "front": self.front,
+            "leads": {name: each.plain for name, each in self.leads.items()},
         }
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Row:
-        score, gain = plain["score"], plain["gain"]
+        score, gain, leads = plain["score"], plain["gain"], plain.get("leads", {})
         return cls(
             candidate=plain["candidate"],
             label=plain["label"],
@@ -161,6 +164,7 @@ class Row:
             notes=tuple(plain["notes"]),
             floors=tuple(Held.from_plain(each) for each in plain["floors"]),
             front=plain["front"],
+            leads={name: interval_from(each) for name, each in leads.items()},
         )
 
 
@@ -342,6 +346,8 @@ class Table:
         for row in self.rows:
             if row.score is not None and list(row.objectives) != list(self.items):
                 raise ValueError(f"the row of {row.label!r} has other objectives than the table")
+            if row.leads and list(row.leads) != list(self.items):
+                raise ValueError(f"the row of {row.label!r} has other leads than objectives")
         for each in self.beside:
             if list(each.objectives) != list(self.items):
                 raise ValueError(f"the row of {each.label!r} has other objectives than the table")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,11 @@ class Record:
     def newest(self) -> float:
         """When the last event was written, in seconds since the epoch."""
         return self._survey.newest
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """What was used of each budget before the shortlist."""
+        return {**asdict(self.history.spent), "hours": self.seconds / 3600}
 
     @property
     def best_interval(self) -> Interval | None:

@@ -38,6 +38,11 @@ def result_of(record: Record) -> Result:
     return Result(record.folder, winner, table, record.remarks)
 
 
+def result_markdown(table: Table, remarks: Sequence[str]) -> str:
+    """What ``report.md`` says."""
+    return table_markdown(table) + "".join(f"* {markdown_text(remark)}.\n" for remark in remarks)
+
+
 def write(record: Record) -> Result:
     """Write what people read of a finished search into its folder; again gives the same.
 
@@ -46,9 +51,8 @@ def write(record: Record) -> Result:
         InputError: the winner's row weights are gone.
     """
     result = result_of(record)
-    remarks = "".join(f"* {markdown_text(remark)}.\n" for remark in result.remarks)
     try:
-        config.write_text(record.folder / REPORT, table_markdown(result.table) + remarks)
+        config.write_text(record.folder / REPORT, result_markdown(result.table, result.remarks))
         if result.winner is not None:
             result.winner.save(record.folder / BEST)
     except OSError as error:

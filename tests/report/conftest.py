@@ -1,0 +1,94 @@
+"""Runs to report: one that is done, the same of a stranger, and the same cut off at many places."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.commands.search import search
+from evomerge.record import events
+from evomerge.record.events import EvaluationLine
+from evomerge.record.journal import Journal
+from evomerge.record.record import Record
+from evomerge.record.responses import Store
+
+HOSTILE = (
+    '</script><script>alert("x")</script>"\'><img src=x onerror=alert(1)>&lt;\u202eevil\x1b]0;x\x07'
+)
+"""Stands in for a name: markup, quotes, an entity, an override of direction, a terminal's command."""
+
+
+@pytest.fixture(scope="session")
+def done(
+    write_job: Callable[..., Path], small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A run that is done. Read only."""
+    folder = write_job(tmp_path_factory.mktemp("report") / "run", **small)
+    search(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hostile(done: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, as a stranger may have made it up: every name, answer and text of it wants to be more."""
+    folder = tmp_path_factory.mktemp("stranger") / "run"
+    folder.mkdir()
+    record = Record(done)
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {changed(key): changed(each) for key, each in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [changed(each) for each in value]
+        if isinstance(value, str):
+            for word in ("chat", "sums", "text", "uniform", "cma", "reason"):
+                value = value.replace(word, word + HOSTILE)
+        return value
+
+    head = record.head
+    inventory = changed(head.inventory)
+    old = record.open_responses()
+    new = Store.open(folder / events.RESPONSES, inventory)
+    written = []
+    for line in record.lines:
+        event = changed(line.plain)
+        if isinstance(line, EvaluationLine) and (block := line.block_at()):
+            results = changed(old.read(block))
+            for responses in results.values():
+                responses["responses"] = [[HOSTILE] for _ in responses["items"]]
+                responses["metrics"] |= {"truncated": [1.0 for _ in responses["items"]]}
+            event["block"] = list(new.append(results).plain)
+        if event["event"] == "evaluation":
+            event["seconds"] = {HOSTILE: 1.5, **event["seconds"]}
+        if event["event"] == "end":
+            for row in event["table"]["rows"]:
+                row["invalid"], row["notes"] = [HOSTILE], [HOSTILE]
+            event["looks"] = HOSTILE
+        written.append(event)
+        if event["event"] == "settled":
+            written.append(
+                {"event": "decision", "time": event["time"], "batch": 1, "text": HOSTILE}
+            )
+    old.close()
+    new.close()
+    with Journal.open(folder / events.JOURNAL) as journal:
+        for event in written:
+            journal.append(event)
+    return folder
+
+
+@pytest.fixture
+def cut(done: Path, tmp_path: Path) -> Callable[[int], Path]:
+    """The same run, killed when it had written so many lines and a half."""
+
+    def make(lines: int) -> Path:
+        folder = Path(shutil.copytree(done, tmp_path / f"cut-{lines}"))
+        kept = (folder / events.JOURNAL).read_bytes().splitlines(keepends=True)
+        (folder / events.JOURNAL).write_bytes(b"".join(kept[:lines]) + kept[lines][:40])
+        return folder
+
+    return make
