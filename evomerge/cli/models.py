@@ -240,7 +240,7 @@ def check(arguments: argparse.Namespace) -> None:
     from evomerge.commands.check import check
     from evomerge.report.terminal import show_lines
 
-    show_lines(check(arguments.file, arguments.allow))
+    show_lines(check(arguments.file, arguments.allow, measured=arguments.measure))
 
 
 def convert(arguments: argparse.Namespace) -> None:
