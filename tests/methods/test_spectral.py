@@ -159,13 +159,12 @@ def test_opcm_scales_the_model_as_a_whole() -> None:
     assert length(merged) == pytest.approx((length(states["one"]) + length(states["two"])) / 2)
 
 
-class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Live(TorchDispatchMode):
     """Bytes that results of torch operations hold within the context, beside what was given: now, and at most."""
 
     def __init__(self, given: Iterable[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now: int = 0
-        self.most: int = 0
+        super().__init__()
+        self.now = self.most = 0
         self._held = {tensor.untyped_storage().data_ptr() for tensor in given}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -200,7 +199,7 @@ def test_opcm_takes_no_more_memory_for_more_models(
         parents = models(base, deltas[:count])
         with Live([base, *parents.values()]) as live:
             merge_tensors("opcm", parents, base=base, role=role)
-        return int(live.most)
+        return live.most
 
     few, many = most(3), most(16)
     assert few > 2 * base.nbytes, "the result, and the sum that it is made of"
