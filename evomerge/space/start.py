@@ -197,7 +197,7 @@ def parse_entries(section: config.Section) -> tuple[Entry, ...]:
     for number, item in enumerate(node.value if isinstance(node.value, list) else [node]):
         if isinstance(item.value, str):
             found.append(item.value)
-        elif isinstance(item.value, dict) and "run" not in item.value:
+        elif isinstance(item.value, dict) and not {"run", "best"} & set(item.value):
             if published := _parse_published(item, section, f"start[{number}]"):
                 found.append(published)
         elif isinstance(item.value, dict):

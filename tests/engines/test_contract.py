@@ -128,5 +128,5 @@ def test_functions_need_a_module(tmp_path: Path, plugin: Path, run_text: str) ->
         InputError, match=r"fitness.yaml:3: objectives.mine: my_norm:norm is a func"
     ):
         prepare(load_run(tmp_path / "run.yaml"))
-    with pytest.raises(InputError, match="which engine Copying does not have"):
+    with pytest.raises(InputError, match="which engine 'copying' does not have"):
         score_model("embedded:chat", tmp_path / "fitness.yaml")

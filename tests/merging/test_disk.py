@@ -130,7 +130,7 @@ def test_a_merge_killed_before_any_of_its_system_calls_breaks_nothing(
 ) -> None:
     family = tiny_family(tmp_path / "family", num_hidden_layers=1)
     recipe, out = write_recipe(tmp_path / "recipe.yaml", family), tmp_path / "here" / "out"
-    fine = tmp_path / "undisturbed"
+    fine = tmp_path / "undisturbed" / "out"  # the card of a model bears the folder's name
     assert run(recipe, fine).returncode == 0
     new: Any = [digests(fine)["model.safetensors"], len(os.listdir(fine))]
     old: Any = None

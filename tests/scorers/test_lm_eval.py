@@ -156,7 +156,7 @@ def test_lm_evals_own_scores_depend_on_its_batch_size(
     assert ours == pytest.approx([alone[id]["responses"][0][0] for id in ids], rel=1e-6)
 
 
-def test_half_precision_moves_scores_by_the_batch_there_and_by_nothing_here(
+def test_half_precision_scores_are_moved_by_no_batch_and_nearer_to_float32_than_theirs(
     model_folder: Path, tasks: Path, live: HuggingFaceEngine
 ) -> None:
     model = live.module().to(torch.bfloat16)
@@ -169,7 +169,7 @@ def test_half_precision_moves_scores_by_the_batch_there_and_by_nothing_here(
     for size in (1, 16):
         lm.batch_size_per_gpu = size
         theirs.append([nats for nats, _ in lm.loglikelihood(instances, disable_tqdm=True)])
-    assert theirs[0] != theirs[1]
+    # on most CPUs the two differ; on some, whose products are the same whatever the batch, they do not
     ours = task.score(ids)
     assert task.score(ids[::-1])["responses"] == ours["responses"][::-1]
     exact = LmEvalTask("choice", include=[tasks])
@@ -180,7 +180,7 @@ def test_half_precision_moves_scores_by_the_batch_there_and_by_nothing_here(
     def error(nats: list[float]) -> float:
         return float(np.abs(np.subtract(nats, expected)).mean())
 
-    assert error(numbers(ours["responses"])) < min(map(error, theirs))
+    assert error(numbers(ours["responses"])) <= min(map(error, theirs))
 
 
 def test_drawn_examples_do_not_depend_on_the_subset(tasks: Path, live: HuggingFaceEngine) -> None:
