@@ -30,12 +30,16 @@ install_import_hook(
 )
 
 import pytest
+from hypothesis import settings
 
 from evomerge import config
 from evomerge.testing.models import byte_tokenizer, tiny_family
 
 if TYPE_CHECKING:
     from evomerge.engines.huggingface import HuggingFaceEngine
+
+settings.register_profile("patient", deadline=None)  # no law depends on an idle machine
+settings.load_profile("patient")
 
 
 # what `make quick` leaves out beside the tests marked one by one: files of many seconds
