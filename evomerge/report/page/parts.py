@@ -77,7 +77,9 @@ class Grid:
     ) -> Grid:
         """The same, cut off after ``MOST`` rows."""
         kept = rows[:MOST]
-        return cls(caption, columns, kept, frozenset(texts), folded, len(rows) - len(kept), spans)
+        left_out = len(rows) - len(kept)
+        words = frozenset(texts)
+        return cls(caption, columns, kept, words, folded, left_out=left_out, spans=spans)
 
 
 @dataclass(frozen=True)
