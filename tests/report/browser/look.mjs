@@ -31,9 +31,10 @@ for (const [at, url] of pages.entries()) {
       });
       await page.goto(url);
       await page.emulateMedia({ media: "print", colorScheme });
-      // what is folded is printed: nothing of it is without a height
+      // what is folded is printed
       const unprinted = await page.evaluate(() =>
-        [...document.querySelectorAll("details > :not(summary)")].filter((each) => !each.checkVisibility({ contentVisibilityAuto: true }) || !each.getBoundingClientRect().height).length);
+        [...document.querySelectorAll("details")].filter(
+          (each) => getComputedStyle(each, "::details-content").contentVisibility !== "visible").length);
       await page.emulateMedia({ media: "screen", colorScheme });
       const found = await page.evaluate(() => {
         for (const each of document.querySelectorAll("details")) each.open = true;
