@@ -7,6 +7,7 @@ suffix: ``multilingual-instruct`` is a preset, ``./mine.yaml`` is a file.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,16 +85,19 @@ def file_of(kind: str, text: str) -> str:
     return str(files[text])
 
 
-def listing() -> list[str]:
-    """All of them, a line each, under headings that say how they are named."""
+def listing(width: int = 80) -> list[str]:
+    """All of them, in lines of ``width`` characters, under headings that say how they are named."""
     lines: list[str] = []
     for kind, heading in HEADINGS.items():
         found = shipped(kind)
-        width = max(len(each.name) for each in found)
+        indent = 2 + max(len(each.name) for each in found) + 2
         lines += [*([""] if lines else []), f"{heading}:"]
         for each in found:
             systems = f" [{each.systems}]" if each.systems else ""
-            lines.append(f"  {each.name:<{width}}  {each.about}{systems}")
+            about = textwrap.wrap(f"{each.about}{systems}", max(width - indent, 20))
+            first, *rest = about or [""]
+            lines.append(f"  {each.name}".ljust(indent) + first)
+            lines += [" " * indent + line for line in rest]
     return lines
 
 
@@ -111,4 +115,7 @@ def _head(file: Path) -> tuple[str, str]:
         lines.append(line.lstrip("#").strip())
     systems = [line.removeprefix(_SYSTEMS) for line in lines if line.startswith(_SYSTEMS)]
     text = " ".join(line for line in lines if not line.startswith(_SYSTEMS))
-    return re.split(r"(?<=[.:;?])\s", text, maxsplit=1)[0].rstrip(".:;"), ", ".join(systems)
+    first = re.split(r"(?<=[.:;?])\s", text, maxsplit=1)[0].rstrip(".:;")
+    if first.count("(") > first.count(")"):  # it ends within a remark
+        first = first.rpartition(" (")[0]
+    return first, ", ".join(systems)

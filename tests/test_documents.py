@@ -7,8 +7,9 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from evomerge import config, methods
 from evomerge.cli.parser import make_parser
 from evomerge.commands.check_space import named_sources
 from evomerge.commands.kinds import OF_SPACES
+from evomerge.commands.search import search
 from evomerge.recipe import Recipe
 from evomerge.run.spec import run_of
 from evomerge.space import parse_space
@@ -30,7 +32,7 @@ FILES = [
 ]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MOST = 200  # lines of the README
-FRONT = "front/slider.yaml"
+FRONT, RUN = "front/slider.yaml", "runs/mine"
 
 
 def blocks(language: str) -> Iterator[tuple[Path, str]]:
@@ -60,11 +62,15 @@ def test_every_block_is_of_a_language_that_is_checked() -> None:
     sorted({file for file, _ in blocks("python")}),
     ids=lambda file: str(file.relative_to(ROOT)),
 )
-def test_python_runs(file: Path, tmp_path: Path) -> None:
+def test_python_runs(
+    file: Path, tmp_path: Path, write_job: Callable[..., Path], small: dict[str, Any]
+) -> None:
     """The blocks of one document, one after the other, in a process of their own."""
     code = [block for where, block in blocks("python") if where == file]
     if any(FRONT in block for block in code):
         pytest.skip(f"reads {FRONT}, which a search with a front exports; tests/report reads one")
+    if any(RUN in block for block in code):
+        search(write_job(tmp_path / RUN, **small))
     (tmp_path / "document.py").write_text("\n".join(code), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "document.py"], cwd=tmp_path, capture_output=True, text=True

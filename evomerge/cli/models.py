@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -155,7 +156,7 @@ def _recipe(path: str) -> tuple[Recipe, list[str]]:
 
 def new(arguments: argparse.Namespace) -> None:
     if arguments.list:  # at once, so without what imports torch
-        print("\n".join(presets.listing()))
+        print("\n".join(presets.listing(shutil.get_terminal_size((80, 24)).columns)))
         return
     example = "evomerge new runs/mine --base org/base --source chat=org/chat --source sea=org/sea"
     needed = {
@@ -240,7 +241,7 @@ def check(arguments: argparse.Namespace) -> None:
     from evomerge.commands.check import check
     from evomerge.report.terminal import show_lines
 
-    show_lines(check(arguments.file, arguments.allow))
+    show_lines(check(arguments.file, arguments.allow, measured=arguments.measure))
 
 
 def convert(arguments: argparse.Namespace) -> None:

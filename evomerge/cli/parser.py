@@ -547,12 +547,17 @@ def make_parser() -> argparse.ArgumentParser:
         "check a run, fitness file, search space, recipe or model before anything is started",
         "Opens the models, reads the tasks and reports every problem at once, then what it will cost.\n"
         "Of a fitness file: tasks, metrics, near-duplicates, and what it will download. Nothing that the\n"
-        "file or the folders it names hold is executed; what a search would execute is listed.",
+        "file or the folders it names hold is executed; what a search would execute is listed.\n\n"
+        "With --measure a worker merges and scores a few items of a run, which executes what a search does:\n"
+        "then the time to the final table and the memory of a worker are those of this machine.",
     )
     sub.add_argument(
         "file",
         metavar="FILE",
         help="run.yaml or its folder, a fitness file, a search space, a recipe, a mergekit file, or a model's folder",
+    )
+    sub.add_argument(
+        "--measure", action="store_true", help="of a run: try it, and say how long all of it takes"
     )
     allow(sub)
     return parser

@@ -23,6 +23,7 @@ from evomerge.commands.check_suite import (
 )
 from evomerge.commands.code import Tasks, lines_of, read_tasks, remote_code
 from evomerge.commands.kinds import Kind, kind_of
+from evomerge.commands.measuring import measure
 from evomerge.commands.rounds import check_rounds
 from evomerge.errors import CandidateFailed, ConfigError, Incompatible, InputError, did_you_mean
 from evomerge.evolution.core import ENOUGH, ENOUGH_FOR_UNEQUAL
@@ -30,6 +31,7 @@ from evomerge.interop import load_recipe
 from evomerge.merging import outline_model, outline_parents
 from evomerge.merging.blueprint import Blueprint, notes_on
 from evomerge.merging.estimate import estimate_rounding
+from evomerge.merging.materializer import cores
 from evomerge.merging.remembered import ROOM
 from evomerge.parents import Parents, doubts, ending_notes
 from evomerge.parents.adapters import check_adapters, groups_of
@@ -39,6 +41,7 @@ from evomerge.record.events import JOURNAL
 from evomerge.record.record import Record
 from evomerge.rounding import TOLD
 from evomerge.run.calibrating import wanted
+from evomerge.run.course import course_of
 from evomerge.run.preflight import Run, inspect, prepare
 from evomerge.run.rounds import NAME as ROUNDS
 from evomerge.run.spec import NAME, RunSpec, load_run, readable_parts
@@ -47,31 +50,35 @@ from evomerge.suite.objectives import why_no_sum
 from evomerge.suite.splits import Split
 
 
-def check(path: str | Path, allow: Sequence[str] = ()) -> list[str]:
+def check(path: str | Path, allow: Sequence[str] = (), *, measured: bool = False) -> list[str]:
     """What there is to know about a run, rounds, fitness file, search space, recipe or model, one fact a line.
 
-    Nothing that stands in the file, or in the folders it names, is executed.
+    Nothing that stands in the file, or in the folders it names, is executed, but with ``measured``.
 
     Args:
         path: of the file or folder.
         allow: topics in which the configs of a recipe's models may differ, beside those it says.
+        measured: of a run, score a few items and say how long all of it takes; this executes what a search does.
 
     Raises:
         InputError: with every problem found.
+        RunError: nothing could be measured.
     """
     path = Path(_file_of(os.fspath(path)))
     kind = kind_of(path)
-    if kind in (Kind.RECIPE, Kind.MERGEKIT):
+    if kind in (Kind.RECIPE, Kind.MERGEKIT) and not measured:
         recipe, notes = load_recipe(path)
         recipe = recipe.allowing(allow)
         return [*_check_recipe(path, recipe), *(f"note: {note}" for note in notes)]
-    if allow:
+    if allow and not measured:
         raise InputError(
             f"{path}: is {kind}, no recipe, so --allow says nothing of it; a run says what its models may differ in "
             "under models.allow, rounds under search.models.allow"
         )
+    if measured and kind != Kind.RUN:
+        raise InputError(f"{path}: is {kind}; --measure is of a run")
     if kind == Kind.RUN:
-        return _check_run(path)
+        return _check_run(path, measured)
     if kind == Kind.ROUNDS:
         return check_rounds(path / ROUNDS if path.is_dir() else path)
     if kind == Kind.FITNESS:
@@ -210,10 +217,13 @@ def _tokenizer(name: str, parents: Parents) -> str:
     return f"tokenizer of {parents.donor.name}, with the tokens of all models"
 
 
+LIBRARIES = (
+    700 << 20
+)  # bytes of a worker with torch, transformers and lm-eval, before it opens a model; measured
 TYPICAL_BATCH = 1024  # tokens of a forward and backward pass on a CPU
 
 
-def _check_run(path: Path) -> list[str]:
+def _check_run(path: Path, measured: bool) -> list[str]:
     try:
         spec = load_run(path)
     except ConfigError as error:
@@ -222,9 +232,14 @@ def _check_run(path: Path) -> list[str]:
         tasks, remote = read_tasks(spec.suite), remote_code(spec)
     except InputError as error:
         raise ConfigError([*_problems_of(error), *_other_problems(spec)]) from None
-    if tasks.code or remote:
+    if measured:
+        job = prepare(spec, download=False)
+    elif tasks.code or remote:
         return _check_unexecuted(spec, tasks, remote)
-    job = prepare(replace(spec, trust_remote_code=False), download=False)  # there is no such code
+    else:
+        job = prepare(
+            replace(spec, trust_remote_code=False), download=False
+        )  # there is no such code
     parents = job.parents
     suite = job.suite
     why = why_no_sum(suite.objectives, suite.spec.combination)
@@ -241,7 +256,38 @@ def _check_run(path: Path) -> list[str]:
         *_slopes(job, parents),
         *([f"the shortlist answers the whole select split, without a race: {why}"] if why else []),
         *_needs(job, parents),
+        *(_measured(job) if measured else []),
     ]
+
+
+def _measured(job: Run) -> list[str]:
+    """What a worker took for a few items, and how long the whole search takes by that."""
+    if job.parents.missing:
+        raise InputError("--measure: the models are not here yet; `evomerge search` downloads them")
+    found = measure(job)
+    slopes = f", of a slope {_duration(found.slope)}" if found.slope is not None else ""
+    lines = [
+        f"measured: a worker opens in {_duration(found.opening)}, merges in {_duration(found.merge)}, takes "
+        f"{_duration(found.item)} an item{slopes}, and {gigabytes(found.memory)} of memory at most, mapped files among it"
+    ]
+    search = job.search()
+    seconds = found.seconds(course_of(job, search), job.slope_cost)
+    if seconds is None:
+        return [*lines, "time: as many hours as the budget says, then the shortlist and the report"]
+    workers = min(cores(), max(1, search.plan.together // ENOUGH))
+    share = (
+        f"; about {_duration(seconds / workers)} with {workers} workers here" if workers > 1 else ""
+    )
+    return [*lines, f"time: about {_duration(seconds)} of one worker to the final table{share}"]
+
+
+def _duration(seconds: float) -> str:
+    """For a person."""
+    if seconds < 1:
+        return f"{1000 * seconds:.2g} ms"
+    if seconds < 90:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
 def _beside(path: Path) -> list[str]:
@@ -301,6 +347,7 @@ def _models_and_space(job: Run, parents: Parents) -> list[str]:
         f"scored in {_scoring(job)}",
         *notes_on(parents),
         *_doubts(parents),
+        *([] if parents.missing else _rounding(job.space.uniform(), parents)),
         *_statistics(job),
         _space(job),
         *_rows(job),
@@ -415,7 +462,7 @@ def _needs(job: Run, parents: Parents) -> list[str]:
     merged = [name for name in job.models if job.spec.model(name).is_recipe]
     largest = max(tensor_bytes(shape, "float32") for shape in shapes)
     return [
-        f"memory of a worker: {gigabytes(resident + largest * (len(job.models) + 2))}"
+        f"memory of a worker: {gigabytes(LIBRARIES + resident + largest * (len(job.models) + 2))}"
         + (f" (with {deeper} blocks more, for paths)" if deeper else "")
         + " and activations; the parents' files are mapped and shared; "
         + (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from functools import reduce
 from typing import Annotated
 
 import torch
@@ -14,10 +16,9 @@ from evomerge.methods.kernel.operands import Operands
 from evomerge.methods.kernel.order import EXEMPT, ORDER, sequence
 from evomerge.methods.kernel.spectral import (
     RANK,
-    deltas_of,
     is_matrix,
     merge_matrix,
-    noise_of,
+    noise_within,
     one_thread,
     triples,
 )
@@ -28,13 +29,25 @@ def _squares(
     operands: Operands, role: str, alpha: float, order: Float[Tensor, " models"], rank: str
 ) -> Float64[Tensor, " models+1"]:
     """Survey of the model: the squared norms of all deltas, and that of their running sum."""
-    squares = operands.facts.get("opcm squares", lambda: _square_norms(deltas_of(operands)))
     total = _running_sum(operands, role, alpha, order, rank)
-    return torch.cat([squares, _square_norms(total.unsqueeze(0))])
+    return torch.cat([_squares_of(operands), _square_norms([total])])
+
+
+def _squares_of(operands: Operands) -> Float64[Tensor, " models"]:
+    """The squared norms of the deltas."""
+    squares: Tensor = operands.facts.get("opcm squares", lambda: _square_norms(_deltas(operands)))
+    return squares
+
+
+def _deltas(operands: Operands) -> Iterator[Float[Tensor, "rows columns"]]:
+    """One after the other: however many models there are, one delta lies in memory."""
+    return (operands.delta(index) for index in range(len(operands)))
 
 
 @one_thread
-def _square_norms(tensors: Float[Tensor, "count rows columns"]) -> Float64[Tensor, " count"]:
+def _square_norms(
+    tensors: Iterable[Float[Tensor, "rows columns"]],
+) -> Float64[Tensor, " count"]:
     norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in tensors]
     return torch.stack(norms).square().cpu()
 
@@ -96,7 +109,7 @@ def _running_sum(
     """``T_N``; where facts are kept, computed once for the survey and the merge."""
     models = sequence(order)
     if role == "embed" or not is_matrix(operands):
-        return operands.facts.get("opcm sum", lambda: deltas_of(operands).sum(0))
+        return operands.facts.get("opcm sum", lambda: reduce(torch.add, _deltas(operands)))
     total: Tensor = operands.facts.get(
         ("opcm", models, alpha, rank), lambda: _add_up(operands, alpha, models, rank)
     )
@@ -105,20 +118,20 @@ def _running_sum(
 
 @one_thread
 def _add_up(operands: Operands, alpha: float, models: tuple[int, ...], rank: str) -> Tensor:
-    deltas = deltas_of(operands)
-    noise, first = noise_of(operands, deltas), models[0]
-    total = deltas[first].double()
+    noise = noise_within(operands, len(models), float(_squares_of(operands).sum()))
+    first = models[0]
+    total = operands.delta(first).double()
     for place, model in enumerate(models[1:]):
         if place == 0:  # the one decomposition that does not depend on alpha; kept in float32
             left, values, right = operands.facts.get(
                 ("opcm first", first, rank),
-                lambda: tuple(each.float() for each in triples(deltas[first], noise, rank)),
+                lambda: tuple(each.float() for each in triples(operands.delta(first), noise, rank)),
             )
         else:
             left, values, right = triples(total, noise, rank)
         shares = values.double().cumsum(0)
         split = int((shares <= alpha * shares[-1:]).sum())
-        delta = deltas[model].double()
+        delta = operands.delta(model).double()
         total = total + (delta - _removed(delta, left.double(), right.double(), split))
     return total.float()
 

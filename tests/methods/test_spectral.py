@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from evomerge.methods import FactStore, Inputs, Method, get, merge_states, merge_tensors
+from evomerge.methods.kernel import tiled
 from evomerge.methods.kernel.spectral import polar
 
 SPECTRAL = ["iso_c", "iso_cts", "opcm", "tsvm"]
@@ -151,6 +157,53 @@ def test_opcm_scales_the_model_as_a_whole() -> None:
 
     assert merged["b"].count_nonzero() == 0
     assert length(merged) == pytest.approx((length(states["one"]) + length(states["two"])) / 2)
+
+
+class Live(TorchDispatchMode):
+    """Bytes that results of torch operations hold within the context, beside what was given: now, and at most."""
+
+    def __init__(self, given: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._held = {tensor.untyped_storage().data_ptr() for tensor in given}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for each in tree_leaves(found):
+            if isinstance(each, Tensor):
+                self._hold(each.untyped_storage())
+        return found
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        where, size = storage.data_ptr(), storage.nbytes()
+        if size and where not in self._held:
+            self._held.add(where)
+            self.now += size
+            self.most = max(self.most, self.now)
+            weakref.finalize(storage, self._release, where, size)
+
+    def _release(self, where: int, size: int) -> None:
+        self._held.discard(where)
+        self.now -= size
+
+
+@pytest.mark.parametrize("role", ["attn", "embed"])
+def test_opcm_takes_no_more_memory_for_more_models(
+    role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the models themselves, which are mapped files in a merge."""
+    monkeypatch.setattr(tiled, "CPU_TILE", 256)  # passes hold a tile of every model
+    base, *deltas = matrices(17, 64, 48)
+
+    def most(count: int) -> int:
+        parents = models(base, deltas[:count])
+        with Live([base, *parents.values()]) as live:
+            merge_tensors("opcm", parents, base=base, role=role)
+        return live.most
+
+    few, many = most(3), most(16)
+    assert few > 2 * base.nbytes, "the result, and the sum that it is made of"
+    assert many < few + 4 * base.nbytes, "and not 13 deltas more"
 
 
 @pytest.mark.parametrize("name", SPECTRAL)

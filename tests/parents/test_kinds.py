@@ -287,7 +287,7 @@ def test_a_search_over_the_language_model_of_a_vision_model(
     assert "math is a LlamaForCausalLM, the merge a LlavaForConditionalGeneration as vlm is" in told
     assert search(folder).winner is not None
     best = tmp_path / "best.yaml"
-    assert main(["export", str(folder), "--out", str(best)]) == 0
+    assert main(["export", str(folder), "--output", str(best)]) == 0
     made = loaded(merge(Recipe.load(best), tmp_path / "out"))
     towers = loaded(llava["vlm"]).model.vision_tower.state_dict()
     for name, tensor in made.model.vision_tower.state_dict().items():

@@ -62,7 +62,7 @@ def test_a_family_from_search_to_lm_eval(
     assert search(again).winner == winner, "whatever a crash cuts off comes again"
 
     recipe = tmp_path / "best.yaml"
-    assert main(["export", str(folder), "--out", str(recipe)]) == 0
+    assert main(["export", str(folder), "--output", str(recipe)]) == 0
     merged = merge(Recipe.load(recipe), tmp_path / "merged")
     table = Record(folder).table
     assert table is not None and table.winner_row is not None

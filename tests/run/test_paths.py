@@ -47,7 +47,7 @@ def test_a_path_from_search_to_lm_eval(tmp_path: Path, run_folder: Callable[...,
     assert search(again).winner == winner
 
     recipe = tmp_path / "best.yaml"
-    assert main(["export", str(folder), "--out", str(recipe)]) == 0
+    assert main(["export", str(folder), "--output", str(recipe)]) == 0
     merged = merge(Recipe.load(recipe), tmp_path / "merged")
     fitness = folder / "fitness.yaml"
     fitness.write_text(config.dump(config.read(folder / "run.yaml").plain["fitness"]))

@@ -83,13 +83,18 @@ def noise_of(operands: Operands, deltas: Float[Tensor, "models rows columns"]) -
     errors e has no singular value above ``(sqrt(rows) + sqrt(columns)) e``. Twice that, to be on the
     safe side, of errors added up over the models.
     """
+    return noise_within(operands, len(deltas), _length(deltas) ** 2)
+
+
+def noise_within(operands: Operands, count: int, squares: float) -> float:
+    """``noise_of``, of ``count`` deltas whose squared entries sum to ``squares``."""
     assert operands.base is not None
-    norms = [
-        float(torch.linalg.vector_norm(x.float(), dtype=torch.float64))
-        for x in (operands.base, deltas)
-    ]
-    entry = ((len(deltas) * norms[0] ** 2 + norms[1] ** 2) / operands.size) ** 0.5
+    entry = ((count * _length(operands.base) ** 2 + squares) / operands.size) ** 0.5
     return float(ROUNDING * (operands.rows**0.5 + operands.columns**0.5) * entry)
+
+
+def _length(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor.float(), dtype=torch.float64))
 
 
 def triples(matrix: Float[Tensor, "rows columns"], noise: float, rank: str) -> Triples:
