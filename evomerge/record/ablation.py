@@ -132,6 +132,8 @@ def ablation_of(record: Record) -> Ablation | None:
         InputError: the file cannot be read, or is not as evomerge wrote it.
     """
     path = record.folder / FILE
+    if path.exists() and not path.is_file():  # a pipe, say, would be waited for
+        raise InputError(f"{path}: is no file")
     try:
         with path.open("rb") as file:
             content = file.read(_LARGEST + 1)

@@ -95,7 +95,7 @@ def _say(handle: int, said: Mapping[str, Any]) -> None:
 def holder_of(folder: Path) -> Holder | None:
     """Who works on the run in ``folder``, or was killed there; None where nobody does."""
     try:
-        handle = os.open(folder / NAME, os.O_RDONLY)
+        handle = os.open(folder / NAME, os.O_RDONLY | os.O_NONBLOCK)  # no pipe is waited for
     except OSError:
         return None
     try:

@@ -19,6 +19,7 @@ import pytest
 
 from evomerge.cli import main
 from evomerge.record import events
+from evomerge.record.ablation import FILE
 from evomerge.record.record import Record
 from evomerge.report.page import course_svg, page, picture
 from evomerge.report.page.serving import Site, server
@@ -282,6 +283,9 @@ def test_it_is_served_to_this_machine_and_grows_with_the_journal(
     (folder / events.JOURNAL).write_bytes((done / events.JOURNAL).read_bytes())
     last, _ = get()
     assert "Winner: #" in last and 'http-equiv="refresh"' not in last
+    assert "Not measured yet" in last
+    (folder / FILE).write_text("{}")
+    assert f"{FILE}: not as" in get()[0]
     for path, host, status in (("x", None, 404), ("", "evil.example", 403)):
         asked = urllib.request.Request(address + path, headers={"Host": host} if host else {})
         with pytest.raises(urllib.error.HTTPError) as refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from evomerge.cli import main
 from evomerge.inference.intervals import Interval
 from evomerge.record.ablation import FILE, Ablation, Loss, ablation_of
+from evomerge.record.holder import NAME, holder_of
 from evomerge.record.record import Record
 from evomerge.report.page import page
 from evomerge.report.why import ablation_for, columns, why_markdown
@@ -133,6 +135,13 @@ def test_what_is_no_such_file_is_told_and_left_out(
     text = capsys.readouterr().out
     assert "| sea |" not in text.partition("## Why")[2] and "\x1b" not in text
     assert says in text and f"{FILE}: not as `evomerge" in text.replace("\\`", "`")
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(copy: Path) -> None:
+    for name in (FILE, NAME):
+        os.mkfifo(copy / name)
+    assert ablation_for(Record(copy)) == (None, f"{copy / FILE}: is no file.")
+    assert holder_of(copy) is None
 
 
 def test_what_it_refuses(
