@@ -22,7 +22,7 @@ from evomerge import Recipe, config, methods
 from evomerge.cli import main
 from evomerge.commands.score import score_model
 from evomerge.commands.search import search
-from evomerge.record.holder import holding
+from evomerge.record.holder import announce, holding
 
 Call = Callable[..., str]
 UNSEEN = "no fitness file of this folder had looked at these report items before"
@@ -430,7 +430,10 @@ def test_a_run_is_watched_until_nobody_works_on_it(
 def test_a_search_that_runs_says_so_and_watching_ends_with_it(call: Call, unfinished: Path) -> None:
     code = "import sys, evomerge.cli\nsys.exit(evomerge.cli.main(sys.argv[1:]))"
     with holding(unfinished):
+        announce(unfinished, 600.0)
         running = status_of(call, unfinished)
+        assert 500 < running["seconds_left"] <= 600
+        assert "10 min to the final table (announced " in call("status", unfinished)
         watcher = subprocess.Popen(
             [sys.executable, "-c", code, "status", str(unfinished), "--watch", "0.1", "--json"],
             stdout=subprocess.PIPE,

@@ -247,7 +247,11 @@ def make_parser() -> argparse.ArgumentParser:
         "show what a search found, as text or as one page with pictures",
         "From the record alone, also while the search runs. Without -o the text of report.md is printed. The\n"
         "page needs no network and runs no script: mail it, print it, put it on any server.\n\n"
+        "--ablate N scores first: the winner, and up to N - 1 variants of it without a parent or a part, on the\n"
+        "select items. It executes what the search did, keeps what it finds in RUN_DIR/ablation.json, and every\n"
+        "report of the run has it from then on.\n\n"
         "  evomerge report runs/mine -o mine.html\n"
+        "  evomerge report runs/mine --ablate 8 -o mine.html\n"
         "  evomerge report runs/mine --serve       # looks again while the search goes on",
     )
     sub.add_argument("run_dir", metavar="RUN_DIR")
@@ -262,7 +266,16 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PORT",
         help="serve the page to this machine's browsers alone (default port: %(const)s)",
     )
-    sub.add_argument("--force", action="store_true", help="replace an existing file")
+    sub.add_argument(
+        "--ablate",
+        type=int,
+        metavar="N",
+        help="measure first why the winner won, by at most N evaluations of the select items",
+    )
+    sub.add_argument("--device", help="of --ablate: cpu or cuda (default: cuda if there is any)")
+    sub.add_argument(
+        "--force", action="store_true", help="replace an existing file, and an ablation.json"
+    )
 
     sub = command(
         "export",

@@ -132,6 +132,7 @@ def report(arguments: argparse.Namespace) -> None:
     if arguments.serve is not None:
         if arguments.output:
             raise InputError("--serve and -o: give one of the two")
+        _ablate(arguments)
         _serve(arguments.run_dir, arguments.serve)
         return
     file = Path(arguments.output) if arguments.output else None
@@ -139,6 +140,7 @@ def report(arguments: argparse.Namespace) -> None:
         raise InputError(f"{file}: expected a name that ends in .html (a page) or .md (Markdown)")
     if file:
         output.refuse_existing(file, arguments.force)
+    _ablate(arguments)
     record = Record(arguments.run_dir)
     if file and file.suffix.lower() != ".md":
         from evomerge.report.page import page
@@ -148,6 +150,37 @@ def report(arguments: argparse.Namespace) -> None:
     from evomerge.report.markdown import report_markdown
 
     output.put(report_markdown(record), arguments)
+
+
+def _ablate(arguments: argparse.Namespace) -> None:
+    """Measure first why the winner won, if that was asked for."""
+    if arguments.ablate is None:
+        if arguments.device is not None:
+            raise InputError(
+                f"--device {arguments.device}: a report computes nothing but what --ablate N asks for"
+            )
+        return
+    from evomerge.commands.ablate import ablate
+    from evomerge.record.ablation import FILE
+    from evomerge.record.record import begun
+    from evomerge.report.progress import progress_bar
+
+    file = begun(arguments.run_dir).with_name(FILE)
+    if file.exists() and not arguments.force:
+        raise InputError(
+            f"{file}: exists already, and is in every report of this run; measure it anew with --force"
+        )
+    placement.check_device(arguments.device)
+    placement.stop_on_signals()
+    with progress_bar("evaluations") as advance:
+        ablate(
+            arguments.run_dir,
+            arguments.ablate,
+            device=arguments.device,
+            say=lambda text: print(f"{visible(text)} ...", file=sys.stderr),
+            progress=advance,
+        )
+    print(f"wrote {visible(str(file))}", file=sys.stderr)
 
 
 def _serve(run_dir: str, port: int) -> None:

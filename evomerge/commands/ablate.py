@@ -16,14 +16,16 @@ from evomerge.errors import InputError, RunError
 from evomerge.inference.intervals import Interval
 from evomerge.judging.ablations import variants
 from evomerge.judging.lead import lead
+from evomerge.record.ablation import FILE, Ablation, Loss
 from evomerge.record.record import Record
+from evomerge.report import files
+from evomerge.run.identity import check_same
 from evomerge.run.preflight import Run, prepare
 from evomerge.run.spec import load_run
 from evomerge.suite.scorer import Results
 from evomerge.suite.splits import Split
 from evomerge.worker import Job, Outcome
 
-FILE = "ablation.json"
 LEAST = 2  # evaluations: the winner, and something to compare it with
 
 
@@ -32,33 +34,34 @@ def ablate(
     most: int,
     *,
     device: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
     progress: Callable[[str, int], None] = lambda name, total: None,
-) -> dict[str, Any]:
+) -> Ablation:
     """Score the winner and variants of it, ``most`` evaluations in all, and keep what came of it beside the journal.
 
     Args:
         run_dir: of a search that has a winner.
         most: evaluations; the first is of the winner itself.
         device: of the worker.
+        say: is told of each stage, and before it begins what it will take.
         progress: is told what was scored, and of how many.
 
     Returns:
-        What stands in ``ablation.json``: for each variant the winner's score less its own, objective by
-        objective, too, with the standard error of the paired difference.
+        What stands in ``ablation.json``; ``report.md`` is written anew with it.
 
     Raises:
-        InputError: there is no winner, or ``most`` is too small.
-        RunError: the winner gives no finite answers.
+        InputError: there is no winner, ``most`` is too small, or the run is not what was searched.
+        RunError: the winner gives no finite answers, or the files cannot be written.
     """
     if most < LEAST:
         raise InputError(f"--ablate: expected at least {LEAST} evaluations, found {most}")
     record = Record(run_dir)
     winner = record.history.winner
-    if winner is None:
+    if winner is None or not record.history.done:
         raise InputError(f"{record.folder}: has no winner yet, whose parts could be left out")
-    run = prepare(load_run(run_dir), device=device)
+    run = prepare(load_run(run_dir), say=say, device=device)
+    check_same(record.head, run, record.path)
     recipe = record.history.candidates[winner].recipe
-    worker = run.worker(device).build()
     items = run.suite.splits[Split.SELECT]
 
     def answers(name: str, asked: Any, total: int) -> Results | str:
@@ -68,41 +71,46 @@ def ablate(
         return outcome.results if outcome.results is not None else str(outcome.error)
 
     chosen = variants(recipe, run.parents.frame.layers, most - 1)
-    total = 1 + len(chosen)
+    total, count = 1 + len(chosen), sum(map(len, items.values()))
+    say(
+        f"{total} evaluations of {count:,} select items each: the winner, and {len(chosen)} variants of it"
+    )
+    worker = run.worker(device).build()
     ours = answers("winner", recipe, total)
     if isinstance(ours, str):
         raise RunError(f"the winner cannot be scored: {ours}")
-    rows = []
+    losses = []
     for variant in chosen:
         theirs = answers(variant.without, variant.recipe, total)
-        found = {"kind": variant.kind, "without": variant.without}
         if isinstance(theirs, str):
-            rows.append({**found, "failed": theirs})
+            losses.append(Loss(variant.kind, variant.without, failed=theirs))
         else:
-            rows.append({**found, **_differences(run, record, ours, theirs)})
-    told = {
-        "winner": winner,
-        "digest": recipe.digest,
-        "evaluations": total,
-        "split": Split.SELECT,
-        "items": {name: len(ids) for name, ids in items.items()},
-        "rows": rows,
-    }
-    write_text(record.folder / FILE, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
-    return told
+            differences = _differences(run, record, ours, theirs)
+            losses.append(Loss(variant.kind, variant.without, *differences))
+    asked = {name: len(ids) for name, ids in items.items()}
+    found = Ablation(winner, recipe.digest, total, asked, losses)
+    text = json.dumps(found.plain, indent=1, ensure_ascii=False, allow_nan=False)
+    try:
+        write_text(record.folder / FILE, f"{text}\n")
+    except OSError as error:
+        raise RunError(f"{record.folder / FILE}: cannot be written: {error.strerror}") from None
+    files.write(record)
+    return found
 
 
-def _differences(run: Run, record: Record, ours: Results, theirs: Results) -> dict[str, Any]:
+def _differences(
+    run: Run, record: Record, ours: Results, theirs: Results
+) -> tuple[Interval | None, dict[str, Interval | None]]:
     """Winner less variant: the score to first order, and every measured objective."""
     suite, history = run.suite, record.history
     values = suite.values(ours)
     shares = suite.shares(values, history.references(0), history.gains, floors=False)
     objectives = {
-        objective.name: _plain(lead(suite, {objective.name: 1.0}, ours, theirs))
+        objective.name: _interval(lead(suite, {objective.name: 1.0}, ours, theirs))
         for objective in suite.measured
     }
-    return {"score": _plain(lead(suite, shares, ours, theirs)), "objectives": objectives}
+    return _interval(lead(suite, shares, ours, theirs)), objectives
 
 
-def _plain(found: tuple[float, float] | None) -> dict[str, Any] | None:
-    return None if found is None else Interval.around(*found).plain
+def _interval(found: tuple[float, float] | None) -> Interval | None:
+    return None if found is None else Interval.around(*found)

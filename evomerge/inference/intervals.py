@@ -68,6 +68,11 @@ class Interval:
         return Interval(value, below, above)
 
     @property
+    def turned(self) -> Interval:
+        """Of the negative value: what is lost becomes what is gained."""
+        return Interval(-self.value, -self.high, -self.low, self.why)
+
+    @property
     def plain(self) -> dict[str, Any]:
         """``value``, ``low`` and ``high`` for JSON; unknown bounds are None, and ``why`` says why."""
         if self.why:

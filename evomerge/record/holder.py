@@ -2,7 +2,7 @@
 
 The kernel lets go of the lock of a process that died, however it died, so a file without a lock is what a kill
 left. Whether a lock is seen from another machine depends on the file system; where it is not, the file says which
-machine to ask.
+machine to ask. The process may announce there how long it still takes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from pathlib import Path
 from typing import Any
 
 NAME = "running.json"
+PAUSE = 5.0  # seconds between announcements, at least
+_ROOM = 1024  # bytes of the file: what is said is written over what was said, at one stroke
+_LONGEST = 1e12  # seconds; no moment and no wait is more
+_MALFORMED = (ValueError, TypeError, KeyError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,16 @@ class Holder:
         host: the machine's name.
         since: seconds since the epoch.
         running: None where that cannot be told from here: it is another machine's.
+        left: seconds to the final table, as it announced; None where nothing was.
+        announced: when that was, in seconds since the epoch.
     """
 
     pid: int
     host: str
     since: float
     running: bool | None = None
+    left: float | None = None
+    announced: float | None = None
 
     @property
     def plain(self) -> dict[str, Any]:
@@ -53,9 +61,8 @@ def holding(folder: Path) -> Iterator[None]:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         with suppress(OSError):  # some network file systems have no locks
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        said = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
         os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(said).encode(), 0)
+        _say(handle, {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()})
     try:
         yield
     finally:
@@ -65,24 +72,53 @@ def holding(folder: Path) -> Iterator[None]:
             os.close(handle)
 
 
+def announce(folder: Path, left: float) -> None:
+    """Say beside this process's name how many seconds are left to the final table.
+
+    It is heard at most every ``PAUSE`` seconds, and by nobody where this process does not hold the folder.
+    """
+    with suppress(OSError, *_MALFORMED):
+        handle = os.open(folder / NAME, os.O_RDWR)
+        try:
+            found, now = _read(json.loads(os.pread(handle, _ROOM, 0))), time.time()
+            recent = found["announced"] is not None and 0 <= now - found["announced"] < PAUSE
+            if found["pid"] == os.getpid() and found["host"] == socket.gethostname() and not recent:
+                _say(handle, {**found, "left": left, "announced": now})
+        finally:
+            os.close(handle)
+
+
+def _say(handle: int, said: Mapping[str, Any]) -> None:
+    os.pwrite(handle, json.dumps(said).encode().ljust(_ROOM), 0)
+
+
 def holder_of(folder: Path) -> Holder | None:
     """Who works on the run in ``folder``, or was killed there; None where nobody does."""
     try:
-        handle = os.open(folder / NAME, os.O_RDONLY)
+        handle = os.open(folder / NAME, os.O_RDONLY | os.O_NONBLOCK)  # no pipe is waited for
     except OSError:
         return None
     try:
-        said = json.loads(os.pread(handle, 4096, 0))
+        said = json.loads(os.pread(handle, _ROOM, 0))
         found = _read(said)
         return Holder(**found, running=_is_locked(handle, found["host"]))
-    except (OSError, ValueError, TypeError, KeyError):  # half written, or somebody else's file
+    except (OSError, *_MALFORMED):  # half written, or somebody else's file
         return None
     finally:
         os.close(handle)
 
 
 def _read(said: Mapping[str, Any]) -> dict[str, Any]:
-    return {"pid": int(said["pid"]), "host": str(said["host"]), "since": float(said["since"])}
+    found = {"pid": int(said["pid"]), "host": str(said["host"]), "since": _seconds(said["since"])}
+    if said.get("announced") is None:
+        return {**found, "left": None, "announced": None}
+    return {**found, "left": _seconds(said["left"]), "announced": _seconds(said["announced"])}
+
+
+def _seconds(value: Any) -> float:
+    if not 0 <= float(value) <= _LONGEST:
+        raise ValueError(f"{value!r:.60} where seconds were expected")
+    return float(value)
 
 
 def _is_locked(handle: int, host: str) -> bool | None:

@@ -12,6 +12,7 @@ from evomerge.judging.table import Table
 from evomerge.recipe import Recipe
 from evomerge.record.record import Record
 from evomerge.report.text import markdown_text, table_markdown
+from evomerge.report.why import why_markdown
 
 BEST, REPORT = "best.yaml", "report.md"
 
@@ -39,8 +40,15 @@ def result_of(record: Record) -> Result:
 
 
 def result_markdown(table: Table, remarks: Sequence[str]) -> str:
-    """What ``report.md`` says."""
+    """What ``report.md`` says of the result."""
     return table_markdown(table) + "".join(f"* {markdown_text(remark)}.\n" for remark in remarks)
+
+
+def report_text(record: Record) -> str:
+    """What ``report.md`` of a finished search says."""
+    result = result_of(record)
+    why = "" if result.winner is None else why_markdown(record)
+    return result_markdown(result.table, result.remarks) + why
 
 
 def write(record: Record) -> Result:
@@ -52,7 +60,7 @@ def write(record: Record) -> Result:
     """
     result = result_of(record)
     try:
-        config.write_text(record.folder / REPORT, result_markdown(result.table, result.remarks))
+        config.write_text(record.folder / REPORT, report_text(record))
         if result.winner is not None:
             result.winner.save(record.folder / BEST)
     except OSError as error:

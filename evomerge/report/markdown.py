@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evomerge.record.record import Record
-from evomerge.report.files import result_markdown
+from evomerge.report.files import report_text, result_markdown
 from evomerge.report.terminal import PHASES, budget_text
 from evomerge.report.text import interval_text, markdown_text
 
@@ -12,7 +12,7 @@ def report_markdown(record: Record) -> str:
     """What ``report.md`` of a finished search says; of another, how far it is and what is best so far."""
     history = record.history
     if record.table is not None and history.done:
-        return result_markdown(record.table, record.remarks)
+        return report_text(record)
     lines = [
         f"not finished: {PHASES.get(history.phase or '', 'starting')}, {history.arrived} evaluations",
     ]

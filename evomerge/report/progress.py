@@ -34,6 +34,7 @@ from evomerge.judging.evidence import score_range
 from evomerge.judging.final import IntervalOf
 from evomerge.pool import Slot
 from evomerge.record.events import JOURNAL, EvaluationLine, read_lines
+from evomerge.record.holder import announce
 from evomerge.report.sparkline import Course
 from evomerge.report.terminal import (
     PHASES,
@@ -202,6 +203,10 @@ class Display(Listener):
         if completed and not self._live:
             self._line(self._summary())
         self._take()
+        self._announce()
+
+    def waiting(self) -> None:
+        self._announce()
 
     def stopped(self, run_dir: str) -> None:
         """Say what is kept and how to go on."""
@@ -245,6 +250,11 @@ class Display(Listener):
         if self._search is None or self._outlook is None:
             return None
         return self._outlook.left(self._search.history, time.time())
+
+    def _announce(self) -> None:
+        """For who asks for the status: how long it still takes."""
+        if self._run is not None and (left := self._left()) is not None:
+            announce(self._run.spec.folder, left)
 
     def _summary(self) -> str:
         """For a log: what there is after a batch."""

@@ -22,7 +22,7 @@ from evomerge.judging.table import Count, interval_from
 from evomerge.judging.table import Table as FinalTable
 from evomerge.methods import Method
 from evomerge.params import show
-from evomerge.record.holder import holder_of
+from evomerge.record.holder import Holder, holder_of
 from evomerge.record.record import Record
 from evomerge.report.files import Result
 from evomerge.report.text import (
@@ -200,6 +200,7 @@ def status_of(record: Record) -> dict[str, Any]:
         "running": holder is not None and holder.running is True,
         "holder": holder and holder.plain,
         "last_event": record.newest,
+        "seconds_left": _left(holder),
         "evaluations": history.arrived,
         "candidates_tried": history.tried,
         "budget": dict(record.budget),
@@ -226,6 +227,14 @@ def status_of(record: Record) -> dict[str, Any]:
         "remarks": record.remarks,
         "table": record.table and record.table.plain,
     }
+
+
+def _left(holder: Holder | None) -> float | None:
+    """Seconds to the final table as announced, less those that went by since; None where nobody tells."""
+    if holder is None or holder.running is False or holder.left is None or holder.announced is None:
+        return None
+    since = max(0.0, time.time() - holder.announced)
+    return round(max(1.0, holder.left - since), 1)
 
 
 def _bounds(interval: Interval | None, ends: Range) -> list[float] | None:
@@ -264,6 +273,9 @@ def _running_text(status: Mapping[str, Any]) -> str:
             "" if done else f"; go on with: evomerge search {shlex.quote(status['run'])}"
         )
     who = f"pid {holder['pid']} on {holder['host']}"
+    if (left := status["seconds_left"]) is not None:
+        since = duration_text(max(0.0, time.time() - holder["announced"]))
+        last += f"; about {duration_text(left)} to the final table (announced {since} ago)"
     if holder["running"]:
         return f"running: {who}; {last}"
     if holder["running"] is None:

@@ -191,14 +191,15 @@ def _effort_line(effort: Effort) -> str:
 
 def table_markdown(table: Table) -> str:
     """The final table as Markdown."""
-    lines = [markdown_text(table_title(table)), "", *_markdown_rows(table_rows(table)), ""]
+    lines = [markdown_text(table_title(table)), "", *markdown_rows(table_rows(table)), ""]
     if table.beside:
-        lines += [markdown_text(beside_title(table)), "", *_markdown_rows(beside_rows(table)), ""]
+        lines += [markdown_text(beside_title(table)), "", *markdown_rows(beside_rows(table)), ""]
     lines += [f"* {markdown_text(note)}" for note in table_notes(table)]
     return "\n".join(lines) + "\n"
 
 
-def _markdown_rows(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def markdown_rows(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """A table as Markdown, line by line; the first row is its heading."""
     heading, *others = (tuple(map(markdown_text, row)) for row in rows)
     rule = ("---", *("---:" for _ in heading[1:]))
     return [f"| {' | '.join(row)} |" for row in (heading, rule, *others)]
@@ -221,6 +222,15 @@ def interval_text(interval: Interval) -> str:
     if interval.low == interval.high:
         return f"{interval.value:.3f} (exact)"
     return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def signed_interval(interval: Interval) -> str:
+    """``+0.078 [+0.048, +0.124]``."""
+    if interval.why:
+        return f"{interval.value:+.3f} [{interval.why}]"
+    if interval.low == interval.high:
+        return f"{interval.value:+.3f} (exact)"
+    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 
 
 def count_text(count: Count, noun: str = "items") -> str:

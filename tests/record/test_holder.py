@@ -8,9 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-from evomerge.record.holder import NAME, holder_of, holding
+from evomerge.record.holder import NAME, announce, holder_of, holding
 
 HOLDS = (
     "import sys, time\nfrom pathlib import Path\nfrom evomerge.record.holder import holding\n"
@@ -52,8 +53,33 @@ def test_another_machines_process_cannot_be_told(tmp_path: Path) -> None:
     assert found is not None and found.running is None
 
 
+def test_what_it_announces_is_known_with_its_age_until_it_ends(tmp_path: Path) -> None:
+    announce(tmp_path, 60.0)
+    assert not (tmp_path / NAME).exists(), "who does not hold it says nothing"
+    with holding(tmp_path):
+        assert (found := holder_of(tmp_path)) is not None and found.left is None
+        before = time.time()
+        announce(tmp_path, 3600.0)
+        announce(tmp_path, 10.0)  # too soon after the other to be heard
+        found = holder_of(tmp_path)
+        assert found is not None and found.announced is not None
+        assert (found.left, found.running, found.pid) == (3600.0, True, os.getpid())
+        assert before <= found.announced <= time.time()
+        said = json.loads((tmp_path / NAME).read_text())
+        (tmp_path / NAME).write_text(json.dumps(said | {"announced": found.announced - 60}))
+        announce(tmp_path, 10.0)
+        assert (later := holder_of(tmp_path)) is not None and later.left == 10.0
+        (tmp_path / NAME).write_text(json.dumps(said | {"pid": 1, "announced": 0}))
+        announce(tmp_path, 5.0)
+        assert (other := holder_of(tmp_path)) is not None and other.left == 3600.0, "not ours"
+    assert holder_of(tmp_path) is None
+
+
 def test_what_is_no_such_file_tells_nothing(tmp_path: Path) -> None:
-    for text in ("", "[]", '{"pid": "x"}', "\x00"):
+    good = {"pid": 1, "host": "a", "since": 0, "left": 5, "announced": 1}
+    bad = [{"pid": 1e999}, {"left": -1}, {"left": None}, {"left": "soon"}, {"announced": 1e999}]
+    texts = [json.dumps(good | each) for each in bad]
+    for text in ("", "[]", '{"pid": "x"}', "\x00", *texts):
         (tmp_path / NAME).write_text(text)
         assert holder_of(tmp_path) is None
 

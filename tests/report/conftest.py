@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,16 @@ from typing import Any
 import pytest
 
 from evomerge.commands.search import search
+from evomerge.inference.intervals import Interval
 from evomerge.record import events
+from evomerge.record.ablation import FILE, Ablation, Loss
 from evomerge.record.events import EvaluationLine
+from evomerge.record.holder import Holder, holder_of
 from evomerge.record.journal import Journal
 from evomerge.record.record import Record
 from evomerge.record.responses import Store
+from evomerge.report.progress import Display
+from evomerge.run.loop import Listener, Listeners
 
 HOSTILE = (
     '</script><script>alert("x")</script>"\'><img src=x onerror=alert(1)>&lt;\u202eevil\x1b]0;x\x07'
@@ -22,14 +28,30 @@ HOSTILE = (
 """Stands in for a name: markup, quotes, an entity, an override of direction, a terminal's command."""
 
 
+class Watching(Listener):
+    """Looks, after each evaluation, at what the search announces beside its journal."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.seen = folder, list[Holder | None]()
+
+    def observed(self, line: EvaluationLine, completed: bool) -> None:
+        self.seen.append(holder_of(self.folder))
+
+
 @pytest.fixture(scope="session")
-def done(
+def watched(
     write_job: Callable[..., Path], small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+) -> Watching:
+    """A run that is done, and what was to be seen of it before. Read only."""
+    watching = Watching(write_job(tmp_path_factory.mktemp("report") / "run", **small))
+    search(watching.folder, listener=Listeners(Display(quiet=True), watching))
+    return watching
+
+
+@pytest.fixture(scope="session")
+def done(watched: Watching) -> Path:
     """A run that is done. Read only."""
-    folder = write_job(tmp_path_factory.mktemp("report") / "run", **small)
-    search(folder)
-    return folder
+    return watched.folder
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +100,22 @@ def hostile(done: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Journal.open(folder / events.JOURNAL) as journal:
         for event in written:
             journal.append(event)
+    (folder / FILE).write_text(json.dumps(losses(folder, f"chat{HOSTILE}").plain))
     return folder
+
+
+def losses(run: Path, *lacking: str) -> Ablation:
+    """Made-up losses of a run's winner without these things."""
+    record = Record(run)
+    winner = record.history.winner
+    assert winner is not None
+    lost = Interval(0.25, 0.125, 0.375)
+    found = [
+        Loss("part", each, lost, {o.name: lost for o in record.objectives}) for each in lacking
+    ]
+    found.append(Loss("parent", HOSTILE, failed=HOSTILE))
+    digest = record.history.candidates[winner].recipe.digest
+    return Ablation(winner, digest, 1 + len(found), {"sums": 8, "text": 4}, found)
 
 
 @pytest.fixture

@@ -51,6 +51,7 @@ def test_nothing_is_wrong_in_a_browser(
         where = f"{each['url'].rpartition('/')[2]} at {each['width']} in {each['colorScheme']}"
         assert not each["faults"], f"{where}: {each['faults']}"
         assert each["sideways"] <= 0, f"{where} scrolls sideways"
+        assert not each["unprinted"], f"{where}: {each['unprinted']} folded parts are not printed"
         assert each["printed"] == "rgb(31, 35, 40)", f"{where} is printed in {each['printed']}"
     backs = {each["colorScheme"]: each["back"] for each in seen}
     assert len(set(backs.values())) == 2

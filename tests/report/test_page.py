@@ -19,11 +19,11 @@ import pytest
 
 from evomerge.cli import main
 from evomerge.record import events
+from evomerge.record.ablation import FILE
 from evomerge.record.record import Record
 from evomerge.report.page import course_svg, page, picture
-from evomerge.report.page.parts import signed_interval
 from evomerge.report.page.serving import Site, server
-from evomerge.report.text import interval_text
+from evomerge.report.text import interval_text, signed_interval
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -113,7 +113,7 @@ def test_it_is_whole_and_can_be_found_ones_way_in(html: str) -> None:
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     assert len(read.all("caption")) == len(read.all("table")) > 5
-    assert all(each.get("scope") in ("col", "row") for each in read.all("th"))
+    assert all(each.get("scope") in ("col", "colgroup", "row") for each in read.all("th"))
     pictures = [each for each in read.all("div") if each.get("role") == "img"]
     assert len(pictures) == len(read.all("svg")) >= 3
     assert all(len(each["aria-label"] or "") > 30 for each in pictures)
@@ -127,12 +127,15 @@ def test_its_numbers_are_the_records(done: Path, html: str) -> None:
     assert table is not None and table.winner_row is not None and table.winner_row.score is not None
     tile = re.search(r'<span class="value">(.*?)</span>', html)
     assert tile and tile[1] == f"{table.winner_row.score.value:.3f}"
-    final, leads, course = read.tables[:3]
+    final, beside, leads, course = read.tables[:4]
     assert [row[0] for row in final[1:]] == [row.label for row in table.rows]
     for cells, row in zip(final[1:], table.rows, strict=True):
         assert row.score is not None
         shown = [interval_text(each) for each in (row.score, *row.objectives.values())]
         assert cells[1 : 1 + len(shown)] == shown
+    assert beside[0][0] == "no merge" and len(table.beside) == len(beside) - 1 > 0
+    for cells, each in zip(beside[1:], table.beside, strict=True):
+        assert cells[:2] == [each.label, interval_text(each.score)]
     compared = [row for row in table.rows if row.gain]
     assert len(compared) == len(table.rows) - 1 == len(leads) - 1
     signs = {objective.name: objective.sign for objective in record.objectives}
@@ -280,6 +283,9 @@ def test_it_is_served_to_this_machine_and_grows_with_the_journal(
     (folder / events.JOURNAL).write_bytes((done / events.JOURNAL).read_bytes())
     last, _ = get()
     assert "Winner: #" in last and 'http-equiv="refresh"' not in last
+    assert "Not measured yet" in last
+    (folder / FILE).write_text("{}")
+    assert f"{FILE}: not as" in get()[0]
     for path, host, status in (("x", None, 404), ("", "evil.example", 403)):
         asked = urllib.request.Request(address + path, headers={"Host": host} if host else {})
         with pytest.raises(urllib.error.HTTPError) as refused:

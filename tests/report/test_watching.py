@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from evomerge.inference.intervals import Interval
 from evomerge.pool import Slot
+from evomerge.record.holder import holder_of
 from evomerge.report.progress import workers_text
 from evomerge.report.sparkline import BARS, WIDTH, Course, sparkline
 from evomerge.report.terminal import duration_text, searched_text
@@ -63,3 +66,10 @@ def test_intervals_end_where_their_metric_does_and_exact_is_what_was_asked_whole
     assert (
         searched_text(Interval.unknown(0.5, "anchors"), unit, whole=True) == "0.500 (error unknown)"
     )
+
+
+def test_a_search_that_runs_announces_how_long_it_takes(watched: Any) -> None:
+    told = [each.left for each in watched.seen if each is not None]
+    assert len(told) == len(watched.seen) and all(each.running for each in watched.seen)
+    assert told[-1] is not None and 0 < told[-1] < 3600
+    assert holder_of(watched.folder) is None

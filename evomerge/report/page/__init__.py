@@ -23,9 +23,10 @@ from evomerge.report.page.provenance import provenance
 from evomerge.report.page.result import forest_picture, result
 from evomerge.report.page.tasks import tasks
 from evomerge.report.page.weights import weights
+from evomerge.report.page.why import why
 
 _SECTIONS = (
-    *(headline, result, course, front, tasks, weights, genes, items, costs, decisions, health),
+    *(headline, result, course, front, tasks, weights, why, genes, items, costs, decisions, health),
     provenance,
 )
 

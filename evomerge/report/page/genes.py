@@ -20,8 +20,8 @@ from evomerge.report.page.parts import (
     bounds,
     clear,
     short,
-    signed_interval,
 )
+from evomerge.report.text import signed_interval
 
 _SHOWN = 20
 _EXPLAINS = 0.1  # of the variance of unseen scores, below which a fit says nothing of single genes

@@ -16,15 +16,20 @@ from evomerge.report.page.parts import (
     Tile,
     Tiles,
     number,
-    signed_interval,
 )
+from evomerge.report.page.scores import scores
 from evomerge.report.terminal import PHASES, budget_text
-from evomerge.report.text import interval_text, table_notes
+from evomerge.report.text import interval_text, signed_interval, table_notes
+from evomerge.suite.objectives import BASE
+
+_NAMED = 4  # sources that have a place in the title
 
 
 def headline(material: Material) -> Section:
     """The section; also of a search that has found nothing yet."""
     blocks: list[Block] = [Tiles(_tiles(material))]
+    if (found := scores(material)) is not None:
+        blocks.append(found)
     if alarms := _alarms(material):
         blocks.append(Notes(alarms, alarming=True))
     if material.chosen is not None:
@@ -40,7 +45,14 @@ def when(time: float) -> str:
 def _title(material: Material) -> str:
     if material.chosen is None:
         return "No merge was scored yet" if material.table is None else "No merge is left"
-    return f"{'Winner' if material.done else 'Best so far'}: {material.name(material.chosen)}"
+    candidate = material.history.candidates[material.chosen]
+    used = dict.fromkeys(name for group in candidate.recipe.groups for name in group.models)
+    sources = [name for name in used if name != BASE]
+    what = f"{'Winner' if material.done else 'Best so far'}: #{candidate.id}"
+    if len(sources) < 2:
+        return f"{what} {candidate.origin}"
+    listed = f"{', '.join(sources[:-1])} and {sources[-1]}"
+    return f"{what}, a merge of {listed if len(sources) <= _NAMED else f'{len(sources)} models'}"
 
 
 def _lead(material: Material) -> str:
@@ -49,8 +61,11 @@ def _lead(material: Material) -> str:
     if material.done and material.table is not None and material.table.winner is None:
         return f"{merged}It is done, and every merge of its shortlist failed."
     if material.done:
+        found = ""
+        if material.chosen is not None:
+            found = f"Found by {material.history.candidates[material.chosen].origin}. "
         sure = "Scores below are on report items that no choice of this search had seen, with 95% intervals."
-        return f"{merged}{sure}"
+        return f"{merged}{found}{sure}"
     phase = PHASES.get(history.phase or "", "starting")
     last = f"as of {when(material.lines[-1].time)}" if material.lines else ""
     return (
@@ -95,8 +110,8 @@ def _gain_tile(what: str, row: Row, name: str) -> Tile:
     assert row.gain is not None
     value, _, rest = signed_interval(row.gain.difference).partition(" ")
     p = row.gain.p
-    sure = "" if p is None else f", p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
-    return Tile(f"over {what}", value, (rest, f"{name}{sure}"))
+    sure = [] if p is None else [f"p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"]
+    return Tile(f"over {what}", value, (rest, name, *sure))
 
 
 def _alarms(material: Material) -> list[str]:

@@ -53,6 +53,7 @@ class Grid:
         texts: numbers of columns that hold words, besides the first; the others hold numbers.
         folded: shown on demand only.
         left_out: rows that are not shown, as there are too many.
+        spans: headings above those of columns, and over how many; empty if there are none.
     """
 
     caption: str
@@ -61,6 +62,7 @@ class Grid:
     texts: frozenset[int] = frozenset()
     folded: bool = False
     left_out: int = 0
+    spans: Sequence[tuple[str, int]] = ()
 
     @classmethod
     def of(
@@ -71,10 +73,13 @@ class Grid:
         *,
         texts: Sequence[int] = (),
         folded: bool = False,
+        spans: Sequence[tuple[str, int]] = (),
     ) -> Grid:
         """The same, cut off after ``MOST`` rows."""
         kept = rows[:MOST]
-        return cls(caption, columns, kept, frozenset(texts), folded, len(rows) - len(kept))
+        left_out = len(rows) - len(kept)
+        words = frozenset(texts)
+        return cls(caption, columns, kept, words, folded, left_out=left_out, spans=spans)
 
 
 @dataclass(frozen=True)
@@ -186,15 +191,6 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def signed(value: float, digits: int = 3) -> str:
     return f"{value:+.{digits}f}"
-
-
-def signed_interval(interval: Interval) -> str:
-    """``+0.078 [+0.048, +0.124]``."""
-    if interval.why:
-        return f"{interval.value:+.3f} [{interval.why}]"
-    if interval.low == interval.high:
-        return f"{interval.value:+.3f} (exact)"
-    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 
 
 def clear(interval: Interval) -> str:

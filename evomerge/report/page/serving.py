@@ -1,4 +1,4 @@
-"""The page of a run on this machine alone, made anew when its journal has grown.
+"""The page of a run on this machine alone, made anew when its journal has grown, or why it won was measured.
 
 It listens on 127.0.0.1, answers to that name only (a page of another site cannot read it under a name of its
 own), and sends what the page itself says again as headers.
@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from evomerge.errors import EvomergeError, InputError
+from evomerge.record.ablation import FILE
 from evomerge.record.record import Record, begun
 from evomerge.report.page import page
 from evomerge.report.page.document import policy
@@ -29,9 +30,10 @@ class Site:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self._folder, self._journal = folder, begun(folder)
+        journal = begun(folder)
+        self._folder, self._files = folder, (journal, journal.with_name(FILE))
         self._lock = threading.Lock()
-        self._state: tuple[int, int] | None = None
+        self._state: list[tuple[int, int] | None] = []
         self._page = b""
 
     def page(self) -> bytes:
@@ -41,12 +43,20 @@ class Site:
             EvomergeError: the record cannot be read.
         """
         with self._lock:
-            now = self._journal.stat()
-            state = now.st_mtime_ns, now.st_size
+            state = [_state(file) for file in self._files]
             if state != self._state:
                 self._page = page(Record(self._folder), refresh=EVERY).encode()
                 self._state = state
             return self._page
+
+
+def _state(file: Path) -> tuple[int, int] | None:
+    """What changes when the file does; None where there is none."""
+    try:
+        now = file.stat()
+    except FileNotFoundError:
+        return None
+    return now.st_mtime_ns, now.st_size
 
 
 def server(site: Site, port: int) -> ThreadingHTTPServer:

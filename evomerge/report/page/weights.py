@@ -1,4 +1,4 @@
-"""What the winner is made of: its parameters by depth and kind of tensor, beside the best known recipe.
+"""What the winner is made of: its parameters by depth and kind of tensor, beside the best known recipe and parents.
 
 Where tensors sit is read from the groups of a recipe, and from names of tensors where groups name these: no
 model is at hand.
@@ -31,11 +31,14 @@ from evomerge.report.page.parts import (
     shade,
     short,
 )
-from evomerge.tensors import Place
+from evomerge.tensors import FINE, ROLES, Place
 
 _BLOCK = re.compile(r"(?:^|\.)(\d+)\.")
 _FACETS = 12
 _EVERYWHERE = "all tensors"
+_PARENTS = (0.0, 1.0)  # of a parent itself, the others have weight 0
+Known = Mapping[tuple[str, str, str, int | None], float]
+"""(parameter, source, kind, layer) -> a number of the best known recipe, at the places of the winner."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def weights(material: Material) -> Section | None:
     body = material.history.candidates[material.chosen].recipe.body
     depth = _depth(body)
     found = list(values(body))
-    beside = _best_start(material)
+    beside = _best_start(material, found)
     blocks: list[Block] = [Facts(_facts(body))]
     layered = [v for v in found if v.layer is not None]
     for parameter in dict.fromkeys(v.parameter for v in layered):
@@ -73,7 +76,9 @@ def weights(material: Material) -> Section | None:
     name = material.name(material.chosen)
     lead = f"Parameters of {name}, by depth and kind of tensor. "
     if beside is not None:
-        lead += f"Dashed lines are those of {beside[0]}, the best of the known recipes by search score, where it has them."
+        lead += f"Dashed lines are those of {beside[0]}, the best of the known recipes by search score, where it has them. "
+    if any(v.parameter == "weight" and v.layer is not None for v in found):
+        lead += "Dotted lines are parents: each has weight 1 of itself, and 0 of the others."
     return Section("weights", "What it is made of", lead, blocks)
 
 
@@ -162,33 +167,59 @@ def _depth(body: Body) -> int:
     return max(last, default=-1) + 1
 
 
-def _best_start(material: Material) -> tuple[str, Mapping[tuple[str, str], float]] | None:
-    """The best known recipe, and its parameters where it has one value of each for all tensors."""
+def _best_start(material: Material, found: list[Value]) -> tuple[str, Known] | None:
+    """The best known recipe, and its parameters at the places of ``found``; None where none is scored."""
     elite = best(material.history.elites(Phase.START))
     if not elite:
         return None
     candidate = material.history.candidates[elite[0].candidate]
-    groups = candidate.recipe.groups
-    if len(groups) != 1:
-        return None
-    values = {(v.parameter, v.source): v.value for v in _of(groups[0], "", None)}
-    return candidate.origin, values
+    return candidate.origin, known_at(candidate.recipe.body, found)
+
+
+def known_at(body: Body, found: list[Value]) -> Known:
+    """The parameters of ``body`` at the places of ``found``, as far as it has numbers there.
+
+    Groups of layers and roles hold tensors that go by their names, too: the module that a tensor sits in says its role.
+    """
+    by_name: dict[tuple[str, int | None], Group] = {}
+    for group in body.groups:
+        for name in group.tensors or ():
+            by_name.setdefault(_placed(name), group)
+    plain = [group for group in body.groups if group.tensors is None]
+    known: dict[tuple[str, str, str, int | None], float] = {}
+    for kind, layer in dict.fromkeys((v.kind, v.layer) for v in found):
+        place = Place(layer, _role(kind))
+        hit = by_name.get((kind, layer))
+        hit = hit or next((g for g in plain if place.within(g.layers, g.roles)), None)
+        for value in _of(hit, kind, layer) if hit is not None else ():
+            known[value.parameter, value.source, kind, layer] = value.value
+    return known
+
+
+def _role(kind: str) -> str:
+    """The role of a kind of tensor; empty where it has none, or its name does not tell."""
+    if kind in ROLES or kind in FINE or kind == "other":
+        return kind
+    words = re.split(r"[._]", kind)
+    named = {"attention": "attn", "layernorm": "norm", "lm": "head"}
+    if "norm" in words or "layernorm" in words:
+        return "norm"
+    return next((role for word in words if (role := named.get(word, word)) in ROLES), "")
 
 
 def _figure(
-    parameter: str,
-    layered: list[Value],
-    beside: tuple[str, Mapping[tuple[str, str], float]] | None,
-    depth: int,
+    parameter: str, layered: list[Value], beside: tuple[str, Known] | None, depth: int
 ) -> Figure:
     own = [v for v in layered if v.parameter == parameter]
     kinds = list(dict.fromkeys(v.kind for v in own))
     shown = kinds[:_FACETS]
     sources = list(dict.fromkeys(v.source for v in own))
+    known = beside[1] if beside else {}
     marks: list[dict[str, Any]] = [
         {
             "x": v.layer,
             "y": v.value,
+            "known": known.get((parameter, v.source, v.kind, v.layer)),
             "source": v.source,
             "kind": short(v.kind, 30),
             "says": f"{v.kind}, layer {v.layer}, {v.source}: {number(v.value)}",
@@ -196,13 +227,8 @@ def _figure(
         for v in own
         if v.kind in shown
     ]
-    known = beside[1] if beside else {}
-    marks += [
-        {"known": known[parameter, source], "source": source, "kind": short(kind, 30)}
-        for kind in shown
-        for source in sources
-        if (parameter, source) in known
-    ]
+    if parameter == "weight":
+        marks += [{"parent": y, "kind": short(kind, 30)} for kind in shown for y in _PARENTS]
     apart = chart.apart("source", sources)
     fill = {"color": apart["color"]}
     columns = min(3, len(shown))
@@ -224,11 +250,22 @@ def _figure(
             "height": 120,
             "layer": [
                 {
-                    "mark": {"type": "rule", "strokeDash": [4, 4], "opacity": 0.6},
-                    "encoding": {"y": {**y, "field": "known"}, **fill},
+                    "transform": [{"filter": "isValid(datum.parent)"}],
+                    "mark": {"type": "rule", "strokeDash": [1, 3], "color": chart.colour("soft")},
+                    "encoding": {"y": {**y, "field": "parent"}},
                 },
-                {"mark": {"type": "line", "strokeWidth": 2}, "encoding": {"x": x, "y": y, **fill}},
                 {
+                    "transform": [{"filter": "isValid(datum.known)"}],
+                    "mark": {"type": "line", "strokeWidth": 1.5, "strokeDash": [5, 4], "opacity": 0.75},
+                    "encoding": {"x": x, "y": {**y, "field": "known"}, **fill},
+                },
+                {
+                    "transform": [{"filter": "isValid(datum.y)"}],
+                    "mark": {"type": "line", "strokeWidth": 2},
+                    "encoding": {"x": x, "y": y, **fill},
+                },
+                {
+                    "transform": [{"filter": "isValid(datum.y)"}],
                     "mark": {"type": "point", "filled": True, "size": 40},
                     "encoding": {
                         "x": x,

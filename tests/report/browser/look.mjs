@@ -30,6 +30,12 @@ for (const [at, url] of pages.entries()) {
         if (request.url() !== url && !request.url().startsWith("data:")) faults.push(`asked for ${request.url()}`);
       });
       await page.goto(url);
+      await page.emulateMedia({ media: "print", colorScheme });
+      // what is folded is printed
+      const unprinted = await page.evaluate(() =>
+        [...document.querySelectorAll("details")].filter(
+          (each) => getComputedStyle(each, "::details-content").contentVisibility !== "visible").length);
+      await page.emulateMedia({ media: "screen", colorScheme });
       const found = await page.evaluate(() => {
         for (const each of document.querySelectorAll("details")) each.open = true;
         const drawn = document.querySelector(".picture svg [fill], .picture svg [stroke]");
@@ -58,7 +64,7 @@ for (const [at, url] of pages.entries()) {
       await page.emulateMedia({ media: "print", colorScheme });
       const printed = await page.evaluate(() => getComputedStyle(document.body).color);
       await context.close();
-      console.log(JSON.stringify({ url, width, colorScheme, faults, minor, printed, ...found }));
+      console.log(JSON.stringify({ url, width, colorScheme, faults, minor, printed, unprinted, ...found }));
     }
   }
 }
