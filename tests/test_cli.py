@@ -20,6 +20,7 @@ from pyarrow import parquet
 import evomerge
 from evomerge import Recipe, config, methods
 from evomerge.cli import main
+from evomerge.cli.parser import make_parser
 from evomerge.commands.score import score_model
 from evomerge.commands.search import search
 from evomerge.record.holder import announce, holding
@@ -113,6 +114,14 @@ def test_a_run_is_read_without_the_libraries_that_made_it(
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_help_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    parser = make_parser()
+    (commands,) = (each for each in parser._actions if isinstance(each.choices, dict))
+    for each in (parser, *commands.choices.values()):
+        assert [line for line in each.format_help().splitlines() if len(line) > 80] == []
 
 
 def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -523,6 +532,13 @@ def test_scoring_says_how_far_it_is(finished: Path, tmp_path: Path) -> None:
     done = [count for count, _ in heard]
     assert done == sorted(done) and done[0] == 0 and done[-1] == total
     assert len(set(done)) > 2
+
+
+def test_a_merge_of_an_unfinished_search_says_so(
+    unfinished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["merge", str(unfinished), "-o", str(tmp_path / "out")]) == 0
+    assert "not finished: this is candidate" in capsys.readouterr().err
 
 
 def test_a_budget_that_generation_0_spends_is_said(

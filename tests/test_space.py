@@ -319,6 +319,23 @@ def test_all_genes_of_a_space_pull(content: dict[str, Any]) -> None:
     check_pull(space, genome, range(len(space.dims)), 0)
 
 
+def test_a_gene_is_smooth_if_a_method_is_and_pulls_where_that_merges() -> None:
+    content = {
+        "methods": ["task_arithmetic", "ties"],
+        "parameters": {"weight": {"range": [0, 1.5]}},
+    }
+    space = fit(content, 4)
+    weights = [n for n, dim in enumerate(space.dims) if dim.name.startswith("weight")]
+    assert weights and all(space.smooth[axis] for axis in weights)
+    for gene, pulls in ((0.25, True), (0.75, False)):  # the cells of the two methods
+        genome = [0.4] * len(space.dims)
+        (at,) = (n for n, dim in enumerate(space.dims) if dim.kind == "categorical")
+        genome[at] = gene
+        point = space.canonical(tuple(genome))
+        pull = space.pull(point, factors(space, point, 0))
+        assert all(bool(pull[axis]) is pulls for axis in weights)
+
+
 def check_pull(space: SearchSpace, genome: Genome, axes: Iterable[int], salt: int) -> None:
     step = 1e-4
     # ends of ranges are no place for differences, and decimals no place for small steps

@@ -148,7 +148,12 @@ def _recipe(path: str) -> tuple[Recipe, list[str]]:
     kind = kind_of(Path(path))
     if kind == Kind.RUN:
         record = Record(path)
-        return record.recipe(record.chosen()), []
+        chosen = record.chosen()
+        unsure = (
+            f"the search is not finished: this is candidate {chosen}, the best so far by its search score, which is "
+            f"likely too good; go on with: evomerge resume {path}"
+        )
+        return record.recipe(chosen), [unsure] if record.history.winner is None else []
     if kind in (Kind.RECIPE, Kind.MERGEKIT):
         return load_recipe(path)
     raise InputError(f"{path}: is {kind}; expected a recipe, a file of mergekit, or a run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -13,13 +14,25 @@ from evomerge.visible import visible
 
 EPILOG = """\
 start here:
-  evomerge demo                       a real search on tiny models, a few minutes, no download
-  evomerge new runs/mine --base M --source chat=M --source other=M      write a first run.yaml
-  evomerge search runs/mine           search; the same command resumes after a stop
-  evomerge export runs/mine -o best.yaml && evomerge merge best.yaml -o merged-model
+  evomerge demo                       a real search on tiny models, no download
+  evomerge new runs/mine --base M --source chat=M --source other=M
+                                      write a first run.yaml
+  evomerge search runs/mine           search; again, it resumes after a stop
+  evomerge merge runs/mine -o merged  the winner, as a model folder
 
 exit status: 0 done, 1 failed at run time (resume it), 2 the input is wrong, 130 stopped by you
 """
+
+
+class Wrapped(argparse.RawDescriptionHelpFormatter):
+    """Paragraphs as wide as the terminal; one that begins with a space is an example, and stays as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        found = []
+        for paragraph in text.split("\n\n"):
+            whole = paragraph if "\n " in f"\n{paragraph}" else textwrap.fill(paragraph, width)
+            found.append(whole)
+        return "\n\n".join(found)
 
 
 class Parser(argparse.ArgumentParser):
@@ -62,7 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="evomerge",
         description="Find the best merge of a few descendants of one language model.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Wrapped,
     )
     parser.add_argument("--version", action="version", version=f"evomerge {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
@@ -74,7 +87,7 @@ def make_parser() -> argparse.ArgumentParser:
             name,
             help=short,
             description=f"{short[0].upper()}{short[1:]}.\n\n{more}".strip(),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=Wrapped,
         )
         sub.set_defaults(run=run)
         return sub
@@ -113,8 +126,9 @@ def make_parser() -> argparse.ArgumentParser:
         "Reads the models' configs, tokenizers, names and, of folders, cards (of the hub no weights), chooses a search\n"
         "space, a fitness file, a tokenizer and a budget, says why, and writes DIR/run.yaml, which `evomerge check`\n"
         "accepts. It is commented and short: change what you know better.\n\n"
-        "  evomerge new runs/mine --base org/base --source chat=org/chat --source sea=org/sea\n"
-        "  evomerge new runs/mine --base ./base --source a=./a --source b=./b --texts code=code.txt --texts law=law.jsonl\n"
+        "  evomerge new runs/mine --base org/base --source chat=org/chat\n"
+        "  evomerge new runs/mine --base ./base --source a=./a --source b=./b \\\n"
+        "    --texts code=code.txt --texts law=law.jsonl\n"
         "  evomerge new --list\n\n"
         "Call the source that follows instructions `chat`, one that reasons at length `long`, one of a language by its\n"
         "code (`th`): fitness files know them by these names.",
@@ -186,7 +200,7 @@ def make_parser() -> argparse.ArgumentParser:
         "new folder has its run.yaml with NAME among the sources, and its best merges as known recipes, scored\n"
         "first: the winner, the shortlist, then the best by search score. RUN_DIR need not be finished. What it\n"
         "has is read when the new search starts. The space stands in the new run.yaml: look it over.\n\n"
-        "  evomerge add-parent runs/mine maths=org/maths-model && evomerge search runs/mine-maths\n\n"
+        "  evomerge add-parent runs/mine maths=org/maths-model\n\n"
         "With --method opcm nothing is searched: one recipe adds the model to the winner, without the part of it\n"
         "that lies where the winner already is strong (opcm; see `evomerge methods opcm`).",
     )
@@ -423,7 +437,7 @@ def make_parser() -> argparse.ArgumentParser:
         "what a dtype takes, and a verdict by the rules of What Matters for Model Merging at Scale: see\n"
         "docs/compare.md. Weights are read tensor by tensor. Of models of more than 4 billion parameters together a\n"
         "sample of entries is looked at, unless --exact is given.\n\n"
-        "  evomerge compare chat=org/chat-model sea=org/sea-model --base org/base -o compared.html",
+        "  evomerge compare chat=org/chat sea=org/sea --base org/base -o c.html",
     )
     sub.add_argument(
         "models",

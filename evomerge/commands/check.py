@@ -243,12 +243,16 @@ def _check_run(path: Path, measured: bool) -> list[str]:
     parents = job.parents
     suite = job.suite
     why = why_no_sum(suite.objectives, suite.spec.combination)
-    full = sum(map(len, suite.splits[Split.SEARCH].values()))
+    full, known = (
+        sum(map(len, items.values()))
+        for items in (suite.splits[Split.SEARCH], suite.known(spec.seed))
+    )
     first, last = suite.cost(0.0), suite.cost(1.0)
     return [
         f"{spec.folder}: ok",
         *_models_and_space(job, parents),
-        f"budget: {_budget(spec)}; base, parents and known recipes are {_known(job)} evaluations of {full} items",
+        f"budget: {_budget(spec)}; base and parents are {len(job.space.references())} evaluations of {full} items, known "
+        f"recipes {len(job.space.starts())} of {known}",
         f"a candidate: {first} items in the first generation, {last} in the last, the probe included",
         *describe_items(suite),
         *_what_counts(spec, suite.directions),

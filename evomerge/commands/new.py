@@ -53,6 +53,10 @@ def new(
         raise InputError(
             f"{file}: exists already; choose another folder, or replace it with --force"
         )
+    if BASE in sources:
+        raise InputError(
+            f"--source {BASE}={sources[BASE]}: {BASE!r} is the base's own name; call the source something else"
+        )
     models = {BASE: base, **sources}
     refs = {name: ModelRef(text) for name, text in models.items()}
     opened = {name: outline_model(ref) for name, ref in refs.items()}

@@ -79,7 +79,8 @@ class Auto(Optimizer):
         super().__init__(problem, seed=seed, population=population, **options)
         self._stages = _plan(problem, self._whole("steps"), self._whole("patience"))
         self._stage = 0
-        self.observed = 0 if any(problem.smooth) else self.observed
+        # what slopes reach is recommended by itself; the rest only by what was seen of it
+        self.observed = 0 if problem.smooth and all(problem.smooth) else self.observed
         self._best: Told | None = None  # of the known recipes
         self._kept: Genome = canonical(self.dims, [0.5] * len(self.dims))
         self._found: list[Genome] = []  # kept ones, the newest last
@@ -160,6 +161,9 @@ class Auto(Optimizer):
                 cast(float, self.options["rate"]),
             )
         for each in told:
+            if each.slope is not None and not any(each.slope) and not self._descent.moved:
+                self._next(f"{stage.kind} {stage.level.name}: left, no gene has a slope here")
+                return
             if each.slope is not None:
                 self._descent.move(each.slope)
             else:

@@ -226,26 +226,29 @@ def _found(provenance: Mapping[str, Any]) -> list[str]:
     if (tried := provenance.get("candidates_tried")) is not None:
         facts.append(f"{_text(tried)} candidate merges were tried")
     if (number := provenance.get("candidate")) is not None:
-        facts.append(
-            f"this is number {_text(number)}, which came from {_text(provenance.get('origin', '?'))}"
-        )
+        facts.append(f"this is number {_text(number)} ({_text(provenance.get('origin', '?'))})")
     if (looks := provenance.get("select_looks")) is not None:
         facts.append(f"{_text(looks)} scores were taken on the items that chose among the best")
     lines = (
-        [f"evomerge {_text(provenance.get('evomerge', '?'))} searched for it: {'; '.join(facts)}."]
+        [
+            f"evomerge {_text(provenance.get('evomerge', '?'))} searched for it: {'; '.join(facts)}.\n"
+        ]
         if facts
         else []
     )
     for key, what in (
-        ("search_score", "Score on the search items, which it was bred on (likely too good)"),
+        (
+            "search_score",
+            "Score on the search items, which the search learned from (likely too good)",
+        ),
         ("select_score", "Score on the select items, which it was chosen by"),
     ):
         if interval := _interval(provenance.get(key)):
             lines.append(f"* {what}: {_number(interval)}")
     for key, what in (
         ("run", "Digest of the run"),
-        ("splits", "of the split of the items"),
-        ("digest", "of the recipe"),
+        ("splits", "Digest of the split of the items"),
+        ("digest", "Digest of the recipe"),
     ):
         if isinstance(provenance.get(key), str):
             lines.append(f"* {what}: {_text(provenance[key][:16])}")

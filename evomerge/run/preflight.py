@@ -138,7 +138,7 @@ class Run:
         if why := self._without_gradients:
             return why
         if not any(self.space.smooth):
-            return "no gene is a real parameter by which every method that has it is smooth"
+            return "no gene is a real parameter by which a method that has it is smooth"
         return self._without_lessons
 
     @property

@@ -122,6 +122,7 @@ def test_what_is_missing_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> 
         (["--evaluations", "3"], "budget.evaluations is 3"),
         (["--texts", "a=gone.txt"], "gone.txt"),
         (["--source", "th=./gone"], "no such folder"),
+        (["--source", "base=embedded:sea"], "'base' is the base's own name"),
     ],
 )
 def test_what_check_would_refuse_is_not_written(

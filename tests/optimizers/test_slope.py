@@ -146,6 +146,21 @@ def test_auto_needs_no_known_recipe() -> None:
     assert value(optimizer.recommend(1)[0]) > value((0.5,) * AXES)
 
 
+def test_auto_leaves_a_descent_at_once_where_no_gene_has_a_slope() -> None:
+    """As where the best known recipe is of a method that is not smooth, in a space of several."""
+    dims = (*DIMS, Dim("method", "categorical", 2))
+    smooth = (*(True,) * AXES, False)
+    optimizer = make("auto", Problem(dims, ("a",), smooth=smooth), seed=0)
+    optimizer.tell(1, 0, [Told((*START, 0.25), 0.5, (0.5,), (0.0,))])
+    (ask,) = optimizer.ask(1, 2)
+    assert ask.slope
+    flat = Told(ask.genome, 0.5, (0.5,), (0.0,), slope=(0.0,) * len(dims))
+    optimizer.tell(2, 1, [flat])
+    assert "no gene has a slope here" in optimizer.decisions[0]
+    assert not any(each.slope for each in optimizer.ask(4, 3))
+    assert optimizer.observed > 0, "what has no slope joins the shortlist if it was seen to be good"
+
+
 def test_auto_without_slopes_goes_few_genes_first_then_all_then_choices() -> None:
     dims = (*DIMS, Dim("method", "categorical", 3))
     levels = (Level("model", (*(0,) * AXES, 1)), Level("all", tuple(range(AXES + 1))))

@@ -62,6 +62,11 @@ class Descent:
         return self.points[-1] if self.points else np.array(self.start)
 
     @property
+    def moved(self) -> bool:
+        """Whether any step went anywhere."""
+        return bool(self.points) and bool((self.points[-1] != np.array(self.start)).any())
+
+    @property
     def done(self) -> bool:
         """Whether all planned steps were made."""
         return len(self.points) >= self.steps

@@ -48,7 +48,7 @@ def _title(material: Material) -> str:
     candidate = material.history.candidates[material.chosen]
     used = dict.fromkeys(name for group in candidate.recipe.groups for name in group.models)
     sources = [name for name in used if name != BASE]
-    what = f"{'Winner' if material.done else 'Best so far'}: #{candidate.id}"
+    what = f"{'Best so far' if material.table is None else 'Winner'}: #{candidate.id}"
     if len(sources) < 2:
         return f"{what} {candidate.origin}"
     listed = f"{', '.join(sources[:-1])} and {sources[-1]}"
@@ -66,6 +66,17 @@ def _lead(material: Material) -> str:
             found = f"Found by {material.history.candidates[material.chosen].origin}. "
         sure = "Scores below are on report items that no choice of this search had seen, with 95% intervals."
         return f"{merged}{found}{sure}"
+    if material.table is not None:
+        best = history.best
+        newer = (
+            f" Its best by search score, likely too good, is {material.name(best.candidate)}."
+            if best
+            else ""
+        )
+        return (
+            f"{merged}The winner and the scores below are those of its last table. The search went on after that, with more "
+            f"budget, and is not finished.{newer}"
+        )
     phase = PHASES.get(history.phase or "", "starting")
     last = f"as of {when(material.lines[-1].time)}" if material.lines else ""
     return (
@@ -95,8 +106,7 @@ def _tiles(material: Material) -> list[Tile]:
     minutes = record.seconds / 60
     spent = f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
     text = (f"{history.spent.items:,} item-forwards", spent)
-    tried = max(0, len(history.candidates) - len(material.references))
-    return [*tiles, Tile("merges tried", f"{tried:,}", text)]
+    return [*tiles, Tile("merges tried", f"{history.tried:,}", text)]
 
 
 def _value(interval: Interval) -> tuple[str, tuple[str, ...]]:

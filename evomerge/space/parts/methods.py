@@ -151,11 +151,11 @@ class Methods(Part):
 
     @property
     def smooth(self) -> Sequence[bool]:
-        """Those of real parameters by which every method that has them is smooth."""
+        """Those of real parameters by which some method that has them is smooth: where it merges, there are slopes."""
         return [
             isinstance(gene, _ValueGene)
             and self.dims[index].kind == "real"
-            and all(
+            and any(
                 gene.parameter in method.smooth
                 for method in self._methods
                 if self._domain(method, gene.parameter, gene.model) is not None
