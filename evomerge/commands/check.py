@@ -282,7 +282,10 @@ def _measured(job: Run) -> list[str]:
     share = (
         f"; about {_duration(seconds / workers)} with {workers} workers here" if workers > 1 else ""
     )
-    return [*lines, f"time: about {_duration(seconds)} of one worker to the final table{share}"]
+    return [
+        *lines,
+        f"time: about {_duration(seconds)} of one worker to the final table{share}, while this machine is as busy as now",
+    ]
 
 
 def _duration(seconds: float) -> str:

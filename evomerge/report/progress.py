@@ -282,7 +282,9 @@ class Display(Listener):
             asked = history.evaluations(best.batch)[best.candidate].items
             whole = asked >= sum(map(len, suite.splits[Split.SEARCH].values()))
             text = searched_text(interval, ends, whole=whole, digits=2)
-            self._intervals = {at: f"best so far #{best.candidate}: {text}{self._beside(best)}"}
+            self._intervals = {
+                at: f"best so far #{best.candidate}: {text}{self._beside(best)} (search scores, the best of many: likely too good)"
+            }
         return self._intervals[at]
 
     def _beside(self, best: Elite) -> str:

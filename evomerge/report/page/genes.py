@@ -79,6 +79,8 @@ def _travelled(material: Material) -> list[Block]:
     found = travel(material.history, material.record.objectives, head.combine)
     if found is None:
         return []
+    if not any(gene.value for gene in found.genes):
+        return [Notes([f"Descents went {found.steps} steps by slopes, and moved no gene."])]
     words = (
         f"Descents went {found.steps} steps by slopes. Of each gene: its slope times the way it went, added up. The "
         "unit is the score of the bounded stand-in that was climbed, not of the exact metric; intervals are rough, "
