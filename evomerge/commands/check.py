@@ -252,7 +252,7 @@ def _check_run(path: Path, measured: bool) -> list[str]:
         f"{spec.folder}: ok",
         *_models_and_space(job, parents),
         f"budget: {_budget(spec)}; base and parents are {len(job.space.references())} evaluations of {full} items, known "
-        f"recipes {len(job.space.starts())} of {known}",
+        f"recipes {len(job.space.starts())} of {known}{_searched(job)}",
         f"a candidate: {first} items in the first generation, {last} in the last, the probe included",
         *describe_items(suite),
         *_what_counts(spec, suite.directions),
@@ -336,7 +336,7 @@ def _check_unexecuted(spec: RunSpec, tasks: Tasks, remote: Sequence[Code]) -> li
     return [
         f"{spec.folder}: ok, as far as can be told without executing what it names",
         *_models_and_space(job, parents),
-        f"budget: {_budget(spec)}; base, parents and known recipes are {_known(job)} evaluations",
+        f"budget: {_budget(spec)}; base, parents and known recipes are {_known(job)} evaluations{_searched(job)}",
         *_what_counts(spec, {**tasks.maximize, **job.suite.directions}),
         *([] if remote else _prompts(job)),
         *tasks.lines,
@@ -423,6 +423,12 @@ def _statistics(job: Run) -> list[str]:
         lines.setdefault(name, []).append(f"{model} ({'there' if there else 'to be collected'})")
     count = len(texts.texts)
     return [f"statistic {name} from {count} texts: {', '.join(m)}" for name, m in lines.items()]
+
+
+def _searched(job: Run) -> str:
+    """How many evaluations are left for the search, where these are limited."""
+    limit = job.spec.evaluations
+    return "" if limit is None else f"; {limit - _known(job)} evaluations are left to search with"
 
 
 def _known(job: Run) -> int:
