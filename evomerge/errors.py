@@ -55,6 +55,11 @@ class CandidateFailed(EvomergeError):
     """One candidate cannot be merged or scored: it ranks last, and the search goes on."""
 
 
+def problems_of(error: InputError) -> list[str]:
+    """What is wrong, one problem each."""
+    return error.problems if isinstance(error, ConfigError) else [str(error)]
+
+
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """``" (did you mean 'weight'?)"``, or nothing when no known word is close."""
     if not isinstance(word, str) or len(word) > 100:

@@ -27,6 +27,12 @@ def one_line(text: str) -> str:
     return _UNSAFE.sub(lambda found: _written(found[0]), text)
 
 
+def cut(text: str, most: int) -> str:
+    """The same, without its end where it is longer than ``most`` characters."""
+    shown = one_line(text)
+    return shown if len(shown) <= most else f"{shown[: most - 3]}..."
+
+
 def first_line(error: BaseException) -> str:
     """What an error says first, or its kind: enough of what another library raises."""
     return one_line((str(error).strip() or type(error).__name__).splitlines()[0])

@@ -24,14 +24,13 @@ def merge(arguments: argparse.Namespace) -> None:
     from evomerge.merging import merge, merge_adapter, merge_experts
     from evomerge.report.licences import stated
     from evomerge.report.progress import progress_bar
-    from evomerge.visible import visible
 
     placement.stop_on_signals()
     licence = stated(arguments.license) if arguments.license else None
     recipe, notes = _recipe(arguments.recipe)
     recipe = recipe.allowing(arguments.allow)
     for note in notes:
-        print(visible(note), file=sys.stderr)
+        output.say(note)
     placement.check_device(arguments.device)
     if not 0 < arguments.shard_size < float("inf"):
         raise InputError(f"--shard-size: expected a number above 0, found {arguments.shard_size:g}")
@@ -44,7 +43,7 @@ def merge(arguments: argparse.Namespace) -> None:
             "force": arguments.force,
             "device": arguments.device or "cpu",
             "progress": advance,
-            "say": lambda text: print(visible(text), file=sys.stderr),
+            "say": output.say,
             "finish": carded(recipe, arguments.output, licence),
         }
         if arguments.experts is not None:
@@ -66,7 +65,6 @@ def compare(arguments: argparse.Namespace) -> None:
     from evomerge.report.comparison_page import comparison_page
     from evomerge.report.progress import progress_bar
     from evomerge.report.terminal import show_lines
-    from evomerge.visible import visible
 
     def as_json(found: Comparison) -> str:
         return json.dumps(found.plain(limits), indent=2) + "\n"
@@ -92,7 +90,7 @@ def compare(arguments: argparse.Namespace) -> None:
             exact=arguments.exact,
             allow=arguments.allow,
             progress=advance,
-            say=lambda text: print(visible(text), file=sys.stderr),
+            say=output.say,
         )
     if path is not None:
         output.write(path, texts[path.suffix](found), arguments.force)
@@ -122,8 +120,8 @@ def push(arguments: argparse.Namespace) -> None:
         return
     placement.stop_on_signals()
     for name, why in parcel.left_out.items():
-        print(visible(f"stays here: {name}: {why}"), file=sys.stderr)
-    print(visible(send(parcel, say=lambda text: print(visible(text), file=sys.stderr))))
+        output.say(f"stays here: {name}: {why}")
+    print(visible(send(parcel, say=output.say)))
 
 
 def _density(text: str | None) -> float | None:
@@ -219,7 +217,7 @@ def measure(arguments: argparse.Namespace) -> None:
         arguments.data,
         arguments.items,
         device=arguments.device or "cpu",
-        say=lambda text: print(f"{visible(text)} ...", file=sys.stderr),
+        say=output.stage,
     )
     print(file)
     print(visible(config.dump({"data": data.plain}).rstrip()))

@@ -10,9 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge.errors import InputError
+from evomerge.visible import visible
 
 if TYPE_CHECKING:
     from evomerge.recipe import Recipe
+
+
+def say(text: str) -> None:
+    """A line for whoever waits: on standard error, as results alone are on standard output."""
+    print(visible(text), file=sys.stderr)
+
+
+def stage(text: str) -> None:
+    """The same of something that is begun."""
+    say(f"{text} ...")
 
 
 def put(text: str, arguments: argparse.Namespace) -> None:

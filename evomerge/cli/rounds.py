@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from evomerge.cli import placement
-from evomerge.visible import visible
+from evomerge.cli import output, placement
 
 
 def rounds(arguments: argparse.Namespace) -> None:
@@ -22,21 +17,16 @@ def rounds(arguments: argparse.Namespace) -> None:
     placement.check_options(arguments)
     placement.stop_on_signals()
 
-    @contextmanager
-    def watch() -> Iterator[Any]:
-        with Display(quiet=arguments.quiet) as display:
-            yield display
-
     def say(text: str) -> None:
         if not arguments.quiet:
-            print(visible(text), file=sys.stderr)
+            output.say(text)
 
     try:
         found = do_rounds(
             arguments.file,
             placement.pool_of(arguments),
             say=say,
-            watch=watch,
+            watch=lambda: Display(quiet=arguments.quiet),
             device=arguments.device,
             gpus=placement.gpus_of(arguments),
         )

@@ -177,10 +177,10 @@ def _ablate(arguments: argparse.Namespace) -> None:
             arguments.run_dir,
             arguments.ablate,
             device=arguments.device,
-            say=lambda text: print(f"{visible(text)} ...", file=sys.stderr),
+            say=output.stage,
             progress=advance,
         )
-    print(f"wrote {visible(str(file))}", file=sys.stderr)
+    output.say(f"wrote {file}")
 
 
 def _serve(run_dir: str, port: int) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from evomerge import presets
 from evomerge.cli import placement
-from evomerge.cli.output import refuse_existing, write
+from evomerge.cli.output import refuse_existing, say, stage, write
 from evomerge.errors import InputError
-from evomerge.visible import visible
 
 
 def score(arguments: argparse.Namespace) -> None:
@@ -34,7 +32,7 @@ def score(arguments: argparse.Namespace) -> None:
             device=arguments.device,
             gpus=gpus,
             again=arguments.again,
-            say=lambda text: print(visible(text), file=sys.stderr),
+            say=say,
             heard=heard,
         )
     if arguments.json:
@@ -63,7 +61,7 @@ def reduce(arguments: argparse.Namespace) -> None:
             count=arguments.items,
             device=arguments.device,
             gpus=gpus,
-            say=lambda text: print(f"{visible(text)} ...", file=sys.stderr),
+            say=stage,
             heard=heard,
         )
     write(output, reduced.text, arguments.force)

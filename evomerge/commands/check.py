@@ -25,7 +25,14 @@ from evomerge.commands.code import Tasks, lines_of, read_tasks, remote_code
 from evomerge.commands.kinds import Kind, kind_of
 from evomerge.commands.measuring import measure
 from evomerge.commands.rounds import check_rounds
-from evomerge.errors import CandidateFailed, ConfigError, Incompatible, InputError, did_you_mean
+from evomerge.errors import (
+    CandidateFailed,
+    ConfigError,
+    Incompatible,
+    InputError,
+    did_you_mean,
+    problems_of,
+)
 from evomerge.evolution.core import ENOUGH, ENOUGH_FOR_UNEQUAL
 from evomerge.interop import load_recipe
 from evomerge.merging import outline_model, outline_parents
@@ -231,7 +238,7 @@ def _check_run(path: Path, measured: bool) -> list[str]:
     try:
         tasks, remote = read_tasks(spec.suite), remote_code(spec)
     except InputError as error:
-        raise ConfigError([*_problems_of(error), *_other_problems(spec)]) from None
+        raise ConfigError([*problems_of(error), *_other_problems(spec)]) from None
     if measured:
         job = prepare(spec, download=False)
     elif tasks.code or remote:
@@ -308,12 +315,8 @@ def _beside(path: Path) -> list[str]:
         try:
             step()
         except InputError as error:
-            found += _problems_of(error)
+            found += problems_of(error)
     return found
-
-
-def _problems_of(error: InputError) -> list[str]:
-    return error.problems if isinstance(error, ConfigError) else [str(error)]
 
 
 def _other_problems(spec: RunSpec) -> list[str]:
@@ -321,7 +324,7 @@ def _other_problems(spec: RunSpec) -> list[str]:
     try:
         inspect(spec, [scorer.name for scorer in spec.suite.scorers], tokenizer=False)
     except InputError as error:
-        return _problems_of(error)
+        return problems_of(error)
     return []
 
 

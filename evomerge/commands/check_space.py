@@ -8,9 +8,9 @@ from pathlib import Path
 from evomerge import config
 from evomerge.recipe import BASE
 from evomerge.space import parse_space
-from evomerge.space.start import OtherRun
+from evomerge.space.roles import ROLES, SIGN
+from evomerge.space.start import label_of
 
-ROLE = "$"  # begins the name of a role
 _ANY = ("first", "second", "third")  # sources, where a space names none
 
 
@@ -26,18 +26,10 @@ def check_space(file: Path) -> list[str]:
     spec = parse_space(node, named or _ANY, problems)
     problems.check()
     assert spec is not None
-    shown = [
-        entry
-        if isinstance(entry, str)
-        else entry.text
-        if isinstance(entry, OtherRun)
-        else entry.name
-        for entry in spec.start
-    ]
     return [
         f"{file}: ok, a search space",
         f"searched: {', '.join(dict.fromkeys((*spec.methods, *spec.parts)))}",
-        f"scored first: {', '.join(shown)}",
+        f"scored first: {', '.join(map(label_of, spec.start))}",
         *([f"for sources named {', '.join(named)}"] if named else []),
         "a run names it as `space:`; `evomerge check` of that run says how many genes it has for its models",
     ]
@@ -47,14 +39,14 @@ def named_sources(node: config.Node) -> Iterator[str]:
     """Sources that the space names: its roles, those in ``models``, and keys of a parameter's values."""
     if not isinstance(node.value, dict):
         return
-    roles = node.value.get("roles")
+    roles = node.value.get(ROLES)
     yield from roles.plain if roles is not None and isinstance(roles.plain, dict) else ()
     models = node.value.get("models")
     lists = models.plain if models is not None else []
     for each in lists.values() if isinstance(lists, dict) else [lists]:
         if isinstance(each, list):
-            yield from (n for n in each if isinstance(n, str) and n != BASE and n[:1] != ROLE)
+            yield from (n for n in each if isinstance(n, str) and n != BASE and n[:1] != SIGN)
     parameters = node.value.get("parameters")
     for value in (parameters.plain or {}).values() if parameters is not None else ():
         if isinstance(value, dict) and not {"range", "choices"} & set(value):
-            yield from (name for name in value if name[:1] != ROLE)
+            yield from (name for name in value if name[:1] != SIGN)

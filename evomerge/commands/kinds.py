@@ -6,6 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from evomerge import config
+from evomerge.checkpoint.weights import ADAPTER_CONFIG
 from evomerge.interop import is_mergekit
 from evomerge.record.events import JOURNAL
 from evomerge.run.rounds import NAME as ROUNDS
@@ -43,7 +44,7 @@ def kind_of(path: Path) -> Kind:
             NAME: Kind.RUN,
             JOURNAL: Kind.RUN,
             ROUNDS: Kind.ROUNDS,
-            "adapter_config.json": Kind.ADAPTER,
+            ADAPTER_CONFIG: Kind.ADAPTER,
             "config.json": Kind.MODEL,
         }
         return next((kind for name, kind in held.items() if (path / name).is_file()), Kind.FOLDER)

@@ -9,18 +9,18 @@ from pathlib import Path
 
 from evomerge import config, presets
 from evomerge.checkpoint import Checkpoint, ModelRef, read_json, same_tokenizer, vocabulary
+from evomerge.commands.card import front_matter
 from evomerge.commands.choice import Choice, Facts, Wishes, choose
 from evomerge.commands.code import Tasks, read_tasks
-from evomerge.errors import ConfigError, InputError
+from evomerge.errors import InputError, problems_of
 from evomerge.merging import outline_model
 from evomerge.recipe import BASE
 from evomerge.record.events import JOURNAL
+from evomerge.report.card import CARD
 from evomerge.run.preflight import inspect
 from evomerge.run.spec import NAME, run_of
 from evomerge.visible import one_line
 
-CARD = "README.md"
-MOST_CARD = 2**20  # bytes of a card that are read
 CODES = {"ind": "id", "tha": "th", "vie": "vi", "eng": "en", "zho": "zh", "jpn": "ja", "deu": "de"}
 
 
@@ -70,7 +70,7 @@ def new(
         unbuilt = [s.name for s in spec.suite.scorers if s.kind in ("task", "function")]
         inspect(spec, unbuilt, tokenizer=True)
     except InputError as error:
-        told = "\n".join(error.problems if isinstance(error, ConfigError) else [str(error)])
+        told = "\n".join(problems_of(error))
         raise InputError(f"{told}\nNothing was written.") from None
     try:
         config.write_text(file, _text(folder, places, choice, tasks))
@@ -99,18 +99,7 @@ def facts_of(name: str, text: str, model: Checkpoint, base: Checkpoint) -> Facts
 
 def card_languages(card: Path) -> tuple[str, ...]:
     """The languages that a model card names in its head, as codes of two letters; none where it says none."""
-    try:
-        with card.open(encoding="utf-8") as file:
-            text = file.read(MOST_CARD)
-    except (OSError, UnicodeDecodeError):
-        return ()
-    if not text.startswith("---\n") or "\n---" not in text[4:]:
-        return ()
-    try:
-        head = config.parse(text[4 : text.index("\n---", 4)] + "\n", str(card)).plain
-    except InputError:  # cards are written freely
-        return ()
-    found = head.get("language") if isinstance(head, dict) else None
+    found = front_matter(card).get("language")
     listed = found if isinstance(found, list) else [found]
     codes = [CODES.get(each, each) for each in listed if isinstance(each, str)]
     return tuple(code for code in codes if len(code) == 2 and code.isalpha())

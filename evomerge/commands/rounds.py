@@ -20,6 +20,7 @@ from typing import Any
 
 from evomerge import config, durable
 from evomerge.checkpoint import Checkpoint, ModelRef, locate
+from evomerge.checkpoint.weights import ADAPTER_CONFIG
 from evomerge.commands.code import lines_of, read_tasks
 from evomerge.commands.search import search
 from evomerge.errors import InputError, RunError
@@ -29,7 +30,7 @@ from evomerge.recipe import BASE, Recipe
 from evomerge.record.record import Record
 from evomerge.report.files import Result, result_of
 from evomerge.run import loop
-from evomerge.run.rounds import Rounds, load_rounds
+from evomerge.run.rounds import NAME, Rounds, load_rounds
 from evomerge.run.spec import NAME as RUN
 from evomerge.visible import one_line
 
@@ -124,7 +125,7 @@ def check_rounds(path: str | Path) -> list[str]:
         else "the first model"
     )
     return [
-        f"{spec.folder / 'rounds.yaml'}: ok, as far as can be told before the branches are there",
+        f"{spec.folder / NAME}: ok, as far as can be told before the branches are there",
         f"starts from {f'the winner of {spec.run}' if spec.run else spec.start}",
         *commands,
         *more,
@@ -146,7 +147,7 @@ def _check(spec: Rounds) -> None:
     )
     if found is None and "{" not in word:
         raise InputError(
-            f"{spec.folder / 'rounds.yaml'}: train: {word!r} is no command that can be executed here; expected a "
+            f"{spec.folder / NAME}: train: {word!r} is no command that can be executed here; expected a "
             "program on PATH, or the path of one from the folder of rounds.yaml"
         )
     if spec.run is not None:
@@ -211,7 +212,7 @@ class _Lineage:
             content = config.read(path).plain
             if not isinstance(content, dict) or content.get("job") != spec.digest:
                 raise InputError(
-                    f"{spec.folder / 'rounds.yaml'}: is not what these rounds were begun with, but for the number of "
+                    f"{spec.folder / NAME}: is not what these rounds were begun with, but for the number of "
                     f"rounds nothing in it may change: restore it, or begin in another folder ({path} says what is done)"
                 )
         return cls(path, content)
@@ -338,7 +339,7 @@ def _train(
 
 def _source(model: str, folder: Path) -> ModelRef:
     """A branch as a model: itself, or the model that it was trained from with it as an adapter."""
-    adapter = (folder / "adapter_config.json").is_file()
+    adapter = (folder / ADAPTER_CONFIG).is_file()
     return ModelRef(f"{model}+{folder}" if adapter else str(folder))
 
 

@@ -41,13 +41,13 @@ from evomerge.demo.facts import (
     Fact,
 )
 from evomerge.demo.items import write_items
+from evomerge.demo.training import IGNORED, step
 
 VOCABULARY = 800
 CONTEXT = 128  # tokens; the longest line has about 25
 PIECES = r"\p{N}| ?[\p{L}\p{M}]+|\n| ?[^\s\p{L}\p{M}\p{N}]"  # digits stay single
 BATCH = 64  # lines per step
 SEED = 1
-IGNORED = -100  # the label torch's cross entropy skips
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -210,18 +210,10 @@ def train(
     ramp = torch.optim.lr_scheduler.LinearLR(optimizer, 0.05, total_iters=warmup)
     schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [ramp, cosine], [warmup])
     model.train()
-    for step in range(1, stage.steps + 1):
+    for number in range(1, stage.steps + 1):
         batch = draw_batch(rows, stage.mixture, pad, rng)
-        # Right padding: a causal model's real tokens never see it, so no attention mask.
-        logits = model(input_ids=batch[:, :-1]).logits
-        labels = batch[:, 1:].masked_fill(batch[:, 1:] == pad, IGNORED)
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        report(step, float(loss.detach()))
+        labels = batch.masked_fill(batch == pad, IGNORED)
+        report(number, step(model, batch, labels, optimizer, schedule))
     model.eval()
 
 

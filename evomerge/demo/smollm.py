@@ -26,8 +26,10 @@ from typing import Any
 
 import torch
 
+from evomerge.checkpoint.weights import ADAPTER_CONFIG
 from evomerge.demo import facts
 from evomerge.demo.facts import LANGUAGES, SEA, Fact
+from evomerge.demo.training import IGNORED, step
 from evomerge.errors import InputError
 from evomerge.record.record import Record
 
@@ -40,7 +42,6 @@ RATE = 2e-3  # of AdamW, falling to none
 EPOCHS = {"words": 8, "format": 2}
 TARGETS = ("q_proj", "v_proj", "up_proj", "down_proj")
 RANK = 8
-IGNORED = -100  # the label that cross entropy skips
 LAST_NUMBER = 60  # of the facts that are learned: few enough for some CPU minutes
 LINES = 240  # that an adapter learns, at most
 ITEMS = 200  # of each task
@@ -236,20 +237,13 @@ def train_adapter(base: Path, skill: str, out: Path) -> None:
         optimizer, RATE, total_steps=len(batches), pct_start=0.1
     )
     began = time.monotonic()
-    for step, batch in enumerate(batches, 1):
+    for number, batch in enumerate(batches, 1):
         ids, labels = _padded(batch, tokenizer.pad_token_id)
-        # Right padding: a causal model's real tokens never see it, so no attention mask.
-        logits = model(input_ids=ids[:, :-1]).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(taught, 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 10 == 0 or step == len(batches):
+        loss = step(model, ids, labels, optimizer, schedule)
+        if number % 10 == 0 or number == len(batches):
             spent = time.monotonic() - began
             print(
-                f"{skill}: step {step}/{len(batches)}, loss {loss.item():.3f}, {spent:.0f} s",
+                f"{skill}: step {number}/{len(batches)}, loss {loss:.3f}, {spent:.0f} s",
                 file=sys.stderr,
             )
     model.to(torch.bfloat16).save_pretrained(out)
@@ -283,7 +277,7 @@ def make(out: Path) -> None:
         with tempfile.TemporaryDirectory() as work:
             make_base(fetch_gguf(Path(work)), base)
     for skill in EPOCHS:
-        if not (out / "models" / skill / "adapter_config.json").is_file():
+        if not (out / "models" / skill / ADAPTER_CONFIG).is_file():
             train_adapter(base, skill, out / "models" / skill)
     write_tasks(out / "tasks")
 

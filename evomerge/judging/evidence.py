@@ -221,7 +221,7 @@ def score_range(
         values = {
             o.name: found.get(o.name, ANY)[which if o.maximize else 1 - which] for o in objectives
         }
-        known = history.references(batch)["base"]
+        known = history.references(batch)[BASE]
         open_ended = [name for name, value in values.items() if math.isinf(value)]
         counted = {o.name for o in objectives if o.weight}
         if counted & set(open_ended):

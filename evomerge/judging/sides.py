@@ -29,7 +29,7 @@ def sides(objective: Objective, ours: Results, theirs: Results) -> Sides | None:
 
     Items without a value of either are left out.
     """
-    names = {metric for metric in objective.metric.split("*")}
+    names = set(objective.metric.split("*"))
     if objective.of or names & set(UNBOUNDED):
         return None
     own, other = (_right(objective, results) for results in (ours, theirs))

@@ -18,8 +18,8 @@ from evomerge.inference.intervals import Interval
 from evomerge.judging.table import interval_from
 from evomerge.recipe import Recipe
 from evomerge.report.licences import Licence, common, concerns
-from evomerge.report.text import interval_text, markdown_text
-from evomerge.visible import one_line, visible
+from evomerge.report.text import interval_text, markdown_text, p_text
+from evomerge.visible import cut, visible
 
 CARD, PICTURE = "README.md", "recipe.svg"
 UNSTATED = "This card states no licence for the merge: its maker has to."
@@ -342,9 +342,8 @@ def _bounds(interval: Interval) -> str:
 
 
 def _p(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return "no test"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    known = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return p_text(value if known and math.isfinite(value) else None)
 
 
 def _text(value: Any) -> str:
@@ -352,5 +351,4 @@ def _text(value: Any) -> str:
 
 
 def _cut(text: str) -> str:
-    shown = one_line(text)
-    return shown if len(shown) <= MOST_TEXT else f"{shown[: MOST_TEXT - 3]}..."
+    return cut(text, MOST_TEXT)

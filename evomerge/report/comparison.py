@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.parents.comparison import Comparison, Facts, Limits
-from evomerge.report.text import markdown_text
-from evomerge.visible import one_line
+from evomerge.report.text import markdown_rows, markdown_text
+from evomerge.visible import cut, one_line
 
 WIDTH = 80
 NAME = 24  # characters of a model's name that are shown
@@ -37,9 +37,7 @@ def comparison_markdown(found: Comparison, limits: Limits, *, layers: bool = Fal
     """The same as Markdown."""
     lines = [markdown_text(head_of(found)), ""]
     for block in blocks(found, layers=layers):
-        rule = ("---", *("---:" for _ in block.heading[1:]))
-        rows = (block.heading, rule, *block.rows)
-        table = [f"| {' | '.join(map(markdown_text, row))} |" for row in rows]
+        table = markdown_rows([block.heading, *block.rows])
         lines += [f"**{markdown_text(block.title)}**", "", *table, ""]
     lines += [markdown_text(masks_text(found)), ""]
     lines += [f"* {markdown_text(line)}" for line in _findings(found, limits)]
@@ -142,8 +140,7 @@ def table_lines(block: Block, width: int = WIDTH) -> list[str]:
 
 def short(name: str) -> str:
     """A model's name, cut."""
-    shown = one_line(name)
-    return shown if len(shown) <= NAME else f"{shown[: NAME - 3]}..."
+    return cut(name, NAME)
 
 
 def number(value: float | None) -> str:

@@ -7,7 +7,7 @@ from html import escape
 
 from evomerge.recipe import Recipe
 from evomerge.tensors import Place
-from evomerge.visible import one_line
+from evomerge.visible import cut
 
 WEIGHT = "weight"
 WIDTH, HEIGHT, LEFT, TOP, FOOT, ROW = 640, 240, 48, 16, 40, 18
@@ -98,5 +98,4 @@ def recipe_picture(recipe: Recipe, places: Sequence[Place]) -> str | None:
 
 
 def _name(name: str) -> str:
-    shown = one_line(name)
-    return shown if len(shown) <= NAME else f"{shown[: NAME - 3]}..."
+    return cut(name, NAME)

@@ -27,7 +27,7 @@ def table_rows(table: Table) -> list[tuple[str, ...]]:
                 interval_text(row.score) if row.score else "failed",
                 *texts,
                 interval_text(row.gain.difference) if row.gain else "",
-                _p_text(row.gain.p) if row.gain else "",
+                p_text(row.gain.p) if row.gain else "",
                 _health_text(row),
             )
         )
@@ -48,7 +48,7 @@ def beside_rows(table: Table) -> list[tuple[str, ...]]:
                 interval_text(each.score),
                 *(interval_text(each.objectives[name]) for name in objectives),
                 interval_text(each.gain.difference) if each.gain else "",
-                _p_text(each.gain.p) if each.gain else "",
+                p_text(each.gain.p) if each.gain else "",
             )
             for each in table.beside
         ),
@@ -217,20 +217,20 @@ _ESCAPED = {"<": "&lt;", "&": "&amp;"}
 
 def interval_text(interval: Interval) -> str:
     """``0.781 [0.742, 0.812]``, ``0.781 [too few sources]`` or ``0.000 (exact)``."""
-    if interval.why:
-        return f"{interval.value:.3f} [{interval.why}]"
-    if interval.low == interval.high:
-        return f"{interval.value:.3f} (exact)"
-    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    return _interval_text(interval, ".3f")
 
 
 def signed_interval(interval: Interval) -> str:
     """``+0.078 [+0.048, +0.124]``."""
+    return _interval_text(interval, "+.3f")
+
+
+def _interval_text(interval: Interval, form: str) -> str:
     if interval.why:
-        return f"{interval.value:+.3f} [{interval.why}]"
+        return f"{interval.value:{form}} [{interval.why}]"
     if interval.low == interval.high:
-        return f"{interval.value:+.3f} (exact)"
-    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+        return f"{interval.value:{form}} (exact)"
+    return f"{interval.value:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
 
 
 def count_text(count: Count, noun: str = "items") -> str:
@@ -247,7 +247,8 @@ def _health_text(row: Row) -> str:
     return "see note" if row.notes else ""
 
 
-def _p_text(p: float | None) -> str:
+def p_text(p: float | None) -> str:
+    """``< 0.001`` or ``0.042``; what to say where there is none."""
     if p is None:
         return "no test"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -15,7 +15,7 @@ from evomerge.checkpoint import Checkpoint, Donor
 from evomerge.checkpoint.hub import fetch
 from evomerge.engines.abilities import check_quantize, why_one_device
 from evomerge.engines.tokenizer import load_tokenizer
-from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputError
+from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputError, problems_of
 from evomerge.evolution.core import Credit, Lead, Margin, Plan, RowSlopes, Search
 from evomerge.evolution.history import SLOPE_COST, Cost, History
 from evomerge.merging import open_model, outline_model
@@ -355,7 +355,7 @@ class _Attempts:
         try:
             return step()
         except InputError as error:
-            self.problems.extend(error.problems if isinstance(error, ConfigError) else [str(error)])
+            self.problems.extend(problems_of(error))
             return None
 
     def check(self) -> None:

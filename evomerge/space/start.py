@@ -183,6 +183,13 @@ def _is_number(value: Any) -> bool:
 Entry = str | OtherRun | Published
 
 
+def label_of(entry: Entry) -> str:
+    """How an entry is told to people: as it was written, or by its label."""
+    if isinstance(entry, OtherRun):
+        return entry.text
+    return entry if isinstance(entry, str) else entry.name
+
+
 def is_recipe_file(entry: object) -> TypeGuard[str]:
     """True for the name of a recipe file."""
     return isinstance(entry, str) and entry.endswith((".yaml", ".yml"))

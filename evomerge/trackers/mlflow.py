@@ -55,10 +55,7 @@ class MLflow(Tracker):
     def _describe(self, config: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        plain = {
-            "".join(c if c.isalnum() or c in "_-./ " else "_" for c in key)[:200]: str(value)
-            for key, value in flat(config).items()
-        }
+        plain = {_named(key)[:200]: str(value) for key, value in flat(config).items()}
         params = [Param(key, value[:LONGEST]) for key, value in plain.items()]
         for first in range(0, len(params), MOST):
             self._client.log_batch(self._run, params=params[first : first + MOST])
@@ -87,5 +84,5 @@ class MLflow(Tracker):
 
 
 def _named(name: str) -> str:
-    """As MLflow lets a metric be called."""
+    """As MLflow lets a metric or a parameter be called."""
     return "".join(c if c.isalnum() or c in "_-./ " else "_" for c in name)

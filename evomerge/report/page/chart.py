@@ -90,6 +90,54 @@ def named(domain: Sequence[str]) -> list[str]:
     return [one_line(each) for each in domain]
 
 
+def places(field: str, count: int) -> Spec:
+    """The y of rows that go by their number, ``"0"`` on top, whose labels are drawn by ``labels``: two may be alike."""
+    numbers = [f"{at}" for at in range(count)]
+    return {
+        "field": field,
+        "type": "nominal",
+        "title": None,
+        "sort": numbers,
+        "scale": {"domain": numbers},
+        "axis": {"labels": False},
+    }
+
+
+def labels(y: Spec) -> Spec:
+    """A layer: what stands under ``name``, left of its row."""
+    return {
+        "mark": {"type": "text", "align": "right", "x": -10, "color": colour("ink")},
+        "encoding": {"y": y, "text": {"field": "name"}},
+    }
+
+
+def zero() -> Spec:
+    """A layer: where x is 0."""
+    return {
+        "mark": {"type": "rule", "color": colour("line")},
+        "encoding": {"x": {"datum": 0, "type": "quantitative"}},
+    }
+
+
+def intervals(x: Spec, y: Spec, apart: Spec, size: int) -> list[Spec]:
+    """Two layers: lines from ``low`` to ``high``, and marks at ``x`` that say what stands under ``says``."""
+    return [
+        {
+            "mark": {"type": "rule", "strokeWidth": 2},
+            "encoding": {
+                "y": y,
+                "x": {**x, "field": "low"},
+                "x2": {"field": "high"},
+                "color": apart["color"],
+            },
+        },
+        {
+            "mark": {"type": "point", "filled": True, "size": size},
+            "encoding": {"x": x, "y": y, **apart, "description": {"field": "says"}},
+        },
+    ]
+
+
 def draw(spec: Spec) -> str:
     """The picture of a Vega-Lite specification, cleaned, as an ``<svg>`` of as much room as there is."""
     full = {"$schema": "https://vega.github.io/schema/vega-lite/v5.json", **spec, "config": _CONFIG}

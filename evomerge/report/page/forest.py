@@ -56,7 +56,6 @@ def forest(facets: Sequence[Facet], what: str) -> str:
     }
     panels = chart.named([title for title, _ in facets])
     apart = chart.apart("sure", CLEAR, ("one", "soft"))
-    fill = {"color": apart["color"]}
     spec: chart.Spec = {
         "data": chart.rows(marks),
         "facet": {"field": "facet", "type": "nominal", "sort": panels, "title": None},
@@ -66,25 +65,7 @@ def forest(facets: Sequence[Facet], what: str) -> str:
         "spec": {
             "width": width,
             "height": {"step": 24},
-            "layer": [
-                {
-                    "mark": {"type": "rule", "color": chart.colour("line")},
-                    "encoding": {"x": {"datum": 0, "type": "quantitative"}},
-                },
-                {
-                    "mark": {"type": "rule", "strokeWidth": 2},
-                    "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}, **fill},
-                },
-                {
-                    "mark": {"type": "point", "filled": True, "size": 64},
-                    "encoding": {
-                        "x": x,
-                        "y": y,
-                        **apart,
-                        "description": {"field": "says"},
-                    },
-                },
-            ],
+            "layer": [chart.zero(), *chart.intervals(x, y, apart, 64)],
         },
-    }  # fmt: skip
+    }
     return chart.draw(spec)

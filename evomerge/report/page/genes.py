@@ -110,52 +110,24 @@ def _figure(
         for at, (name, value) in enumerate(shown)
     ]
     texts = [{"gene": f"{at}", "name": label} for at, label in enumerate(labels)]
-    places = [f"{at}" for at in range(len(shown))]
     x = {
         "field": "x",
         "type": "quantitative",
         "title": None,
         "axis": {"format": form, "tickCount": 6},
     }
-    y = {
-        "field": "gene",
-        "type": "nominal",
-        "title": None,
-        "sort": places,
-        "scale": {"domain": places},
-        "axis": {"labels": False},
-    }
+    y = chart.places("gene", len(shown))
     apart = chart.apart("sure", CLEAR, ("one", "soft"))
-    fill = {"color": apart["color"]}
     spec: chart.Spec = {
         "data": chart.rows(marks),
         "width": chart.WIDTH - 230,
         "height": {"step": 22},
         "layer": [
-            {
-                "data": chart.rows(texts),
-                "mark": {"type": "text", "align": "right", "x": -10, "color": chart.colour("ink")},
-                "encoding": {"y": y, "text": {"field": "name"}},
-            },
-            {
-                "mark": {"type": "rule", "color": chart.colour("line")},
-                "encoding": {"x": {"datum": 0, "type": "quantitative"}},
-            },
-            {
-                "mark": {"type": "rule", "strokeWidth": 2},
-                "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}, **fill},
-            },
-            {
-                "mark": {"type": "point", "filled": True, "size": 56},
-                "encoding": {
-                    "x": x,
-                    "y": y,
-                    **apart,
-                    "description": {"field": "says"},
-                },
-            },
+            {"data": chart.rows(texts), **chart.labels(y)},
+            chart.zero(),
+            *chart.intervals(x, y, apart, 56),
         ],
-    }  # fmt: skip
+    }
     rows = [(name, signed_interval(value)) for name, value in order]
     grid = Grid.of(f"{title} (all {len(order)})", ("gene", "value"), rows, folded=True)
     return Figure(title, words, chart.draw(spec), grid)

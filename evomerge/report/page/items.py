@@ -10,6 +10,7 @@ from evomerge.inference.comparison import mcnemar
 from evomerge.judging.sides import Sides, sides
 from evomerge.report.page.material import Material
 from evomerge.report.page.parts import Answer, Block, Example, Examples, Grid, Notes, Section
+from evomerge.report.text import p_text
 from evomerge.suite.objectives import Objective
 from evomerge.suite.scorer import Results
 
@@ -39,7 +40,7 @@ def items(material: Material) -> Section | None:
                     name,
                     objective.name,
                     *(str(len(each)) for each in counts),
-                    "< 0.001" if p < 0.001 else f"{p:.3f}",
+                    p_text(p),
                 )
             )
             blocks += _examples(material, objective, found, name)

@@ -52,7 +52,6 @@ def _draw(models: list[tuple[str, Interval, str]]) -> str:
     ]
     kinds = [kind for kind in _KINDS if any(kind == each for _, _, each in models)]
     colours = [colour for kind, colour in zip(_KINDS, _COLOURS, strict=True) if kind in kinds]
-    places = [f"{at}" for at in range(len(models))]
     x = {
         "field": "x",
         "type": "quantitative",
@@ -60,33 +59,14 @@ def _draw(models: list[tuple[str, Interval, str]]) -> str:
         "axis": {"tickCount": 6},
         "scale": {"zero": False},
     }
-    y = {
-        "field": "row",
-        "type": "nominal",
-        "title": None,
-        "sort": places,
-        "scale": {"domain": places},
-        "axis": {"labels": False},
-    }
-    apart = chart.apart("kind", kinds, colours)
-    fill = {"color": apart["color"]}
+    y = chart.places("row", len(models))
     spec: chart.Spec = {
         "data": chart.rows(marks),
         "width": chart.WIDTH - 250,
         "height": {"step": 24},
         "layer": [
-            {
-                "mark": {"type": "text", "align": "right", "x": -10, "color": chart.colour("ink")},
-                "encoding": {"y": y, "text": {"field": "name"}},
-            },
-            {
-                "mark": {"type": "rule", "strokeWidth": 2},
-                "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}, **fill},
-            },
-            {
-                "mark": {"type": "point", "filled": True, "size": 64},
-                "encoding": {"x": x, "y": y, **apart, "description": {"field": "says"}},
-            },
+            chart.labels(y),
+            *chart.intervals(x, y, chart.apart("kind", kinds, colours), 64),
             {
                 "mark": {"type": "text", "align": "left", "dx": 8, "color": chart.colour("ink")},
                 "encoding": {"x": {**x, "field": "end"}, "y": y, "text": {"field": "text"}},
