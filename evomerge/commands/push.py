@@ -38,6 +38,7 @@ class Parcel:
         private: whether a repository that is made is private.
         revision: the branch.
         files: name there -> a file, or the bytes of one that is not as it lies here.
+        changes: name of such a file -> what is not as it lies here.
         left_out: files that stay here, and why.
         metadata: of the card.
     """
@@ -46,6 +47,7 @@ class Parcel:
     private: bool
     revision: str
     files: Mapping[str, Path | bytes]
+    changes: Mapping[str, str]
     left_out: Mapping[str, str]
     metadata: Mapping[str, Any]
 
@@ -61,22 +63,15 @@ class Parcel:
         """What would be sent, and what the hub would read of it."""
         sizes = self.sizes
         there = "private" if self.private else "public"
-        changed = {name for name, each in self.files.items() if isinstance(each, bytes)}
         return [
             f"{self.repository} ({there} if it is new), branch {self.revision}: {len(sizes)} files, "
             f"{_size_text(sum(sizes.values()))}",
             *(
-                f"  {_size_text(size):>12}  {name}{' (changed: see below)' if name in changed else ''}"
+                f"  {_size_text(size):>12}  {name}"
+                + (f" ({self.changes[name]})" if name in self.changes else "")
                 for name, size in sizes.items()
             ),
             *(f"stays here: {name}: {why}" for name, why in self.left_out.items()),
-            *(
-                [
-                    "changed: the licence in the card, and folders of this machine, which others have not"
-                ]
-                if changed
-                else []
-            ),
             "card:",
             *(f"  {line}" for line in config.dump(dict(self.metadata)).splitlines()),
         ]
@@ -120,12 +115,13 @@ def parcel_of(
     _check_weights(folder, files)
     said = dict(front_matter(folder / CARD))
     card = _licensed(folder / CARD, said, stated(licence) if licence else None)
+    changes = dict[str, str]()
     if card is not None:
-        files[CARD] = card
+        files[CARD], changes[CARD] = card, "with the licence that you state"
     for name, each in files.items():
         if isinstance(each, Path) and (text := _portable(each, said)) is not None:
-            files[name] = text
-    return Parcel(repository, private, revision, files, left_out, said)
+            files[name], changes[name] = text, "without folders of this machine"
+    return Parcel(repository, private, revision, files, changes, left_out, said)
 
 
 def push(parcel: Parcel, say: Callable[[str], None] = lambda text: None) -> str:

@@ -56,9 +56,27 @@ def with_provenance(
     for row in table.rows if table else ():
         if row.candidate == candidate:
             provenance["report"] = {key: row.plain[key] for key in ("score", "objectives")}
+            provenance["measured"] = measured(objectives, table)
     recipe = found.recipe.portable()
     provenance["digest"] = recipe.digest  # also of the recipes that it names
     return replace(recipe, provenance=_rounded(provenance))
+
+
+def measured(objectives: Sequence[Objective], table: Table) -> dict[str, dict[str, Any]]:
+    """What the numbers of a table are: by objective the task, its metric, the better direction, the items."""
+    return {
+        objective.name: {
+            **(
+                {"of": list(objective.of), "how": objective.how}
+                if objective.of
+                else {"task": objective.scorer, "metric": objective.metric}
+            ),
+            "better": "higher" if objective.maximize else "lower",
+            "items": table.items[objective.name].items,
+        }
+        for objective in objectives
+        if objective.name in table.items
+    }
 
 
 def of_winner(table: Table) -> dict[str, Any]:

@@ -261,9 +261,14 @@ def _measured(provenance: Mapping[str, Any]) -> str:
     measured = _report(provenance)
     if not measured:
         return f"{head}Nothing was measured on this merge: no search reported on it."
-    rows = ["| objective | value, 95% interval |", "| --- | ---: |"]
+    rows = [
+        "| objective | value, 95% interval | task, metric | better | items |",
+        "| --- | ---: | --- | --- | ---: |",
+    ]
+    what = _what(provenance)
     rows += [
-        f"| {markdown_text(name)} | {_number(interval)} |" for name, interval in measured.items()
+        f"| {markdown_text(name)} | {_number(interval)} | {' | '.join(map(_text, what.get(name, ('', '', ''))))} |"
+        for name, interval in measured.items()
     ]
     text = (
         f"{head}On items that no part of the search had seen (the report split):\n\n"
@@ -289,10 +294,15 @@ def _measured(provenance: Mapping[str, Any]) -> str:
 
 def _index(facts: Facts, pipeline: str | None) -> list[dict[str, Any]]:
     """The measured values as the hub's model-index; intervals are in a metric's name and arguments."""
+    what = _what(facts.recipe.provenance)
     results = [
         {
             "task": {"type": pipeline or "other"},
-            "dataset": {"type": "evomerge", "name": f"report split of {name}", "split": "report"},
+            "dataset": {
+                "type": "evomerge",
+                "name": f"report split of {what[name][0] if name in what else name}",
+                "split": "report",
+            },
             "metrics": [
                 {
                     "type": name,
@@ -323,6 +333,25 @@ def _report(provenance: Mapping[str, Any]) -> dict[str, Interval]:
     }
     found = {_cut(str(name)): _interval(plain) for name, plain in named.items()}
     return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def _what(provenance: Mapping[str, Any]) -> dict[str, tuple[str, str, str]]:
+    """What objectives measure, as far as the file says: task and metric; which is better; how many items."""
+    said = provenance.get("measured")
+    found = {}
+    for name, each in said.items() if isinstance(said, Mapping) else ():
+        if not isinstance(each, Mapping):
+            continue
+        parts = each.get("of")
+        of = ", ".join(map(str, parts)) if isinstance(parts, (list, tuple)) else ""
+        what = (
+            f"{each.get('how', '')} of {of}"
+            if of
+            else ", ".join(str(each[key]) for key in ("task", "metric") if key in each)
+        )
+        texts = what, str(each.get("better", "")), str(each.get("items", ""))
+        found[_cut(str(name))] = (_cut(texts[0]), _cut(texts[1]), _cut(texts[2]))
+    return found
 
 
 def _interval(plain: Any) -> Interval | None:

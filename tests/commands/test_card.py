@@ -35,6 +35,10 @@ PROVENANCE = {
     "search_score": {"value": 0.9, "low": None, "high": None, "why": "of a sample"},
     "select_score": INTERVAL,
     "report": {"score": INTERVAL, "objectives": {"sums": INTERVAL, "text": {**INTERVAL, "value": 0.75}}},
+    "measured": {
+        "sums": {"task": "arithmetic", "metric": "acc", "better": "higher", "items": 120},
+        "text": {"of": ["id", "th"], "how": "worst", "better": "lower", "items": 80},
+    },
     "beside": {"base": {**INTERVAL, "p": 0.0001, "test": "McNemar"}},
 }  # fmt: skip
 
@@ -134,7 +138,9 @@ def test_what_was_measured_is_on_untouched_items(models: Say, tmp_path: Path) ->
     assert results["sums"].metric_value == 0.78
     assert results["sums"].metric_name == "sums, 95% interval 0.740 to 0.810"
     assert results["sums"].metric_args == {"low": 0.74, "high": 0.81}
-    assert "| sums | 0.780 [0.740, 0.810] |" in found.text
+    assert "| sums | 0.780 [0.740, 0.810] | arithmetic, acc | higher | 120 |" in found.text
+    assert "| text | 0.750 [0.740, 0.810] | worst of id, th | lower | 80 |" in found.text
+    assert results["sums"].dataset_name == "report split of arithmetic, acc"
     assert "| base | 0.780 [0.740, 0.810] | < 0.001 |" in found.text
     assert "40 candidate merges were tried" in found.text and "likely too good" in found.text
     assert found.data.eval_results and "Nothing was measured" not in found.text
@@ -162,6 +168,7 @@ def test_strangers_texts_are_text(models: Say, tmp_path: Path) -> None:
         "run": EVIL,
         "candidate": [EVIL],
         "report": {"score": EVIL, "objectives": {EVIL: INTERVAL, "odd": {"value": "x"}}},
+        "measured": {EVIL: {"task": EVIL, "metric": [EVIL], "better": EVIL, "items": EVIL}, "odd": EVIL},
         "beside": {EVIL: {**INTERVAL, "p": EVIL}},
         "invalid": [EVIL],
     }
@@ -179,7 +186,7 @@ def test_strangers_texts_are_text(models: Say, tmp_path: Path) -> None:
     assert data["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.78
     outside = re.sub(r"```+yaml\n.*?\n```+", "", found.text, flags=re.S)
     assert not re.search(r"<\w|</|\]\(javascript", outside)
-    assert all(line.count("|") - line.count("\\|") in (0, 3, 4) for line in outside.splitlines())
+    assert all(line.count("|") - line.count("\\|") in (0, 3, 4, 6) for line in outside.splitlines())
     picture = ElementTree.fromstring((tmp_path / PICTURE).read_text(encoding="utf-8"))
     tags = {each.tag.rpartition("}")[2] for each in picture.iter()}
     assert tags <= {"svg", "title", "rect", "line", "text", "polyline", "circle"}

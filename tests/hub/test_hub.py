@@ -272,6 +272,25 @@ def test_a_run_is_checked_whole_without_a_weight_and_searched_with_them(
     assert config.read(folder / "best.yaml").plain["models"] == HUB_MODELS["sources"]
 
 
+def test_a_first_run_of_the_hub_is_written_without_a_weight(
+    server: Hub, family: dict[str, Path], tmp_path: Path, run: Main
+) -> None:
+    (tmp_path / "law.txt").write_text(
+        "\n\n".join(f"passage {n}: {'lorem ipsum ' * (1 + n % 3)}" for n in range(40)), "utf-8"
+    )
+    folder = tmp_path / "mine"
+    models = ("--base", "tiny/base", "--source", "sea=tiny/sea")
+    status, written = run("new", folder, *models, "--texts", f"law={tmp_path / 'law.txt'}")
+    assert status == 0, written
+    said = config.read(folder / "run.yaml").plain["models"]
+    assert (said["base"], said["sources"]) == ("tiny/base", {"sea": "tiny/sea"})
+    assert run("check", folder)[0] == 0
+    assert all(server.bytes_of(f"tiny/{n}") == headers_of(family[n]) for n in ("base", "sea"))
+    status, written = run("new", tmp_path / "other", *models[:3], "sea=tiny/see")
+    assert status == 2 and "tiny/see" in written
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_task_that_is_unknown_is_told_before_the_download(
     server: Hub, family: dict[str, Path], run_folder: Callable[..., Path], run: Main
 ) -> None:

@@ -238,7 +238,7 @@ def test_without_a_file_it_prints_the_report(
     [
         (["-o", "page.pdf"], "ends in .html (a page) or .md"),
         (["--serve", "0", "-o", "a.html"], "give one of the two"),
-        (["--serve", "70000"], "choose another port"),
+        (["--serve", "70000"], "choose another one"),
     ],
 )
 def test_what_it_refuses(

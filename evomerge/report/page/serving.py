@@ -108,6 +108,6 @@ def server(site: Site, port: int) -> ThreadingHTTPServer:
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise InputError(
-            f"--serve {port}: cannot listen on {HOST}: {why}; choose another port"
+            f"--serve {port}: cannot listen on {HOST}: {why}; choose another one, or 0 for one that is free"
         ) from None
     return made
