@@ -51,12 +51,13 @@ def with_provenance(
     if selected:
         unknown = Interval.unknown(selected[-1].score.value, "resampled for the winner only")
         provenance["select_score"] = unknown.plain
-    if table and candidate == table.winner:
-        provenance |= of_winner(table)
-    for row in table.rows if table else ():
-        if row.candidate == candidate:
-            provenance["report"] = {key: row.plain[key] for key in ("score", "objectives")}
-            provenance["measured"] = measured(objectives, table)
+    if table:
+        if candidate == table.winner:
+            provenance |= of_winner(table)
+        for row in table.rows:
+            if row.candidate == candidate:
+                provenance["report"] = {key: row.plain[key] for key in ("score", "objectives")}
+                provenance["measured"] = measured(objectives, table)
     recipe = found.recipe.portable()
     provenance["digest"] = recipe.digest  # also of the recipes that it names
     return replace(recipe, provenance=_rounded(provenance))

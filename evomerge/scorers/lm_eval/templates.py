@@ -4,19 +4,38 @@ lm-eval renders with an open environment, where ``{{ cycler.__init__.__globals__
 calls the shell. The environment is replaced once, for all of this process, by a sandboxed one with
 the same filters, undefined behaviour and white space. Lists may be changed in a template, as
 lm-eval allows; attributes that lead out of the data are refused.
+
+A template is compiled once, not for every document: lm-eval asks anew each time, which is most of what
+reading a task takes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import lm_eval.utils
+from jinja2 import Template
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import SandboxedEnvironment
 
 from evomerge.errors import InputError
+
+
+class _Sandbox(SandboxedEnvironment):
+    """Keeps what it compiled."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._compiled = lru_cache(maxsize=1024)(super().from_string)
+
+    def from_string(self, source: Any, *arguments: Any, **options: Any) -> Template:
+        if arguments or options or not isinstance(source, str):
+            return super().from_string(source, *arguments, **options)
+        return self._compiled(source)
 
 
 def close() -> None:
@@ -24,7 +43,7 @@ def close() -> None:
     theirs = lm_eval.utils.env
     if isinstance(theirs, SandboxedEnvironment):
         return
-    sandbox = SandboxedEnvironment(
+    sandbox = _Sandbox(
         loader=theirs.loader,
         undefined=theirs.undefined,
         keep_trailing_newline=theirs.keep_trailing_newline,
