@@ -121,7 +121,15 @@ def parcel_of(
     for name, each in files.items():
         if isinstance(each, Path) and (text := _portable(each, said)) is not None:
             files[name], changes[name] = text, "without folders of this machine"
-    return Parcel(repository, private, revision, files, changes, left_out, said)
+    return Parcel(
+        repository,
+        private,
+        revision,
+        files=files,
+        changes=changes,
+        left_out=left_out,
+        metadata=said,
+    )
 
 
 def push(parcel: Parcel, say: Callable[[str], None] = lambda text: None) -> str:
