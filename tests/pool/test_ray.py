@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,15 @@ import pytest
 from evomerge.errors import InputError
 from evomerge.pool import Pool, WorkerSpec
 from evomerge.pool.ray import RayPool
-from evomerge.testing.pools import PATIENCE, ProcessPoolContract, await_that, drain, probe
+from evomerge.testing.pools import (
+    PATIENCE,
+    ProcessPoolContract,
+    await_that,
+    begun,
+    drain,
+    is_alive,
+    probe,
+)
 
 ray = pytest.importorskip("ray")
 
@@ -80,6 +89,45 @@ class TestRayPool(ProcessPoolContract):
             assert used <= set(pool.pids())
             assert len(set(pool.pids())) <= 2
             assert os.getpid() not in used
+
+    def test_who_tells_nothing_for_too_long_is_named_and_replaced(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        file = tmp_path / "begun"
+        with RayPool(probe(), 2, job_limit=2.5) as pool:
+            pool.submit({"key": "stuck", "value": 1, "hangs": 1, "begun": str(file)})
+            pool.submit({"key": "slow", "value": 2, "steps": 12})  # longer, but tells
+            outcomes = drain(pool)
+        assert {key: outcome["value"] for key, outcome in outcomes.items()} == {
+            "stuck": 1,
+            "slow": 2,
+        }
+        assert outcomes["slow"]["calls"] == 1
+        (worker,) = begun(file)
+        assert f"the worker of job 'stuck' hangs (pid {worker} on " in caplog.text
+        await_that(lambda: not is_alive(worker))
+
+    def test_a_job_that_hangs_every_worker_is_given_up(self, tmp_path: Path) -> None:
+        file = tmp_path / "begun"
+        with RayPool(probe(), 2, job_limit=1) as pool:
+            pool.submit({"key": "stuck", "hangs": 9, "begun": str(file)})
+            pool.submit({"key": "fine", "value": 1})
+            outcomes = drain(pool)
+            assert outcomes["stuck"] == {
+                "error": "hung 3 workers: each told nothing for longer than a job may (--job-limit)"
+            }
+            assert outcomes["fine"]["value"] == 1
+            pool.submit({"key": "after", "value": 2})
+            assert drain(pool)["after"]["value"] == 2
+        assert len(begun(file)) == 3
+
+    def test_a_driver_that_was_away_holds_it_against_nobody(self) -> None:
+        with RayPool(probe(), 1, job_limit=7) as pool:
+            pool.submit({"key": "long", "sleep": 12})
+            await_that(lambda: pool.next(0.1) is None and bool(pool.pids()))
+            await_that(lambda: pool.look()[0].state == "busy" or pool.next(0.1) is not None)
+            time.sleep(9)
+            assert drain(pool)["long"]["calls"] == 1
 
     def test_what_does_not_fit_is_refused(self) -> None:
         with pytest.raises(InputError, match=r"3 GPUs.*room for 0"):

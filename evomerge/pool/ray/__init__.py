@@ -258,7 +258,7 @@ class RayPool(Pool):
         return [
             Slot("starting") if not slot.built
             else Slot("idle") if slot.task is None
-            else Slot("busy", *slot.said, limit=self._silence.limit(slot.said[1]))
+            else Slot("busy", *slot.said, limit=self._silence.stated(slot.said[1]))
             for slot in list(self._slots)
         ]  # fmt: skip
 

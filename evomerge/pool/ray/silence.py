@@ -6,6 +6,8 @@ all before it (more items, slopes, another dtype, a slower method), and one that
 
 from __future__ import annotations
 
+import math
+
 FLOOR = 3600.0  # seconds; no silence below is doubted
 TIMES = 20.0  # what the longest job before took
 UNKNOWN = (
@@ -38,6 +40,11 @@ class Silence:
         if not self._longest:
             return UNKNOWN
         return max(FLOOR, TIMES * max(self._longest, items * self._slowest))
+
+    def stated(self, items: int) -> float | None:
+        """The same, for people; None: there is none."""
+        limit = self.limit(items)
+        return None if math.isinf(limit) else limit
 
     @property
     def building(self) -> float:

@@ -1,0 +1,55 @@
+"""Whose fault a loss is, as Ray really tells it; and what is said of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from evomerge.errors import RunError
+from evomerge.pool.ray import RayPool
+from evomerge.pool.ray.losses import Kind, Loss, verdict
+from evomerge.testing.pools import PATIENCE, probe
+
+ray = pytest.importorskip("ray")
+
+
+def loss(kind: Kind, node: str = "a") -> Loss:
+    return Loss(
+        kind, node, "pid 7 on b", memory=12_300_000_000, kills=0, at=0.0, reason="Ray's own words"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [
+        (Kind.NODE, False),
+        (Kind.UNREACHED, False),
+        (Kind.MONITOR, True),
+        (Kind.KERNEL, True),
+        (Kind.PROCESS, True),
+        (Kind.HUNG, True),
+    ],
+)
+def test_only_what_a_healthy_node_saw_counts(kind: Kind, fault: bool) -> None:
+    assert loss(kind).is_fault({"a"}) is fault
+    assert not loss(kind).is_fault({"b"}), "its node went, or is going"
+    assert loss(kind, node="").is_fault({"b"}) is fault
+
+
+def test_memory_kill_and_crash_are_told_apart() -> None:
+    memory = verdict([loss(Kind.PROCESS), loss(Kind.MONITOR), loss(Kind.MONITOR)])
+    assert "1 x its process ended" in memory and "2 x killed by Ray's memory monitor" in memory
+    for part in ("--num-cpus", "check RUN --measure", "12.3 GB", "pid 7 on b", "Ray's own words"):
+        assert part in memory
+    assert "--num-cpus" in verdict([loss(Kind.KERNEL)])
+    assert "--num-cpus" not in verdict([loss(Kind.PROCESS)])
+
+
+def test_the_memory_monitor_of_ray_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.001")  # whatever a worker holds is too much
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    with RayPool(probe(), 1) as pool:
+        pool.submit({"key": "mine", "sleep": 3600})
+        with pytest.raises(RunError) as caught:
+            pool.next(10 * PATIENCE)
+    assert "3 x killed by Ray's memory monitor" in str(caught.value)
+    assert "larger --num-cpus" in str(caught.value)
