@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from evomerge.errors import RunError
+from evomerge.pool import WorkerSpec
 from evomerge.pool.ray import RayPool
 from evomerge.pool.ray.losses import Kind, Loss, verdict
-from evomerge.testing.pools import PATIENCE, probe
+from evomerge.testing.pools import PATIENCE, await_that, drain, probe
 
 ray = pytest.importorskip("ray")
 
@@ -53,3 +57,43 @@ def test_the_memory_monitor_of_ray_is_named(monkeypatch: pytest.MonkeyPatch) -> 
             pool.next(10 * PATIENCE)
     assert "3 x killed by Ray's memory monitor" in str(caught.value)
     assert "larger --num-cpus" in str(caught.value)
+
+
+GREEDY = """
+import os, time
+def build(argument):
+    return work
+def work(job):
+    held = bytearray(job["bytes"])
+    for at in range(0, len(held), 4096):
+        held[at] = 1
+    return {"pid": os.getpid()}
+"""
+
+
+@pytest.fixture
+def few_bytes() -> Iterator[Path]:
+    """A group of processes which the kernel allows 300 MB in all."""
+    group = Path("/sys/fs/cgroup/memory/evomerge-tests")
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text("300M")
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    yield group
+    await_that(lambda: not (group / "cgroup.procs").read_text())
+    group.rmdir()
+
+
+def test_the_kernels_killer_is_named(
+    few_bytes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "greedy.py").write_text(GREEDY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with RayPool(WorkerSpec("greedy:build", {}), 1, attempts=1) as pool:
+        pool.submit({"key": "small", "bytes": 0})
+        worker = drain(pool)["small"]["pid"]
+        (few_bytes / "cgroup.procs").write_text(str(worker))
+        pool.submit({"key": "large", "bytes": 1 << 30})
+        with pytest.raises(RunError, match="1 x killed by the kernel, which lacked memory"):
+            pool.next(PATIENCE)

@@ -121,12 +121,14 @@ class TestRayPool(ProcessPoolContract):
             assert drain(pool)["after"]["value"] == 2
         assert len(begun(file)) == 3
 
-    def test_a_driver_that_was_away_holds_it_against_nobody(self) -> None:
-        with RayPool(probe(), 1, job_limit=7) as pool:
-            pool.submit({"key": "long", "sleep": 12})
-            await_that(lambda: pool.next(0.1) is None and bool(pool.pids()))
-            await_that(lambda: pool.look()[0].state == "busy" or pool.next(0.1) is not None)
-            time.sleep(9)
+    def test_a_driver_that_was_away_holds_it_against_nobody(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("evomerge.pool.ray._STRIDE", 0.2)
+        with RayPool(probe(), 1, job_limit=1.5) as pool:
+            pool.submit({"key": "long", "sleep": 3})
+            await_that(lambda: pool.next(0.1) is None and pool.look()[0].state == "busy")
+            time.sleep(2.5)
             assert drain(pool)["long"]["calls"] == 1
 
     def test_what_does_not_fit_is_refused(self) -> None:
@@ -211,11 +213,12 @@ def test_however_a_driver_ends_it_leaves_no_process_and_a_clean_stdout(
                 stderr=subprocess.PIPE,
                 text=True,
                 start_new_session=True,
-                env=os.environ
+                env={key: text for key, text in os.environ.items() if not key.startswith("RAY_")}
                 | {
                     "MARK": f"{mark} {name}",
                     "PYTHONPATH": os.pathsep.join(sys.path),
                     "TMPDIR": str(short_tmp / name),
+                    "HOME": str(short_tmp / name),
                 },
             )
         )

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +16,7 @@ from raylets import Raylets
 from evomerge.errors import InputError
 from evomerge.pool import WorkerSpec
 from evomerge.pool.ray import RayPool
-from evomerge.testing.pools import await_that, begun, drain, is_alive, probe
+from evomerge.testing.pools import PATIENCE, await_that, begun, drain, is_alive, probe
 
 ray = pytest.importorskip("ray")
 
@@ -129,6 +134,51 @@ def test_workers_go_where_the_options_say_with_the_environment_they_name(
         cluster.remove(node)
 
 
-def test_no_cluster_at_the_address() -> None:
-    with pytest.raises(InputError, match="no Ray cluster answers"):
-        RayPool(probe(), address="127.0.0.1:1")
+HEADLESS = """
+import logging, sys
+from raylets import Raylets
+from evomerge.errors import RunError
+from evomerge.pool.ray import RayPool, session
+from evomerge.testing.pools import await_that, begun, probe
+from pathlib import Path
+
+session._PATIENCE = 3.0
+raylets, file = Raylets(), Path(sys.argv[1])
+raylets.add()
+try:
+    with RayPool(probe(), address=raylets.address) as pool:
+        pool.submit({"key": "mine", "hangs": 1, "begun": str(file)})
+        await_that(lambda: pool.next(0.1) is None and len(begun(file)) == 1)
+        raylets.kill_head()
+        pool.next()
+except RunError as error:
+    print(error, flush=True)
+raylets.close()
+"""
+
+
+def test_a_head_that_dies_ends_the_run_with_one_message(tmp_path: Path) -> None:
+    paths = os.pathsep.join([*sys.path, str(Path(__file__).parent)])
+    done = subprocess.run(
+        [sys.executable, "-c", HEADLESS, str(tmp_path / "begun")],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=4 * PATIENCE,
+    )
+    (said,) = done.stdout.splitlines()
+    assert re.fullmatch(
+        r"the head of the Ray cluster at \S+ has not answered for 3 s: .* resume the run", said
+    )
+
+
+def test_a_cluster_of_another_version_says_so(cluster: Raylets) -> None:
+    from ray._raylet import GcsClient
+
+    store, key = GcsClient(address=cluster.address), b"CLUSTER_METADATA"
+    truth = store.internal_kv_get(key, b"cluster")
+    other = json.dumps({**json.loads(truth), "ray_version": "2.1.0"}).encode()
+    store.internal_kv_put(key, other, True, b"cluster")
+    with pytest.raises(InputError, match=r"another Ray or Python(.|\n)*Ray: 2\.1\.0"):
+        RayPool(probe(), address=cluster.address)
+    store.internal_kv_put(key, truth, True, b"cluster")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from threading import Timer
 
@@ -50,21 +49,23 @@ def why_refused(address: str) -> str | None:
         [sys.executable, "-c", _ASK, address], stderr=subprocess.PIPE, text=True, errors="replace"
     )
     assert asking.stderr is not None
-    started, said = time.monotonic(), ""
-    watch = Timer(ANSWER, asking.kill)
+    said, refused, watch = "", False, Timer(ANSWER, asking.kill)
     watch.start()
     with asking:
         for line in asking.stderr:
             said = line.strip() or said
-            if any(word in line for word in _REFUSALS):
+            if refused := any(word in line for word in _REFUSALS):
                 asking.kill()
-                return (
-                    "a Ray cluster answers there, but wants another token: set RAY_AUTH_MODE=token, "
-                    "and have its token in ~/.ray/auth_token, RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN. "
-                    f"Ray said: {said}"
-                )
+                break
+    in_time = watch.is_alive()
     watch.cancel()
-    if time.monotonic() - started >= ANSWER:
+    if refused:
+        return (
+            "a Ray cluster answers there, but wants another token: set RAY_AUTH_MODE=token, "
+            "and have its token in ~/.ray/auth_token, RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN. "
+            f"Ray said: {said}"
+        )
+    if not in_time:
         return (
             f"something listens there, but does not answer as the head of a Ray cluster within {ANSWER:g} s: "
             f"give the address that 'ray start --head' printed. Ray said: {said or 'nothing'}"

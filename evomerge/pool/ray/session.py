@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from evomerge.errors import InputError, RunError
@@ -17,6 +19,7 @@ from evomerge.pool.ray.knocking import answers, place_of, why_refused
 
 _OBJECT_STORE = 80 << 20  # bytes; replies are text, so the smallest store that Ray allows will do
 _LONGEST_FOLDER = 40  # characters; a Unix socket's path below it must stay under 108
+_TOKEN = Path("~/.ray/auth_token")  # where Ray keeps it
 _GLANCE = 2.0  # seconds that a head may take to answer, for one look
 _PATIENCE = 20.0  # seconds that it may be away; after 60 Ray itself aborts the process
 
@@ -80,6 +83,7 @@ class Session:
                 "include_dashboard": False,
                 "_temp_dir": self._folder.name,
             }
+            _bring_token()
         elif why := why_refused(address):
             raise InputError(f"--ray {address}: {why}")
         try:
@@ -87,6 +91,7 @@ class Session:
                 namespace="evomerge", log_to_driver=False, logging_level=logging.ERROR, **options
             )
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            ray.shutdown()  # of what there was of it
             self._forget_folder()
             if address == "local":
                 raise RunError(f"Ray does not start on this machine: {error}") from error
@@ -135,6 +140,16 @@ class Session:
     def _forget_folder(self) -> None:
         if self._folder is not None:
             self._folder.cleanup()
+
+
+def _bring_token() -> None:
+    """Give a Ray of ours a token of its own, if there is none.
+
+    Ray would write one into the home folder, and whatever cluster is started on this machine afterwards would want it.
+    """
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    if not any(name in os.environ for name in names) and not _TOKEN.expanduser().exists():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def _said(error: Exception) -> str:
