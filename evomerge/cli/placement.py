@@ -106,8 +106,8 @@ def check_options(arguments: argparse.Namespace) -> None:
     if arguments.num_cpus <= 0 or (arguments.num_gpus or 0) < 0:
         raise InputError("--num-cpus and --num-gpus: expected numbers above 0")
     gpus_of(arguments)
-    placed = _placed(arguments)
-    if arguments.ray == "off" and any(value is not None for value in placed.values()):
+    asked = placed(arguments)
+    if arguments.ray == "off" and any(value is not None for value in asked.values()):
         raise InputError(
             "--resources, --labels, --runtime-env and --job-limit: are of Ray's workers, and --ray off has none; "
             "leave them out"
@@ -191,13 +191,13 @@ def pool_of(arguments: argparse.Namespace) -> Any:
             arguments.ray,
             num_cpus=arguments.num_cpus,
             num_gpus=arguments.num_gpus,
-            **_placed(arguments),
+            **placed(arguments),
         )
 
     return make
 
 
-def _placed(arguments: argparse.Namespace) -> dict[str, Any]:
+def placed(arguments: argparse.Namespace) -> dict[str, Any]:
     """Where Ray's workers may run, and how; None where nothing was said.
 
     Raises:
