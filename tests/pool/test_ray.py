@@ -131,6 +131,14 @@ class TestRayPool(ProcessPoolContract):
             time.sleep(2.5)
             assert drain(pool)["long"]["calls"] == 1
 
+    def test_who_cannot_be_heard_is_not_taken_for_silent(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("evomerge.pool.ray.words", lambda ray, names: {})
+        with RayPool(probe(), 1, job_limit=0.1) as pool:
+            pool.submit({"key": "long", "sleep": 2.5})
+            assert drain(pool)["long"]["calls"] == 1
+
     def test_what_does_not_fit_is_refused(self) -> None:
         with pytest.raises(InputError, match=r"3 GPUs.*room for 0"):
             RayPool(probe(), num_gpus=3)

@@ -130,6 +130,10 @@ def test_workers_go_where_the_options_say_with_the_environment_they_name(
         pool.submit({"key": "mine"})
         outcome = drain(pool)["mine"]
     assert outcome == {"found": "set", "raylet": cluster.raylet(other)}
+    with RayPool(probe(input_error="/models/a: no such folder"), address=cluster.address) as pool:
+        pool.submit({"key": "mine"})
+        with pytest.raises(InputError, match=r"^on \S+ \(\w{6}\): /models/a: no such folder$"):
+            pool.next(PATIENCE)
     for node in (plain, other):
         cluster.remove(node)
 

@@ -386,7 +386,8 @@ class RayPool(Pool):
         """Read what workers told since, ``passed`` seconds ago."""
         heard = words(self._ray, [slot.name for slot in self._slots if slot.pid is not None])
         for slot in self._slots:
-            word = heard.get(slot.name, slot.word)
+            if (word := heard.get(slot.name)) is None:
+                continue  # who cannot be heard is not silent
             alike = (word.turn, word.told) == (slot.word.turn, slot.word.told)
             slot.silent = slot.silent + passed if alike else 0.0
             slot.word = word
@@ -419,7 +420,7 @@ class RayPool(Pool):
         task = slot.task
         if task is None:
             self._lost_start(self._loss(slot, Kind.HUNG, "nothing"))
-        elif not slot.leaving:
+        elif not slot.leaving and self._tasks.get(task.key) is task:
             task.hung += 1
             if task.hung >= self._attempts:
                 self._hopeless.append(task)

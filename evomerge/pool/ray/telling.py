@@ -73,10 +73,9 @@ class Telling:
 
 
 def words(ray: Any, names: Sequence[str]) -> dict[str, Word]:
-    """The last words of workers, by name, of those that told any; that nothing is read disturbs nobody."""
-    store = ray.experimental.internal_kv
+    """The last words of workers, by name, of those that told any and can be read; that nobody can disturbs nobody."""
     with suppress(Exception):
-        client = store.internal_kv_get_gcs_client()
+        client = ray.experimental.internal_kv.internal_kv_get_gcs_client()
         found: Mapping[bytes, bytes] = client.internal_kv_multi_get(
             [name.encode() for name in names], None
         )
