@@ -5,12 +5,14 @@ Minutes each: ``EVOMERGE_TEST_KILLS=N`` says how many searches are disturbed, ea
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from evomerge.testing.pools import PATIENCE, await_that
 from evomerge.testing.trajectory import trajectory
 
 pytest.importorskip("ray")
+SERVER = ("aiohttp_cors", "opencensus")  # of Ray's job server: pip install "ray[default]"
 SEARCHES = int(os.environ.get("EVOMERGE_TEST_KILLS", "0"))
 pytestmark = pytest.mark.skipif(not SEARCHES, reason="EVOMERGE_TEST_KILLS is not set")
 
@@ -159,3 +162,56 @@ def test_a_head_that_dies_in_mid_run_costs_a_resume(
     assert said.count("the head of the Ray cluster") == 1
     search(disturbed)
     assert trajectory(disturbed) == trajectory(undisturbed)
+
+
+def _ray(*words: str, environment: dict[str, str]) -> str:
+    """What Ray's own command line says."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    return done.stdout + done.stderr
+
+
+@pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, SERVER)), reason="ray[default] is not installed"
+)
+def test_a_search_submitted_as_a_job_is_stopped_and_goes_on(
+    short_tmp: Path, run_folder: RunFolder, small: dict[str, Any]
+) -> None:
+    undisturbed, submitted = run_folder("undisturbed", **small), run_folder("submitted", **small)
+    search(undisturbed)
+    paths = os.pathsep.join(map(os.path.abspath, sys.path))
+    environment = os.environ | {"PYTHONPATH": paths, "RAY_AUTH_MODE": "disabled"}
+    command = [sys.executable, "-m", "evomerge", "search", str(submitted), "--ray", "auto"]
+    port, journal = 28265, submitted / "journal.jsonl"
+    where = ["--address", f"http://127.0.0.1:{port}"]
+
+    def job(verb: str, *words: str) -> str:
+        return _ray("job", verb, *where, *words, environment=environment)
+
+    def submit(name: str) -> None:
+        await_that(
+            lambda: (
+                "submitted" in job("submit", "--no-wait", "--submission-id", name, "--", *command)
+            )
+        )
+
+    start = ["start", "--head", "--port=26511", "--num-cpus=2", "--disable-usage-stats"]
+    start += ["--include-dashboard=true", f"--dashboard-port={port}", f"--temp-dir={short_tmp}"]
+    _ray(*start, environment=environment)
+    try:
+        submit("first")
+        await_that(lambda: journal.exists() and journal.read_text().count('"evaluation"') > 3)
+        job("stop", "first")
+        await_that(lambda: "stopped" in job("status", "first"))
+        assert "are kept; go on with" in job("logs", "first")
+        submit("second")
+        for _ in range(3):
+            if "succeeded" in job("logs", "--follow", "second"):
+                break
+        assert "succeeded" in job("status", "second")
+    finally:
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                if short_tmp.as_posix().encode() in file.read_bytes():
+                    os.kill(int(file.parent.name), signal.SIGKILL)
+    assert trajectory(submitted) == trajectory(undisturbed)
