@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,17 @@ def test_only_what_a_healthy_node_saw_counts(kind: Kind, fault: bool) -> None:
     assert loss(kind).is_fault({"a"}) is fault
     assert not loss(kind).is_fault({"b"}), "its node went, or is going"
     assert loss(kind, node="").is_fault({"b"}) is fault
+
+
+def test_the_kernel_is_named_only_where_it_killed_since() -> None:
+    died = loss(Kind.PROCESS)
+    died.learn(0)
+    assert died.kind is Kind.PROCESS
+    died.learn(1)
+    assert died.kind is Kind.KERNEL
+    silent = replace(loss(Kind.PROCESS), kills=None)
+    silent.learn(7)
+    assert silent.kind is Kind.PROCESS, "how many there were before, it never told"
 
 
 def test_memory_kill_and_crash_are_told_apart() -> None:
@@ -85,6 +98,9 @@ def few_bytes() -> Iterator[Path]:
     group.rmdir()
 
 
+@pytest.mark.skipif(
+    "EVOMERGE_TEST_KILLS" not in os.environ, reason="EVOMERGE_TEST_KILLS is not set"
+)
 def test_the_kernels_killer_is_named(
     few_bytes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -391,7 +391,7 @@ class RayPool(Pool):
             alike = (word.turn, word.told) == (slot.word.turn, slot.word.told)
             slot.silent = slot.silent + passed if alike else 0.0
             slot.word = word
-            self._kills[slot.node] = max(word.kills, self._kills.get(slot.node, 0))
+            self._kills[slot.node] = max(word.kills or 0, self._kills.get(slot.node, 0))
 
     def _leave(self, slot: _Slot) -> None:
         """Its node is to go: what it has is handed on, and whoever is first answers."""
@@ -491,7 +491,8 @@ class RayPool(Pool):
         # a node that dies may take its workers first, and be known to be gone only later
         known = all(loss.node == self._session.node for loss in faults)
         if not known and time.monotonic() - faults[-1].at < _VERDICT:
-            self._held.append(task)
+            if task not in self._held:
+                self._held.append(task)
             return
         raise RunError(
             f"job {task.key!r} lost {len(faults)} workers on healthy nodes: {verdict(faults)}. This is "
@@ -503,8 +504,7 @@ class RayPool(Pool):
         staying = {name for name, node in self._nodes.items() if not node.draining}
         self._kills[self._session.node] = kills()
         for loss in losses:
-            if loss.kind is Kind.PROCESS and self._kills.get(loss.node, 0) > loss.kills:
-                loss.kind = Kind.KERNEL
+            loss.learn(self._kills.get(loss.node, 0))
         return [loss for loss in losses if loss.is_fault(staying)]
 
     # -- what there is --------------------------------------------------------------------------

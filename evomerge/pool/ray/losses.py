@@ -34,7 +34,7 @@ class Loss:
         node: the id of its node; empty: it never told.
         who: worker and node, for people.
         memory: bytes that it held, as it told last; 0: it never told.
-        kills: of its node's kernel, as it told last.
+        kills: of its node's kernel, as it told last; None: it never told.
         at: when, in seconds of a clock that never jumps.
         reason: what Ray says.
     """
@@ -43,9 +43,14 @@ class Loss:
     node: str
     who: str
     memory: int
-    kills: int
+    kills: int | None
     at: float
     reason: str
+
+    def learn(self, kills: int) -> None:
+        """Its node's kernel has killed so many since: if that are more, it may well have been this one."""
+        if self.kind is Kind.PROCESS and self.kills is not None and kills > self.kills:
+            self.kind = Kind.KERNEL
 
     def is_fault(self, staying: Collection[str]) -> bool:
         """Whether it counts: what took the worker is known, and its node is among those that stay."""

@@ -26,7 +26,8 @@ class Word:
         told: how often it told progress: what grows is at work.
         done, total: items of the job; 0 of 0 if it did not tell.
         memory: bytes that its process holds.
-        kills: processes that its machine's kernel killed for lack of memory, since it was started.
+        kills: processes that its machine's kernel killed for lack of memory, since it was started; None: it did not
+            tell.
     """
 
     turn: int = 0
@@ -34,7 +35,7 @@ class Word:
     done: int = 0
     total: int = 0
     memory: int = 0
-    kills: int = 0
+    kills: int | None = None
 
 
 class Telling:
