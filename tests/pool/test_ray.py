@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -153,11 +154,16 @@ class TestRayPool(ProcessPoolContract):
         ({"num_cpus": -1}, "CPUs per worker"),
         ({"num_cpus": 0}, "CPUs per worker"),
         ({"num_gpus": 1.5}, "a fraction below 1 or a whole number, found 1.5"),
+        (
+            {"runtime_env": {"env_vars": {"A": 1}}},
+            "runtime environment is refused: .*must be of type",
+        ),
+        ({"runtime_env": {"working_dir": "/nowhere"}}, "runtime environment is refused: /nowhere"),
     ],
 )
-def test_impossible_options_are_refused(options: dict[str, float], message: str) -> None:
+def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        RayPool(probe(), **options)  # type: ignore[arg-type]
+        RayPool(probe(), **options)
 
 
 Driver = subprocess.Popen[str]

@@ -37,7 +37,7 @@ class Session:
         node: the driver's.
 
     Raises:
-        InputError: Ray is not installed, or no cluster lets us in.
+        InputError: Ray is not installed, no cluster lets us in, or there is no such runtime environment.
         RunError: Ray does not start on this machine.
     """
 
@@ -57,6 +57,8 @@ class Session:
                 "Ray is not installed: pip install ray, or search with --ray off"
             ) from None
         self.ray: Any = ray
+        if runtime_env:
+            _check_environment(ray, runtime_env)
         if not ray.is_initialized():
             self._connect(address, num_cpus, runtime_env)
         self._head = place_of(ray.get_runtime_context().gcs_address)
@@ -142,6 +144,14 @@ class Session:
             self._folder.cleanup()
 
 
+def _check_environment(ray: Any, runtime_env: Mapping[str, Any]) -> None:
+    """Refuse what Ray knows beforehand to be no runtime environment."""
+    try:
+        ray.runtime_env.RuntimeEnv(**runtime_env)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"the runtime environment is refused: {error}") from None
+
+
 def _bring_token() -> None:
     """Give a Ray of ours a token of its own, if there is none.
 
@@ -160,8 +170,6 @@ def _said(error: Exception) -> str:
             "that cluster runs another Ray or Python than this driver; install the same on both. "
             f"Ray said: {text}"
         )
-    if "runtime_env" in text or "runtime environment" in text:
-        return f"the runtime environment is refused. Ray said: {text}"
     return f"no Ray cluster answers there; start one with 'ray start --head' or use --ray local. Ray said: {text}"
 
 
