@@ -22,8 +22,8 @@ def place_of(address: str) -> tuple[str, int] | None:
     return None
 
 
-def answers(place: tuple[str, int], patience: float = CONNECT) -> bool:
-    """Whether something listens there."""
+def answers(place: tuple[str, int], patience: float) -> bool:
+    """Whether something listens there, within ``patience`` seconds."""
     with suppress(OSError):
         socket.create_connection(place, patience).close()
         return True
@@ -50,6 +50,7 @@ def why_refused(address: str) -> str | None:
     )
     assert asking.stderr is not None
     said, refused, watch = "", False, Timer(ANSWER, asking.kill)
+    watch.daemon = True
     watch.start()
     with asking:
         for line in asking.stderr:
