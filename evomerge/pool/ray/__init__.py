@@ -306,7 +306,8 @@ class RayPool(Pool):
         if slot.loss is not None:  # the network was gone, and is back
             self._drop(slot)
         elif slot.pid is None:
-            slot.pid, slot.node = reply
+            slot.pid, slot.node, killed = reply
+            slot.word = Word(kills=killed)
             slot.where = self._name_of(slot.node)
             slot.ask(slot.actor.build.remote())
         elif not slot.built:

@@ -25,9 +25,10 @@ def actor_class(ray: Any) -> Any:
             self._spec, self._name = (target, argument), name
             self._resident: Any = None
             self._telling: Any = None
+            self._kills = 0
 
-        def start(self) -> tuple[int, str]:
-            """The process's id and its node's."""
+        def start(self) -> tuple[int, str, int]:
+            """The process's id, its node's, and how many processes the node's kernel killed so far."""
             import os
 
             import ray
@@ -35,15 +36,15 @@ def actor_class(ray: Any) -> Any:
             if self._resident is None:
                 try:
                     from evomerge.pool import Resident
-                    from evomerge.pool.ray.telling import Telling
+                    from evomerge.pool.ray.telling import Telling, kills
                 except ImportError as error:
                     missing = ", ".join(self._missing) or "none"
                     raise ImportError(
                         f"{error}; folders of the driver's sys.path that this node has not: {missing}"
                     ) from None
                 self._resident = Resident(*self._spec)
-                self._telling = Telling(self._name)
-            return os.getpid(), str(ray.get_runtime_context().get_node_id())
+                self._telling, self._kills = Telling(self._name), kills()
+            return os.getpid(), str(ray.get_runtime_context().get_node_id()), self._kills
 
         def build(self) -> str | None:
             return self._resident.build()  # type: ignore[no-any-return]
