@@ -183,6 +183,8 @@ class Job:
 class Outcome:
     """What came of a job.
 
+    One that no worker answered has but an error.
+
     Attributes:
         results: scorer -> responses to the items; None if the candidate failed before it had them all.
         probe: the same of the probe, kept of a model that collapsed, too; None if there was none, or the
@@ -193,10 +195,10 @@ class Outcome:
             candidate failed before.
     """
 
-    results: Results | None
-    probe: Results | None
-    error: str | None
-    seconds: Mapping[str, float]
+    results: Results | None = None
+    probe: Results | None = None
+    error: str | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
     slope: Plain | None = None
 
     @property
@@ -246,6 +248,7 @@ class Worker:
         tally = _Tally(
             heard, sum(map(len, chain(*(m.values() for m in (job.probe, job.items, job.slope)))))
         )
+        self._materializer.heard = tally.goes_on
         try:
             merge = Merge(self._materializer, _recipe_of(job))
             self._load(merge)
@@ -351,6 +354,10 @@ class _Tally:
     def within(self, answered: int, of: int) -> None:
         """So many requests of the engine's are answered; a scorer may call it more than once."""
         self._most = max(self._most, self._now * answered // max(1, of))
+        self._say()
+
+    def goes_on(self) -> None:
+        """No item more is done, but it does not hang: a model is merged."""
         self._say()
 
     def _say(self) -> None:

@@ -439,10 +439,13 @@ def test_a_run_is_watched_until_nobody_works_on_it(
 def test_a_search_that_runs_says_so_and_watching_ends_with_it(call: Call, unfinished: Path) -> None:
     code = "import sys, evomerge.cli\nsys.exit(evomerge.cli.main(sys.argv[1:]))"
     with holding(unfinished):
-        announce(unfinished, 600.0)
+        announce(unfinished, 600.0, 3600.0)
         running = status_of(call, unfinished)
         assert 500 < running["seconds_left"] <= 600
-        assert "10 min to the final table (announced " in call("status", unfinished)
+        assert running["holder"]["limit"] == 3600
+        said = call("status", unfinished)
+        assert "10 min to the final table (announced " in said
+        assert "a job that tells nothing for 60 min counts as hung" in said
         watcher = subprocess.Popen(
             [sys.executable, "-c", code, "status", str(unfinished), "--watch", "0.1", "--json"],
             stdout=subprocess.PIPE,
@@ -532,6 +535,7 @@ def test_scoring_says_how_far_it_is(finished: Path, tmp_path: Path) -> None:
     done = [count for count, _ in heard]
     assert done == sorted(done) and done[0] == 0 and done[-1] == total
     assert len(set(done)) > 2
+    assert done.count(0) > 10, "each merged tensor is a sign of life"
 
 
 def test_a_merge_of_an_unfinished_search_says_so(

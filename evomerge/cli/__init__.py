@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from evomerge.cli.output import refuse_stores
 from evomerge.cli.parser import make_parser
 from evomerge.errors import EvomergeError, InputError
 from evomerge.visible import Formatter, visible
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
+        refuse_stores(arguments)
         arguments.run(arguments)
         sys.stdout.flush()
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from evomerge.visible import visible
 if TYPE_CHECKING:
     from evomerge.recipe import Recipe
 
+_STORE = re.compile(r"[a-z][a-z0-9+.-]+://")
+
 
 def say(text: str) -> None:
     """A line for whoever waits: on standard error, as results alone are on standard output."""
@@ -24,6 +27,23 @@ def say(text: str) -> None:
 def stage(text: str) -> None:
     """The same of something that is begun."""
     say(f"{text} ...")
+
+
+def refuse_stores(arguments: argparse.Namespace) -> None:
+    """Refuse addresses of object stores where runs are to be.
+
+    Raises:
+        InputError: one is given.
+    """
+    for name in ("run_dir", "folder", "file"):
+        given = getattr(arguments, name, None)
+        if isinstance(given, str) and (store := _STORE.match(given)):
+            raise InputError(
+                f"{given}: is in an object store ({store[0]}), and expected was a path: a journal is appended to line by "
+                "line, is on the disk before the search goes on, and is locked against a second writer, none of which "
+                "an object store can do. Search on a disk, or a network file system, and copy the folder there "
+                "when it is done"
+            )
 
 
 def put(text: str, arguments: argparse.Namespace) -> None:

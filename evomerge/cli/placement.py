@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 from typing import Any
 
@@ -29,6 +30,32 @@ def add_options(sub: argparse.ArgumentParser) -> None:
         type=float,
         metavar="X",
         help="GPUs per worker, may be a fraction; a model is spread over several (default: 1 if there are any)",
+    )
+    place.add_argument(
+        "--resources",
+        action="append",
+        default=[],
+        metavar="NAME=AMOUNT",
+        help="what else a worker needs of a node, as the nodes were started with; `memory` is in bytes; may be given "
+        "several times",
+    )
+    place.add_argument(
+        "--labels",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="where workers may run, by the nodes' labels: VALUE, !VALUE, in(A,B) or !in(A,B); may be given several times",
+    )
+    place.add_argument(
+        "--runtime-env",
+        metavar="FILE.yaml",
+        help="the workers' runtime environment, as Ray takes it: env_vars, pip, working_dir, ...",
+    )
+    place.add_argument(
+        "--job-limit",
+        metavar="SECONDS|off",
+        help="how long a job may tell nothing before its worker is killed and replaced; off: for ever "
+        "(default: learned from the jobs before, an hour at least)",
     )
     place.add_argument(
         "--device",
@@ -79,6 +106,12 @@ def check_options(arguments: argparse.Namespace) -> None:
     if arguments.num_cpus <= 0 or (arguments.num_gpus or 0) < 0:
         raise InputError("--num-cpus and --num-gpus: expected numbers above 0")
     gpus_of(arguments)
+    asked = placed(arguments)
+    if arguments.ray == "off" and any(value is not None for value in asked.values()):
+        raise InputError(
+            "--resources, --labels, --runtime-env and --job-limit: are of Ray's workers, and --ray off has none; "
+            "leave them out"
+        )
     if arguments.ray in ("off", "local"):
         check_device(arguments.device)
         check_gpus(arguments)
@@ -158,6 +191,66 @@ def pool_of(arguments: argparse.Namespace) -> Any:
             arguments.ray,
             num_cpus=arguments.num_cpus,
             num_gpus=arguments.num_gpus,
+            **placed(arguments),
         )
 
     return make
+
+
+def placed(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Where Ray's workers may run, and how; None where nothing was said.
+
+    Raises:
+        InputError: an option does not say what it should.
+    """
+    resources = _pairs("--resources", arguments.resources)
+    return {
+        "resources": {name: _amount(name, text) for name, text in resources.items()} or None,
+        "labels": _pairs("--labels", arguments.labels) or None,
+        "runtime_env": arguments.runtime_env and _environment(arguments.runtime_env),
+        "job_limit": _seconds(arguments.job_limit),
+    }
+
+
+def _environment(path: str) -> dict[str, Any]:
+    """What a file says of the workers' runtime environment; Ray checks what is in it."""
+    from evomerge.config import read
+
+    found = read(path).plain
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: expected a mapping, as in `env_vars: {{NAME: VALUE}}`")
+    return found
+
+
+def _pairs(option: str, texts: list[str]) -> dict[str, str]:
+    """What was given as ``NAME=VALUE``."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise InputError(f"{option} {text}: expected NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def _amount(name: str, text: str) -> float:
+    if name in ("CPU", "GPU"):
+        raise InputError(f"--resources {name}={text}: say it with --num-{name.lower()}s {text}")
+    return _above_0(f"--resources {name}=", text)
+
+
+def _seconds(text: str | None) -> float | None:
+    """A limit in seconds; infinity if it is off."""
+    if text is None:
+        return None
+    return math.inf if text in ("off", "0") else _above_0("--job-limit ", text)
+
+
+def _above_0(option: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise InputError(f"{option}{text}: expected a number above 0")
+    return number

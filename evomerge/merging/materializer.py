@@ -57,6 +57,7 @@ class Materializer:
 
     Attributes:
         outline: what a merge looks like whose recipe has a path; without one, what all others do.
+        heard: is called after each tensor that was merged, by several threads.
 
     Args:
         parents: the opened models.
@@ -77,6 +78,7 @@ class Materializer:
         self._parents, self._device = parents, device
         self.outline = lru_cache(PATHS)(partial(Blueprint.of, parents))
         self.facts = methods.FactStore(memory)
+        self.heard: Callable[[], None] = lambda: None
         self._statistics = Statistics(parents)
         self._threads = threads if device == "cpu" else 1
         self._resident: dict[str, str] = {}  # tensor -> signature of its merge in the last model
@@ -372,6 +374,7 @@ class Materializer:
                 raise CandidateFailed(
                     f"{site.name} of the merged model holds {self._why_not_finite(task, given, recipe.dtype)}"
                 )
+        self.heard()
 
     def _why_not_finite(self, task: _Task, given: methods.Inputs, dtype: str) -> str:
         """What a merged tensor holds that is no finite number of ``dtype``."""

@@ -21,7 +21,7 @@ PlainJob = Mapping[str, Any]
 """Plain JSON data. ``job["key"]`` is a text that no other pending job has."""
 
 PlainOutcome = dict[str, Any]
-"""Plain JSON data, as the worker returned it."""
+"""Plain JSON data, as the worker returned it; of a job that was given up ``{"error": why}`` alone."""
 
 PlainWorker = Callable[[PlainJob], PlainOutcome]
 
@@ -56,11 +56,13 @@ class Slot:
     Attributes:
         state: ``starting``, ``busy`` or ``idle``.
         done, total: items of the job that it is at, as far as it told; 0 of 0 if it did not.
+        limit: seconds that it may tell nothing of the job before it counts as hung; None: nobody watches.
     """
 
     state: str
     done: int = 0
     total: int = 0
+    limit: float | None = None
 
 
 class Pool(Protocol):
@@ -121,14 +123,23 @@ class Resident:
         self._spec = WorkerSpec(target, json.loads(argument))
         self._worker: PlainWorker | None = None
 
-    def reply(self, job: str, heard: Heard | None = None) -> str:
-        """The worker's reply to ``job``; ``outcome_of`` opens it. ``heard`` is told how far it is."""
+    def build(self) -> str | None:
+        """Build the worker, if it is not; the reply that says why that cannot be, or None."""
         try:
             if self._worker is None:
-                try:
-                    self._worker = self._spec.build()
-                except InputError as error:
-                    return json.dumps({"input_error": str(error)})
+                self._worker = self._spec.build()
+        except InputError as error:
+            return json.dumps({"input_error": str(error)})
+        except Exception:
+            return json.dumps({"traceback": traceback.format_exc()})
+        return None
+
+    def reply(self, job: str, heard: Heard | None = None) -> str:
+        """The worker's reply to ``job``; ``outcome_of`` opens it. ``heard`` is told how far it is."""
+        if (failure := self.build()) is not None:
+            return failure
+        assert self._worker is not None
+        try:
             if heard is not None and hasattr(self._worker, "heard"):
                 self._worker.heard = heard
             return json.dumps({"outcome": self._worker(json.loads(job))}, allow_nan=False)
@@ -138,18 +149,28 @@ class Resident:
             return json.dumps({"traceback": traceback.format_exc()})
 
 
-def outcome_of(reply: str, key: str) -> PlainOutcome:
-    """The outcome in a worker's reply to the job ``key``, or what the worker raised.
+def given_up(why: str) -> PlainOutcome:
+    """The outcome of a job that no worker answers."""
+    return {"error": why}
+
+
+def outcome_of(reply: str, key: str | None, where: str = "") -> PlainOutcome:
+    """The outcome in a worker's reply to the job ``key``, or what the worker raised ``where`` it is.
+
+    Without a key the reply is that it could not be built.
 
     Raises:
         InputError, RunError: see ``Pool.next``.
     """
     content = json.loads(reply)
     if "input_error" in content:
-        raise InputError(content["input_error"])
+        raise InputError(f"{where}{content['input_error']}")
     if "traceback" in content:
+        failed = (
+            "a worker could not be built" if key is None else f"the worker failed on job {key!r}"
+        )
         raise RunError(
-            f"the worker failed on job {key!r}. This is not the candidate's fault: fix the cause "
+            f"{where}{failed}. This is not the candidate's fault: fix the cause "
             f"and resume the run. The worker said:\n{content['traceback']}"
         )
     outcome: PlainOutcome = content["outcome"]

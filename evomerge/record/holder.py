@@ -2,7 +2,7 @@
 
 The kernel lets go of the lock of a process that died, however it died, so a file without a lock is what a kill
 left. Whether a lock is seen from another machine depends on the file system; where it is not, the file says which
-machine to ask. The process may announce there how long it still takes.
+machine to ask. The process may announce there how long it still takes, and how long it waits for a worker.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ class Holder:
         host: the machine's name.
         since: seconds since the epoch.
         running: None where that cannot be told from here: it is another machine's.
-        left: seconds to the final table, as it announced; None where nothing was.
-        announced: when that was, in seconds since the epoch.
+        left: seconds to the final table, as it announced; None where that was not known.
+        limit: seconds that a job may tell nothing before its worker counts as hung; None where none does.
+        announced: when it said so, in seconds since the epoch; None where it said nothing.
     """
 
     pid: int
@@ -43,6 +44,7 @@ class Holder:
     since: float
     running: bool | None = None
     left: float | None = None
+    limit: float | None = None
     announced: float | None = None
 
     @property
@@ -72,8 +74,8 @@ def holding(folder: Path) -> Iterator[None]:
             os.close(handle)
 
 
-def announce(folder: Path, left: float) -> None:
-    """Say beside this process's name how many seconds are left to the final table.
+def announce(folder: Path, left: float | None, limit: float | None = None) -> None:
+    """Say beside this process's name how many seconds are left to the final table, and may pass without a word.
 
     It is heard at most every ``PAUSE`` seconds, and by nobody where this process does not hold the folder.
     """
@@ -83,7 +85,7 @@ def announce(folder: Path, left: float) -> None:
             found, now = _read(json.loads(os.pread(handle, _ROOM, 0))), time.time()
             recent = found["announced"] is not None and 0 <= now - found["announced"] < PAUSE
             if found["pid"] == os.getpid() and found["host"] == socket.gethostname() and not recent:
-                _say(handle, {**found, "left": left, "announced": now})
+                _say(handle, {**found, "left": left, "limit": limit, "announced": now})
         finally:
             os.close(handle)
 
@@ -110,9 +112,10 @@ def holder_of(folder: Path) -> Holder | None:
 
 def _read(said: Mapping[str, Any]) -> dict[str, Any]:
     found = {"pid": int(said["pid"]), "host": str(said["host"]), "since": _seconds(said["since"])}
-    if said.get("announced") is None:
-        return {**found, "left": None, "announced": None}
-    return {**found, "left": _seconds(said["left"]), "announced": _seconds(said["announced"])}
+    announced = {name: said.get(name) for name in ("left", "limit", "announced")}
+    return found | {
+        name: None if value is None else _seconds(value) for name, value in announced.items()
+    }
 
 
 def _seconds(value: Any) -> float:

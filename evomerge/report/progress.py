@@ -252,9 +252,11 @@ class Display(Listener):
         return self._outlook.left(self._search.history, time.time())
 
     def _announce(self) -> None:
-        """For who asks for the status: how long it still takes."""
-        if self._run is not None and (left := self._left()) is not None:
-            announce(self._run.spec.folder, left)
+        """For who asks for the status: how long it still takes, and when a worker counts as hung."""
+        limits = [slot.limit for slot in self._look() if slot.limit is not None]
+        left, limit = self._left(), max(limits, default=None)
+        if self._run is not None and (left, limit) != (None, None):
+            announce(self._run.spec.folder, left, limit)
 
     def _summary(self) -> str:
         """For a log: what there is after a batch."""

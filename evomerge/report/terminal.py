@@ -276,6 +276,8 @@ def _running_text(status: Mapping[str, Any]) -> str:
     if (left := status["seconds_left"]) is not None:
         since = duration_text(max(0.0, time.time() - holder["announced"]))
         last += f"; about {duration_text(left)} to the final table (announced {since} ago)"
+    if (limit := holder["limit"]) is not None:
+        last += f"; a job that tells nothing for {duration_text(limit)} counts as hung"
     if holder["running"]:
         return f"running: {who}; {last}"
     if holder["running"] is None:

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from evomerge.errors import InputError, RunError
-from evomerge.pool import PlainJob, PlainOutcome, Pool, WorkerSpec
+from evomerge.pool import Heard, PlainJob, PlainOutcome, Pool, WorkerSpec
 
 PATIENCE = 60.0  # seconds that a busy machine may take to start a worker
 
 
 class Probe:
-    """A worker that does as it is told: answer, raise, sleep or die."""
+    """A worker that does as it is told: answer, raise, tell progress, sleep or die."""
 
     def __init__(self, argument: Mapping[str, Any]) -> None:
         if "input_error" in argument:
@@ -26,6 +26,7 @@ class Probe:
         if "bug" in argument:
             raise ZeroDivisionError(argument["bug"])
         self.calls = 0
+        self.heard: Heard = lambda done, total: None
 
     def __call__(self, job: PlainJob) -> PlainOutcome:
         self.calls += 1
@@ -36,9 +37,21 @@ class Probe:
             _die()
         if job.get("die"):
             _die()
+        if "hangs" in job and len(begun(Path(job["begun"]))) < job["hangs"]:
+            with Path(job["begun"]).open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            time.sleep(3600)
+        for step in range(job.get("steps", 0)):
+            self.heard(step, job["steps"])
+            time.sleep(0.5)
         time.sleep(job.get("sleep", 0))
         value = object() if job.get("opaque") else job.get("value")
         return {"key": job["key"], "value": value, "calls": self.calls, "pid": os.getpid()}
+
+
+def begun(file: Path) -> list[int]:
+    """The processes in which a job of a ``Probe`` hung: ``{"hangs": how often, "begun": file}``."""
+    return [int(pid) for pid in file.read_text().split()] if file.exists() else []
 
 
 def _die() -> None:

@@ -6,16 +6,26 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evomerge.errors import InputError
 from evomerge.pool import Pool, WorkerSpec
 from evomerge.pool.ray import RayPool
-from evomerge.testing.pools import PATIENCE, ProcessPoolContract, await_that, drain, probe
+from evomerge.testing.pools import (
+    PATIENCE,
+    ProcessPoolContract,
+    await_that,
+    begun,
+    drain,
+    is_alive,
+    probe,
+)
 
 ray = pytest.importorskip("ray")
 
@@ -81,6 +91,55 @@ class TestRayPool(ProcessPoolContract):
             assert len(set(pool.pids())) <= 2
             assert os.getpid() not in used
 
+    def test_who_tells_nothing_for_too_long_is_named_and_replaced(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        file = tmp_path / "begun"
+        with RayPool(probe(), 2, job_limit=2.5) as pool:
+            pool.submit({"key": "stuck", "value": 1, "hangs": 1, "begun": str(file)})
+            pool.submit({"key": "slow", "value": 2, "steps": 12})  # longer, but tells
+            outcomes = drain(pool)
+        assert {key: outcome["value"] for key, outcome in outcomes.items()} == {
+            "stuck": 1,
+            "slow": 2,
+        }
+        assert outcomes["slow"]["calls"] == 1
+        (worker,) = begun(file)
+        assert f"the worker of job 'stuck' hangs (pid {worker} on " in caplog.text
+        await_that(lambda: not is_alive(worker))
+
+    def test_a_job_that_hangs_every_worker_is_given_up(self, tmp_path: Path) -> None:
+        file = tmp_path / "begun"
+        with RayPool(probe(), 2, job_limit=1, attempts=2) as pool:
+            pool.submit({"key": "stuck", "hangs": 9, "begun": str(file)})
+            pool.submit({"key": "fine", "value": 1})
+            outcomes = drain(pool)
+            assert outcomes["stuck"] == {
+                "error": "hung 2 workers: each told nothing for longer than a job may (--job-limit)"
+            }
+            assert outcomes["fine"]["value"] == 1
+            pool.submit({"key": "after", "value": 2})
+            assert drain(pool)["after"]["value"] == 2
+        assert len(begun(file)) == 2
+
+    def test_a_driver_that_was_away_holds_it_against_nobody(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("evomerge.pool.ray._STRIDE", 0.2)
+        with RayPool(probe(), 1, job_limit=1.5) as pool:
+            pool.submit({"key": "long", "sleep": 3})
+            await_that(lambda: pool.next(0.1) is None and pool.look()[0].state == "busy")
+            time.sleep(2.5)
+            assert drain(pool)["long"]["calls"] == 1
+
+    def test_who_cannot_be_heard_is_not_taken_for_silent(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("evomerge.pool.ray.words", lambda ray, names: {})
+        with RayPool(probe(), 1, job_limit=0.1) as pool:
+            pool.submit({"key": "long", "sleep": 2.5})
+            assert drain(pool)["long"]["calls"] == 1
+
     def test_what_does_not_fit_is_refused(self) -> None:
         with pytest.raises(InputError, match=r"3 GPUs.*room for 0"):
             RayPool(probe(), num_gpus=3)
@@ -95,11 +154,16 @@ class TestRayPool(ProcessPoolContract):
         ({"num_cpus": -1}, "CPUs per worker"),
         ({"num_cpus": 0}, "CPUs per worker"),
         ({"num_gpus": 1.5}, "a fraction below 1 or a whole number, found 1.5"),
+        (
+            {"runtime_env": {"env_vars": {"A": 1}}},
+            "runtime environment is refused: .*must be of type",
+        ),
+        ({"runtime_env": {"working_dir": "/nowhere"}}, "runtime environment is refused: /nowhere"),
     ],
 )
-def test_impossible_options_are_refused(options: dict[str, float], message: str) -> None:
+def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        RayPool(probe(), **options)  # type: ignore[arg-type]
+        RayPool(probe(), **options)
 
 
 Driver = subprocess.Popen[str]
@@ -163,11 +227,12 @@ def test_however_a_driver_ends_it_leaves_no_process_and_a_clean_stdout(
                 stderr=subprocess.PIPE,
                 text=True,
                 start_new_session=True,
-                env=os.environ
+                env={key: text for key, text in os.environ.items() if not key.startswith("RAY_")}
                 | {
                     "MARK": f"{mark} {name}",
                     "PYTHONPATH": os.pathsep.join(sys.path),
                     "TMPDIR": str(short_tmp / name),
+                    "HOME": str(short_tmp / name),
                 },
             )
         )

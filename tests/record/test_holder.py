@@ -67,8 +67,9 @@ def test_what_it_announces_is_known_with_its_age_until_it_ends(tmp_path: Path) -
         assert before <= found.announced <= time.time()
         said = json.loads((tmp_path / NAME).read_text())
         (tmp_path / NAME).write_text(json.dumps(said | {"announced": found.announced - 60}))
-        announce(tmp_path, 10.0)
-        assert (later := holder_of(tmp_path)) is not None and later.left == 10.0
+        announce(tmp_path, 10.0, 60.0)
+        later = holder_of(tmp_path)
+        assert later is not None and (later.left, later.limit) == (10.0, 60.0)
         (tmp_path / NAME).write_text(json.dumps(said | {"pid": 1, "announced": 0}))
         announce(tmp_path, 5.0)
         assert (other := holder_of(tmp_path)) is not None and other.left == 3600.0, "not ours"
@@ -77,7 +78,7 @@ def test_what_it_announces_is_known_with_its_age_until_it_ends(tmp_path: Path) -
 
 def test_what_is_no_such_file_tells_nothing(tmp_path: Path) -> None:
     good = {"pid": 1, "host": "a", "since": 0, "left": 5, "announced": 1}
-    bad = [{"pid": 1e999}, {"left": -1}, {"left": None}, {"left": "soon"}, {"announced": 1e999}]
+    bad = [{"pid": 1e999}, {"left": -1}, {"limit": "long"}, {"left": "soon"}, {"announced": 1e999}]
     texts = [json.dumps(good | each) for each in bad]
     for text in ("", "[]", '{"pid": "x"}', "\x00", *texts):
         (tmp_path / NAME).write_text(text)
