@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
-from evomerge.errors import InputError, NotMeasured, RunError
+from evomerge.errors import CheckpointError, InputError, NotMeasured, RunError
 
 PlainJob = Mapping[str, Any]
 """Plain JSON data. ``job["key"]`` is a text that no other pending job has."""
@@ -134,6 +134,8 @@ class Resident:
             return json.dumps({"outcome": self._worker(json.loads(job))}, allow_nan=False)
         except NotMeasured as error:  # on this machine: its cache is not the driver's
             return json.dumps({"input_error": str(error)})
+        except (RunError, CheckpointError) as error:  # which say whole what is wrong
+            return json.dumps({"run_error": str(error)})
         except Exception:
             return json.dumps({"traceback": traceback.format_exc()})
 
@@ -147,6 +149,8 @@ def outcome_of(reply: str, key: str) -> PlainOutcome:
     content = json.loads(reply)
     if "input_error" in content:
         raise InputError(content["input_error"])
+    if "run_error" in content:
+        raise RunError(content["run_error"])
     if "traceback" in content:
         raise RunError(
             f"the worker failed on job {key!r}. This is not the candidate's fault: fix the cause "

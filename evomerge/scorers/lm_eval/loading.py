@@ -17,6 +17,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from evomerge.errors import InputError, did_you_mean
+from evomerge.scorers.foreign import Left, staying, where
 from evomerge.scorers.lm_eval.isolation import pinned, quiet
 from evomerge.scorers.lm_eval.reading import TaskFile, check_folder, read_task
 from evomerge.scorers.lm_eval.templates import refusal
@@ -34,7 +35,7 @@ def load(name: str, include: tuple[Path, ...]) -> tuple[Any, list[Any], TaskFile
     where, spec = locate(name, index, include)
     file = read_task(where)
     try:
-        with quiet(), pinned():
+        with quiet(), pinned(), staying():
             task = next(iter(index.load([spec])["tasks"].values()))
             docs = list(task.eval_docs)
     except Exception as error:  # whatever the task's own code and data raise
@@ -114,6 +115,8 @@ def _why(name: str, path: Path, error: Exception) -> str:
     """Why a task could not be built: no data, or anything else."""
     if isinstance(error, SecurityError):
         return refusal(name, path, error)
+    if isinstance(error, Left):
+        return f"{name} ({path}): {where(error) or 'its code'} {error}"
     # What `datasets` raises for the first row of an empty file, and of an empty selection.
     if isinstance(error, StopIteration) or "out of bounds for size 0" in str(error):
         return f"{name} ({path}): its data is empty"
