@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -51,7 +50,7 @@ from evomerge.evolution.history import (
 )
 from evomerge.judging.table import Table
 from evomerge.recipe import Recipe
-from evomerge.record import journal
+from evomerge.record import clock, journal
 from evomerge.record.responses import Block
 from evomerge.suite.objectives import Objective
 from evomerge.suite.scorer import Items
@@ -204,7 +203,7 @@ class BatchLine(Line):
     def of(cls, batch: Batch, items: Items) -> BatchLine:
         counts = {name: len(ids) for name, ids in items.items()}
         return cls(
-            time=time.time(),
+            time=clock.now(),
             batch=batch.number,
             phase=batch.phase,
             items=AskedLine(items_digest(items), counts),
@@ -267,7 +266,7 @@ class EvaluationLine(Line):
         seconds: Mapping[str, float],
     ) -> EvaluationLine:
         return cls(
-            time=time.time(),
+            time=clock.now(),
             **asdict(evaluation),
             block=block.plain if block else None,
             reused=tuple(reused),
@@ -312,7 +311,7 @@ class SettledLine(Line):
 
     @classmethod
     def of(cls, settled: Settled) -> SettledLine:
-        return cls(time=time.time(), gains=dict(settled.gains), unable=dict(settled.unable))
+        return cls(time=clock.now(), gains=dict(settled.gains), unable=dict(settled.unable))
 
     @property
     def settled(self) -> Settled:
@@ -363,7 +362,7 @@ class RoundLine(Line):
     def of(cls, verdict: Verdict) -> RoundLine:
         invalid = {candidate: tuple(why) for candidate, why in verdict.invalid.items()}
         return cls(
-            time=time.time(),
+            time=clock.now(),
             batch=verdict.batch,
             last=verdict.last,
             dropped=verdict.dropped,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from evomerge.checkpoint.contents import digests, files_of
 from evomerge.errors import InputError
+from evomerge.record import clock
 from evomerge.record.events import Head, Parent, ScorerLine, Splits, versions
 from evomerge.record.journal import FORMAT
 from evomerge.record.vectors import Vectors
@@ -29,7 +29,7 @@ def head_of(run: Run) -> Head:
     """
     spec, sources, vectors = run.spec, tuple(run.spec.sources), Vectors(run.spec.folder)
     return Head(
-        time=time.time(),
+        time=clock.now(),
         format=FORMAT,
         digest=spec.digest,
         content=dict(spec.content),
