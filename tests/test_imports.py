@@ -25,7 +25,7 @@ record
 judging
 evolution
 worker pool collecting
-slopes
+slopes footing
 scorers
 engines space merging
 parents suite optimizers

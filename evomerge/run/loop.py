@@ -47,6 +47,7 @@ from evomerge.record.vectors import Vectors
 from evomerge.run import extending
 from evomerge.run.calibrating import collect
 from evomerge.run.ending import end
+from evomerge.run.ground import Ground
 from evomerge.run.identity import check_same, head_of
 from evomerge.run.preflight import Run, prepare
 from evomerge.run.scoring import Scoring
@@ -199,6 +200,7 @@ def search(
     with Journal.open(path, writable=writable) as journal, holding(folder):
         survey = Survey.of(lines_of(journal.path, journal.read()))
         resumed = survey.head is not None
+        ground = Ground(run)
         head = survey.head or head_of(run)
         if resumed:
             check_same(head, run, journal.path)
@@ -211,11 +213,12 @@ def search(
         ) as store:
             if not resumed:
                 journal.append(head.plain)
-            loop = _Loop(run, journal, survey, store, listener, extension or {})
+            footing = ground.footing(head)
+            loop = _Loop(run, journal, survey, store, listener, extension or {}, ground)
             listener.started(run, loop.search, resumed, loop.scoring.interval, survey.seconds)
             try:
                 with _settled_memory():
-                    loop.run_on(pool, device, gpus)
+                    loop.run_on(pool, run.worker(device, gpus, footing), device)
             except InputError:
                 # a search that never got going leaves nothing to disagree with
                 if not loop.history.arrived:
@@ -258,8 +261,10 @@ class _Loop:
         store: Store,
         listener: Listener,
         extension: Mapping[str, str],
+        ground: Ground,
     ) -> None:
         self.run, self.journal, self.store, self.listener = run, journal, store, listener
+        self.ground = ground
         self.vectors = Vectors(run.spec.folder)
         self.search = run.search(
             lead=lambda at: self.scoring.lead(at),
@@ -323,7 +328,7 @@ class _Loop:
 
     # -- working --------------------------------------------------------------------------------
 
-    def run_on(self, pool: MakePool, device: str | None, gpus: int) -> None:
+    def run_on(self, pool: MakePool, worker: WorkerSpec, device: str | None) -> None:
         """Until the table of the last report is made."""
         run = self.run
         while True:
@@ -331,7 +336,7 @@ class _Loop:
                 if run.texts is not None:
                     say = self.listener.say
                     collect(run.spec, run.space, run.models, run.texts, device=device, say=say)
-                with pool(run.worker(device, gpus)) as workers:
+                with pool(worker) as workers:
                     self.work(workers)
             self.end()
             # the budget may have been extended before the report was complete
@@ -388,6 +393,7 @@ class _Loop:
             self._tell_decisions()
             if batch is None:
                 return
+            self.ground.check()
             batch = self.vectors.kept(batch)
             self._write(BatchLine.of(batch, self._open(batch)))
             self.listener.opened(batch)

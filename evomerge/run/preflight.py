@@ -18,6 +18,7 @@ from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputError, problems_of
 from evomerge.evolution.core import Credit, Lead, Margin, Plan, RowSlopes, Search
 from evomerge.evolution.history import SLOPE_COST, Cost, History
+from evomerge.footing import Footing
 from evomerge.merging import open_model, outline_model
 from evomerge.merging.blueprint import Blueprint
 from evomerge.optimizers import Measure, Optimizer, Problem
@@ -249,8 +250,10 @@ class Run:
             suite.engine, suite.quantize, model.skeleton.whole, model.architecture
         )
 
-    def worker(self, device: str | None = None, gpus: int = 1) -> WorkerSpec:
-        """How a pool builds a worker for this run."""
+    def worker(
+        self, device: str | None = None, gpus: int = 1, footing: Footing | None = None
+    ) -> WorkerSpec:
+        """How a pool builds a worker for this run, which compares what it sees with ``footing``."""
         return WorkerSpec(
             WORKER,
             Setup.of(
@@ -264,6 +267,7 @@ class Run:
                 device=device,
                 gpus=gpus,
                 trust_remote_code=self.spec.trust_remote_code,
+                footing=footing and footing.plain,
             ).plain,
         )
 

@@ -60,11 +60,15 @@ class PythonFunction:
     @cached_property
     def files(self) -> dict[str, str]:
         """The function's file, and what it imports that no package installs -> sha256."""
+        return {name: file_digest(path) for name, path in self.sources.items()}
+
+    @property
+    def sources(self) -> dict[str, Path]:
         source = _file_of(self._function)
         if source is None:
             return {}
         home = Path(source).resolve().parent
-        return {os.path.relpath(p, home): file_digest(p) for p in with_imports(Path(source))}
+        return {os.path.relpath(path, home): path for path in with_imports(Path(source))}
 
     def items(self) -> list[Item]:
         return [Item(split.value, split.value, split=split.value) for split in SPLITS]

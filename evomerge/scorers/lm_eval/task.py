@@ -31,7 +31,7 @@ from evomerge.scorers.lm_eval.documents import find_sources, find_strata, name_d
 from evomerge.scorers.lm_eval.isolation import pinned, quiet
 from evomerge.scorers.lm_eval.loading import GENERATES, load, set_cap, set_fewshot, writes_requests
 from evomerge.scorers.lm_eval.prompts import Asked, Prompts
-from evomerge.scorers.lm_eval.reading import fingerprints
+from evomerge.scorers.lm_eval.reading import fingerprints, sources
 from evomerge.scorers.lm_eval.signals import LIKELIHOODS, Signals, plain
 from evomerge.scorers.lm_eval.targets import of_likelihood, why_nothing, why_shown, written_target
 from evomerge.scorers.lm_eval.templates import rendered
@@ -147,6 +147,10 @@ class LmEvalTask:
         with all that it imports and no package installs, every byte.
         """
         return fingerprints(self._file, _WHEREABOUTS)
+
+    @property
+    def sources(self) -> dict[str, Path]:
+        return sources(self._file)
 
     def items(self) -> list[Item]:
         """One item per document of the test split, or of the validation split if there is none."""
