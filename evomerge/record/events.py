@@ -84,12 +84,14 @@ class Parent:
     Attributes:
         ref: what it was called.
         sha256: of its weights.
-        files: sha256 of all else that a score depends on: config, tokenizer, template, adapter.
+        files: sha256 of all that a score depends on: weights, config, tokenizer, template, adapter.
+        pinned: of a model of the hub, its id at the commit that it meant then; else empty.
     """
 
     ref: str
     sha256: str
     files: dict[str, str]
+    pinned: str = ""
 
 
 @dataclass(frozen=True)

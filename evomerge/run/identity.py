@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from evomerge.checkpoint import ModelRef
 from evomerge.checkpoint.contents import digests, files_of
 from evomerge.errors import InputError
 from evomerge.record import clock
@@ -38,7 +39,12 @@ def head_of(run: Run) -> Head:
         population=run.optimizer().population,
         template=run.template.plain,
         models={
-            name: Parent(model.name, model.fingerprint, digests(model, code=spec.trust_remote_code))
+            name: Parent(
+                spec.named(name).text,
+                model.fingerprint,
+                digests(model, code=spec.trust_remote_code),
+                _commit(spec.named(name)),
+            )
             for name, model in run.models.items()
         },
         dims=[dim.name for dim in run.space.dims],
@@ -58,6 +64,11 @@ def head_of(run: Run) -> Head:
             for other, bodies in {**run.given, **_recipe_files(run)}.items()
         },
     )
+
+
+def _commit(ref: ModelRef) -> str:
+    """What a model of the hub is called at its commit; empty for others."""
+    return "" if ref.pinned == ref.portable else ref.pinned
 
 
 def check_same(head: Head, run: Run, path: Path) -> None:

@@ -443,6 +443,7 @@ def prepare(
         RunError: a download broke off.
     """
     head = _head(spec)
+    spec = _pinned(spec, head)
     attempt = _Attempts()
     models = _open_models(spec, attempt, say, tokenizer=True)
     say("building the evaluation tasks")
@@ -478,6 +479,7 @@ def inspect(spec: RunSpec, unbuilt: Collection[str], *, tokenizer: bool) -> Run:
     Raises:
         InputError: with every problem found, one a line.
     """
+    spec = _pinned(spec, _head(spec))
     attempt = _Attempts()
     models = _open_models(spec, attempt, lambda text: None, tokenizer=tokenizer)
     suite = attempt(lambda: Suite(spec.suite.without(unbuilt)))
@@ -499,6 +501,17 @@ def _head(spec: RunSpec) -> Head | None:
     """Of the journal, if the search was begun."""
     path = spec.folder / JOURNAL
     return head_at(path) if path.is_file() else None
+
+
+def _pinned(spec: RunSpec, head: Head | None) -> RunSpec:
+    """Models of the hub at the commits that they meant when the search was started: a branch may have moved on."""
+    known = {} if head is None else head.models
+    pins = {
+        name: known[name].pinned
+        for name in spec.names
+        if name in known and known[name].pinned and known[name].ref == spec.named(name).text
+    }
+    return replace(spec, pins=pins)
 
 
 def _given(spec: RunSpec, head: Head | None) -> Given:

@@ -16,9 +16,13 @@ from loopback import Hub
 from evomerge import config
 from evomerge.checkpoint import Checkpoint, ModelRef, hub
 from evomerge.cli import main
+from evomerge.commands.search import search
 from evomerge.errors import CheckpointError
 from evomerge.merging import open_model
+from evomerge.record.record import head_of
 from evomerge.testing.models import tiny_family
+from evomerge.testing.stopping import Stopper
+from evomerge.testing.trajectory import trajectory
 
 Main = Callable[..., tuple[int, str]]
 NAMES = ("base", "chat", "sea")
@@ -321,6 +325,34 @@ def test_a_revision_is_one_commit_in_both_steps(
     weights = (Checkpoint.open(ref).folder / "model.safetensors").read_bytes()
     assert Checkpoint.open(ref).folder == outline.folder
     assert weights == (family["base"] / "model.safetensors").read_bytes()
+
+
+def test_a_run_goes_on_with_the_commits_that_it_was_started_with(
+    server: Hub,
+    family: dict[str, Path],
+    run_folder: Callable[..., Path],
+    small: dict[str, Any],
+    run: Main,
+    tmp_path: Path,
+) -> None:
+    """Branches move on while it is stopped, and a machine without a cache resumes it."""
+    whole = run_folder("whole", **{**small, "models": HUB_MODELS})
+    assert run("search", whole, "--quiet", "--ray", "off")[0] == 0
+    folder = run_folder("stopped", **{**small, "models": HUB_MODELS})
+    hub._SNAPSHOTS.clear()
+    with pytest.raises(KeyboardInterrupt):
+        search(folder, listener=Stopper(7))
+    started = head_of(folder).models
+    server.push("tiny/chat", family["sea"])
+    server.push("tiny/base", unlike(family["base"], tmp_path, rope_theta=5.0))
+    shutil.rmtree(constants.HF_HUB_CACHE)
+    status, written = run("resume", folder, "--quiet", "--ray", "off")
+    assert status == 0, written
+    assert trajectory(folder)[1] == trajectory(whole)[1]
+    best = config.read(folder / "best.yaml").plain
+    assert best["models"] == HUB_MODELS["sources"]
+    assert best["provenance"]["commits"] == {name: started[name].pinned for name in NAMES}
+    assert all(started[name].pinned.startswith(f"tiny/{name}@") for name in NAMES)
 
 
 # -- no connection -------------------------------------------------------------------------------

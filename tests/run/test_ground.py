@@ -25,7 +25,7 @@ from evomerge.worker import start
 
 Job = Callable[[str], Path]
 
-CODE = "def question(doc):\n    return doc['question'] + '='\n"
+CODE = "SIGNS = 1\n\n\ndef question(doc):\n    return doc['question'] + '='\n"
 
 
 class After(Listener):
