@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -478,6 +479,7 @@ class Survey:
         blocks: of the response store, in order.
         end: the last ``EndLine``.
         seconds: over all sessions: from each start to the last event before the next.
+        worked: by workers, over all sessions: items, tokens, and seconds of each thing they do.
         decisions: that were told.
         count: of lines.
         newest: when the last line was written; 0.0 before the first.
@@ -487,6 +489,7 @@ class Survey:
     blocks: list[Block] = field(default_factory=list)
     end: EndLine | None = None
     seconds: float = 0.0
+    worked: Counter[str] = field(default_factory=Counter)
     decisions: list[str] = field(default_factory=list)
     count: int = 0
     newest: float = 0.0
@@ -504,8 +507,10 @@ class Survey:
             self.end = line
         elif isinstance(line, DecisionLine):
             self.decisions.append(line.text)
-        elif isinstance(line, EvaluationLine) and (block := line.block_at(self.count)):
-            self.blocks.append(block)
+        elif isinstance(line, EvaluationLine):
+            self.worked.update(line.seconds, items=line.items, tokens=line.tokens)
+            if block := line.block_at(self.count):
+                self.blocks.append(block)
         if self._last is not None:
             self.seconds += line.time - self._last
             self._last = line.time
