@@ -371,10 +371,11 @@ class Recipe:
         return (BASE, *group.models) if based else group.models
 
     def ref(self, name: str) -> ModelRef:
-        """The model called ``name`` (a source name, or ``base``)."""
-        if name == BASE and self.base is not None:
-            return self.base
-        return self.models[name]
+        """The model called ``name`` (a source name, or ``base``): of the hub, at the commit that provenance tells."""
+        ref = self.base if name == BASE and self.base is not None else self.models[name]
+        commits = self.provenance.get("commits")
+        commit = commits.get(ref.text) if isinstance(commits, Mapping) else None
+        return replace(ref, text=commit) if isinstance(commit, str) else ref
 
     @property
     def used(self) -> tuple[str, ...]:

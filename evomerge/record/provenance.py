@@ -41,7 +41,7 @@ def with_provenance(
         "parents": {name: model.sha256 for name, model in head.models.items()},
         "splits": head.splits.digest,
     }
-    if commits := {name: model.pinned for name, model in head.models.items() if model.pinned}:
+    if commits := {model.ref: model.pinned for model in head.models.values() if model.pinned}:
         provenance["commits"] = commits
     searched, selected = (
         [e for e in history.elites(*phases) if e.candidate == candidate]

@@ -214,7 +214,9 @@ def search(
             if not resumed:
                 journal.append(head.plain)
             footing = ground.footing(head)
-            loop = _Loop(run, journal, survey, store, listener, extension or {}, ground)
+            loop = _Loop(
+                run, journal, survey, store, listener, extension=extension or {}, ground=ground
+            )
             listener.started(run, loop.search, resumed, loop.scoring.interval, survey.seconds)
             try:
                 with _settled_memory():

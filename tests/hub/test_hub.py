@@ -6,6 +6,7 @@ import json
 import shutil
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import pytest
 from huggingface_hub import constants
 from loopback import Hub
 
-from evomerge import config
+from evomerge import config, merge
 from evomerge.checkpoint import Checkpoint, ModelRef, hub
 from evomerge.cli import main
 from evomerge.commands.search import search
 from evomerge.errors import CheckpointError
 from evomerge.merging import open_model
+from evomerge.recipe import Recipe
 from evomerge.record.record import head_of
 from evomerge.testing.models import tiny_family
 from evomerge.testing.stopping import Stopper
@@ -351,8 +353,16 @@ def test_a_run_goes_on_with_the_commits_that_it_was_started_with(
     assert trajectory(folder)[1] == trajectory(whole)[1]
     best = config.read(folder / "best.yaml").plain
     assert best["models"] == HUB_MODELS["sources"]
-    assert best["provenance"]["commits"] == {name: started[name].pinned for name in NAMES}
-    assert all(started[name].pinned.startswith(f"tiny/{name}@") for name in NAMES)
+    commits = {f"tiny/{name}": started[name].pinned for name in NAMES}
+    assert best["provenance"]["commits"] == commits
+    assert all(commit.startswith(f"{name}@") for name, commit in commits.items())
+    # and so does whoever merges what was found
+    assert run("merge", folder / "best.yaml", "-o", tmp_path / "out")[0] == 0
+    near = {name: ModelRef(str(family[name])) for name in ("chat", "sea")}
+    recipe = replace(Recipe.load(folder / "best.yaml"), base=ModelRef(str(family["base"])))
+    merge(replace(recipe, models=near, provenance={}), tmp_path / "near")
+    weights = [(tmp_path / out / "model.safetensors").read_bytes() for out in ("out", "near")]
+    assert weights[0] == weights[1]
 
 
 # -- no connection -------------------------------------------------------------------------------

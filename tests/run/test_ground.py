@@ -161,8 +161,8 @@ def test_a_worker_that_starts_later_refuses_what_the_driver_did_not_see(job: Job
         told = f"{whose} on {here}: {file}: this file holds something else. It is not what the"
         assert str(refused.value).startswith(told)
         (folder / "kept").replace(file)
-    added = folder / "chat" / "chat_template.jinja"
-    assert not added.exists()
+    added = folder / "chat" / "additional_chat_templates" / "tools.jinja"
+    added.parent.mkdir()
     added.write_text("{{ messages }}")
     with pytest.raises(InputError, match=rf"chat on .*{added}: this file was not there"):
         start(argument)
