@@ -29,6 +29,8 @@ from evomerge.rows import SUFFIX, RowWeights, count_of
 from evomerge.tensors import FINE, KEPT, ROLES, Place
 from evomerge.tokens import UNION, TokenRules
 
+_REVISION = re.compile(r"@[\w./-]+(?=\+|$)")  # of hub ids
+_COMMIT = re.compile(r"@[0-9a-f]{40}(?=\+|$)")
 BASE = "base"  # the name under which the base model may be used as a source
 GROUP_ROLES = (*ROLES, "other", *FINE)
 
@@ -375,7 +377,9 @@ class Recipe:
         ref = self.base if name == BASE and self.base is not None else self.models[name]
         commits = self.provenance.get("commits")
         commit = commits.get(ref.text) if isinstance(commits, Mapping) else None
-        return replace(ref, text=commit) if isinstance(commit, str) else ref
+        # no recipe says one model and takes another
+        same = isinstance(commit, str) and _COMMIT.sub("", commit) == _REVISION.sub("", ref.text)
+        return replace(ref, text=commit) if same else ref
 
     @property
     def used(self) -> tuple[str, ...]:

@@ -361,6 +361,8 @@ def test_a_run_goes_on_with_the_commits_that_it_was_started_with(
     near = {name: ModelRef(str(family[name])) for name in ("chat", "sea")}
     recipe = replace(Recipe.load(folder / "best.yaml"), base=ModelRef(str(family["base"])))
     merge(replace(recipe, models=near, provenance={}), tmp_path / "near")
+    provenance = {"commits": {"tiny/chat": started["sea"].pinned}}
+    assert replace(recipe, provenance=provenance).ref("chat").text == "tiny/chat", "of another"
     weights = [(tmp_path / out / "model.safetensors").read_bytes() for out in ("out", "near")]
     assert weights[0] == weights[1]
 
