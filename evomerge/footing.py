@@ -94,7 +94,7 @@ class Footing:
             known, found = self.models[name], files_of(model, code=self.code)
             with _told(name):
                 _compare(known, {**{file: model.folder / file for file in known}, **found})
-            model.known = {found[file]: kept.sha256 for file, kept in known.items()}
+            model.known = {path: known[file].sha256 for file, path in found.items()}
 
     def check_scorers(self, scorers: Mapping[str, Any]) -> None:
         """Refuse data, task files or code of scorers that are others on this machine than on the driver's.

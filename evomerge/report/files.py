@@ -56,14 +56,12 @@ def write(record: Record) -> Result:
     """Write what people read of a finished search into its folder; again gives the same.
 
     Raises:
-        RunError: it cannot be written. A folder that nothing can be written into is left as it is.
+        RunError: it cannot be written, and was not before.
         InputError: the winner's row weights are gone.
     """
     result = result_of(record)
-    if not os.access(
-        record.path, os.W_OK
-    ):  # of storage that is read-only now; the journal says all of it
-        return result
+    if (record.folder / REPORT).is_file() and not os.access(record.path, os.W_OK):
+        return result  # it was written, before the storage became read-only
     try:
         config.write_text(record.folder / REPORT, report_text(record))
         if result.winner is not None:
