@@ -97,10 +97,17 @@ class Parent:
 
 @dataclass(frozen=True)
 class ScorerLine:
-    """A scorer as it was at the start: its fingerprint, and the sha256 of its files of data and code."""
+    """A scorer as it was at the start.
+
+    Attributes:
+        sha256: its fingerprint.
+        files: sha256 of its files of data and code.
+        commits: data set of the hub -> commit that it was taken at.
+    """
 
     sha256: str
     files: dict[str, str]
+    commits: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

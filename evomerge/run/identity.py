@@ -15,7 +15,7 @@ from evomerge.record import clock
 from evomerge.record.events import Head, Parent, ScorerLine, Splits, versions
 from evomerge.record.journal import FORMAT
 from evomerge.record.vectors import Vectors
-from evomerge.run.preflight import Run
+from evomerge.run.preflight import Run, commits_of
 from evomerge.space.start import Given, is_recipe_file
 
 _log = logging.getLogger("evomerge.run")
@@ -52,7 +52,7 @@ def head_of(run: Run) -> Head:
         combine=run.suite.spec.combination,
         splits=Splits(run.splits_digest, run.suite.splits),
         scorers={
-            name: ScorerLine(scorer.fingerprint, dict(_files(scorer)))
+            name: ScorerLine(scorer.fingerprint, dict(_files(scorer)), dict(commits_of(scorer)))
             for name, scorer in run.suite.scorers.items()
         },
         versions=versions(),

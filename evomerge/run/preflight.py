@@ -257,7 +257,9 @@ class Run:
         return WorkerSpec(
             WORKER,
             Setup.of(
-                self.suite.spec,
+                self.suite.spec.pinned(
+                    {name: commits_of(scorer) for name, scorer in self.suite.scorers.items()}
+                ),
                 models={name: self.spec.model(name).pinned for name in self.spec.names},
                 tokenizer=self.spec.tokenizer,
                 allow=self.spec.allow,
@@ -504,14 +506,23 @@ def _head(spec: RunSpec) -> Head | None:
 
 
 def _pinned(spec: RunSpec, head: Head | None) -> RunSpec:
-    """Models of the hub at the commits that they meant when the search was started: a branch may have moved on."""
-    known = {} if head is None else head.models
+    """What is of the hub at the commits that it meant when the search was started: a branch may have moved on."""
+    if head is None:
+        return spec
+    known = head.models
     pins = {
         name: known[name].pinned
         for name in spec.names
         if name in known and known[name].pinned and known[name].ref == spec.named(name).text
     }
-    return replace(spec, pins=pins)
+    commits = {name: scorer.commits for name, scorer in head.scorers.items()}
+    return replace(spec, pins=pins, suite=spec.suite.pinned(commits))
+
+
+def commits_of(scorer: Any) -> Mapping[str, str]:
+    """Data set of the hub -> commit that a scorer took it at; most take none."""
+    found: Mapping[str, str] = getattr(scorer, "commits", {})
+    return found
 
 
 def _given(spec: RunSpec, head: Head | None) -> Given:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from huggingface_hub import constants
 from loopback import Hub
@@ -20,6 +21,8 @@ from evomerge.cli import main
 from evomerge.commands.search import search
 from evomerge.errors import CheckpointError
 from evomerge.merging import open_model
+from evomerge.pool import Pool, WorkerSpec
+from evomerge.pool.serial import SerialPool
 from evomerge.recipe import Recipe
 from evomerge.record.record import head_of
 from evomerge.testing.models import tiny_family
@@ -365,6 +368,51 @@ def test_a_run_goes_on_with_the_commits_that_it_was_started_with(
     assert replace(recipe, provenance=provenance).ref("chat").text == "tiny/chat", "of another"
     weights = [(tmp_path / out / "model.safetensors").read_bytes() for out in ("out", "near")]
     assert weights[0] == weights[1]
+
+
+def test_a_run_goes_on_with_the_data_that_it_was_started_with(
+    server: Hub,
+    run_folder: Callable[..., Path],
+    small: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A data set of the hub, whose branch moves on, and a worker and a session that have no cache."""
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", server.url)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+
+    def far(name: str) -> Path:
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / f"data of {name}")
+        folder = run_folder(name, **small)
+        task = folder / "sums.yaml"
+        local = (
+            f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {folder / 'sums.jsonl'}}}}}"
+        )
+        assert local in task.read_text()
+        task.write_text(task.read_text().replace(local, "dataset_path: tiny/sums"))
+        (data := tmp_path / f"first {name}").mkdir()
+        (folder / "sums.jsonl").rename(data / "test.jsonl")
+        server.push("tiny/sums", data)
+        return folder
+
+    search(whole := far("whole"))
+    folder = far("stopped")
+    first = server.commit("tiny/sums", "main")
+
+    def moved(spec: WorkerSpec) -> Pool:
+        """Workers are built after the branch has moved on."""
+        (later := tmp_path / "later").mkdir(exist_ok=True)
+        rows = (tmp_path / "first stopped" / "test.jsonl").read_text()
+        (later / "test.jsonl").write_text(rows.replace("+", "-"))
+        server.push("tiny/sums", later)
+        shutil.rmtree(tmp_path / "data of stopped")
+        return SerialPool(spec)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(folder, moved, listener=Stopper(7))
+    assert first is not None and head_of(folder).scorers["sums"].commits == {"tiny/sums": first[0]}
+    search(folder, moved)
+    assert trajectory(folder)[1] == trajectory(whole)[1]
 
 
 # -- no connection -------------------------------------------------------------------------------

@@ -66,6 +66,8 @@ class LmEvalTask:
         max_gen_toks: most tokens of a generated answer, its thought included; None takes the task's own
             number. A task whose requests are code of its own may generate nothing for all that.
         seed: lm-eval's ``fewshot_random_seed``.
+        commits: data set of the hub -> commit to take it at; of others, what their branch means now. The attribute
+            of that name says what was taken.
 
     Responses are lm-eval's ``resps``: per request of the item, per repeat, ``[log-likelihood in
     nats, is it the greedy answer]``, a rolling log-likelihood, or the generated text.
@@ -93,6 +95,7 @@ class LmEvalTask:
         language: str | None = None,
         max_gen_toks: int | None = None,
         seed: int = DEFAULT_OTHER_SEED,
+        commits: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         if language is not None:
@@ -103,7 +106,9 @@ class LmEvalTask:
         self._chat = Chat(apply_chat_template, system_instruction, fewshot_as_multiturn, args)
         self._thinking = Thinking.of(think_end_token, enable_thinking)
         self._seed, self._cap = seed, max_gen_toks
-        self._task, self._docs, self._file = load(name, tuple(Path(folder) for folder in include))
+        loaded = load(name, tuple(Path(folder) for folder in include), commits or {})
+        self._task, self._docs, self._file = loaded.task, loaded.docs, loaded.file
+        self.commits = loaded.commits
         set_fewshot(self._task, name, num_fewshot)
         set_cap(self._task, name, max_gen_toks)
         self._thinking.check_asked(name, self._task.OUTPUT_TYPE, think_end_token, enable_thinking)
