@@ -378,8 +378,9 @@ class Recipe:
         commits = self.provenance.get("commits")
         commit = commits.get(ref.text) if isinstance(commits, Mapping) else None
         # no recipe says one model and takes another
-        same = isinstance(commit, str) and _COMMIT.sub("", commit) == _REVISION.sub("", ref.text)
-        return replace(ref, text=commit) if same else ref
+        if isinstance(commit, str) and _COMMIT.sub("", commit) == _REVISION.sub("", ref.text):
+            return replace(ref, text=commit)
+        return ref
 
     @property
     def used(self) -> tuple[str, ...]:

@@ -264,6 +264,7 @@ def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
         allow=allow,
         place=place,
         trackers=trackers,
+        pins={},
     )
 
 
