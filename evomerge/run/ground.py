@@ -40,7 +40,7 @@ class Ground:
         """What workers compare with what they see; from now on ``check`` does, too.
 
         Args:
-            head: with the sha256 of the models' files, as they are now.
+            head: with the sha256 of the models' files, and the scorers' fingerprints, as they are now.
 
         Raises:
             InputError: a file of a model changed while its content was read.
@@ -54,11 +54,13 @@ class Ground:
             path: Kept(stamp, known.get(path) or file_digest(path))
             for path, stamp in self._stamps.items()
         }
-        scorers = self._run.suite.scorers
         footing = Footing(
             socket.gethostname(),
             {name: self._each(paths) for name, paths in self._models.items()},
-            {n: Asked(scorers[n].fingerprint, self._each(p)) for n, p in self._scorers.items()},
+            {
+                name: Asked(head.scorers[name].sha256, self._each(paths))
+                for name, paths in self._scorers.items()
+            },
             self._code,
         )
         footing.check_models(self._run.models)
