@@ -18,7 +18,7 @@ from evomerge.errors import EvomergeError, RunError
 from evomerge.scorers.sources import is_installed
 from evomerge.visible import first_line
 
-_OUTSIDE = ("ray.", "evomerge.cli.")  # packages whose handlers of signals raise
+_OUTSIDE = ("ray.", "evomerge.pool.", "evomerge.cli.")  # packages whose handlers of signals raise
 
 
 class Left(Exception):
