@@ -138,7 +138,7 @@ $(TRACKERS)/.installed: pyproject.toml constraints.txt | $(VENV)/.installed-test
 	$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' \
 	  > "$$($(TRACKERS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/test-environment.pth"
 	$(TRACKERS)/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt \
-	  'tensorboard>=2.15,<3' 'wandb>=0.18,<1' 'mlflow-skinny>=2.16,<4' 'trackio>=0.20,<1' 'optuna-dashboard>=0.17,<1'
+	  'tensorboard>=2.15,<3' 'ray[default]>=2.40,<3' 'wandb>=0.18,<1' 'mlflow-skinny>=2.16,<4' 'trackio>=0.20,<1' 'optuna-dashboard>=0.17,<1'
 	touch $@
 
 $(PAGE)/.installed: | $(VENV)/.installed-test

@@ -29,6 +29,8 @@ from evomerge.rows import SUFFIX, RowWeights, count_of
 from evomerge.tensors import FINE, KEPT, ROLES, Place
 from evomerge.tokens import UNION, TokenRules
 
+_REVISION = re.compile(r"@[\w./-]+(?=\+|$)")  # of hub ids
+_COMMIT = re.compile(r"@[0-9a-f]{40}(?=\+|$)")
 BASE = "base"  # the name under which the base model may be used as a source
 GROUP_ROLES = (*ROLES, "other", *FINE)
 
@@ -371,10 +373,14 @@ class Recipe:
         return (BASE, *group.models) if based else group.models
 
     def ref(self, name: str) -> ModelRef:
-        """The model called ``name`` (a source name, or ``base``)."""
-        if name == BASE and self.base is not None:
-            return self.base
-        return self.models[name]
+        """The model called ``name`` (a source name, or ``base``): of the hub, at the commit that provenance tells."""
+        ref = self.base if name == BASE and self.base is not None else self.models[name]
+        commits = self.provenance.get("commits")
+        commit = commits.get(ref.text) if isinstance(commits, Mapping) else None
+        # no recipe says one model and takes another
+        if isinstance(commit, str) and _COMMIT.sub("", commit) == _REVISION.sub("", ref.text):
+            return replace(ref, text=commit)
+        return ref
 
     @property
     def used(self) -> tuple[str, ...]:

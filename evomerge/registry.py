@@ -148,6 +148,7 @@ TRACKERS = Registry(
         "wandb": "evomerge.trackers.wandb:WandB",
         "mlflow": "evomerge.trackers.mlflow:MLflow",
         "trackio": "evomerge.trackers.trackio:Trackio",
+        "ray": "evomerge.trackers.ray:RayMetrics",
     },
 )
 PARTS = Registry(

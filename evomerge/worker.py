@@ -23,6 +23,7 @@ from evomerge.checkpoint import ModelRef
 from evomerge.engines import Differentiable, Engine, EngineOptions
 from evomerge.engines.abilities import check_quantize, why_one_device
 from evomerge.errors import CandidateFailed, CheckpointError, InputError, NotMeasured
+from evomerge.footing import Footing
 from evomerge.merging import Materializer, Merge, open_model, shared_memory
 from evomerge.parents import Parents
 from evomerge.recipe import Recipe
@@ -51,6 +52,7 @@ class Setup:
         models: name -> portable model text.
         tokenizer: one of the names, or ``union``.
         tokens: what a recipe says of single tokens, as it stands there; None says nothing.
+        footing: ``Footing.plain``: what models and scorers must be; None: whatever there is.
         dtype: of scoring, as torch names it.
         suite: ``SuiteSpec.plain``.
         engine: a name.
@@ -80,6 +82,7 @@ class Setup:
     allow: Sequence[str] = ()
     place: Mapping[str, str] = field(default_factory=dict)
     tokens: Mapping[str, Any] | None = None
+    footing: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, suite: SuiteSpec, **rest: Any) -> Setup:
@@ -226,6 +229,9 @@ class Worker:
         torch.set_num_threads(setup.threads)
         self._setup = setup
         models = {name: open_model(ModelRef(text)) for name, text in setup.models.items()}
+        footing = Footing.from_plain(setup.footing) if setup.footing else None
+        if footing:
+            footing.check_models(models)
         rules = None if setup.tokens is None else TokenRules.from_plain(setup.tokens)
         self._parents = Parents(models, setup.tokenizer, setup.allow, rules, setup.place)
         self._materializer = Materializer(
@@ -235,6 +241,8 @@ class Worker:
             memory=shared_memory(setup.threads),
         )
         self._scorers = build_scorers(setup.suite)
+        if footing:
+            footing.check_scorers(self._scorers)
         self._engine: Engine | None = None
         self._open(setup.dtype)
 

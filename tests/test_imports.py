@@ -25,7 +25,7 @@ record
 judging
 evolution
 worker pool collecting
-slopes
+slopes footing
 scorers
 engines space merging
 parents suite optimizers
@@ -43,7 +43,7 @@ LINE = {name: n for n, line in enumerate(ORDER.strip().splitlines()) for name in
 # The module or small package that alone may import a library.
 CORNERS = {
     "accelerate": "evomerge.engines.huggingface.spreading",
-    "ray": "evomerge.pool.ray",
+    "ray": "evomerge.pool",
     "lm_eval": "evomerge.scorers.lm_eval",
     "cma": "evomerge.optimizers.cma",
     "optuna": "evomerge.optimizers.optuna",

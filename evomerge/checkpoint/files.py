@@ -16,16 +16,17 @@ TOKENIZER = "tokenizer.json"
 
 
 class Stamp(NamedTuple):
-    """What changes when a file is overwritten: its size in bytes, and when it was written, in ns."""
+    """What changes when a file is overwritten or replaced: its size in bytes, when it was written, in ns, its inode."""
 
     size: int
     written: int
+    inode: int
 
     @classmethod
     def of(cls, path: Path) -> Stamp:
         """Of a file as it is now; OSError if it is gone."""
         found = path.stat()
-        return cls(found.st_size, found.st_mtime_ns)
+        return cls(found.st_size, found.st_mtime_ns, found.st_ino)
 
 
 def open_plain(path: Path) -> IO[bytes]:
@@ -73,11 +74,11 @@ def mapped_file(path: Path) -> Any:
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file; for big files kept in the user's cache under path, size and time."""
-    size, written = Stamp.of(path)
+    """sha256 of a file; for big files kept in the user's cache under path, size, time and inode."""
+    stamp = Stamp.of(path)
     cached = None
-    if size > 256 * 2**20:
-        name = f"{path.resolve()}|{size}|{written}"
+    if stamp.size > 256 * 2**20:
+        name = "|".join(map(str, (path.resolve(), *stamp)))
         cached = cache_folder("sha256") / hashlib.sha256(name.encode()).hexdigest()
         if cached.is_file():
             return cached.read_text()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,7 @@ class Checkpoint:
         ties: the name of a tied tensor -> that of the one it is.
         missing: what of the hub would have to be fetched before a tensor is read; nothing of a folder. As long as
             it was not, two stored tensors that the config ties are taken for one.
+        known: sha256 of files, where it is known: one of them may be written anew with what it held.
 
     Args:
         headers: the folder with the headers of its weights, where these are missing.
@@ -69,6 +70,7 @@ class Checkpoint:
                     f"{name}: {key} is stored as {entry.dtype} ({entry.file}); quantized weights cannot be "
                     f"merged. Use the model in one of {', '.join(DTYPES)}"
                 )
+        self.known: Mapping[Path, str] = {}
         self._stamps = {file: Stamp.of(file) for file in self.files}
         self._files: dict[Path, Any] = {}
         self._tensors: dict[str, torch.Tensor] = {}
@@ -193,7 +195,9 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.name}: {file} is gone since it was opened: {error.strerror}"
             ) from None
-        if found != opened:
+        if found != opened and file in self.known and file_digest(file) == self.known[file]:
+            self._stamps[file] = found  # touched, or copied anew
+        elif found != opened:
             how = "written anew"
             if found.size != opened.size:
                 how = f"of {opened.size:,} bytes and is of {found.size:,}"

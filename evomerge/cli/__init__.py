@@ -42,3 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("evomerge: stopped", file=sys.stderr)
         return 130
+    except SystemExit as error:  # no command leaves so: code that a file named, or a plugin, did
+        from evomerge.scorers.foreign import where
+
+        place = where(error) or "code of a package"
+        print(f"evomerge: {visible(place)} called sys.exit({error.code!r:.40})", file=sys.stderr)
+        return 1

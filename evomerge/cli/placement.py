@@ -67,7 +67,7 @@ def add_options(sub: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME[:KEY=VALUE,...]",
-        help="show the search in a tracker, too: tensorboard, wandb, mlflow, trackio; may be given several times",
+        help="show the search in a tracker, too: tensorboard, wandb, mlflow, trackio, ray (its metrics); may be given several times",
     )
     place.add_argument("--quiet", action="store_true", help="only the table at the end")
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
-from evomerge.errors import InputError, NotMeasured, RunError
+from evomerge.errors import CheckpointError, InputError, NotMeasured, RunError
 
 PlainJob = Mapping[str, Any]
 """Plain JSON data. ``job["key"]`` is a text that no other pending job has."""
@@ -145,6 +145,8 @@ class Resident:
             return json.dumps({"outcome": self._worker(json.loads(job))}, allow_nan=False)
         except NotMeasured as error:  # on this machine: its cache is not the driver's
             return json.dumps({"input_error": str(error)})
+        except (RunError, CheckpointError) as error:  # which say whole what is wrong
+            return json.dumps({"run_error": str(error)})
         except Exception:
             return json.dumps({"traceback": traceback.format_exc()})
 
@@ -165,6 +167,8 @@ def outcome_of(reply: str, key: str | None, where: str = "") -> PlainOutcome:
     content = json.loads(reply)
     if "input_error" in content:
         raise InputError(f"{where}{content['input_error']}")
+    if "run_error" in content:
+        raise RunError(f"{where}{content['run_error']}")
     if "traceback" in content:
         failed = (
             "a worker could not be built" if key is None else f"the worker failed on job {key!r}"

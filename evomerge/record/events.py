@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -51,7 +51,7 @@ from evomerge.evolution.history import (
 )
 from evomerge.judging.table import Table
 from evomerge.recipe import Recipe
-from evomerge.record import journal
+from evomerge.record import clock, journal
 from evomerge.record.responses import Block
 from evomerge.suite.objectives import Objective
 from evomerge.suite.scorer import Items
@@ -85,20 +85,29 @@ class Parent:
     Attributes:
         ref: what it was called.
         sha256: of its weights.
-        files: sha256 of all else that a score depends on: config, tokenizer, template, adapter.
+        files: sha256 of all that a score depends on: weights, config, tokenizer, template, adapter.
+        pinned: of a model of the hub, its id at the commit that it meant then; else empty.
     """
 
     ref: str
     sha256: str
     files: dict[str, str]
+    pinned: str = ""
 
 
 @dataclass(frozen=True)
 class ScorerLine:
-    """A scorer as it was at the start: its fingerprint, and the sha256 of its files of data and code."""
+    """A scorer as it was at the start.
+
+    Attributes:
+        sha256: its fingerprint.
+        files: sha256 of its files of data and code.
+        commits: data set of the hub -> commit that it was taken at.
+    """
 
     sha256: str
     files: dict[str, str]
+    commits: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -204,7 +213,7 @@ class BatchLine(Line):
     def of(cls, batch: Batch, items: Items) -> BatchLine:
         counts = {name: len(ids) for name, ids in items.items()}
         return cls(
-            time=time.time(),
+            time=clock.now(),
             batch=batch.number,
             phase=batch.phase,
             items=AskedLine(items_digest(items), counts),
@@ -267,7 +276,7 @@ class EvaluationLine(Line):
         seconds: Mapping[str, float],
     ) -> EvaluationLine:
         return cls(
-            time=time.time(),
+            time=clock.now(),
             **asdict(evaluation),
             block=block.plain if block else None,
             reused=tuple(reused),
@@ -312,7 +321,7 @@ class SettledLine(Line):
 
     @classmethod
     def of(cls, settled: Settled) -> SettledLine:
-        return cls(time=time.time(), gains=dict(settled.gains), unable=dict(settled.unable))
+        return cls(time=clock.now(), gains=dict(settled.gains), unable=dict(settled.unable))
 
     @property
     def settled(self) -> Settled:
@@ -363,7 +372,7 @@ class RoundLine(Line):
     def of(cls, verdict: Verdict) -> RoundLine:
         invalid = {candidate: tuple(why) for candidate, why in verdict.invalid.items()}
         return cls(
-            time=time.time(),
+            time=clock.now(),
             batch=verdict.batch,
             last=verdict.last,
             dropped=verdict.dropped,
@@ -477,6 +486,7 @@ class Survey:
         blocks: of the response store, in order.
         end: the last ``EndLine``.
         seconds: over all sessions: from each start to the last event before the next.
+        worked: by workers, over all sessions: items, tokens, and seconds of each thing they do.
         decisions: that were told.
         count: of lines.
         newest: when the last line was written; 0.0 before the first.
@@ -486,6 +496,7 @@ class Survey:
     blocks: list[Block] = field(default_factory=list)
     end: EndLine | None = None
     seconds: float = 0.0
+    worked: Counter[str] = field(default_factory=Counter)
     decisions: list[str] = field(default_factory=list)
     count: int = 0
     newest: float = 0.0
@@ -503,8 +514,10 @@ class Survey:
             self.end = line
         elif isinstance(line, DecisionLine):
             self.decisions.append(line.text)
-        elif isinstance(line, EvaluationLine) and (block := line.block_at(self.count)):
-            self.blocks.append(block)
+        elif isinstance(line, EvaluationLine):
+            self.worked.update(line.seconds, items=line.items, tokens=line.tokens)
+            if block := line.block_at(self.count):
+                self.blocks.append(block)
         if self._last is not None:
             self.seconds += line.time - self._last
             self._last = line.time

@@ -115,12 +115,13 @@ class Journal:
         """Add ``event``; it is on the disk when this returns, or not in the journal at all.
 
         Raises:
-            RunError: the disk is full or failing.
+            RunError: the disk is full or failing, or the file is no longer at its path.
             ValueError: the event has no ``"event"`` key or holds NaN or infinity, or the journal is
                 not open for writing.
         """
         if self._handle is None:
             raise ValueError(f"{self.path}: not open for writing")
+        self.check_there()
         if "event" not in event:
             raise ValueError(f"not an event: {event!r:.200}")
         text, sum = _encode(event, self._sum)
@@ -129,10 +130,19 @@ class Journal:
         except OSError as error:
             raise RunError(
                 f"{self.path}: {durable.why(error)}. The journal is intact up to its last "
-                "event: make room and resume the run"
+                f"event: {durable.remedy(error)} and resume the run"
             ) from error
         self._sum = sum
         self.count += 1
+
+    def check_there(self) -> None:
+        """Refuse to go on with a journal that nobody would find.
+
+        Raises:
+            RunError: it was deleted, moved or replaced since it was opened.
+        """
+        if self._handle is not None:
+            durable.check_there(self._handle, self.path)
 
     def close(self) -> None:
         """Let go of the file and its lock; closing twice is fine."""

@@ -41,6 +41,8 @@ def with_provenance(
         "parents": {name: model.sha256 for name, model in head.models.items()},
         "splits": head.splits.digest,
     }
+    if commits := {model.ref: model.pinned for model in head.models.values() if model.pinned}:
+        provenance["commits"] = commits
     searched, selected = (
         [e for e in history.elites(*phases) if e.candidate == candidate]
         for phases in (MERGED, (Phase.SELECT,))

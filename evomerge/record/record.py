@@ -87,6 +87,11 @@ class Record:
         return self._survey.seconds
 
     @property
+    def worked(self) -> dict[str, float]:
+        """What workers did, over all sessions: items, tokens, and seconds of ``merge``, ``score`` and ``slope``."""
+        return {"items": 0, "tokens": 0, **self._survey.worked}
+
+    @property
     def newest(self) -> float:
         """When the last event was written, in seconds since the epoch."""
         return self._survey.newest

@@ -147,8 +147,9 @@ class Store:
         """Add a block; it is on the disk when this returns.
 
         Raises:
-            RunError: the disk is full or failing.
+            RunError: the disk is full or failing, or the file is no longer at its path.
         """
+        durable.check_there(self._handle, self.path)
         data = self._encode(results)
         try:
             if not self._is_cut:
@@ -157,8 +158,8 @@ class Store:
             offset = durable.append(self._handle, data)
         except OSError as error:
             raise RunError(
-                f"{self.path}: {durable.why(error)}. Whatever the journal names is intact: make "
-                "room and resume the run"
+                f"{self.path}: {durable.why(error)}. Whatever the journal names is intact: "
+                f"{durable.remedy(error)} and resume the run"
             ) from error
         block = Block(offset, len(data), zlib.crc32(data))
         self._add(block, data)

@@ -45,7 +45,7 @@ class Vectors:
             sync(self._folder)
         except OSError as error:
             raise RunError(
-                f"{path}: cannot be written: {why(error)}. Make room, then resume the run"
+                f"{path}: cannot be written: {why(error)}. Mend that, then resume the run"
             ) from None
         return sha256
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,10 +56,12 @@ def write(record: Record) -> Result:
     """Write what people read of a finished search into its folder; again gives the same.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: it cannot be written, and was not before.
         InputError: the winner's row weights are gone.
     """
     result = result_of(record)
+    if (record.folder / REPORT).is_file() and not os.access(record.path, os.W_OK):
+        return result  # it was written, before the storage became read-only
     try:
         config.write_text(record.folder / REPORT, report_text(record))
         if result.winner is not None:

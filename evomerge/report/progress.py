@@ -33,6 +33,7 @@ from evomerge.evolution.outlook import Outlook
 from evomerge.judging.evidence import score_range
 from evomerge.judging.final import IntervalOf
 from evomerge.pool import Slot
+from evomerge.record import clock
 from evomerge.record.events import JOURNAL, EvaluationLine, read_lines
 from evomerge.record.holder import announce
 from evomerge.report.sparkline import Course
@@ -163,7 +164,7 @@ class Display(Listener):
             if best is None or elite.score.rank > best.rank:
                 best = elite.score
             self._course.add(best.value)
-        self._outlook.begin(time.time())
+        self._outlook.begin(clock.now())
 
     def noted(self, text: str) -> None:
         self._line(f"note: {text}")
@@ -249,7 +250,7 @@ class Display(Listener):
         """Estimated seconds to the final table."""
         if self._search is None or self._outlook is None:
             return None
-        return self._outlook.left(self._search.history, time.time())
+        return self._outlook.left(self._search.history, clock.now())
 
     def _announce(self) -> None:
         """For who asks for the status: how long it still takes, and when a worker counts as hung."""

@@ -205,6 +205,7 @@ def status_of(record: Record) -> dict[str, Any]:
         "candidates_tried": history.tried,
         "budget": dict(record.budget),
         "spent": {**asdict(history.spent), "hours": round(record.seconds / 3600, 4)},
+        "worked": record.worked,
         "batches": len(history.batches),
         "failed": sum(
             e.values is None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 from evomerge.errors import CandidateFailed, InputError
 from evomerge.evolution.core import Search
 from evomerge.evolution.history import History
 from evomerge.judging.final import final_table
 from evomerge.judging.table import Table
 from evomerge.merging.estimate import estimate_rounding
+from evomerge.record import clock
 from evomerge.record.events import EndLine
 from evomerge.record.journal import Journal
 from evomerge.record.looks import Book
@@ -31,7 +30,7 @@ def end(
     book = Book(run.suite)
     if ended is None:
         table = _table(run, search.history, scoring)
-        ended = EndLine(time=time.time(), table=table.plain, looks=str(book.read()))
+        ended = EndLine(time=clock.now(), table=table.plain, looks=str(book.read()))
         journal.append(ended.plain)
         search.history.end()
     book.record(book.look(ended.time, "search", str(run.spec.folder), run.spec.digest))

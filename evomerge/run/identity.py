@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from evomerge.checkpoint import ModelRef
 from evomerge.checkpoint.contents import digests, files_of
 from evomerge.errors import InputError
+from evomerge.record import clock
 from evomerge.record.events import Head, Parent, ScorerLine, Splits, versions
 from evomerge.record.journal import FORMAT
 from evomerge.record.vectors import Vectors
-from evomerge.run.preflight import Run
+from evomerge.run.preflight import Run, commits_of
 from evomerge.space.start import Given, is_recipe_file
 
 _log = logging.getLogger("evomerge.run")
@@ -29,7 +30,7 @@ def head_of(run: Run) -> Head:
     """
     spec, sources, vectors = run.spec, tuple(run.spec.sources), Vectors(run.spec.folder)
     return Head(
-        time=time.time(),
+        time=clock.now(),
         format=FORMAT,
         digest=spec.digest,
         content=dict(spec.content),
@@ -38,7 +39,12 @@ def head_of(run: Run) -> Head:
         population=run.optimizer().population,
         template=run.template.plain,
         models={
-            name: Parent(model.name, model.fingerprint, digests(model, code=spec.trust_remote_code))
+            name: Parent(
+                spec.named(name).text,
+                model.fingerprint,
+                digests(model, code=spec.trust_remote_code),
+                _commit(spec.named(name)),
+            )
             for name, model in run.models.items()
         },
         dims=[dim.name for dim in run.space.dims],
@@ -46,7 +52,7 @@ def head_of(run: Run) -> Head:
         combine=run.suite.spec.combination,
         splits=Splits(run.splits_digest, run.suite.splits),
         scorers={
-            name: ScorerLine(scorer.fingerprint, dict(_files(scorer)))
+            name: ScorerLine(scorer.fingerprint, dict(_files(scorer)), dict(commits_of(scorer)))
             for name, scorer in run.suite.scorers.items()
         },
         versions=versions(),
@@ -58,6 +64,11 @@ def head_of(run: Run) -> Head:
             for other, bodies in {**run.given, **_recipe_files(run)}.items()
         },
     )
+
+
+def _commit(ref: ModelRef) -> str:
+    """What a model of the hub is called at its commit; empty for others."""
+    return "" if ref.pinned == ref.portable else ref.pinned
 
 
 def check_same(head: Head, run: Run, path: Path) -> None:

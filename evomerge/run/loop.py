@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gc
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from evomerge.judging.final import IntervalOf
 from evomerge.judging.table import Table
 from evomerge.pool import Pool, Slot, WorkerSpec
 from evomerge.pool.serial import SerialPool
+from evomerge.record import clock
 from evomerge.record.answers import At, join
 from evomerge.record.events import (
     JOURNAL,
@@ -39,11 +41,13 @@ from evomerge.record.events import (
 )
 from evomerge.record.holder import holding
 from evomerge.record.journal import Journal
+from evomerge.record.record import Record
 from evomerge.record.responses import Store
 from evomerge.record.vectors import Vectors
 from evomerge.run import extending
 from evomerge.run.calibrating import collect
 from evomerge.run.ending import end
+from evomerge.run.ground import Ground
 from evomerge.run.identity import check_same, head_of
 from evomerge.run.preflight import Run, prepare
 from evomerge.run.scoring import Scoring
@@ -191,9 +195,12 @@ def search(
         gpus=gpus,
     )
     folder = run.spec.folder
-    with Journal.open(folder / JOURNAL) as journal, holding(folder):
+    path = folder / JOURNAL
+    writable = bool(extension) or not _is_kept(path)
+    with Journal.open(path, writable=writable) as journal, holding(folder):
         survey = Survey.of(lines_of(journal.path, journal.read()))
         resumed = survey.head is not None
+        ground = Ground(run)
         head = survey.head or head_of(run)
         if resumed:
             check_same(head, run, journal.path)
@@ -201,21 +208,34 @@ def search(
             raise InputError(
                 f"{journal.path}: nothing was searched here yet: say in run.yaml what the budget is"
             )
-        with Store.open(folder / RESPONSES, head.inventory, survey.blocks) as store:
+        with Store.open(
+            folder / RESPONSES, head.inventory, survey.blocks, writable=writable
+        ) as store:
             if not resumed:
                 journal.append(head.plain)
-            loop = _Loop(run, journal, survey, store, listener, extension or {})
+            footing = ground.footing(head)
+            loop = _Loop(
+                run, journal, survey, store, listener, extension=extension or {}, ground=ground
+            )
             listener.started(run, loop.search, resumed, loop.scoring.interval, survey.seconds)
             try:
                 with _settled_memory():
-                    loop.run_on(pool, device, gpus)
+                    loop.run_on(pool, run.worker(device, gpus, footing), device)
             except InputError:
                 # a search that never got going leaves nothing to disagree with
                 if not loop.history.arrived:
-                    journal.path.unlink()
-                    store.path.unlink()
+                    journal.path.unlink(missing_ok=True)
+                    store.path.unlink(missing_ok=True)
                 raise
     return folder
+
+
+def _is_kept(path: Path) -> bool:
+    """Whether the journal at ``path`` is of a search that is done, and lies where nothing can be written."""
+    if not path.is_file() or os.access(path, os.W_OK):
+        return False
+    history = Record(path.parent).history
+    return history.done and history.tabled
 
 
 @contextmanager
@@ -243,8 +263,10 @@ class _Loop:
         store: Store,
         listener: Listener,
         extension: Mapping[str, str],
+        ground: Ground,
     ) -> None:
         self.run, self.journal, self.store, self.listener = run, journal, store, listener
+        self.ground = ground
         self.vectors = Vectors(run.spec.folder)
         self.search = run.search(
             lead=lambda at: self.scoring.lead(at),
@@ -268,9 +290,9 @@ class _Loop:
         if limits and (why := self.search.refusal(limits) or self._too_late(limits)):
             raise InputError(f"{run.spec.folder}: nothing would come of this budget: {why}")
         if limits or not self.history.done:
-            self._write(SessionLine(time=time.time()))
+            self._write(SessionLine(time=clock.now()))
         if limits:
-            self._write(ExtendedLine(time=time.time(), budget=dict(limits)))
+            self._write(ExtendedLine(time=clock.now(), budget=dict(limits)))
             self.history.extend(limits)
 
     def _too_late(self, limits: extending.Limits) -> str:
@@ -308,7 +330,7 @@ class _Loop:
 
     # -- working --------------------------------------------------------------------------------
 
-    def run_on(self, pool: MakePool, device: str | None, gpus: int) -> None:
+    def run_on(self, pool: MakePool, worker: WorkerSpec, device: str | None) -> None:
         """Until the table of the last report is made."""
         run = self.run
         while True:
@@ -316,7 +338,7 @@ class _Loop:
                 if run.texts is not None:
                     say = self.listener.say
                     collect(run.spec, run.space, run.models, run.texts, device=device, say=say)
-                with pool(run.worker(device, gpus)) as workers:
+                with pool(worker) as workers:
                     self.work(workers)
             self.end()
             # the budget may have been extended before the report was complete
@@ -341,6 +363,7 @@ class _Loop:
                     "nothing is under way and nothing can be asked; this is a bug in evomerge"
                 )
             else:
+                self.journal.check_there()
                 self.listener.waiting()
 
     def _propose(self, pool: Pool) -> None:
@@ -372,6 +395,7 @@ class _Loop:
             self._tell_decisions()
             if batch is None:
                 return
+            self.ground.check()
             batch = self.vectors.kept(batch)
             self._write(BatchLine.of(batch, self._open(batch)))
             self.listener.opened(batch)
@@ -379,7 +403,7 @@ class _Loop:
 
     def _close(self, reason: str) -> None:
         """End the search phase."""
-        self._write(ClosedLine(time=time.time(), reason=reason))
+        self._write(ClosedLine(time=clock.now(), reason=reason))
         self.history.close(reason)
         self.listener.closed(reason)
 
@@ -399,7 +423,7 @@ class _Loop:
         for text, count in (Counter(said) - self._decided).items():
             for _ in range(count):
                 batch = len(self.history.batches)
-                self._write(DecisionLine(time=time.time(), batch=batch, text=text))
+                self._write(DecisionLine(time=clock.now(), batch=batch, text=text))
                 self.listener.decided(text)
                 self._decided[text] += 1
 

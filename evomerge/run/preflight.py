@@ -18,6 +18,7 @@ from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import CheckpointError, ConfigError, Incompatible, InputError, problems_of
 from evomerge.evolution.core import Credit, Lead, Margin, Plan, RowSlopes, Search
 from evomerge.evolution.history import SLOPE_COST, Cost, History
+from evomerge.footing import Footing
 from evomerge.merging import open_model, outline_model
 from evomerge.merging.blueprint import Blueprint
 from evomerge.optimizers import Measure, Optimizer, Problem
@@ -249,12 +250,16 @@ class Run:
             suite.engine, suite.quantize, model.skeleton.whole, model.architecture
         )
 
-    def worker(self, device: str | None = None, gpus: int = 1) -> WorkerSpec:
-        """How a pool builds a worker for this run."""
+    def worker(
+        self, device: str | None = None, gpus: int = 1, footing: Footing | None = None
+    ) -> WorkerSpec:
+        """How a pool builds a worker for this run, which compares what it sees with ``footing``."""
         return WorkerSpec(
             WORKER,
             Setup.of(
-                self.suite.spec,
+                self.suite.spec.pinned(
+                    {name: commits_of(scorer) for name, scorer in self.suite.scorers.items()}
+                ),
                 models={name: self.spec.model(name).pinned for name in self.spec.names},
                 tokenizer=self.spec.tokenizer,
                 allow=self.spec.allow,
@@ -264,6 +269,7 @@ class Run:
                 device=device,
                 gpus=gpus,
                 trust_remote_code=self.spec.trust_remote_code,
+                footing=footing and footing.plain,
             ).plain,
         )
 
@@ -439,6 +445,7 @@ def prepare(
         RunError: a download broke off.
     """
     head = _head(spec)
+    spec = _pinned(spec, head)
     attempt = _Attempts()
     models = _open_models(spec, attempt, say, tokenizer=True)
     say("building the evaluation tasks")
@@ -474,6 +481,7 @@ def inspect(spec: RunSpec, unbuilt: Collection[str], *, tokenizer: bool) -> Run:
     Raises:
         InputError: with every problem found, one a line.
     """
+    spec = _pinned(spec, _head(spec))
     attempt = _Attempts()
     models = _open_models(spec, attempt, lambda text: None, tokenizer=tokenizer)
     suite = attempt(lambda: Suite(spec.suite.without(unbuilt)))
@@ -495,6 +503,26 @@ def _head(spec: RunSpec) -> Head | None:
     """Of the journal, if the search was begun."""
     path = spec.folder / JOURNAL
     return head_at(path) if path.is_file() else None
+
+
+def _pinned(spec: RunSpec, head: Head | None) -> RunSpec:
+    """What is of the hub at the commits that it meant when the search was started: a branch may have moved on."""
+    if head is None:
+        return spec
+    known = head.models
+    pins = {
+        name: known[name].pinned
+        for name in spec.names
+        if name in known and known[name].pinned and known[name].ref == spec.named(name).text
+    }
+    commits = {name: scorer.commits for name, scorer in head.scorers.items()}
+    return replace(spec, pins=pins, suite=spec.suite.pinned(commits))
+
+
+def commits_of(scorer: Any) -> Mapping[str, str]:
+    """Data set of the hub -> commit that a scorer took it at; most take none."""
+    found: Mapping[str, str] = getattr(scorer, "commits", {})
+    return found
 
 
 def _given(spec: RunSpec, head: Head | None) -> Given:

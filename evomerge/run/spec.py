@@ -64,6 +64,7 @@ class RunSpec:
         dtype: of merged tensors; None is the base's.
         threads: torch threads of a worker (part of the result: sums round by thread count).
         trackers: that the search is shown in, with their options; no part of the job.
+        pins: models of the hub -> their id at the commit that it meant when the search was started.
     """
 
     folder: Path
@@ -91,6 +92,7 @@ class RunSpec:
     allow: tuple[str, ...] = ()
     place: Mapping[str, str] = field(default_factory=dict)
     trackers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    pins: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:
@@ -103,8 +105,14 @@ class RunSpec:
         """The budgets before any extension; None is no limit."""
         return {name: getattr(self, name) for name in BUDGETS}
 
-    def model(self, name: str) -> ModelRef:
+    def named(self, name: str) -> ModelRef:
+        """A model as it stands in run.yaml."""
         return self.base if name == BASE else self.sources[name]
+
+    def model(self, name: str) -> ModelRef:
+        """The same, to be opened: of the hub, at the commit that it meant when the search was started."""
+        ref = self.named(name)
+        return replace(ref, text=self.pins[name]) if name in self.pins else ref
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -256,6 +264,7 @@ def _parse(node: config.Node, problems: config.Problems) -> RunSpec | None:
         allow=allow,
         place=place,
         trackers=trackers,
+        pins={},
     )
 
 

@@ -5,7 +5,8 @@
 It gets the resident model (a torch module; it must leave its weights alone), the tokenizer and the
 name of the split to score on: keeping data of the four splits apart is the function's own duty. A
 number is the metric ``value``; a mapping names several. To be comparable between candidates it
-must be deterministic. An exception fails the candidate, with the exception's message.
+must be deterministic. An exception fails the candidate, with the exception's message; so does what would end the
+process, ``sys.exit`` and ``os._exit``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 from evomerge.checkpoint.files import file_digest
 from evomerge.engines import Engine
 from evomerge.errors import CandidateFailed, InputError, RunError, did_you_mean
+from evomerge.scorers.foreign import Left, staying, where
 from evomerge.scorers.sources import with_imports
 from evomerge.suite.scorer import Item, NonFinite, Responses
 from evomerge.suite.splits import SPLITS
@@ -58,11 +60,15 @@ class PythonFunction:
     @cached_property
     def files(self) -> dict[str, str]:
         """The function's file, and what it imports that no package installs -> sha256."""
-        source = inspect.getsourcefile(inspect.unwrap(self._function))
+        return {name: file_digest(path) for name, path in self.sources.items()}
+
+    @property
+    def sources(self) -> dict[str, Path]:
+        source = _file_of(self._function)
         if source is None:
             return {}
         home = Path(source).resolve().parent
-        return {os.path.relpath(p, home): file_digest(p) for p in with_imports(Path(source))}
+        return {os.path.relpath(path, home): path for path in with_imports(Path(source))}
 
     def items(self) -> list[Item]:
         return [Item(split.value, split.value, split=split.value) for split in SPLITS]
@@ -88,8 +94,8 @@ class PythonFunction:
 
         Raises:
             RunError: it returned something that is neither a number nor a mapping to numbers.
-            CandidateFailed: it raised an exception.
-            NonFinite: it returned NaN or infinity.
+            CandidateFailed: it raised an exception, or wanted to end the process.
+            NonFinite: it returned NaN, infinity or a number beyond float64.
         """
         if self._engine is None:
             raise RuntimeError(f"{self.name}: bind a model before scoring")
@@ -98,12 +104,17 @@ class PythonFunction:
             if split not in SPLITS:
                 raise InputError(f"{self.name}: no split {split!r}{did_you_mean(split, SPLITS)}")
             try:
-                returned = self._function(
-                    self._engine.module(), self._engine.tokenizer, split=split
-                )
+                with staying():
+                    returned = self._function(
+                        self._engine.module(), self._engine.tokenizer, split=split
+                    )
+                    answers.append(self._checked(returned, split))
+            except (CandidateFailed, RunError):
+                raise
+            except Left as error:
+                raise CandidateFailed(f"{self.name}: it {error}") from error
             except Exception as error:  # the user's own code runs here
                 raise CandidateFailed(f"{self.name}: {type(error).__name__}: {error}") from error
-            answers.append(self._checked(returned, split))
         names = dict.fromkeys(metric for answer in answers for metric in answer)
         return {
             "items": list(ids),
@@ -123,14 +134,23 @@ class PythonFunction:
         named = returned if isinstance(returned, Mapping) else {_METRIC: returned}
         try:
             answer = {str(metric): float(value) for metric, value in named.items()}
+        except OverflowError:  # 10**400
+            raise NonFinite(self.name, split) from None
         except (TypeError, ValueError):
             raise RunError(
                 f"{self.name}: expected a number or a mapping of names to numbers, "
-                f"the function returned {returned!r}"
+                f"the function ({_file_of(self._function)}) returned {returned!r:.200}"
             ) from None
         if not all(map(math.isfinite, answer.values())):
             raise NonFinite(self.name, split)
         return answer
+
+
+def _file_of(function: Callable[..., Any]) -> str | None:
+    try:
+        return inspect.getsourcefile(inspect.unwrap(function))
+    except TypeError:  # built in
+        return None
 
 
 def _load(name: str, target: str) -> Callable[..., Any]:
@@ -138,7 +158,12 @@ def _load(name: str, target: str) -> Callable[..., Any]:
     if not (module_name and colon and attribute):
         raise InputError(f"{name}: expected `module:function`, found {target!r}")
     try:
-        module = importlib.import_module(module_name)
+        with staying():
+            module = importlib.import_module(module_name)
+    except Left as error:
+        raise InputError(
+            f"{name}: importing {module_name!r} {error}: {where(error)}; a module of functions must only define them"
+        ) from error
     except Exception as error:  # the module's own code runs here
         raise InputError(
             f"{name}: cannot import {module_name!r}: {type(error).__name__}: {error}; it must be "

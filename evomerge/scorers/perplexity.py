@@ -41,7 +41,7 @@ class BitsPerByte(Named):
     def __init__(self, name: str, path: str | Path, *, field: str = "text") -> None:
         self.name = name
         self.metrics: dict[str, bool] = {_METRIC: False, _SIGNAL: SIGNALS[_SIGNAL]}
-        self._file = Path(path).name
+        self._path = Path(path)
         self._passages, sources = _read(Path(path), field)
         self._items = [
             Item(str(row), source, text=passage)
@@ -59,7 +59,11 @@ class BitsPerByte(Named):
     @property
     def files(self) -> dict[str, str]:
         """The file of the passages -> sha256 of them."""
-        return {self._file: self.fingerprint}
+        return {self._path.name: self.fingerprint}
+
+    @property
+    def sources(self) -> dict[str, Path]:
+        return {str(self._path): self._path}
 
     def items(self) -> list[Item]:
         return list(self._items)

@@ -83,7 +83,7 @@ class Retrieval(Means):
         self.metrics: dict[str, bool] = {m + at: True for at in self._first for m in METRICS}
         self._said = pooling
         self._prefixes = query_prefix, text_prefix
-        self._names = [Path(each).name for each in (path, corpus) if each is not None]
+        self._paths = [Path(each) for each in (path, corpus) if each is not None]
         known = None if corpus is None else _corpus(Path(corpus))
         rows = read_objects(Path(path))
         self._queries = {
@@ -103,7 +103,11 @@ class Retrieval(Means):
     @property
     def files(self) -> dict[str, str]:
         """The files -> sha256 of what they say."""
-        return dict.fromkeys(self._names, self.fingerprint)
+        return dict.fromkeys((path.name for path in self._paths), self.fingerprint)
+
+    @property
+    def sources(self) -> dict[str, Path]:
+        return {str(path): path for path in self._paths}
 
     def items(self) -> list[Item]:
         return [query.item for query in self._queries.values()]

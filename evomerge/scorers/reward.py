@@ -61,7 +61,7 @@ class Preferences(Means):
     def __init__(self, name: str, path: str | Path) -> None:
         self.name = name
         self.metrics: dict[str, bool] = {_METRIC: True, _SIGNAL: SIGNALS[_SIGNAL]}
-        self._file = Path(path).name
+        self._path = Path(path)
         rows = read_objects(Path(path))
         self._pairs = {
             str(n): _Pair(_talks(row, where), _item(n, row)) for n, (where, row) in enumerate(rows)
@@ -78,7 +78,11 @@ class Preferences(Means):
     @property
     def files(self) -> dict[str, str]:
         """The file -> sha256 of the conversations."""
-        return {self._file: self.fingerprint}
+        return {self._path.name: self.fingerprint}
+
+    @property
+    def sources(self) -> dict[str, Path]:
+        return {str(self._path): self._path}
 
     def items(self) -> list[Item]:
         return [pair.item for pair in self._pairs.values()]

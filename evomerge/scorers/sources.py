@@ -95,7 +95,7 @@ def with_imports(source: Path) -> list[Path]:
     waiting = [source.resolve()]
     while waiting:
         path = waiting.pop()
-        if path in found or _is_installed(path):
+        if path in found or is_installed(path):
             continue
         found[path] = None
         waiting += [each.resolve() for each in _imported(path) if each.suffix == ".py"]
@@ -127,7 +127,7 @@ def _tree(path: Path) -> ast.Module | None:
         return None
 
 
-def _is_installed(path: Path) -> bool:
+def is_installed(path: Path) -> bool:
     """Whether a file belongs to Python, to a package or to evomerge: versions tell these apart."""
     return any(path.is_relative_to(folder) for folder in _INSTALLED)
 

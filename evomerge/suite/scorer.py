@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
 from evomerge.errors import CandidateFailed, InputError, did_you_mean
@@ -104,6 +105,11 @@ class Scorer(Protocol):
     @property
     def files(self) -> Mapping[str, str]:
         """Files on this machine that scores depend on, in a folder that may move -> sha256."""
+        ...
+
+    @property
+    def sources(self) -> Mapping[str, Path]:
+        """The same files, where they lie on this machine, by a name that is the same on every machine."""
         ...
 
     def items(self) -> list[Item]:

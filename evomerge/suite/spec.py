@@ -171,6 +171,16 @@ class SuiteSpec:
             measures={name: axis for name, axis in self.measures.items() if name in names},
         )
 
+    def pinned(self, commits: Mapping[str, Mapping[str, str]]) -> SuiteSpec:
+        """The same with data of the hub taken at commits: scorer -> data set -> commit."""
+        scorers = (
+            replace(each, options={**each.options, "commits": dict(commits[each.name])})
+            if commits.get(each.name)
+            else each
+            for each in self.scorers
+        )
+        return replace(self, scorers=tuple(scorers))
+
     @property
     def plain(self) -> dict[str, Any]:
         """What a worker needs to build the scorers."""

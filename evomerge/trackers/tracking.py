@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,8 +36,10 @@ class Steps:
     """A fold over evaluations in the order they arrived: the numbers of each, and what was best by then."""
 
     count: int = 0
+    failed: int = 0
     items: int = 0
     tokens: int = 0
+    seconds: Counter[str] = field(default_factory=Counter)  # by what workers did
     _best: Score | None = None
     _open: dict[int, list[float]] = field(default_factory=dict)  # batch -> scores so far
     _arrived: dict[int, int] = field(default_factory=dict)
@@ -47,10 +50,14 @@ class Steps:
         self.count += 1
         self.items += line.items
         self.tokens += line.tokens
+        self.failed += line.error is not None
+        self.seconds.update(line.seconds)
         score = score_of(history, line)
         row = {f"objective/{name}": value for name, value in (values or {}).items()}
         row |= {"items": line.items, "tokens": line.tokens, "failed": float(line.error is not None)}
+        row |= {"total/evaluations": self.count, "total/failed": self.failed}
         row |= {"total/items": self.items, "total/tokens": self.tokens}
+        row |= {f"total/seconds/{name}": taken for name, taken in self.seconds.items()}
         row["seconds"] = math.fsum(line.seconds.values())
         if score is not None:
             row["score"] = score

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-_INFO = re.compile(r"^/api/models/([\w.-]+/[\w.-]+)(?:/revision/([^/]+))?$")
-_TREE = re.compile(r"^/api/models/([\w.-]+/[\w.-]+)/tree/([^/]+)$")
-_FILE = re.compile(r"^/([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)$")
+_INFO = re.compile(r"^/api/(?:models|datasets)/([\w.-]+/[\w.-]+)(?:/revision/([^/]+))?$")
+_TREE = re.compile(r"^/api/(?:models|datasets)/([\w.-]+/[\w.-]+)/tree/([^/]+)/?$")
+_FILE = re.compile(r"^/(?:datasets/)?([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)$")
 _UPLOAD = re.compile(r"^/api/models/([\w.-]+/[\w.-]+)/(preupload|commit|branch)/(.+)$")
 _LFS = re.compile(r"^/([\w.-]+/[\w.-]+)\.git/info/lfs/objects/batch$")
 _RANGE = re.compile(r"^bytes=(\d+)-(\d*)$")

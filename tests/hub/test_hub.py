@@ -6,19 +6,28 @@ import json
 import shutil
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from huggingface_hub import constants
 from loopback import Hub
 
-from evomerge import config
+from evomerge import config, merge
 from evomerge.checkpoint import Checkpoint, ModelRef, hub
 from evomerge.cli import main
+from evomerge.commands.search import search
 from evomerge.errors import CheckpointError
 from evomerge.merging import open_model
+from evomerge.pool import Pool, WorkerSpec
+from evomerge.pool.serial import SerialPool
+from evomerge.recipe import Recipe
+from evomerge.record.record import head_of
 from evomerge.testing.models import tiny_family
+from evomerge.testing.stopping import Stopper
+from evomerge.testing.trajectory import trajectory
 
 Main = Callable[..., tuple[int, str]]
 NAMES = ("base", "chat", "sea")
@@ -321,6 +330,89 @@ def test_a_revision_is_one_commit_in_both_steps(
     weights = (Checkpoint.open(ref).folder / "model.safetensors").read_bytes()
     assert Checkpoint.open(ref).folder == outline.folder
     assert weights == (family["base"] / "model.safetensors").read_bytes()
+
+
+def test_a_run_goes_on_with_the_commits_that_it_was_started_with(
+    server: Hub,
+    family: dict[str, Path],
+    run_folder: Callable[..., Path],
+    small: dict[str, Any],
+    run: Main,
+    tmp_path: Path,
+) -> None:
+    """Branches move on while it is stopped, and a machine without a cache resumes it."""
+    whole = run_folder("whole", **{**small, "models": HUB_MODELS})
+    assert run("search", whole, "--quiet", "--ray", "off")[0] == 0
+    folder = run_folder("stopped", **{**small, "models": HUB_MODELS})
+    hub._SNAPSHOTS.clear()
+    with pytest.raises(KeyboardInterrupt):
+        search(folder, listener=Stopper(7))
+    started = head_of(folder).models
+    server.push("tiny/chat", family["sea"])
+    server.push("tiny/base", unlike(family["base"], tmp_path, rope_theta=5.0))
+    shutil.rmtree(constants.HF_HUB_CACHE)
+    status, written = run("resume", folder, "--quiet", "--ray", "off")
+    assert status == 0, written
+    assert trajectory(folder)[1] == trajectory(whole)[1]
+    best = config.read(folder / "best.yaml").plain
+    assert best["models"] == HUB_MODELS["sources"]
+    commits = {f"tiny/{name}": started[name].pinned for name in NAMES}
+    assert best["provenance"]["commits"] == commits
+    assert all(commit.startswith(f"{name}@") for name, commit in commits.items())
+    # and so does whoever merges what was found
+    assert run("merge", folder / "best.yaml", "-o", tmp_path / "out")[0] == 0
+    near = {name: ModelRef(str(family[name])) for name in ("chat", "sea")}
+    recipe = replace(Recipe.load(folder / "best.yaml"), base=ModelRef(str(family["base"])))
+    merge(replace(recipe, models=near, provenance={}), tmp_path / "near")
+    provenance = {"commits": {"tiny/chat": started["sea"].pinned}}
+    assert replace(recipe, provenance=provenance).ref("chat").text == "tiny/chat", "of another"
+    weights = [(tmp_path / out / "model.safetensors").read_bytes() for out in ("out", "near")]
+    assert weights[0] == weights[1]
+
+
+def test_a_run_goes_on_with_the_data_that_it_was_started_with(
+    server: Hub,
+    run_folder: Callable[..., Path],
+    small: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A data set of the hub, whose branch moves on, and a worker and a session that have no cache."""
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", server.url)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+
+    def far(name: str) -> Path:
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / f"data of {name}")
+        folder = run_folder(name, **small)
+        task = folder / "sums.yaml"
+        local = (
+            f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {folder / 'sums.jsonl'}}}}}"
+        )
+        assert local in task.read_text()
+        task.write_text(task.read_text().replace(local, "dataset_path: tiny/sums"))
+        (data := tmp_path / f"first {name}").mkdir()
+        (folder / "sums.jsonl").rename(data / "test.jsonl")
+        server.push("tiny/sums", data)
+        return folder
+
+    search(whole := far("whole"))
+    folder = far("stopped")
+    first = server.commit("tiny/sums", "main")
+
+    def moved(spec: WorkerSpec) -> Pool:
+        """Workers are built after the branch has moved on."""
+        (later := tmp_path / "later").mkdir(exist_ok=True)
+        rows = (tmp_path / "first stopped" / "test.jsonl").read_text()
+        (later / "test.jsonl").write_text(rows.replace("+", "-"))
+        server.push("tiny/sums", later)
+        shutil.rmtree(tmp_path / "data of stopped")
+        return SerialPool(spec)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(folder, moved, listener=Stopper(7))
+    assert first is not None and head_of(folder).scorers["sums"].commits == {"tiny/sums": first[0]}
+    search(folder, moved)
+    assert trajectory(folder)[1] == trajectory(whole)[1]
 
 
 # -- no connection -------------------------------------------------------------------------------

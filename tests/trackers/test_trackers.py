@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import socket
 import struct
@@ -13,7 +14,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,12 @@ os.environ.setdefault("TRACKIO_DIR", tempfile.mkdtemp(prefix="evomerge-trackio-"
 from evomerge.cli import main
 from evomerge.commands.search import search
 from evomerge.errors import InputError
+from evomerge.pool.ray import RayPool
 from evomerge.record.events import JOURNAL, EvaluationLine, read_lines
 from evomerge.record.record import Record
 from evomerge.run.loop import Listeners
 from evomerge.run.spec import load_run
+from evomerge.testing.pools import await_that
 from evomerge.testing.stopping import Stopper
 from evomerge.trackers import Tracker, make
 from evomerge.trackers.tracking import Tracking
@@ -174,6 +178,14 @@ def test_a_missing_package_is_one_message(name: str, tmp_path: Path) -> None:
         make(name, tmp_path, {})
 
 
+def test_metrics_of_ray_without_ray_are_left_out_with_the_reason(
+    run_folder: RunFolder, small: dict[str, Any]
+) -> None:
+    folder = run_folder("off", **small)
+    notes = tracked(folder, {"ray": lambda: make("ray", folder, {})})
+    assert len(notes) == 2 and "tracker ray failed" in notes[0] and "--ray off" in notes[0]
+
+
 # -- read back by each tracker's own reader; `make trackers` ---------------------------------------
 
 
@@ -235,6 +247,62 @@ def told_to(name: str, folder: Path) -> tuple[list[int], str]:
     (run_name,) = SQLiteStorage.get_runs("tests")
     logs = SQLiteStorage.get_logs("tests", run_name)
     return [row["step"] for row in logs if "items" in row], json.dumps(logs, default=str)
+
+
+def scraped(port: int) -> dict[str, float]:
+    """What Ray's agent says to Prometheus of evomerge: a number by name and label."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    said = (re.fullmatch(r'(ray_evomerge_\w+){.*run="([^"]*)".*} (\S+)', line) for line in lines)
+    return {f"{each[1]} {each[2]}": float(each[3]) for each in said if each}
+
+
+@pytest.fixture
+def agent() -> Iterator[int]:
+    """The port of the agent of a Ray on this machine."""
+    pytest.importorskip("opentelemetry.exporter.prometheus", reason="ray[default]: make trackers")
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=80 << 20,
+        _system_config={"metrics_report_interval_ms": 200},
+    )
+    yield ray.nodes()[0]["MetricsExportPort"]
+    ray.shutdown()
+
+
+def test_prometheus_scrapes_what_status_says(
+    agent: int, run_folder: RunFolder, small: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of all sessions, also of one that told nobody: totals go on, they do not begin anew."""
+    folder = run_folder("scraped", **small)
+    notes: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        search(folder, listener=Stopper(4))
+    for more in ([Stopper(4)], []):
+        tracking = Tracking({"ray": make("ray", folder, {})}, notes.append)
+        with closing(tracking), suppress(KeyboardInterrupt):
+            search(folder, RayPool, listener=Listeners(tracking, *more))
+    assert notes == []
+    assert main(["status", str(folder), "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    worked = status["worked"]
+    expected = {
+        "evaluations": status["evaluations"],
+        "failed": status["failed"],
+        "items": worked["items"],
+        "tokens": worked["tokens"],
+        "merge_seconds": worked["merge"],
+        "score_seconds": worked["score"],
+        "slope_seconds": worked["slope"],
+        "best": status["best"]["search_score"],
+    }
+    wanted = {f"ray_evomerge_{name} scraped": value for name, value in expected.items()}
+    await_that(lambda: scraped(agent) == pytest.approx(wanted))
 
 
 OPTIONS = {"wandb": {"mode": "offline"}, "trackio": {"project": "tests"}}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from evomerge.errors import InputError, did_you_mean
+from evomerge.scorers.foreign import Left, staying, where
+from evomerge.scorers.lm_eval.commits import at
 from evomerge.scorers.lm_eval.isolation import pinned, quiet
 from evomerge.scorers.lm_eval.reading import TaskFile, check_folder, read_task
 from evomerge.scorers.lm_eval.templates import refusal
@@ -24,8 +27,18 @@ from evomerge.scorers.lm_eval.templates import refusal
 GENERATES = "generate_until"  # the kind of a request, and of a task, that wants a text written
 
 
-def load(name: str, include: tuple[Path, ...]) -> tuple[Any, list[Any], TaskFile]:
-    """The task ``name``, its documents in data order, and its file.
+@dataclass(frozen=True)
+class Loaded:
+    """A task with its documents in data order, its file, and the commits of the hub that its data came from."""
+
+    task: Any
+    docs: list[Any]
+    file: TaskFile
+    commits: Mapping[str, str]
+
+
+def load(name: str, include: tuple[Path, ...], commits: Mapping[str, str]) -> Loaded:
+    """The task ``name``, its data at ``commits`` (data set -> commit) where these say so.
 
     Raises:
         InputError: there is no such task, or it cannot be built.
@@ -34,7 +47,7 @@ def load(name: str, include: tuple[Path, ...]) -> tuple[Any, list[Any], TaskFile
     where, spec = locate(name, index, include)
     file = read_task(where)
     try:
-        with quiet(), pinned():
+        with quiet(), pinned(), staying(), at(commits) as found:
             task = next(iter(index.load([spec])["tasks"].values()))
             docs = list(task.eval_docs)
     except Exception as error:  # whatever the task's own code and data raise
@@ -45,7 +58,7 @@ def load(name: str, include: tuple[Path, ...]) -> tuple[Any, list[Any], TaskFile
         raise InputError(f"{name}: needs images or sound; evomerge merges and scores text models")
     if detector := sys.modules.get("langdetect"):
         detector.DetectorFactory.seed = 0  # IFEval's checks of language draw at random
-    return task, docs, file
+    return Loaded(task, docs, file, found)
 
 
 @cache
@@ -114,6 +127,8 @@ def _why(name: str, path: Path, error: Exception) -> str:
     """Why a task could not be built: no data, or anything else."""
     if isinstance(error, SecurityError):
         return refusal(name, path, error)
+    if isinstance(error, Left):
+        return f"{name} ({path}): {where(error) or 'its code'} {error}"
     # What `datasets` raises for the first row of an empty file, and of an empty selection.
     if isinstance(error, StopIteration) or "out of bounds for size 0" in str(error):
         return f"{name} ({path}): its data is empty"

@@ -268,15 +268,22 @@ def fingerprints(task: TaskFile, leaving: Sequence[str]) -> dict[str, str]:
         task: read from its YAML file.
         leaving: keys of YAML files that do not count.
     """
-    home = next(iter(task.files)).parent
     found: dict[str, str] = {}
-    for path, content in task.files.items():
-        if not _is_library(path):
-            kept = {key: value for key, value in content.items() if key not in leaving}
-            text = json.dumps(_ordered(kept), default=str)
-            found[os.path.relpath(path, home)] = hashlib.sha256(text.encode()).hexdigest()
+    for name, path in sources(task).items():
+        if (content := task.files.get(path)) is None:
+            found[name] = file_digest(path)
+            continue
+        kept = {key: value for key, value in content.items() if key not in leaving}
+        text = json.dumps(_ordered(kept), default=str)
+        found[name] = hashlib.sha256(text.encode()).hexdigest()
+    return found
+
+
+def sources(task: TaskFile) -> dict[str, Path]:
+    """The files behind a task, by their path from its own: YAML that is not lm-eval's, data and code."""
+    home = next(iter(task.files)).parent
     code = [each.source for each in task.functions]
     paths = [file for source in code if source for file in with_imports(source)]
-    for path in (*local_data(task), *paths):
-        found[os.path.relpath(path.resolve(), home)] = file_digest(path)
-    return found
+    own = [path for path in task.files if not _is_library(path)]
+    found = (*own, *(path.resolve() for path in (*local_data(task), *paths)))
+    return {os.path.relpath(path, home): path for path in found}

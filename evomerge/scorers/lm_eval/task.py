@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -22,14 +23,15 @@ from lm_eval.api.samplers import FirstNSampler
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 
 from evomerge.engines import Engine
-from evomerge.errors import InputError
+from evomerge.errors import InputError, RunError
+from evomerge.scorers.foreign import named, staying
 from evomerge.scorers.lessons import Choice, Lesson, Text, Written
 from evomerge.scorers.lm_eval.chats import Chat
 from evomerge.scorers.lm_eval.documents import find_sources, find_strata, name_documents, text_of
 from evomerge.scorers.lm_eval.isolation import pinned, quiet
 from evomerge.scorers.lm_eval.loading import GENERATES, load, set_cap, set_fewshot, writes_requests
 from evomerge.scorers.lm_eval.prompts import Asked, Prompts
-from evomerge.scorers.lm_eval.reading import fingerprints
+from evomerge.scorers.lm_eval.reading import fingerprints, sources
 from evomerge.scorers.lm_eval.signals import LIKELIHOODS, Signals, plain
 from evomerge.scorers.lm_eval.targets import of_likelihood, why_nothing, why_shown, written_target
 from evomerge.scorers.lm_eval.templates import rendered
@@ -38,6 +40,7 @@ from evomerge.suite.language import check_language
 from evomerge.suite.scorer import SIGNALS, Item, NonFinite, Responses, unknown_metric
 from evomerge.visible import first_line
 
+_MOST = int(sys.float_info.max)
 # Configuration that says where a task's data is, not what it asks.
 _WHEREABOUTS = ("dataset_path", "dataset_name", "dataset_kwargs", "metadata")
 
@@ -63,6 +66,8 @@ class LmEvalTask:
         max_gen_toks: most tokens of a generated answer, its thought included; None takes the task's own
             number. A task whose requests are code of its own may generate nothing for all that.
         seed: lm-eval's ``fewshot_random_seed``.
+        commits: data set of the hub -> commit to take it at; of others, what their branch means now. The attribute
+            of that name says what was taken.
 
     Responses are lm-eval's ``resps``: per request of the item, per repeat, ``[log-likelihood in
     nats, is it the greedy answer]``, a rolling log-likelihood, or the generated text.
@@ -90,6 +95,7 @@ class LmEvalTask:
         language: str | None = None,
         max_gen_toks: int | None = None,
         seed: int = DEFAULT_OTHER_SEED,
+        commits: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         if language is not None:
@@ -100,7 +106,9 @@ class LmEvalTask:
         self._chat = Chat(apply_chat_template, system_instruction, fewshot_as_multiturn, args)
         self._thinking = Thinking.of(think_end_token, enable_thinking)
         self._seed, self._cap = seed, max_gen_toks
-        self._task, self._docs, self._file = load(name, tuple(Path(folder) for folder in include))
+        loaded = load(name, tuple(Path(folder) for folder in include), commits or {})
+        self._task, self._docs, self._file = loaded.task, loaded.docs, loaded.file
+        self.commits = loaded.commits
         set_fewshot(self._task, name, num_fewshot)
         set_cap(self._task, name, max_gen_toks)
         self._thinking.check_asked(name, self._task.OUTPUT_TYPE, think_end_token, enable_thinking)
@@ -145,13 +153,17 @@ class LmEvalTask:
         """
         return fingerprints(self._file, _WHEREABOUTS)
 
+    @property
+    def sources(self) -> dict[str, Path]:
+        return sources(self._file)
+
     def items(self) -> list[Item]:
         """One item per document of the test split, or of the validation split if there is none."""
         return list(self._items)
 
     @cached_property
     def _items(self) -> list[Item]:
-        with self._rendered():
+        with named(self.name, InputError), self._rendered():
             texts = [text_of(self._task, doc) for doc in self._docs]
         columns = zip(self._ids, self._sources, self._strata, texts, strict=True)
         return [
@@ -188,7 +200,7 @@ class LmEvalTask:
         self._instances.clear()
         self._asked.clear()
         if writes_requests(self._task):  # what is wrong with them is told now, not amid a search
-            with quiet(), pinned():
+            with quiet(), pinned(), named(self.name):
                 self._prepared(0)
 
     def prompt_notes(self, tokenizer: Any) -> list[str]:
@@ -196,7 +208,7 @@ class LmEvalTask:
         self._thinking.check(self.name, tokenizer)
         writer = self._chat.writer(self.name, tokenizer)
         try:
-            with quiet(), pinned(), self._rendered():
+            with quiet(), pinned(), staying(), self._rendered():
                 asked = self._chat.instances(self._task, 0, self._docs[0], writer)
                 found = self._thinking.notes(asked, self._cap)
         except InputError:
@@ -221,7 +233,7 @@ class LmEvalTask:
             raise RuntimeError(f"{self.name}: bind a model before scoring")
         rows = {self._row(id): id for id in ids}
         before = self._engine.tokens
-        with quiet(), pinned(self._engine.device):
+        with quiet(), pinned(self._engine.device), named(self.name):
             asked = {row: self._prepared(row) for row in sorted(rows)}
             self._ask([each for requests in asked.values() for each in requests])
             measured = {rows[row]: self._measure(row, requests) for row, requests in asked.items()}
@@ -282,7 +294,7 @@ class LmEvalTask:
         first, *others = answers
         at = [{item: row for row, item in enumerate(each["items"])} for each in others]
         measured = list[tuple[list[Any], dict[str, Any]]]()
-        with quiet(), pinned(), self._rendered():
+        with quiet(), pinned(), named(self.name), self._rendered():
             for number, item in enumerate(first["items"]):
                 kept = [first["responses"][number]]
                 kept += [each["responses"][of[item]] for each, of in zip(others, at, strict=True)]
@@ -322,7 +334,7 @@ class LmEvalTask:
         likely, or to be the likeliest token by token.
         """
         assert self._engine is not None and self._prompts is not None
-        with quiet(), pinned(self._engine.device):
+        with quiet(), pinned(self._engine.device), named(self.name):
             return [self._lesson(self._row(id), (answers or {}).get(id)) for id in ids]
 
     def _lesson(self, row: int, answer: str | None) -> Lesson | None:
@@ -353,10 +365,11 @@ class LmEvalTask:
         applying = [value for value in values if value is not None]
         short = full.rpartition(",")[0]
         combine = self._task.aggregation()[short] if full in self._own else fmean
-        try:
-            result = float(combine(applying)) if applying else math.nan
-        except OverflowError:  # exp of a hopeless perplexity
-            result = math.inf
+        with named(self.name):
+            try:
+                result = float(combine(applying)) if applying else math.nan
+            except OverflowError:  # exp of a hopeless perplexity
+                result = math.inf
         if not math.isfinite(result):
             raise NonFinite(self.name)
         return result
@@ -470,6 +483,11 @@ class LmEvalTask:
                     continue
                 if not _finite(value):
                     raise NonFinite(self.name, self._ids[row])
+                if not _is_plain(value):
+                    raise RunError(
+                        f"{self.name} ({next(iter(self._file.files))}): its process_results gave {value!r:.100} for "
+                        f"{metric} of item {self._ids[row]}; expected numbers, texts, or lists of them"
+                    )
                 measured[f"{metric},{filter_}"] = value
         return responses, measured
 
@@ -520,9 +538,20 @@ def _plain(value: Any) -> Any:
 
 
 def _finite(value: Any) -> bool:
-    """Whether no number inside a plain ``value`` is NaN or infinite."""
+    """Whether no number inside a plain ``value`` is NaN, infinite or beyond float64."""
     if isinstance(value, dict):
         return all(map(_finite, value.values()))
     if isinstance(value, list):
         return all(map(_finite, value))
+    if isinstance(value, int):
+        return abs(value) <= _MOST
     return not isinstance(value, float) or math.isfinite(value)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON can hold ``value``."""
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))

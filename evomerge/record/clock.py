@@ -1,0 +1,12 @@
+"""The time of what a journal says. Within a process it never jumps, whoever sets the machine's clock meanwhile."""
+
+from __future__ import annotations
+
+import time
+
+_WALL, _STEADY = time.time(), time.monotonic()
+
+
+def now() -> float:
+    """Seconds since the epoch, by the clock as it was when this process began."""
+    return _WALL + time.monotonic() - _STEADY
