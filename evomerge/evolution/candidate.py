@@ -8,6 +8,8 @@ from array import array
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from evomerge.params import Genome
 from evomerge.recipe import Recipe
 
@@ -24,11 +26,11 @@ class Candidate:
     Attributes:
         id: its number.
         origin: in words.
-        digest: of the recipe.
+        digest: of the recipe; of one from a journal it is worked out when it is asked for.
         slope: its slope is wanted, too; by its row weights, in the phase ``rows``.
     """
 
-    __slots__ = ("_body", "_genome", "_make", "_recipe", "digest", "id", "origin", "slope")
+    __slots__ = ("_body", "_digest", "_genome", "_make", "_recipe", "id", "origin", "slope")
 
     def __init__(
         self,
@@ -38,7 +40,8 @@ class Candidate:
         genome: Genome | None = None,
         slope: bool = False,
     ) -> None:
-        self.id, self.origin, self.digest, self.slope = id, origin, recipe.digest, slope
+        self.id, self.origin, self.slope = id, origin, slope
+        self._digest: str | Recipe = recipe.digest  # or what makes it from the body
         self._recipe: Recipe | None = recipe
         self._genome: Genome | array[float] | None = genome
         self._body = b""
@@ -57,13 +60,8 @@ class Candidate:
     ) -> Candidate:
         """One whose recipe is ``template`` with a body in plain form, which ``make`` makes, and may refuse."""
         made = cls.__new__(cls)
-        made.id, made.origin, made.digest, made.slope = (
-            id,
-            origin,
-            template.digest_with(body),
-            slope,
-        )
-        made._genome = genome
+        made.id, made.origin, made._digest, made.slope = id, origin, template, slope
+        made._genome = None if genome is None else array("d", genome)
         made._hold(body, make)
         return made
 
@@ -72,7 +70,13 @@ class Candidate:
         if self._recipe is not None:
             return self._recipe
         assert self._make is not None
-        return self._make(json.loads(zlib.decompress(self._body)))
+        return self._make(self._plain)
+
+    @property
+    def digest(self) -> str:
+        if not isinstance(self._digest, str):
+            self._digest = self._digest.digest_with(self._plain)
+        return self._digest
 
     @property
     def genome(self) -> Genome | None:
@@ -89,8 +93,17 @@ class Candidate:
             self._genome = array("d", self._genome)
 
     def _hold(self, body: Mapping[str, Any], make: Make) -> None:
-        text = json.dumps(body, separators=(",", ":"))
-        self._body, self._make, self._recipe = zlib.compress(text.encode(), 1), make, None
+        try:
+            text = msgspec.json.encode(body)
+        except (TypeError, ValueError):  # numbers of numpy, half a surrogate pair
+            text = json.dumps(body).encode()
+        self._body, self._make, self._recipe = zlib.compress(text, 1), make, None
+
+    @property
+    def _plain(self) -> dict[str, Any]:
+        """The body that is held."""
+        plain: dict[str, Any] = json.loads(zlib.decompress(self._body))
+        return plain
 
     @property
     def _content(self) -> tuple[Any, ...]:

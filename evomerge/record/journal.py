@@ -22,6 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import msgspec
+
 from evomerge import durable
 from evomerge.errors import InputError, RunError
 
@@ -199,10 +201,18 @@ def _refuse_format(line: bytes, path: str | os.PathLike[str]) -> None:
 
 def _decode(body: bytes) -> Event | None:
     try:
-        event = json.loads(body)
+        event = _loads(body)
     except (ValueError, RecursionError):  # neither JSON nor UTF-8, or nested without end
         return None
     return event if isinstance(event, dict) and "event" in event else None
+
+
+def _loads(body: bytes) -> Any:
+    """What ``json.loads`` reads, in a tenth of the time where it can be: not half a surrogate pair."""
+    try:
+        return msgspec.json.decode(body)
+    except (ValueError, RecursionError):
+        return json.loads(body)
 
 
 def _lock(handle: int, path: Path) -> None:

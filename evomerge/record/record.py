@@ -31,6 +31,7 @@ class Record:
         end: the event that ended the search; None before.
         objectives: what the run optimizes.
         history: candidates, evaluations and scores.
+        lines: the events of the journal, in order; those of batches are in the history alone.
 
     Raises:
         InputError: there is no journal, or it is damaged.
@@ -59,17 +60,16 @@ class Record:
             ),
             lambda references: yardsticks(self.objectives, references),
         )
-        for line in lines:
-            self._survey.add(line)
-            number = self._survey.count
-            with events.reading(path, number):
-                events.fold(self.history, line, template, path, number)
+        self.lines: list[events.Line] = [head]
+        with events.unswept():
+            for line in lines:
+                self._survey.add(line)
+                if not isinstance(line, events.BatchLine):
+                    self.lines.append(line)
+                number = self._survey.count
+                with events.reading(path, number):
+                    events.fold(self.history, line, template, path, number)
         self.end = self._survey.end
-
-    @property
-    def lines(self) -> list[events.Line]:
-        """All events of the journal, read anew."""
-        return list(events.read_lines(self.path))
 
     @cached_property
     def template(self) -> Recipe:

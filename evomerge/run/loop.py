@@ -36,6 +36,7 @@ from evomerge.record.events import (
     fold,
     lines_of,
     reading,
+    unswept,
 )
 from evomerge.record.holder import holding
 from evomerge.record.journal import Journal
@@ -259,8 +260,9 @@ class _Loop:
         self._waiting: dict[str, list[At]] = {}
         self._decided = Counter(survey.decisions)  # on the disk
         self._heard = 0  # of the decisions that the search has told
-        for number, line in enumerate(lines_of(journal.path, journal.read()), start=1):
-            self._fold(line, number)
+        with unswept():
+            for number, line in enumerate(lines_of(journal.path, journal.read()), start=1):
+                self._fold(line, number)
         self._spent = survey.seconds
         self._started = time.monotonic()
         self._ended = survey.end
