@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from array import array
@@ -70,40 +71,52 @@ class Candidate:
         if self._recipe is not None:
             return self._recipe
         assert self._make is not None
-        return self._make(self._plain)
+        return self._make(self._held)
 
     @property
     def digest(self) -> str:
         if not isinstance(self._digest, str):
-            self._digest = self._digest.digest_with(self._plain)
+            self._digest = self._digest.digest_with(self._held)
         return self._digest
 
     @property
     def genome(self) -> Genome | None:
         return None if self._genome is None else tuple(self._genome)
 
+    @property
+    def mark(self) -> int:
+        """64 bits of what the recipe's body says: they tell candidates of one search apart, sooner than digests."""
+        body = self._held if self._recipe is None else _read(_text(_plain(self._recipe)))
+        if isinstance(rows := body.get("rows"), Mapping):
+            body["rows"] = rows.get("sha256")  # wherever they lie, as in a digest
+        try:
+            text = msgspec.json.encode(body, order="sorted")
+        except ValueError:  # half a surrogate pair
+            text = json.dumps(body, sort_keys=True).encode()
+        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+    @property
+    def packed(self) -> bool:
+        """Whether it holds as little as can be."""
+        return self._recipe is None
+
     def pack(self, template: Recipe) -> None:
         """Hold as little as can be, if the recipe is ``template`` with another body."""
-        if self._recipe is not None:
-            body = self._recipe.body.plain(tuple(template.models))
-            if template.digest_with(body) != self.digest:
-                return
-            self._hold(body, template.with_body)
+        assert self._recipe is not None
+        body = _plain(self._recipe)
+        if template.digest_with(body) != self.digest:
+            return
+        self._hold(body, template.with_body)
         if self._genome is not None:
             self._genome = array("d", self._genome)
 
     def _hold(self, body: Mapping[str, Any], make: Make) -> None:
-        try:
-            text = msgspec.json.encode(body)
-        except (TypeError, ValueError):  # numbers of numpy, half a surrogate pair
-            text = json.dumps(body).encode()
-        self._body, self._make, self._recipe = zlib.compress(text, 1), make, None
+        self._body, self._make, self._recipe = zlib.compress(_text(body), 1), make, None
 
     @property
-    def _plain(self) -> dict[str, Any]:
-        """The body that is held."""
-        plain: dict[str, Any] = json.loads(zlib.decompress(self._body))
-        return plain
+    def _held(self) -> dict[str, Any]:
+        """The body that is held, in plain form."""
+        return _read(zlib.decompress(self._body))
 
     @property
     def _content(self) -> tuple[Any, ...]:
@@ -117,3 +130,22 @@ class Candidate:
 
     def __repr__(self) -> str:
         return f"Candidate({self.id}, {self.origin!r}, {self.digest[:16]}, {self.genome})"
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    return recipe.body.plain(tuple(recipe.models))
+
+
+def _text(body: Mapping[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(body)
+    except (TypeError, ValueError):  # numbers of numpy, half a surrogate pair
+        return json.dumps(body).encode()
+
+
+def _read(text: bytes) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = msgspec.json.decode(text)
+    except ValueError:  # half a surrogate pair
+        found = json.loads(text)
+    return found

@@ -319,12 +319,12 @@ def _pack(values: Sequence[Any]) -> tuple[str, NDArray[Any]]:
         v is not None and v != int(e) for v, e in zip(values, exact, strict=True)
     ):
         return "json", np.empty(0)  # beyond 2**53
-    for dtype in _NARROW:
-        with np.errstate(invalid="ignore", over="ignore"):
+    content = exact.tobytes()
+    with np.errstate(invalid="ignore", over="ignore"):
+        for dtype in _NARROW:
             packed = exact.astype(dtype)
-            back = packed.astype(np.float64)
-        if back.tobytes() == exact.tobytes():  # minus zero and NaN included
-            break
+            if packed.astype(np.float64).tobytes() == content:  # minus zero and NaN included
+                break
     return kind, packed
 
 

@@ -39,6 +39,7 @@ from evomerge.record.events import (
     unswept,
 )
 from evomerge.record.holder import holding
+from evomerge.record.index import Index
 from evomerge.record.journal import Journal
 from evomerge.record.responses import Store
 from evomerge.record.vectors import Vectors
@@ -247,6 +248,7 @@ class _Loop:
     ) -> None:
         self.run, self.journal, self.store, self.listener = run, journal, store, listener
         self.vectors = Vectors(run.spec.folder)
+        self._index = Index(journal.path)
         self.search = run.search(
             lead=lambda at: self.scoring.lead(at),
             margin=lambda at: self.scoring.margin(at),
@@ -290,7 +292,10 @@ class _Loop:
     def _fold(self, line: Line, number: int) -> None:
         with reading(self.journal.path, number):
             if isinstance(line, BatchLine):
-                self._open(line.batch_on(self.run.template, self.journal.path, number))
+                batch = line.batch_on(self.run.template, self.journal.path, number)
+                if not batch.number:  # what makes no sense is told before anything is asked
+                    _ = [candidate.recipe for candidate in batch.candidates]
+                self._open(batch)
                 return
             if isinstance(line, EvaluationLine):
                 at = line.batch, line.candidate
@@ -307,6 +312,7 @@ class _Loop:
 
     def _write(self, line: Line) -> None:
         self.journal.append(line.plain)
+        self._index.keep(self.journal.count)
 
     # -- working --------------------------------------------------------------------------------
 
@@ -321,6 +327,7 @@ class _Loop:
                 with pool(run.worker(device, gpus)) as workers:
                     self.work(workers)
             self.end()
+            self._index.keep(self.journal.count, last=True)
             # the budget may have been extended before the report was complete
             if self.history.done:
                 return

@@ -1,0 +1,85 @@
+"""How a driver bears 100,000 evaluations and 512 workers; ``make bench-scale``.
+
+    python -m tests.benchmarks.scale [--evaluations N] [--optimizers cma random ...] [--save]
+
+Searches run one after the other, each in a process of its own; with ``--save`` the frozen rows are written, which
+``docs/generate.py`` makes the tables of docs/scale.md from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.scale import long, results, slots
+
+EVALUATIONS = {"cma": 100_000, "random": 100_000, "nsga2": 100_000, "map_elites": 100_000}
+POPULATION, LAG = 16, 2
+RATIOS = (1, 2, 4, 8, 16)  # candidates that may be under way, in slots
+SHAPES = ((64, 16), (64, 64), (512, 64), (512, 256))  # slots, population
+JOB = 60.0  # seconds that a job takes, in the median
+JOBS = (1.0, 10.0, 60.0)
+MACHINE = "a machine of 2 cores that others used, too"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--evaluations", type=int, help="of each search, instead of the usual")
+    parser.add_argument("--optimizers", nargs="+", default=list(EVALUATIONS))
+    parser.add_argument("--folder", help="where searches are kept; default: a temporary one")
+    parser.add_argument("--save", action="store_true", help="write the frozen rows")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        parent = Path(options.folder or temporary)
+        rows = []
+        for name in options.optimizers:
+            count = options.evaluations or EVALUATIONS[name]
+            rows.append(_row(parent, name, count))
+            print(json.dumps(rows[-1]), flush=True)
+    cost = sum(rows[0]["wall_ms"]) / len(rows[0]["wall_ms"])
+    found = {"machine": MACHINE, "long": rows, "slots": simulated(cost)}
+    print(results.tables(found))
+    if options.save:
+        results.FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def _row(parent: Path, optimizer: str, evaluations: int) -> dict[str, Any]:
+    row = _apart("measure", parent, optimizer, evaluations, POPULATION, LAG)
+    row["read"] = long.read(parent, optimizer, evaluations)
+    row["read"] |= _apart("reopen", parent, optimizer, evaluations)
+    return row
+
+
+def _apart(what: str, parent: Path, optimizer: str, *numbers: int) -> dict[str, Any]:
+    """In a process of its own, whose memory is nobody else's."""
+    words = [what, str(parent), optimizer, *map(str, numbers)]
+    command = [sys.executable, "-m", "tests.benchmarks.scale.long", *words]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def simulated(cost_ms: float) -> dict[str, Any]:
+    """Slots in simulated time, where an evaluation takes the driver so many milliseconds."""
+    busy, saturated = [], []
+    for count, population in SHAPES:
+        for ratio in RATIOS:
+            lag = -(-ratio * count // population)
+            share = slots.busy(count, population, lag, cost_ms / 1000 / JOB)
+            row = {"slots": count, "population": population, "lag": lag, "ratio": ratio}
+            busy.append({**row, "busy": round(share, 3)})
+    for seconds in JOBS:
+        share = slots.busy(512, 64, 8 * 16, cost_ms / 1000 / seconds)
+        saturated.append({"seconds": seconds, "busy": round(share, 3)})
+    return {"cost_ms": round(cost_ms, 2), "busy": busy, "saturated": saturated}
+
+
+if __name__ == "__main__":
+    main()
