@@ -36,6 +36,7 @@ from evomerge.suite.scorer import Responses, Results
 
 _HEAD = struct.Struct("<III")
 _NARROW = ("u1", "<i2", "<f4", "<f8")
+_REMEMBERED = 64  # layouts
 _KINDS: Mapping[str, type] = {"float": float, "int": int, "bool": bool}
 
 
@@ -98,12 +99,12 @@ class Store:
         }
         self._handle = handle
         self._newest: tuple[Block, dict[str, Responses]] | None = None
-        self._layouts: dict[bytes, dict[str, _Part]] = {}  # many blocks have the same
-        self._parsed: list[
-            tuple[dict[str, _Part], int]
-        ] = []  # of each block: layout, start of columns
+        self._layouts: dict[
+            bytes, dict[str, _Part]
+        ] = {}  # of the newest blocks: many have the same
         for block in blocks:
-            self._add(block, self._data(block))
+            self._data(block)
+            self.blocks.append(block)
 
     @classmethod
     def open(
@@ -161,7 +162,7 @@ class Store:
                 "room and resume the run"
             ) from error
         block = Block(offset, len(data), zlib.crc32(data))
-        self._add(block, data)
+        self.blocks.append(block)
         self._newest = block, dict(results)
         return block
 
@@ -186,8 +187,11 @@ class Store:
         """
         found = np.full((len(self.blocks), len(self._inventory[scorer])), np.nan)
         content = np.memmap(self.path, np.uint8, "r") if self.blocks else np.empty(0, np.uint8)
-        for row, (parts, start) in enumerate(self._parsed):
-            part = parts.get(scorer)
+        for row, block in enumerate(self.blocks):
+            start = block.offset + _HEAD.size
+            size, _, _ = _HEAD.unpack_from(content, block.offset)
+            part = self._layout(content[start : start + size].tobytes()).get(scorer)
+            start += size
             column = part.columns.get(metric) if part else None
             if part is None or column is None:
                 continue
@@ -223,14 +227,10 @@ class Store:
             )
         return data
 
-    def _add(self, block: Block, data: bytes) -> None:
-        layout, _, _ = _HEAD.unpack_from(data)
-        start = _HEAD.size + layout
-        self.blocks.append(block)
-        self._parsed.append((self._layout(data[_HEAD.size : start]), block.offset + start))
-
     def _layout(self, key: bytes) -> dict[str, _Part]:
         if key not in self._layouts:
+            if len(self._layouts) == _REMEMBERED:
+                self._layouts.clear()
             self._layouts[key] = _parse(key)
         return self._layouts[key]
 
