@@ -62,7 +62,7 @@ class Clock(Listener):
     """Notes what the driver took by each part of a run.
 
     Attributes:
-        marks: evaluations, seconds of CPU, seconds, bytes in memory.
+        marks: evaluations, seconds of CPU without the workers', bytes in memory.
     """
 
     def __init__(self, evaluations: int, answers: Path) -> None:
@@ -70,7 +70,7 @@ class Clock(Listener):
         self._wanted = {WARM + (evaluations - WARM) * part // PARTS for part in range(PARTS + 1)}
         self._count = 0
         self.pool: MadeUp | None = None
-        self.marks: list[tuple[int, float, float, int]] = []
+        self.marks: list[tuple[int, float, int]] = []
 
     def make(self, spec: WorkerSpec) -> MadeUp:
         self.pool = MadeUp(spec, self._answers)
@@ -80,8 +80,7 @@ class Clock(Listener):
         self._count += 1
         if self._count in self._wanted:
             assert self.pool is not None
-            cpu, wall = time.process_time() - self.pool.spent, time.perf_counter() - self.pool.spent
-            self.marks.append((self._count, cpu, wall, resident()))
+            self.marks.append((self._count, time.process_time() - self.pool.spent, resident()))
 
 
 def resident() -> int:
@@ -108,11 +107,10 @@ def measure(
     )
     clock = Clock(evaluations, parent / "answers.json")
     search(folder, clock.make, listener=clock)
-    cpu, wall = [], []
-    for (before, c0, w0, _), (after, c1, w1, _) in itertools.pairwise(clock.marks):
+    cpu = []
+    for (before, c0, _), (after, c1, _) in itertools.pairwise(clock.marks):
         cpu.append(round(1000 * (c1 - c0) / (after - before), 2))
-        wall.append(round(1000 * (w1 - w0) / (after - before), 2))
-    (first, _, _, m0), *_, (last, _, _, m1) = clock.marks
+    (first, _, m0), *_, (last, _, m1) = clock.marks
     sizes = {name: (folder / name).stat().st_size for name in (JOURNAL, RESPONSES)}
     return {
         "optimizer": optimizer,
@@ -120,7 +118,6 @@ def measure(
         "population": population,
         "lag": lag,
         "cpu_ms": cpu,
-        "wall_ms": wall,
         "memory_bytes": round((m1 - m0) / (last - first)),
         "journal_bytes": round(sizes[JOURNAL] / evaluations),
         "store_bytes": round(sizes[RESPONSES] / evaluations),
