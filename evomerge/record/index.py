@@ -61,11 +61,12 @@ class Brief(Record):
         self.path = path
         self._forget()
         try:
-            file = msgspec.json.decode(path.with_name(NAME).read_bytes(), type=_File)
-            size = file.place.size
-            if file.format == FORMAT and journal.checksum(path, 0, size) == file.checksum:
-                self._restore(file)
-        except (OSError, ValueError, InputError, RunError):
+            with events.reading(path, 1):
+                file = msgspec.json.decode(path.with_name(NAME).read_bytes(), type=_File)
+                size = file.place.size
+                if file.format == FORMAT and journal.checksum(path, 0, size) == file.checksum:
+                    self._restore(file)
+        except (OSError, InputError):
             self._forget()  # it is not there, half there, or somebody else's
         self.follow()
         if self._survey.head is None:
@@ -105,9 +106,10 @@ class Brief(Record):
 
     def _restore(self, file: _File) -> None:
         self._forget()
+        lines = events.lines_of(self.path, (e for e in file.entries if isinstance(e, dict)))
         for entry in file.entries:
             if isinstance(entry, dict):
-                line = events.line_of(entry)
+                line = next(lines)
                 self._survey.add(line)
                 self._take(line)
             else:

@@ -189,8 +189,8 @@ class Store:
         content = np.memmap(self.path, np.uint8, "r") if self.blocks else np.empty(0, np.uint8)
         for row, block in enumerate(self.blocks):
             start = block.offset + _HEAD.size
-            size, _, _ = _HEAD.unpack_from(content, block.offset)
-            part = self._layout(content[start : start + size].tobytes()).get(scorer)
+            size, _, _ = _HEAD.unpack(os.pread(self._handle, _HEAD.size, block.offset))
+            part = self._layout(os.pread(self._handle, size, start)).get(scorer)
             start += size
             column = part.columns.get(metric) if part else None
             if part is None or column is None:

@@ -168,7 +168,10 @@ def test_strangers_texts_are_text(models: Say, tmp_path: Path) -> None:
         "run": EVIL,
         "candidate": [EVIL],
         "report": {"score": EVIL, "objectives": {EVIL: INTERVAL, "odd": {"value": "x"}}},
-        "measured": {EVIL: {"task": EVIL, "metric": [EVIL], "better": EVIL, "items": EVIL}, "odd": EVIL},
+        "measured": {
+            EVIL: {"task": EVIL, "metric": [EVIL], "better": EVIL, "items": EVIL},
+            "odd": EVIL,
+        },
         "beside": {EVIL: {**INTERVAL, "p": EVIL}},
         "invalid": [EVIL],
     }

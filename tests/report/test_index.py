@@ -86,6 +86,9 @@ def test_an_index_is_believed_of_its_own_journal_alone(folder: Path, tmp_path: P
         json.dumps({**plain, "marks": "no base 64"}).encode(),
         json.dumps({**plain, "entries": entries[1:]}).encode(),
         json.dumps({**plain, "entries": [[], *entries]}).encode(),
+        json.dumps({**plain, "entries": [["search", 1, 1, 1, 1, 0], *entries]}).encode(),
+        json.dumps({**plain, "entries": [*entries[:-1], {**entries[-1], "table": {}}]}).encode(),
+        b"[" * 100_000,
         json.dumps({**plain, "entries": [*entries, {"event": "end"}]}).encode(),
     ):
         index.write_bytes(changed)

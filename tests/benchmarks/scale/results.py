@@ -49,7 +49,7 @@ def reading_table(found: Row) -> str:
         "search": "`evomerge search` of the finished run",
         "resume": "a killed search, until it asks again",
     }
-    longest = max(found["long"], key=lambda row: (row["evaluations"], row["optimizer"] == "cma"))
+    longest, *_ = found["long"]
     rows = [(text, f"{longest['read'][name]:.1f}") for name, text in whats.items()]
     return _table((f"after {longest['evaluations']:,} evaluations", "seconds"), rows)
 
