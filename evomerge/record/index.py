@@ -27,7 +27,7 @@ from evomerge.record.record import Record, empty
 NAME = "journal.index.json"
 FORMAT = 1
 LEAST = 1000  # lines: a journal of fewer is read in no time
-SHARE = 20  # it is written anew when this part of the journal came since
+SHARE = 50  # it is written anew when this part of the journal came since
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class Brief(Record):
     def _forget(self) -> None:
         self._survey, self.lines = events.Survey(), []
         self._place, self._checksum = Place(), 0
+        self._written = Place()  # where the index ends
         self._entries: list[events.Line | Past] = []
 
     def follow(self) -> None:
@@ -121,14 +122,17 @@ class Brief(Record):
         survey.count, survey.seconds = file.place.lines, file.seconds
         survey.last, survey.newest = file.last, file.newest
         self.history.marks.update(marks)
-        self._place, self._checksum = file.place, file.checksum
+        self._place = self._written = file.place
+        self._checksum = file.checksum
 
     def write(self) -> None:
-        """Write the index, and forget what does not stand in it.
+        """Write the index, if it is another by now, and forget what does not stand in it.
 
         Raises:
             OSError: it cannot be written.
         """
+        if self._place == self._written:
+            return
         survey, entries, past = self._survey, list[Any](), set[int]()
         number = 0
         for entry in self._entries:
@@ -174,9 +178,9 @@ class Index:
         """Write it, if that pays for a journal of so many lines by now; ``last``: it grows no more for now."""
         if lines < LEAST or lines - self._lines < (1 if last else max(LEAST, self._lines // SHARE)):
             return
-        self._lines = lines
+        self._lines, brief, self._brief = lines, self._brief, None
         with suppress(OSError, InputError, RunError):
-            if self._brief is None:
-                self._brief = Brief(self._path.parent)
-            self._brief.follow()
-            self._brief.write()
+            brief = brief or Brief(self._path.parent)
+            brief.follow()
+            brief.write()
+            self._brief = brief  # whole: nothing went wrong half way
