@@ -51,7 +51,7 @@ def reading_table(found: Row) -> str:
     }
     longest, *_ = found["long"]
     rows = [(text, f"{longest['read'][name]:.1f}") for name, text in whats.items()]
-    return _table((f"after {longest['evaluations']:,} evaluations", "seconds"), rows)
+    return _table((f"after {longest['evaluations']:,} evaluations", "seconds of CPU"), rows)
 
 
 def slots_table(found: Row) -> str:
