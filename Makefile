@@ -13,7 +13,7 @@ TRACKERS := $(VENV)/trackers
 # what looks at a page in a browser: playwright-core and axe-core of npm, Chromium of the system
 PAGE := $(VENV)/page
 
-.PHONY: help demo test quick docs site bench bench-evaluate bench-search gpu estimators winners soak fuzz families lint family smollm mergekit vllm quantized trackers page clean
+.PHONY: help demo test quick docs site bench bench-evaluate bench-search bench-scale gpu estimators winners soak fuzz families lint family smollm mergekit vllm quantized trackers page clean
 
 demo: $(VENV)/.installed  ## search over the embedded tiny models (a few minutes)
 	$(BIN)/evomerge demo
@@ -42,6 +42,10 @@ bench-evaluate: $(MERGEKIT)/.installed  ## speed of scoring beside lm-eval and m
 
 bench-search: $(VENV)/.installed-test  ## searches against other tools' at equal cost: all tiers, twenty seeds (a day; resumes)
 	$(BIN)/python -m tests.benchmarks.search --seeds 20 --jobs 2 --out bench-search --save
+	$(BIN)/python docs/generate.py
+
+bench-scale: $(VENV)/.installed-test  ## 100,000 evaluations through one driver, and 512 simulated workers: docs/scale.md (an hour)
+	$(BIN)/python -m tests.benchmarks.scale --save
 	$(BIN)/python docs/generate.py
 
 gpu:  ## what a CUDA GPU makes of merging and scoring: one table, eight minutes ("no GPU" elsewhere)

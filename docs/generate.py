@@ -68,6 +68,14 @@ def frontier_tables() -> str:
     return tables(load(ROWS))
 
 
+def scale_tables() -> str:
+    """What a driver takes in long searches, from the frozen measurements."""
+    sys.path.insert(0, str(ROOT))
+    from tests.benchmarks.scale.results import load, tables
+
+    return tables(load())
+
+
 def optimizers_table() -> str:
     """Every optimizer with its options and the first sentence about it."""
     from evomerge import optimizers
@@ -138,6 +146,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {  # marker -> file, table
     "search tables": ("docs/search.md", search_tables),
     "families table": ("docs/architectures.md", families_table),
     "frontier tables": ("docs/search.md", frontier_tables),
+    "scale tables": ("docs/scale.md", scale_tables),
     "systems counts": ("docs/systems.md", systems_counts),
     "systems table": ("docs/systems.md", systems_table),
 }

@@ -23,7 +23,7 @@ SECTIONS = {
     "Look and share": ["report", "compare", "sharing"],
     "What there is": ["methods", "optimizers", "spaces", "fitness", "recipes", "adapters", "architectures", "rounds"],
     "Why to believe it": ["winner", "evidence", "search", "systems"],
-    "Run and extend": ["clusters", "security", "extending", "contributing"],
+    "Run and extend": ["clusters", "scale", "security", "extending", "contributing"],
 }  # fmt: skip
 ELSEWHERE = {
     "index": "README.md",

@@ -485,13 +485,15 @@ class Recipe:
         return cls.parse(config.read(path))
 
     @classmethod
-    def from_plain(cls, value: Mapping[str, Any], origin: str = ".") -> Recipe:
-        """The recipe that ``plain`` describes; folders are relative to ``origin``."""
-        return cls.parse(config.from_plain(dict(value), str(Path(origin) / "recipe")))
+    def from_plain(
+        cls, value: Mapping[str, Any], origin: str = ".", body: Body | None = None
+    ) -> Recipe:
+        """The recipe that ``plain`` describes; folders are relative to ``origin``. ``body``: if it has none."""
+        return cls.parse(config.from_plain(dict(value), str(Path(origin) / "recipe")), body)
 
     @classmethod
-    def parse(cls, node: config.Node) -> Recipe:
-        """A recipe from a YAML mapping."""
+    def parse(cls, node: config.Node, body: Body | None = None) -> Recipe:
+        """A recipe from a YAML mapping; ``body``: if that has none."""
         problems = config.Problems()
         section = config.Section(node, problems)
         base = section.text("base") or None
@@ -519,7 +521,8 @@ class Recipe:
         tokenizer, tokens = _tokenizer(section, names)
         allow, place = allowed(section), placed(section)
         provenance = section.get("provenance")
-        body = Body.parse(section, tuple(models), base is not None)
+        if body is None:
+            body = Body.parse(section, tuple(models), base is not None)
         section.finish()
         problems.check()
         return cls(

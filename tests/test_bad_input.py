@@ -811,7 +811,8 @@ def test_a_run_that_lost_its_answers_or_a_key_of_its_journal_is_refused(
         inner[keys[-1]] = value
         forge(changed)
         place = f"{path}:{line + 1}: the journal is damaged: "
-        refuse("status", folder, says=(place, told))
+        if "body" not in keys:  # that is read by who needs its recipe
+            refuse("status", folder, says=(place, told))
         if "candidate" in keys or "body" in keys or "trust" in keys:
             refuse("search", folder, "--ray", "off", says=(place, told))
     report = max(event["batch"] for event in events if event["event"] == "batch")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from evomerge.run.spec import load_run
+from tests.benchmarks.scale.slots import busy
 from tests.benchmarks.search import analytic, replay
 from tests.benchmarks.search.controls import ANYTIME, CONTROLS
 from tests.benchmarks.search.driving import Entry, drive
@@ -280,3 +281,11 @@ def test_real_models_controls_and_fine_tuning_are_judged_alike(
     truths = list((tmp_path / "truths").glob("*/*.json"))
     assert truths, "answers are kept by recipe"
     assert tables(list(rows.values())).count("\n| ") == 2 + len(rows)
+
+
+def test_simulated_slots_are_as_busy_as_what_is_under_way_and_the_driver_allow() -> None:
+    assert busy(4, 4, 1, 0.0, sigma=0.0) == pytest.approx(1), "all take as long as each other"
+    assert busy(8, 4, 1, 0.0, sigma=0.0) == pytest.approx(0.5), "half of them are asked nothing"
+    shares = [busy(16, 8, lag, 0.0, rounds=100) for lag in (2, 4, 8, 16)]
+    assert shares == sorted(shares) and shares[0] < 0.5 < shares[-1], "stragglers hold up others"
+    assert busy(16, 8, 64, 0.25, sigma=0.0) == pytest.approx(4 / 16, rel=0.05), "one at a time"

@@ -88,13 +88,13 @@ def add_parent(arguments: argparse.Namespace) -> None:
 
 
 def status(arguments: argparse.Namespace) -> None:
-    from evomerge.record.record import Record
+    from evomerge.record.index import Brief
     from evomerge.report.terminal import show_status, status_of
 
     if arguments.watch is not None:
         _watch(arguments)
         return
-    record = Record(arguments.run_dir)
+    record = Brief(arguments.run_dir)
     if arguments.json:
         print(json.dumps(status_of(record), indent=2))
     else:
@@ -103,7 +103,7 @@ def status(arguments: argparse.Namespace) -> None:
 
 def _watch(arguments: argparse.Namespace) -> None:
     """Show the status again and again, until the search is done or nobody works on it; Ctrl-C ends it, too."""
-    from evomerge.record.record import Record
+    from evomerge.record.index import Brief
     from evomerge.report.terminal import clear, show_status, status_of
 
     if not arguments.watch > 0:
@@ -111,7 +111,7 @@ def _watch(arguments: argparse.Namespace) -> None:
     placement.stop_on_signals()
     try:
         while True:
-            record = Record(arguments.run_dir)
+            record = Brief(arguments.run_dir)
             status = status_of(record)
             if arguments.json:
                 print(json.dumps(status), flush=True)

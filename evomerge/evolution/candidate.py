@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from array import array
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import msgspec
 
 from evomerge.params import Genome
 from evomerge.recipe import Recipe
@@ -24,11 +27,11 @@ class Candidate:
     Attributes:
         id: its number.
         origin: in words.
-        digest: of the recipe.
+        digest: of the recipe; of one from a journal it is worked out when it is asked for.
         slope: its slope is wanted, too; by its row weights, in the phase ``rows``.
     """
 
-    __slots__ = ("_body", "_genome", "_make", "_recipe", "digest", "id", "origin", "slope")
+    __slots__ = ("_body", "_digest", "_genome", "_make", "_recipe", "id", "origin", "slope")
 
     def __init__(
         self,
@@ -38,7 +41,8 @@ class Candidate:
         genome: Genome | None = None,
         slope: bool = False,
     ) -> None:
-        self.id, self.origin, self.digest, self.slope = id, origin, recipe.digest, slope
+        self.id, self.origin, self.slope = id, origin, slope
+        self._digest: str | Recipe = recipe.digest  # or what makes it from the body
         self._recipe: Recipe | None = recipe
         self._genome: Genome | array[float] | None = genome
         self._body = b""
@@ -57,13 +61,8 @@ class Candidate:
     ) -> Candidate:
         """One whose recipe is ``template`` with a body in plain form, which ``make`` makes, and may refuse."""
         made = cls.__new__(cls)
-        made.id, made.origin, made.digest, made.slope = (
-            id,
-            origin,
-            template.digest_with(body),
-            slope,
-        )
-        made._genome = genome
+        made.id, made.origin, made._digest, made.slope = id, origin, template, slope
+        made._genome = None if genome is None else array("d", genome)
         made._hold(body, make)
         return made
 
@@ -72,25 +71,52 @@ class Candidate:
         if self._recipe is not None:
             return self._recipe
         assert self._make is not None
-        return self._make(json.loads(zlib.decompress(self._body)))
+        return self._make(self._held)
+
+    @property
+    def digest(self) -> str:
+        if not isinstance(self._digest, str):
+            self._digest = self._digest.digest_with(self._held)
+        return self._digest
 
     @property
     def genome(self) -> Genome | None:
         return None if self._genome is None else tuple(self._genome)
 
+    @property
+    def mark(self) -> int:
+        """64 bits of what the recipe's body says: they tell candidates of one search apart, sooner than digests."""
+        body = self._held if self._recipe is None else _read(_text(_plain(self._recipe)))
+        if isinstance(rows := body.get("rows"), Mapping):
+            body["rows"] = rows.get("sha256")  # wherever they lie, as in a digest
+        try:
+            text = msgspec.json.encode(body, order="sorted")
+        except ValueError:  # half a surrogate pair
+            text = json.dumps(body, sort_keys=True).encode()
+        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+    @property
+    def packed(self) -> bool:
+        """Whether it holds as little as can be."""
+        return self._recipe is None
+
     def pack(self, template: Recipe) -> None:
         """Hold as little as can be, if the recipe is ``template`` with another body."""
-        if self._recipe is not None:
-            body = self._recipe.body.plain(tuple(template.models))
-            if template.digest_with(body) != self.digest:
-                return
-            self._hold(body, template.with_body)
+        assert self._recipe is not None
+        body = _plain(self._recipe)
+        if template.digest_with(body) != self.digest:
+            return
+        self._hold(body, template.with_body)
         if self._genome is not None:
             self._genome = array("d", self._genome)
 
     def _hold(self, body: Mapping[str, Any], make: Make) -> None:
-        text = json.dumps(body, separators=(",", ":"))
-        self._body, self._make, self._recipe = zlib.compress(text.encode(), 1), make, None
+        self._body, self._make, self._recipe = zlib.compress(_text(body), 1), make, None
+
+    @property
+    def _held(self) -> dict[str, Any]:
+        """The body that is held, in plain form."""
+        return _read(zlib.decompress(self._body))
 
     @property
     def _content(self) -> tuple[Any, ...]:
@@ -104,3 +130,22 @@ class Candidate:
 
     def __repr__(self) -> str:
         return f"Candidate({self.id}, {self.origin!r}, {self.digest[:16]}, {self.genome})"
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    return recipe.body.plain(tuple(recipe.models))
+
+
+def _text(body: Mapping[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(body)
+    except (TypeError, ValueError):  # numbers of numpy, half a surrogate pair
+        return json.dumps(body).encode()
+
+
+def _read(text: bytes) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = msgspec.json.decode(text)
+    except ValueError:  # half a surrogate pair
+        found = json.loads(text)
+    return found

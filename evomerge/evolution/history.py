@@ -191,6 +191,23 @@ class Cost:
         )
 
 
+@dataclass(frozen=True)
+class Past:
+    """What is left of a complete batch of the search that nobody looks into any more.
+
+    Attributes:
+        phase: that it belonged to.
+        candidates: how many.
+        cost: of their evaluations.
+        failed: how many of these failed.
+    """
+
+    phase: Phase
+    candidates: int
+    cost: Cost
+    failed: int
+
+
 @dataclass
 class _Progress:
     """A batch and what came of it so far."""
@@ -221,6 +238,7 @@ class History:
         ended: tables that were made.
         verdicts: on the rounds of the shortlist.
         arrived: evaluations, of all phases.
+        failed: those of them that failed.
         searched: candidates opened before the shortlist: what the evaluation budget counts.
         spent: what arrived before the shortlist has used.
     """
@@ -246,7 +264,10 @@ class History:
         self.extensions: list[int] = []
         self.ended = 0
         self.verdicts: list[Verdict] = []
-        self.arrived = 0
+        self.arrived = self.failed = 0
+        self._references = set[int]()  # ids of base and parents
+        self._tried = set[int]()  # marks of merges that were evaluated
+        self._unmarked: list[Candidate] = []  # those that are not among them yet
         self.searched = 0
         self.spent = Cost()
 
@@ -268,6 +289,8 @@ class History:
             raise ValueError(f"the verdict on batch {self.unjudged} is missing before it")
         if batch.phase.searched:
             self._behind = self.behind
+        if not batch.number:
+            self._references = {c.id for c in batch.candidates}
         self._batches.append(_Progress(batch, {c.id: c for c in batch.candidates}))
         self.batches.append(batch)
         self.candidates.update({c.id: c for c in batch.candidates})
@@ -318,6 +341,9 @@ class History:
         del progress.awaited[evaluation.candidate]
         progress.evaluations[evaluation.candidate] = evaluation
         self.arrived += 1
+        self.failed += evaluation.values is None
+        if evaluation.candidate not in self._references:
+            self._unmarked.append(self.candidates[evaluation.candidate])
         if progress.batch.phase.searched:
             cost = Cost(1, evaluation.items, evaluation.tokens)
             progress.cost += cost
@@ -326,6 +352,18 @@ class History:
             return False
         self._complete(progress)
         return True
+
+    def skip(self, past: Past) -> None:
+        """Fold: the next batch is long past."""
+        self._behind = self.behind
+        batch = Batch(len(self._batches), past.phase, ())
+        self._batches.append(_Progress(batch, {}, cost=past.cost))
+        self.batches.append(batch)
+        self.searched += past.candidates
+        self.arrived += past.cost.evaluations
+        self.failed += past.failed
+        self.spent += past.cost
+        self._count_costs()
 
     def check_awaited(self, batch: int, candidate: int) -> None:
         """Refuse an evaluation that nobody waits for.
@@ -360,6 +398,9 @@ class History:
             self.gains = self._yardsticks(self.references(batch.number))
         self._score(progress)
         self._open.discard(batch.number)
+        self._count_costs()
+
+    def _count_costs(self) -> None:
         while len(self._costs) <= len(self._batches) and self.complete(len(self._costs)):
             self._costs.append(self._costs[-1] + self._batches[len(self._costs) - 1].cost)
 
@@ -372,7 +413,8 @@ class History:
             progress.scores[candidate.id] = score
             if score is not None and values is not None and batch.phase in MERGED:
                 self._best.add(Elite(candidate.id, batch.number, score, values))
-            candidate.pack(self._frame_of(candidate))
+            if not candidate.packed:
+                candidate.pack(self._frame_of(candidate))
 
     def _frame_of(self, candidate: Candidate) -> Recipe:
         """What the recipes of a search have in common."""
@@ -512,15 +554,25 @@ class History:
     @property
     def tried(self) -> int:
         """Merges that were evaluated, each once however often it was drawn or scored; failures count."""
-        references = {c.id for c in self.batches[0].candidates} if self.batches else set()
-        return len(
-            {
-                self.candidates[id].digest
-                for progress in self._batches
-                for id in progress.evaluations
-                if id not in references
-            }
-        )
+        return len(self.marks)
+
+    @property
+    def marks(self) -> set[int]:
+        """Of these merges (``Candidate.mark``)."""
+        self._tried.update(candidate.mark for candidate in self._unmarked)
+        self._unmarked.clear()
+        return self._tried
+
+    def past(self, batch: int) -> Past | None:
+        """What to keep of a batch; None of one that matters still: the first, those of a shortlist or report,
+        and where the best merge was scored, or an evaluation is awaited."""
+        progress, best = self._batches[batch], self.best
+        matters = not batch or not progress.batch.phase.searched or batch in self._open
+        if matters or (best is not None and best.batch == batch):
+            return None
+        found = progress.evaluations.values()
+        failed = sum(evaluation.values is None for evaluation in found)
+        return Past(progress.batch.phase, len(progress.batch.candidates), progress.cost, failed)
 
     @property
     def under_way(self) -> list[Batch]:

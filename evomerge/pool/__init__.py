@@ -130,6 +130,8 @@ class Resident:
                 self._worker = self._spec.build()
         except InputError as error:
             return json.dumps({"input_error": str(error)})
+        except RunError as error:  # which says whole what is wrong
+            return json.dumps({"run_error": str(error)})
         except Exception:
             return json.dumps({"traceback": traceback.format_exc()})
         return None

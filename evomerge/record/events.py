@@ -25,12 +25,13 @@ Each is a dataclass, and a line of a journal is valid if its type can be made fr
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -75,7 +76,7 @@ class Line:
         return {"event": self.event, **found}
 
 
-L = TypeVar("L", bound=Line)
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -277,7 +278,15 @@ class EvaluationLine(Line):
     ) -> EvaluationLine:
         return cls(
             time=clock.now(),
-            **asdict(evaluation),
+            batch=evaluation.batch,
+            candidate=evaluation.candidate,
+            values=_plain(evaluation.values),
+            error=evaluation.error,
+            errors=_plain(evaluation.errors),
+            items=evaluation.items,
+            tokens=evaluation.tokens,
+            slopes=_plain(evaluation.slopes),
+            vectors=evaluation.vectors,
             block=block.plain if block else None,
             reused=tuple(reused),
             seconds=dict(seconds),
@@ -300,6 +309,10 @@ class EvaluationLine(Line):
     def block_at(self, line: int = 0) -> Block | None:
         """Where its responses lie; ``line`` is its own in the journal."""
         return Block(*self.block, line) if self.block else None
+
+
+def _plain(found: Mapping[str, V] | None) -> dict[str, V] | None:
+    return None if found is None else dict(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -438,14 +451,21 @@ def read_lines(path: Path) -> Iterator[Line]:
     return lines_of(path, journal.each(path))
 
 
-def lines_of(path: Path, events: Iterable[Mapping[str, Any]]) -> Iterator[Line]:
+def lines_of(
+    path: Path, events: Iterable[Mapping[str, Any]], head: Head | None = None, before: int = 0
+) -> Iterator[Line]:
     """The events of the journal at ``path``, which begins with a ``Head``, one after the other.
+
+    Args:
+        path: for messages.
+        events: of it.
+        head, before: of the journal, and the number of lines before the first event, where that is another.
 
     Raises:
         InputError: one is not what is written.
     """
-    names: list[str] = []
-    for number, event in enumerate(events, start=1):
+    names = [objective.name for objective in head.objectives] if head else []
+    for number, event in enumerate(events, start=before + 1):
         with reading(path, number):
             line = line_of(event)
             if (number == 1) != isinstance(line, Head):
@@ -490,6 +510,7 @@ class Survey:
         decisions: that were told.
         count: of lines.
         newest: when the last line was written; 0.0 before the first.
+        last: the same, in this session; None before the first.
     """
 
     head: Head | None = None
@@ -500,7 +521,7 @@ class Survey:
     decisions: list[str] = field(default_factory=list)
     count: int = 0
     newest: float = 0.0
-    _last: float | None = None  # time of the line before, in this session
+    last: float | None = None
 
     def add(self, line: Line) -> None:
         """The next line."""
@@ -509,7 +530,7 @@ class Survey:
         if isinstance(line, Head):
             self.head = line
         elif isinstance(line, SessionLine):
-            self._last = line.time
+            self.last = line.time
         elif isinstance(line, EndLine):
             self.end = line
         elif isinstance(line, DecisionLine):
@@ -518,9 +539,9 @@ class Survey:
             self.worked.update(line.seconds, items=line.items, tokens=line.tokens)
             if block := line.block_at(self.count):
                 self.blocks.append(block)
-        if self._last is not None:
-            self.seconds += line.time - self._last
-            self._last = line.time
+        if self.last is not None:
+            self.seconds += line.time - self.last
+            self.last = line.time
 
     @classmethod
     def of(cls, lines: Iterable[Line]) -> Survey:
@@ -558,6 +579,18 @@ def reading(path: Path, line: int) -> Iterator[None]:
         raise journal.damaged(path, line, str(error)) from error
     except (AttributeError, LookupError, TypeError, RecursionError, OverflowError) as error:
         raise journal.damaged(path, line, f"{type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def unswept() -> Iterator[None]:
+    """What is folded stays: nobody looks through it for garbage meanwhile, which takes a third of the time."""
+    swept = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if swept:
+            gc.enable()
 
 
 def fold(history: History, line: Line, template: Recipe, path: Path, number: int) -> None:

@@ -18,9 +18,12 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import msgspec
 
 from evomerge import durable
 from evomerge.errors import InputError, RunError
@@ -29,7 +32,17 @@ Event = dict[str, Any]
 
 _log = logging.getLogger("evomerge.record.journal")
 FORMAT = 7
+_CHUNK = 2**22  # bytes that are read at a time
 _SUM = re.compile(rb',"sum":"([0-9a-f]{8})"}$')
+
+
+@dataclass(frozen=True)
+class Place:
+    """Behind a line of a journal: bytes and lines up to there, and the line's sum."""
+
+    size: int = 0
+    lines: int = 0
+    sum: int = 0
 
 
 def read(path: str | os.PathLike[str]) -> list[Event]:
@@ -43,14 +56,38 @@ def each(path: str | os.PathLike[str]) -> Iterator[Event]:
     Raises:
         InputError: the file is absent, unreadable or damaged.
     """
+    for event, _ in behind(path, Place()):
+        yield event
+
+
+def behind(path: str | os.PathLike[str], start: Place) -> Iterator[tuple[Event, Place]]:
+    """The events behind a place, each with the place behind it.
+
+    Raises:
+        InputError: see ``each``.
+    """
     try:
-        content = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            file.seek(start.size)
+            content = file.read()
     except FileNotFoundError:
         raise InputError(f"{path}: no such journal; is this the folder of a run?") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    for event, _, _ in _parse(content, path):
-        yield event
+    yield from _parse(content, path, start)
+
+
+def checksum(path: str | os.PathLike[str], start: int, end: int, sum: int = 0) -> int:
+    """The CRC-32 of some bytes of a file, behind others that have the CRC-32 ``sum``.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        file.seek(start)
+        while start < end and (part := file.read(min(_CHUNK, end - start))):
+            start, sum = start + len(part), zlib.crc32(part, sum)
+    return sum
 
 
 def damaged(path: str | os.PathLike[str], line: int, why: str) -> InputError:
@@ -94,18 +131,18 @@ class Journal:
             _lock(handle, path)
             durable.sync(path.parent)  # a new file's name is as durable as its content
             content = path.read_bytes()
-            count = good = last = 0
-            for count, (_, end, crc) in enumerate(_parse(content, path), start=1):  # noqa: B007
-                good, last = end, crc
-            if good < len(content):
-                durable.cut(handle, good)
+            good = Place()
+            for _, place in _parse(content, path, Place()):
+                good = place
+            if good.size < len(content):
+                durable.cut(handle, good.size)
                 _log.warning(
-                    "%s: dropped an unfinished last line, %d bytes", path, len(content) - good
+                    "%s: dropped an unfinished last line, %d bytes", path, len(content) - good.size
                 )
         except BaseException:
             os.close(handle)
             raise
-        return cls(path, count, handle, last)
+        return cls(path, good.lines, handle, good.sum)
 
     def read(self) -> Iterator[Event]:
         """The events on the disk, one after the other."""
@@ -173,9 +210,11 @@ def _encode(event: Event, before: int) -> tuple[bytes, int]:
     return body[:-1] + b',"sum":"%08x"}\n' % sum, sum
 
 
-def _parse(content: bytes, path: str | os.PathLike[str]) -> Iterator[tuple[Event, int, int]]:
-    """The events in ``content``, each with where it ends (a torn tail is no event) and its sum."""
-    count = start = sum = 0
+def _parse(
+    content: bytes, path: str | os.PathLike[str], place: Place
+) -> Iterator[tuple[Event, Place]]:
+    """The events in ``content``, which begins at ``place``, each with the place behind it (a torn tail is no event)."""
+    start, before, count, sum = 0, place.size, place.lines, place.sum
     while (end := content.find(b"\n", start)) >= 0:
         line = content[start:end]
         match = _SUM.search(line)
@@ -194,7 +233,7 @@ def _parse(content: bytes, path: str | os.PathLike[str]) -> Iterator[tuple[Event
             )
             raise damaged(path, count + 1, why)
         start, sum, count = end + 1, int(match[1], 16), count + 1
-        yield event, start, sum
+        yield event, Place(before + start, count, sum)
 
 
 def _refuse_format(line: bytes, path: str | os.PathLike[str]) -> None:
@@ -209,10 +248,18 @@ def _refuse_format(line: bytes, path: str | os.PathLike[str]) -> None:
 
 def _decode(body: bytes) -> Event | None:
     try:
-        event = json.loads(body)
+        event = _loads(body)
     except (ValueError, RecursionError):  # neither JSON nor UTF-8, or nested without end
         return None
     return event if isinstance(event, dict) and "event" in event else None
+
+
+def _loads(body: bytes) -> Any:
+    """What ``json.loads`` reads, in a tenth of the time where it can be: not half a surrogate pair."""
+    try:
+        return msgspec.json.decode(body)
+    except (ValueError, RecursionError):
+        return json.loads(body)
 
 
 def _lock(handle: int, path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,9 @@ class Record:
     Attributes:
         folder: the run's folder.
         head: the first event of the journal.
-        end: the event that ended the search; None before.
         objectives: what the run optimizes.
         history: candidates, evaluations and scores.
+        lines: the events of the journal, in order; those of batches are in the history alone.
 
     Raises:
         InputError: there is no journal, or it is damaged.
@@ -42,34 +42,37 @@ class Record:
         self._read(path)
 
     def _read(self, path: Path) -> None:
-        self.path, self._survey = path, events.Survey()
-        lines = events.read_lines(path)
-        head = next(lines, None)
-        if head is None:
-            raise _empty(path)
-        assert isinstance(head, events.Head)
-        self._survey.add(head)
-        self.head = head
-        self.objectives = head.objectives
-        with events.reading(path, 1):
-            template = self.template
+        self.path, self._survey, self.lines = path, events.Survey(), list[events.Line]()
+        with events.unswept():
+            for line in events.read_lines(path):
+                self._survey.add(line)
+                self._fold(line)
+        if self._survey.head is None:
+            raise empty(path)
+
+    def _fold(self, line: events.Line) -> None:
+        """The newest line that was surveyed."""
+        number = self._survey.count
+        with events.reading(self.path, number):
+            if isinstance(line, events.Head):
+                self._begin(line)
+            events.fold(self.history, line, self.template, self.path, number)
+        if not isinstance(line, events.BatchLine):
+            self.lines.append(line)
+
+    def _begin(self, head: events.Head) -> None:
+        self.head, self.objectives = head, head.objectives
         self.history = History(
             lambda values, references, gains: combine(
                 self.objectives, head.combine, values, references, gains
             ),
             lambda references: yardsticks(self.objectives, references),
         )
-        for line in lines:
-            self._survey.add(line)
-            number = self._survey.count
-            with events.reading(path, number):
-                events.fold(self.history, line, template, path, number)
-        self.end = self._survey.end
 
     @property
-    def lines(self) -> list[events.Line]:
-        """All events of the journal, read anew."""
-        return list(events.read_lines(self.path))
+    def end(self) -> events.EndLine | None:
+        """The event that ended the search; None before."""
+        return self._survey.end
 
     @cached_property
     def template(self) -> Recipe:
@@ -198,11 +201,12 @@ def head_of(folder: str | Path) -> events.Head:
     path = begun(folder)
     head = events.head_at(path)
     if head is None:
-        raise _empty(path)
+        raise empty(path)
     return head
 
 
-def _empty(path: Path) -> InputError:
+def empty(path: Path) -> InputError:
+    """What to raise where a journal has no line."""
     return InputError(f"{path}: is empty: the search in this folder did not begin yet")
 
 
@@ -235,5 +239,5 @@ def remarks_on(history: History, budget: Mapping[str, float | None]) -> list[str
 
 def template_from(plain: Mapping[str, Any], folder: Path) -> Recipe:
     """A recipe without groups from plain data."""
-    passthrough = [{"method": "passthrough", "models": [next(iter(plain["models"]))]}]
-    return replace(Recipe.from_plain({**plain, "groups": passthrough}, str(folder)), body=Body())
+    frame = {key: value for key, value in plain.items() if key != "groups"}
+    return Recipe.from_plain(frame, str(folder), Body())

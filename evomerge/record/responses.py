@@ -36,6 +36,7 @@ from evomerge.suite.scorer import Responses, Results
 
 _HEAD = struct.Struct("<III")
 _NARROW = ("u1", "<i2", "<f4", "<f8")
+_REMEMBERED = 64  # layouts
 _KINDS: Mapping[str, type] = {"float": float, "int": int, "bool": bool}
 
 
@@ -98,12 +99,12 @@ class Store:
         }
         self._handle = handle
         self._newest: tuple[Block, dict[str, Responses]] | None = None
-        self._layouts: dict[bytes, dict[str, _Part]] = {}  # many blocks have the same
-        self._parsed: list[
-            tuple[dict[str, _Part], int]
-        ] = []  # of each block: layout, start of columns
+        self._layouts: dict[
+            bytes, dict[str, _Part]
+        ] = {}  # of the newest blocks: many have the same
         for block in blocks:
-            self._add(block, self._data(block))
+            self._data(block)
+            self.blocks.append(block)
 
     @classmethod
     def open(
@@ -162,7 +163,7 @@ class Store:
                 f"{durable.remedy(error)} and resume the run"
             ) from error
         block = Block(offset, len(data), zlib.crc32(data))
-        self._add(block, data)
+        self.blocks.append(block)
         self._newest = block, dict(results)
         return block
 
@@ -187,8 +188,11 @@ class Store:
         """
         found = np.full((len(self.blocks), len(self._inventory[scorer])), np.nan)
         content = np.memmap(self.path, np.uint8, "r") if self.blocks else np.empty(0, np.uint8)
-        for row, (parts, start) in enumerate(self._parsed):
-            part = parts.get(scorer)
+        for row, block in enumerate(self.blocks):
+            start = block.offset + _HEAD.size
+            size, _, _ = _HEAD.unpack(os.pread(self._handle, _HEAD.size, block.offset))
+            part = self._layout(os.pread(self._handle, size, start)).get(scorer)
+            start += size
             column = part.columns.get(metric) if part else None
             if part is None or column is None:
                 continue
@@ -224,14 +228,10 @@ class Store:
             )
         return data
 
-    def _add(self, block: Block, data: bytes) -> None:
-        layout, _, _ = _HEAD.unpack_from(data)
-        start = _HEAD.size + layout
-        self.blocks.append(block)
-        self._parsed.append((self._layout(data[_HEAD.size : start]), block.offset + start))
-
     def _layout(self, key: bytes) -> dict[str, _Part]:
         if key not in self._layouts:
+            if len(self._layouts) == _REMEMBERED:
+                self._layouts.clear()
             self._layouts[key] = _parse(key)
         return self._layouts[key]
 
@@ -320,12 +320,12 @@ def _pack(values: Sequence[Any]) -> tuple[str, NDArray[Any]]:
         v is not None and v != int(e) for v, e in zip(values, exact, strict=True)
     ):
         return "json", np.empty(0)  # beyond 2**53
-    for dtype in _NARROW:
-        with np.errstate(invalid="ignore", over="ignore"):
+    content = exact.tobytes()
+    with np.errstate(invalid="ignore", over="ignore"):
+        for dtype in _NARROW:
             packed = exact.astype(dtype)
-            back = packed.astype(np.float64)
-        if back.tobytes() == exact.tobytes():  # minus zero and NaN included
-            break
+            if packed.astype(np.float64).tobytes() == content:  # minus zero and NaN included
+                break
     return kind, packed
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -20,7 +20,6 @@ from evomerge.evolution.history import History, Phase
 from evomerge.inference.intervals import Interval
 from evomerge.judging.table import Count, interval_from
 from evomerge.judging.table import Table as FinalTable
-from evomerge.methods import Method
 from evomerge.params import show
 from evomerge.record.holder import Holder, holder_of
 from evomerge.record.record import Record
@@ -36,6 +35,9 @@ from evomerge.report.text import (
 )
 from evomerge.suite.ranges import ANY, Range, ranges
 from evomerge.visible import one_line, visible
+
+if TYPE_CHECKING:
+    from evomerge.methods import Method
 
 PHASES: Mapping[str, str] = {
     Phase.REFERENCES: "base and parents",
@@ -207,11 +209,7 @@ def status_of(record: Record) -> dict[str, Any]:
         "spent": {**asdict(history.spent), "hours": round(record.seconds / 3600, 4)},
         "worked": record.worked,
         "batches": len(history.batches),
-        "failed": sum(
-            e.values is None
-            for b in history.batches
-            for e in history.evaluations(b.number).values()
-        ),
+        "failed": history.failed,
         "seconds": round(record.seconds, 1),
         "best": None
         if best is None

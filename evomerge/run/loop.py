@@ -38,8 +38,10 @@ from evomerge.record.events import (
     fold,
     lines_of,
     reading,
+    unswept,
 )
 from evomerge.record.holder import holding
+from evomerge.record.index import Index
 from evomerge.record.journal import Journal
 from evomerge.record.record import Record
 from evomerge.record.responses import Store
@@ -268,6 +270,7 @@ class _Loop:
         self.run, self.journal, self.store, self.listener = run, journal, store, listener
         self.ground = ground
         self.vectors = Vectors(run.spec.folder)
+        self._index = Index(journal.path)
         self.search = run.search(
             lead=lambda at: self.scoring.lead(at),
             margin=lambda at: self.scoring.margin(at),
@@ -281,8 +284,9 @@ class _Loop:
         self._waiting: dict[str, list[At]] = {}
         self._decided = Counter(survey.decisions)  # on the disk
         self._heard = 0  # of the decisions that the search has told
-        for number, line in enumerate(lines_of(journal.path, journal.read()), start=1):
-            self._fold(line, number)
+        with unswept():
+            for number, line in enumerate(lines_of(journal.path, journal.read()), start=1):
+                self._fold(line, number)
         self._spent = survey.seconds
         self._started = time.monotonic()
         self._ended = survey.end
@@ -310,7 +314,10 @@ class _Loop:
     def _fold(self, line: Line, number: int) -> None:
         with reading(self.journal.path, number):
             if isinstance(line, BatchLine):
-                self._open(line.batch_on(self.run.template, self.journal.path, number))
+                batch = line.batch_on(self.run.template, self.journal.path, number)
+                if not batch.number:  # what makes no sense is told before anything is asked
+                    _ = [candidate.recipe for candidate in batch.candidates]
+                self._open(batch)
                 return
             if isinstance(line, EvaluationLine):
                 at = line.batch, line.candidate
@@ -327,6 +334,7 @@ class _Loop:
 
     def _write(self, line: Line) -> None:
         self.journal.append(line.plain)
+        self._index.keep(self.journal.count)
 
     # -- working --------------------------------------------------------------------------------
 
@@ -341,6 +349,7 @@ class _Loop:
                 with pool(worker) as workers:
                     self.work(workers)
             self.end()
+            self._index.keep(self.journal.count, last=True)
             # the budget may have been extended before the report was complete
             if self.history.done:
                 return

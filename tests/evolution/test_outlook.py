@@ -22,7 +22,7 @@ def candidate(id: int, slope: bool = False) -> Any:
         slope=slope,
         recipe=None,
         digest=str(id),
-        pack=lambda frame: None,
+        packed=True,
     )
 
 

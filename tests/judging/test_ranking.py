@@ -13,7 +13,7 @@ from evomerge.commands.check import check
 from evomerge.commands.search import search
 from evomerge.evolution.history import History, Settled
 from evomerge.judging.ranking import settle
-from evomerge.record.events import SettledLine
+from evomerge.record.events import SettledLine, read_lines
 from evomerge.record.record import Record
 from evomerge.suite.objectives import Objective
 from evomerge.suite.scorer import Results
@@ -131,7 +131,7 @@ def test_a_search_says_so_and_goes_on_the_same_after_a_resume(run_folder: Any) -
     assert said in (folder / "report.md").read_text()
     record = Record(folder)
     assert record.history.idle == {"sums"}
-    kinds = [line.event for line in record.lines]
+    kinds = [line.event for line in read_lines(record.path)]
     assert kinds.count(SettledLine.event) == 1 and kinds[6] == SettledLine.event
     journal = folder / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)

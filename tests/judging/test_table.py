@@ -98,12 +98,12 @@ def fold(folder: Path) -> Finished:
     with Store.open(
         folder / events.RESPONSES,
         record.head.inventory,
-        events.Survey.of(record.lines).blocks,
+        events.Survey.of(events.read_lines(record.path)).blocks,
         writable=False,
     ) as store:
         scoring = Scoring(run, search, store)
         path = folder / events.JOURNAL
-        for number, line in enumerate(record.lines, start=1):
+        for number, line in enumerate(events.read_lines(record.path), start=1):
             if not isinstance(line, events.EndLine):
                 events.fold(history, line, record.template, path, number)
             if isinstance(line, events.BatchLine):

@@ -76,7 +76,7 @@ def hostile(done: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     old = record.open_responses()
     new = Store.open(folder / events.RESPONSES, inventory)
     written = []
-    for line in record.lines:
+    for line in events.read_lines(record.path):
         event = changed(line.plain)
         if isinstance(line, EvaluationLine) and (block := line.block_at()):
             results = changed(old.read(block))

@@ -51,7 +51,7 @@ def page(record: Record, *, refresh: int | None = None) -> str:
         ) from error
     foot = (
         f"Made by evomerge {__version__} from the journal of {record.folder}, as of "
-        f"{when(material.lines[-1].time)}. It loads nothing and runs nothing."
+        f"{when(record.newest)}. It loads nothing and runs nothing."
     )
     title = record.folder.resolve().name
     return write(title, sections, foot, refresh=None if material.done else refresh)

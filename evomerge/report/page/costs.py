@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from evomerge.evolution.history import Phase
-from evomerge.record.events import Line, SessionLine
+from evomerge.record.events import SessionLine
 from evomerge.report.page import chart
 from evomerge.report.page.material import Material
 from evomerge.report.page.parts import Block, Facts, Figure, Grid, Section
@@ -72,12 +72,8 @@ def _facts(material: Material) -> list[tuple[str, str]]:
             "of the budget, before the shortlist",
             budget_text(budget, record.spent) if budget else "no limit",
         ),
-        ("from first event to last", f"{_span(material.lines) / 60:.1f} minutes"),
+        ("from first event to last", f"{(record.newest - record.head.time) / 60:.1f} minutes"),
     ]
-
-
-def _span(lines: list[Line]) -> float:
-    return lines[-1].time - lines[0].time if lines else 0.0
 
 
 def _figure(marks: list[dict[str, object]], phases: list[str], steps: list[str]) -> Figure:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from evomerge.evolution.history import MERGED, Phase
 from evomerge.inference.intervals import Interval
 from evomerge.judging.evidence import search_interval
+from evomerge.record.record import Record
 from evomerge.report.page import chart
 from evomerge.report.page.material import Material
-from evomerge.report.page.parts import Block, Figure, Grid, Notes, Section, number, short
+from evomerge.report.page.parts import (
+    MOST,
+    Block,
+    Figure,
+    Grid,
+    Notes,
+    Row,
+    Section,
+    number,
+    short,
+)
 from evomerge.report.terminal import PHASES
 from evomerge.report.text import interval_text
 
@@ -26,16 +38,24 @@ class _Point:
 
     Attributes:
         spent: item-forwards of the search up to it, in the order its batch asked.
+        value: its score.
         leads: whether no merge before it had a higher score.
     """
 
+    record: Record
     candidate: int
     batch: int
     phase: Phase
     spent: int
-    interval: Interval
+    value: float
     feasible: bool
     leads: bool
+
+    @cached_property
+    def interval(self) -> Interval:
+        """Of the score; it takes longer than all else here, and most of many points are not shown."""
+        record = self.record
+        return search_interval(record.history, record.objectives, self.batch, self.candidate)
 
 
 def course(material: Material) -> Section:
@@ -49,10 +69,10 @@ def course(material: Material) -> Section:
     blocks: list[Block] = []
     if points:
         svg, is_cut = _picture(material, points)
-        best = max(points, key=lambda p: (p.feasible, p.interval.value))
+        best = max(points, key=lambda p: (p.feasible, p.value))
         words = (
             f"Search scores of {len(points)} merges against item-forwards spent. The best so far ends at "
-            f"{number(best.interval.value)} with {material.name(best.candidate)}."
+            f"{number(best.value)} with {material.name(best.candidate)}."
         )
         blocks.append(
             Figure("Search score by item-forwards spent", words, svg, _grid(material, points))
@@ -98,46 +118,44 @@ def _points(material: Material) -> list[_Point]:
             score = scores.get(candidate.id)
             if score is None or batch.phase not in MERGED:
                 continue
-            objectives = material.record.objectives
-            interval = search_interval(history, objectives, batch.number, candidate.id)
             leads = best is None or score.rank > best
             best = score.rank if leads else best
-            where = (candidate.id, batch.number, batch.phase, spent)
-            found.append(_Point(*where, interval=interval, feasible=score.feasible, leads=leads))
+            where = (material.record, candidate.id, batch.number, batch.phase, spent)
+            found.append(_Point(*where, score.value, feasible=score.feasible, leads=leads))
     return found
 
 
 def _picture(material: Material, points: list[_Point]) -> tuple[str, bool]:
     """The picture, and whether scores lie below it."""
-    low, high, is_cut = _span(material, points)
     few, every = len(points) <= _WHISKERS, -(-len(points) // _DRAWN)
-    points = [p for at, p in enumerate(points) if p.leads or at % every == 0]
+    drawn = [p for at, p in enumerate(points) if p.leads or at % every == 0]
+    low, high, is_cut = _span(material, points, drawn)
     marks = [
         {
             "x": p.spent,
-            "y": p.interval.value,
+            "y": p.value,
             "low": None if p.interval.why else max(low, p.interval.low),
             "high": None if p.interval.why else min(high, p.interval.high),
             "phase": _name(p),
             "says": f"{material.name(p.candidate)}, batch {p.batch}: {interval_text(p.interval)}",
         }
-        for p in points
-        if low <= p.interval.value
+        for p in drawn
+        if low <= p.value
     ]
     whiskers = [
         mark
-        for mark, p in zip(marks, [p for p in points if low <= p.interval.value], strict=True)
+        for mark, p in zip(marks, [p for p in drawn if low <= p.value], strict=True)
         if (few or p.leads) and mark["low"] is not None
     ]
-    leading = [p for p in points if p.leads]
-    steps = [{"x": p.spent, "y": max(low, p.interval.value)} for p in leading]
-    steps.append({"x": points[-1].spent, "y": max(low, leading[-1].interval.value)})
+    leading = [p for p in drawn if p.leads]
+    steps = [{"x": p.spent, "y": max(low, p.value)} for p in leading]
+    steps.append({"x": drawn[-1].spent, "y": max(low, leading[-1].value)})
     levels = [
         {"y": value, "name": ", ".join(names)}
         for value, names in _levels(material).items()
         if low <= value <= high
     ]
-    apart = chart.apart("phase", list(dict.fromkeys(_name(p) for p in points)))
+    apart = chart.apart("phase", list(dict.fromkeys(_name(p) for p in drawn)))
     bands = _bands(material)
     y = {"field": "y", "type": "quantitative", "title": "search score"}
     scale = {"domain": [low, high], "zero": False, "nice": False}
@@ -236,17 +254,18 @@ def _levels(material: Material) -> dict[float, list[str]]:
     return found
 
 
-def _span(material: Material, points: list[_Point]) -> tuple[float, float, bool]:
+def _span(
+    material: Material, points: list[_Point], drawn: list[_Point]
+) -> tuple[float, float, bool]:
     """Lowest and highest score of the picture, and whether some lie below."""
-    values = np.array([p.interval.value for p in points])
+    values = np.array([p.value for p in points])
     levels = list(_levels(material))
-    top = [p.interval.value for p in points]
-    top += [p.interval.high for p in points if not p.interval.why and p.leads]
-    high = max([*top, *levels])
+    top = [p.interval.high for p in drawn if p.leads and not p.interval.why]
+    high = max([float(values.max()), *top, *levels])
     middle = float(np.median(values))
     floor = min([middle - _BELOW * (float(values.max()) - middle), *levels])
     low = max(float(values.min()), floor) if values.min() < floor else min([*values, *levels])
-    bottoms = [p.interval.low for p in points if not p.interval.why and p.interval.value >= low]
+    bottoms = [p.interval.low for p in drawn if not p.interval.why and p.value >= low]
     low = max(min([low, *bottoms]), low - 0.25 * (high - low))
     pad = 0.04 * (high - low) or 0.05
     return float(low - pad), float(high + pad), bool((values < low - pad).any())
@@ -254,8 +273,8 @@ def _span(material: Material, points: list[_Point]) -> tuple[float, float, bool]
 
 def _grid(material: Material, points: list[_Point]) -> Grid:
     objectives = [o.name for o in material.record.objectives]
-    rows = []
-    for p in points:
+    rows = list[Row]()
+    for p in points[:MOST]:
         values = material.history.evaluations(p.batch)[p.candidate].values or {}
         rows.append(
             (
@@ -268,4 +287,5 @@ def _grid(material: Material, points: list[_Point]) -> Grid:
             )
         )
     columns = ("candidate", "origin", "phase", "item-forwards", "search score", *objectives)
-    return Grid.of("Search scores and values, in order", columns, rows, texts=(1, 2), folded=True)
+    grid = Grid.of("Search scores and values, in order", columns, rows, texts=(1, 2), folded=True)
+    return replace(grid, left_out=len(points) - len(rows))

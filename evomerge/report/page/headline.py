@@ -78,7 +78,7 @@ def _lead(material: Material) -> str:
             f"budget, and is not finished.{newer}"
         )
     phase = PHASES.get(history.phase or "", "starting")
-    last = f"as of {when(material.lines[-1].time)}" if material.lines else ""
+    last = f"as of {when(material.record.newest)}"
     return (
         f"{merged}It is not finished ({phase}, {history.arrived} evaluations, {last}). Scores are estimates on "
         "search items, and the best of many is likely too good."

@@ -1,8 +1,8 @@
-"""What a page draws on: a record, its events read once, and the answers to the report's items."""
+"""What a page draws on: a record, read once, and the answers to the report's items."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from evomerge.errors import InputError
@@ -30,9 +30,9 @@ class Material:
         self.history: History = record.history
         self.head: Head = record.head
 
-    @cached_property
-    def lines(self) -> list[Line]:
-        """The events of the journal."""
+    @property
+    def lines(self) -> Sequence[Line]:
+        """The events of the journal, but for batches."""
         return self.record.lines
 
     @cached_property

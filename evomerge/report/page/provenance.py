@@ -14,7 +14,7 @@ def provenance(material: Material) -> Section:
     facts = [
         ("run", head.digest),
         ("begun", when(head.time)),
-        ("last event", when(material.lines[-1].time)),
+        ("last event", when(material.record.newest)),
         ("seed", str(head.template.get("seed", 0))),
         ("merged as, scored as", f"{head.template.get('dtype', 'bfloat16')}, {head.scoring}"),
         ("optimizer's population", str(head.population)),

@@ -61,6 +61,7 @@ class Methods(Part):
         self._methods = [methods.get(name) for name in spec.methods]
         self._teams = {name: fit.teams(name) for name in spec.methods}
         self._models = (*sources, BASE)
+        self._domains: dict[tuple[str, str, str | None], Domain | None] = {}
         genes: dict[_Gene, Dim] = dict(
             [*self._method_genes(), *self._team_genes(), *self._value_genes()]
         )
@@ -137,6 +138,12 @@ class Methods(Part):
 
     def _domain(self, method: Method, name: str, model: str | None) -> Domain | None:
         """The domain of a searched parameter of ``method``, or None if it is absent or fixed."""
+        key = method.name, name, model
+        if key not in self._domains:
+            self._domains[key] = self._domain_of(method, name, model)
+        return self._domains[key]
+
+    def _domain_of(self, method: Method, name: str, model: str | None) -> Domain | None:
         for parameter in method.parameters:
             if parameter.name == name and parameter.per_model == (model is not None):
                 setting = self._setting(parameter, model)
