@@ -68,12 +68,13 @@ class Nodes:
 
     def announce(self, node: Any, seconds: float) -> None:
         """Tell the cluster that a node has so long to live."""
-        from ray._raylet import GcsClient
+        from ray import _raylet
         from ray.core.generated import autoscaler_pb2
 
         reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
         deadline = int(1000 * (time.time() + seconds))
-        accepted, why = GcsClient(address=self.address).drain_node(
+        inside: Any = _raylet
+        accepted, why = inside.GcsClient(address=self.address).drain_node(
             node.node_id, reason, "taken back", deadline
         )
         assert accepted, why
