@@ -57,11 +57,14 @@ estimators: $(VENV)/.installed-test  ## how well samples tell the whole, on the 
 winners: $(VENV)/.installed-test  ## twenty searches against the best of noisy scores (an hour)
 	$(BIN)/python tests/benchmarks/winners.py
 
-soak: $(VENV)/.installed-test  ## searches killed many more times than in `make test`
+soak: $(VENV)/.installed-test  ## a search on a cluster where a hundred things are killed; full disks, cut and flipped journals (an hour; SEED=1)
+	EVOMERGE_TEST_KILLS=$(or $(KILLS),100) EVOMERGE_TEST_SOAK=1 EVOMERGE_TEST_SEED=$(or $(SEED),0) $(BIN)/python -m pytest tests/soak -s -v
 	EVOMERGE_TEST_KILLS=20 $(BIN)/python -m pytest tests/run/test_resume.py tests/run/test_workers.py
 
-fuzz: $(VENV)/.installed-test  ## 200,000 damaged files of every kind and 8,000 model folders, each refused in one message or read (half an hour)
-	EVOMERGE_TEST_FUZZ=200000 $(BIN)/python -m pytest tests/fuzz
+fuzz: $(VENV)/.installed-test  ## damaged files of every kind and model folders, each refused in one message or read (INPUTS=100000 SEED=1: ten minutes)
+	half=$$(($(or $(INPUTS),100000) / 2)); for part in a b; do \
+	  EVOMERGE_TEST_FUZZ=$$half EVOMERGE_TEST_FUZZ_SEED=$(or $(SEED),0)$$part OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz & pids="$$pids $$!"; done; \
+	for pid in $$pids; do wait $$pid || exit 1; done
 
 families: $(VENV)/.installed-test  ## a small member of every family of decoders: merged, loaded, scored (ten minutes)
 	EVOMERGE_TEST_FAMILIES=1 $(BIN)/python -m pytest tests/test_zoo.py

@@ -36,6 +36,7 @@ from evomerge import config
 from evomerge.testing.models import byte_tokenizer, tiny_family
 
 if TYPE_CHECKING:
+    from evomerge.testing.drivers import Drivers
     from evomerge.engines.huggingface import HuggingFaceEngine
 
 settings.register_profile("patient", deadline=None)  # no law depends on an idle machine
@@ -112,6 +113,16 @@ def short_tmp() -> Iterator[Path]:
     """A folder whose path leaves room for Ray's sockets; Ray's own files stay when it is killed."""
     with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def drivers(short_tmp: Path) -> Iterator[Drivers]:
+    """Processes that run commands, one at a time."""
+    from evomerge.testing.drivers import Drivers
+
+    made = Drivers(short_tmp)
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Whatever stands in a file: one clear message, or it is read. ``make fuzz`` tries more."""
+"""Whatever stands in a file: one clear message, or it is read. ``make fuzz`` tries more; see ``found/README.md``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from kinds import KINDS, Kind
+from minimise import minimised
 from mutations import BOMB, mutations
 
 from evomerge import registry
@@ -21,6 +22,7 @@ from evomerge.errors import InputError
 
 INPUTS = int(os.environ.get("EVOMERGE_TEST_FUZZ", "5000"))  # of all kinds together
 SEED = os.environ.get("EVOMERGE_TEST_FUZZ_SEED", "0")
+FOUND = Path(__file__).parent / "found"
 SHOWN = 5  # failures
 PATIENCE = 20  # seconds for one file, on a loaded machine
 
@@ -53,6 +55,12 @@ def fault(kind: Kind, path: Path) -> str:
     except (Exception, Hangs) as error:
         return surprise(error)
     return ""
+
+
+def again(kind: Kind, path: Path, content: bytes) -> str:
+    """The same of ``content``, there."""
+    path.write_bytes(content)
+    return fault(kind, path)
 
 
 def unclear(text: str, named: str, controls: str, most: int) -> str:
@@ -95,18 +103,30 @@ def test_no_file_is_a_surprise(name: str, tmp_path: Path) -> None:
     failures: dict[str, bytes] = {}
     for number, example in enumerate(kind.examples):
         for mutant in mutations(example, f"{SEED} {name} {number}", each):
-            path.write_bytes(mutant)
-            if found := fault(kind, path):
+            if found := again(kind, path, mutant):
                 failures.setdefault(found, mutant)
     if failures:
         kept = tmp_path / "failures"
         kept.mkdir()
-        for number, mutant in enumerate(failures.values()):
-            (kept / f"{number}.yaml").write_bytes(mutant)
+        for number, (why, mutant) in enumerate(failures.items()):
+            failures[why] = smallest = minimised(mutant, lambda m, w=why: again(kind, path, m) == w)  # type: ignore[misc]
+            (kept / f"{number}.yaml").write_bytes(smallest)
         texts = [f"{why}\n{mutant[:600]!r}" for why, mutant in failures.items()]
         pytest.fail(
             f"{len(texts)} kinds of failures, inputs in {kept}\n" + "\n".join(texts[:SHOWN])
         )
+
+
+@pytest.mark.parametrize(
+    "file", sorted(FOUND.glob("*/*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}"
+)
+def test_what_was_found_once_is_no_surprise(file: Path, tmp_path: Path) -> None:
+    assert again(KINDS[file.parent.name], tmp_path / "input.yaml", file.read_bytes()) == ""
+
+
+def test_what_is_found_is_made_small() -> None:
+    content = b"".join(b"key%d: value\n" % number for number in range(200)) + b"odd: [\n"
+    assert minimised(content, lambda shorter: b"[" in shorter) == b"["
 
 
 @pytest.mark.parametrize("name", KINDS)
