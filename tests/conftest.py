@@ -36,8 +36,8 @@ from evomerge import config
 from evomerge.testing.models import byte_tokenizer, tiny_family
 
 if TYPE_CHECKING:
-    from evomerge.testing.drivers import Drivers
     from evomerge.engines.huggingface import HuggingFaceEngine
+    from evomerge.testing.drivers import Drivers
 
 settings.register_profile("patient", deadline=None)  # no law depends on an idle machine
 settings.load_profile("patient")
