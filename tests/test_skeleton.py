@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from evomerge.errors import Incompatible
 from evomerge.skeleton import check_architecture, check_depth, computed, usual
+from evomerge.skeleton.modules import own_config
 from evomerge.tensors import FINE, PROJECTIONS, Place, coarse, dense, ordered
 from evomerge.testing.models import tiny_family
 
@@ -69,6 +70,14 @@ def test_what_follows_from_the_config_is_no_tensor() -> None:
         assert computed(name), name
     for name in ("lm_head.weight", "model.layers.0.self_attn.q_proj.bias", "inv_freq.weight"):
         assert not computed(name), name
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_no_config_names_kernels_of_the_hub(key: str) -> None:
+    from transformers import LlamaForCausalLM
+
+    own = own_config(LlamaForCausalLM, {"num_hidden_layers": 1, key: "owner/kernels"})
+    assert "owner/kernels" not in str(own.to_dict()) + str(own._attn_implementation)
 
 
 def test_what_names_no_architecture_is_refused() -> None:

@@ -13,6 +13,7 @@ from evomerge.checkpoint.fields import check_fields
 from evomerge.errors import CheckpointError
 
 TOKENIZER = "tokenizer.json"
+MOST_JSON = 1 << 28  # bytes; the largest tokenizers have 40 MB
 
 
 class Stamp(NamedTuple):
@@ -52,7 +53,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         with open_plain(path) as file:
-            value = parsed(file.read().decode("utf-8"))
+            content = file.read(MOST_JSON + 1)
+        if len(content) > MOST_JSON:
+            raise ValueError(f"it is larger than {MOST_JSON:,} bytes")
+        value = parsed(content.decode("utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:

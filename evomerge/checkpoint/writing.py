@@ -123,6 +123,8 @@ def _locked_folder(out: Path) -> tuple[Path, int]:
 
 
 def _refuse_existing(out: Path, force: bool) -> None:
+    if out.is_symlink() and not out.exists():
+        raise InputError(f"{out}: is a link to nothing; remove it, or choose another folder")
     if out.exists() and not force:
         raise InputError(
             f"{out}: exists already; choose another folder, or replace it with --force"

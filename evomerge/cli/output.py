@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -51,11 +52,11 @@ def put(text: str, arguments: argparse.Namespace) -> None:
     if arguments.output:
         write(Path(arguments.output), text, arguments.force)
     else:
-        print(text, end="")
+        print(visible(text) if sys.stdout.isatty() else text, end="")
 
 
 def refuse_existing(path: Path, force: bool) -> None:
-    if path.exists() and not force:
+    if os.path.lexists(path) and not force:
         raise InputError(f"{path}: exists already; choose another name, or replace it with --force")
 
 

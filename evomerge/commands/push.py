@@ -207,6 +207,10 @@ def _check_ours(folder: Path) -> None:
             "`evomerge merge` wrote"
         )
     for name in (RECIPE, CARD):
+        if (folder / name).is_symlink():
+            raise InputError(
+                f"{folder / name}: is a link; expected the file that `evomerge merge` wrote"
+            )
         if not (folder / name).is_file():
             raise InputError(
                 f"{folder}: has no {name}, so it is no merge of evomerge's, or one of an older version: merge it again; "

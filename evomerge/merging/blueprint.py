@@ -18,10 +18,12 @@ from evomerge.errors import Incompatible
 from evomerge.parents import Parents
 from evomerge.paths import Hop, Path, factors_of
 from evomerge.skeleton import depth, residual, text_part
+from evomerge.skeleton.modules import KERNELS
 from evomerge.tensors import Place, ordered
 
 _NOT_MERGED = (  # of one parent's files only
     *("dtype", "torch_dtype", "quantization_config", "transformers_weights"),
+    *KERNELS,
 )
 
 

@@ -64,7 +64,10 @@ class Brief(Record):
         self._forget()
         try:
             with events.reading(path, 1):
-                file = msgspec.json.decode(path.with_name(NAME).read_bytes(), type=_File)
+                beside = path.with_name(NAME)
+                if not beside.is_file():  # a pipe would be waited for without end
+                    raise FileNotFoundError(beside)
+                file = msgspec.json.decode(beside.read_bytes(), type=_File)
                 size = file.place.size
                 if file.format == FORMAT and journal.checksum(path, 0, size) == file.checksum:
                     self._restore(file)

@@ -16,6 +16,11 @@ from evomerge.tensors import Place, common_path
 if TYPE_CHECKING:
     from torch import nn
 
+# what a config may ask transformers to load from the hub and run: kernels by the name of a repository
+KERNELS = (
+    *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
+    *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
+)
 _NUMBER = re.compile(r"layer_?(?:idx|id|index|number)|^(?:idx|index|training)$")
 
 
@@ -78,11 +83,11 @@ def own_config(kind: Any, content: Mapping[str, Any]) -> Any:
 
 
 def _read(value: Any) -> Any:
-    """Floats that JSON has no word for are written as ``{"__float__": Infinity}``."""
+    """Without what names code. Floats that JSON has no word for are written as ``{"__float__": Infinity}``."""
     if isinstance(value, Mapping):
         if set(value) == {"__float__"}:
             return float(value["__float__"])
-        return {key: _read(item) for key, item in value.items()}
+        return {key: _read(item) for key, item in value.items() if key not in KERNELS}
     return [_read(item) for item in value] if isinstance(value, list) else value
 
 

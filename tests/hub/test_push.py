@@ -139,6 +139,9 @@ def test_what_is_no_merge_or_has_no_licence_is_refused(
     (plain / "evomerge.yaml").unlink()
     shutil.copytree(merged, bare := tmp_path / "bare")
     (bare / "model.safetensors").unlink()
+    shutil.copytree(merged, linked := tmp_path / "linked")
+    (linked / "README.md").rename(tmp_path / "secret.md")
+    (linked / "README.md").symlink_to(tmp_path / "secret.md")
     licensed = ("me/x", "--license", "mit")
     for arguments, expected in (
         ((merged, "me/x"), "says nothing of a licence"),
@@ -150,6 +153,7 @@ def test_what_is_no_merge_or_has_no_licence_is_refused(
         ((tmp_path / "none", *licensed), "no such folder"),
         ((plain, *licensed), "has no evomerge.yaml"),
         ((bare, *licensed), "holds no weights"),
+        ((linked, *licensed), "README.md: is a link"),
     ):
         status, said = run(*arguments)
         assert status == 2 and expected in said and said.count("\n") == 1, said

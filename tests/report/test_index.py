@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -132,3 +133,8 @@ def test_a_search_keeps_an_index_of_a_long_journal_alone(folder: Path) -> None:
     (folder / NAME).unlink()
     index.keep(4 * LEAST)  # a folder that was emptied stops the search elsewhere, and is left alone
     assert not (folder / NAME).exists()
+
+
+def test_a_pipe_in_the_place_of_an_index_is_not_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / NAME)
+    assert status_of(Brief(folder)) == status_of(Record(folder))
