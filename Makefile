@@ -59,7 +59,7 @@ winners: $(VENV)/.installed-test  ## twenty searches against the best of noisy s
 
 soak: $(VENV)/.installed-test  ## a search on a cluster where a hundred things are killed; full disks, cut and flipped journals (an hour; SEED=1)
 	EVOMERGE_TEST_DEATHS=$(or $(DEATHS),100) EVOMERGE_TEST_SOAK=1 EVOMERGE_TEST_SEED=$(or $(SEED),0) $(BIN)/python -m pytest tests/soak -s -v
-	EVOMERGE_TEST_KILLS=4 $(BIN)/python -m pytest tests/run/test_resume.py tests/run/test_workers.py tests/run/test_cluster.py
+	EVOMERGE_TEST_KILLS=4 $(BIN)/python -m pytest tests/run/test_resume.py tests/run/test_workers.py tests/run/test_cluster.py tests/run/test_foreign_code.py tests/pool
 
 fuzz: $(VENV)/.installed-test  ## damaged files of every kind and model folders, each refused in one message or read (INPUTS=100000 SEED=1: ten minutes)
 	half=$$(($(or $(INPUTS),100000) / 2)); for part in a b; do \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -109,9 +110,16 @@ def search(folder: Path, *place: str) -> int:
     return main(["search", str(folder), "--quiet", *(place or ("--ray", "off"))])
 
 
-@pytest.mark.parametrize(
-    "place", [("--ray", "off"), ("--ray", "local", "--workers", "1", "--num-cpus", "0.5")]
+ON_RAY = pytest.param(
+    ("--ray", "local", "--workers", "1", "--num-cpus", "0.5"),
+    marks=pytest.mark.skipif(
+        not os.environ.get("EVOMERGE_TEST_KILLS"), reason="a minute: make soak"
+    ),
+    id="ray",
 )
+
+
+@pytest.mark.parametrize("place", [("--ray", "off"), ON_RAY])
 def test_a_candidate_fails_by_an_objective_that_would_end_the_search(
     place: Sequence[str], objective: Callable[..., Path]
 ) -> None:
