@@ -93,16 +93,18 @@ class Disaster(Listener):
             self._cluster.remove(node)
 
 
+def beside(run_folder: RunFolder, job: dict[str, Any]) -> tuple[Path, Path]:
+    """The folder of a search that was done undisturbed, and one for the same that is to come."""
+    undisturbed, other = run_folder("undisturbed", **job), run_folder("disturbed", **job)
+    search(undisturbed)
+    return undisturbed, other
+
+
 @pytest.mark.parametrize("seed", range(SEARCHES))
 def test_no_disaster_shows_in_the_result(
     seed: int, cluster: Raylets, run_folder: RunFolder, small: dict[str, Any]
 ) -> None:
-    changes = {**small, "seed": seed}
-    undisturbed, disturbed = (
-        run_folder("undisturbed", **changes),
-        run_folder("disturbed", **changes),
-    )
-    search(undisturbed)
+    undisturbed, disturbed = beside(run_folder, {**small, "seed": seed})
     expected = trajectory(undisturbed)
     disaster = Disaster(cluster, seed, len(expected[1]))
     try:
@@ -131,12 +133,7 @@ raylets.close()
 def test_a_head_that_dies_in_mid_run_costs_a_resume(
     seed: int, run_folder: RunFolder, small: dict[str, Any]
 ) -> None:
-    changes = {**small, "seed": seed}
-    undisturbed, disturbed = (
-        run_folder("undisturbed", **changes),
-        run_folder("disturbed", **changes),
-    )
-    search(undisturbed)
+    undisturbed, disturbed = beside(run_folder, {**small, "seed": seed})
     paths = os.pathsep.join([*sys.path, str(Path(__file__).parents[1] / "pool")])
     environment = os.environ | {"PYTHONPATH": paths}
     head = subprocess.Popen(
@@ -177,8 +174,7 @@ def _ray(*words: str, environment: dict[str, str]) -> str:
 def test_a_search_submitted_as_a_job_is_stopped_and_goes_on(
     short_tmp: Path, run_folder: RunFolder, small: dict[str, Any]
 ) -> None:
-    undisturbed, submitted = run_folder("undisturbed", **small), run_folder("submitted", **small)
-    search(undisturbed)
+    undisturbed, submitted = beside(run_folder, small)
     paths = os.pathsep.join(map(os.path.abspath, sys.path))
     environment = os.environ | {"PYTHONPATH": paths, "RAY_AUTH_MODE": "disabled"}
     command = [sys.executable, "-m", "evomerge", "search", str(submitted), "--ray", "auto"]

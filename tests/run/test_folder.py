@@ -17,25 +17,13 @@ import pytest
 from evomerge.cli import main
 from evomerge.commands.search import search
 from evomerge.errors import RunError
-from evomerge.record.events import JOURNAL, RESPONSES, EvaluationLine
+from evomerge.record.events import JOURNAL, RESPONSES
 from evomerge.record.record import Record
 from evomerge.report.files import BEST, REPORT
-from evomerge.run.loop import Listener
+from evomerge.testing.listening import After
 from evomerge.testing.trajectory import Trajectory, trajectory
 
 RunFolder = Callable[..., Path]
-
-
-class After(Listener):
-    """Does something after so many evaluations."""
-
-    def __init__(self, count: int, do: Callable[[], object]) -> None:
-        self._left, self._do = count, do
-
-    def observed(self, line: EvaluationLine, completed: bool) -> None:
-        self._left -= 1
-        if not self._left:
-            self._do()
 
 
 @pytest.fixture(scope="module")

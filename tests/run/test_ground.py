@@ -18,26 +18,13 @@ from evomerge.commands.search import search
 from evomerge.errors import InputError, RunError
 from evomerge.pool import Pool, WorkerSpec
 from evomerge.pool.serial import SerialPool
-from evomerge.record.events import EvaluationLine
-from evomerge.run.loop import Listener
+from evomerge.testing.listening import After
 from evomerge.testing.trajectory import Trajectory, trajectory
 from evomerge.worker import start
 
 Job = Callable[[str], Path]
 
 CODE = "SIGNS = 1\n\n\ndef question(doc):\n    return doc['question'] + '='\n"
-
-
-class After(Listener):
-    """Does something after so many evaluations."""
-
-    def __init__(self, count: int, do: Callable[[], object]) -> None:
-        self._left, self._do = count, do
-
-    def observed(self, line: EvaluationLine, completed: bool) -> None:
-        self._left -= 1
-        if not self._left:
-            self._do()
 
 
 @pytest.fixture(scope="module")
