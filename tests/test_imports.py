@@ -43,7 +43,7 @@ LINE = {name: n for n, line in enumerate(ORDER.strip().splitlines()) for name in
 # The module or small package that alone may import a library.
 CORNERS = {
     "accelerate": "evomerge.engines.huggingface.spreading",
-    "ray": "evomerge.pool",
+    "ray": "evomerge.pool.ray",
     "lm_eval": "evomerge.scorers.lm_eval",
     "cma": "evomerge.optimizers.cma",
     "optuna": "evomerge.optimizers.optuna",

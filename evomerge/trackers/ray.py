@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from evomerge.pool.gauges import Gauges
+from evomerge.pool.ray.gauges import Gauges
 from evomerge.trackers import Tracker, Values
 
 NUMBERS = {  # name -> what the tracker is told it as, and what it means
