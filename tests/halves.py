@@ -2,7 +2,8 @@
 
     python tests/halves.py [ARGUMENTS OF PYTEST ...]
 
-Each half takes about as long as the other. Lines of both are printed as they come, marked by whose they are.
+Each half takes about as long as the other. Lines of both are printed as they come, marked by whose they are;
+what failed in either is said once more at the end, where it is looked for.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ TESTS = Path(__file__).parent
 FIRST = (
     "run", "optimizers", "evolution", "judging", "record", "report", "suite", "hub", "space", "trackers",
 )  # fmt: skip
+TOLD_AGAIN = ("FAILED ", "ERROR ", "E  ")
 NOTHING_ASKED = 5  # pytest's status where its arguments leave out every test of a half
 
 
@@ -36,8 +38,9 @@ def main() -> int:
         )
         for paths in (first, rest)
     ]
+    failed: list[str] = []
     readers = [
-        threading.Thread(target=show, args=(half, f"{number}| "))
+        threading.Thread(target=show, args=(half, f"{number}| ", failed))
         for number, half in enumerate(halves, start=1)
     ]
     try:
@@ -48,13 +51,17 @@ def main() -> int:
         found = {half.wait() for half in halves}
     for reader in readers:
         reader.join()
+    print(*failed, sep="", end="", flush=True)
     return max(found - {NOTHING_ASKED}, default=NOTHING_ASKED if found else 0)
 
 
-def show(half: subprocess.Popen[str], mark: str) -> None:
+def show(half: subprocess.Popen[str], mark: str, failed: list[str]) -> None:
+    """Print every line of ``half`` with ``mark`` before it, and keep in ``failed`` those that tell of a failure."""
     assert half.stdout is not None
     for line in half.stdout:
         print(mark + line, end="", flush=True)
+        if line.startswith(TOLD_AGAIN):
+            failed.append(mark + line)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ from evomerge.parents.statistics import Statistics, StatisticStore
 from evomerge.recipe import Recipe, check_named, check_rows, uncovered
 from evomerge.record.events import JOURNAL
 from evomerge.record.record import Record
+from evomerge.report.terminal import duration_text
 from evomerge.rounding import TOLD
 from evomerge.run.calibrating import wanted
 from evomerge.run.course import course_of
@@ -296,12 +297,10 @@ def _measured(job: Run) -> list[str]:
 
 
 def _duration(seconds: float) -> str:
-    """For a person."""
+    """For a person, also of what takes no second."""
     if seconds < 1:
         return f"{1000 * seconds:.2g} ms"
-    if seconds < 90:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+    return f"{seconds:.2g} s" if seconds < 10 else duration_text(seconds)
 
 
 def _beside(path: Path) -> list[str]:

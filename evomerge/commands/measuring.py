@@ -65,7 +65,9 @@ class Measured:
             return None
         searched = max(0.0, min(counts) - first)
         dear = max(self.item, (self.slope or 0.0) / price)
-        after = course.shortlist * course.select + course.reported * course.report
+        after = (
+            course.shortlist * course.select + course.reported * course.report * course.report_price
+        )
         return self.opening + (first + after) * self.item + searched * dear
 
 

@@ -17,7 +17,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from evomerge.evolution.history import Batch, Evaluation, History, Phase
 
@@ -50,6 +50,7 @@ class Course:
         report: items of the report split.
         reported: models in the report.
         patience: candidates without gain after which the search is given up; None never.
+        report_price: seconds of an evaluation of the report for one of as many items before it: its dtype is that of export.
     """
 
     limits: Mapping[str, float | None]
@@ -63,11 +64,15 @@ class Course:
     report: int
     reported: int
     patience: int | None = None
+    report_price: float = 1.0
 
 
 @dataclass(frozen=True)
 class _Taken:
-    """An evaluation that a worker made: items as the budget counts them, seconds, when it came."""
+    """An evaluation that a worker made: items as the budget counts them, seconds, when it came.
+
+    As prices are taken from it, its seconds are what they would be of a warm worker in the dtype of the search.
+    """
 
     items: int
     tokens: int
@@ -121,15 +126,17 @@ class Outlook:
         if not seconds or not evaluation.items:
             return
         cold = not self._timed or (batch.phase in LARGE and batch.number != self._newest)
-        spent = math.fsum(seconds.values()) * (WARMING if cold else 1.0)
+        spent = math.fsum(seconds.values())
         self._newest = batch.number
         sloped = batch.phase.searched and batch.slopes
-        taken = _Taken(
+        timed = _Taken(
             *(evaluation.items, evaluation.tokens, spent, time, sloped), len(batch.candidates)
         )
-        self._timed.append(taken)
+        self._timed.append(timed)
+        factor = self.course.report_price if batch.phase == Phase.REPORT else 1.0
+        taken = replace(timed, seconds=spent * (WARMING if cold else 1.0) / factor)
         if sloped:
-            price = spent / evaluation.items
+            price = taken.seconds / evaluation.items
             if len(self._early) < DRIFTING:
                 self._early.append(price)
             self._late.append(price)
@@ -222,10 +229,10 @@ class Outlook:
     def _chosen(self, history: History) -> float:
         """Of the shortlist and the report."""
         course, phase = self.course, history.phase
-        # the first lays out its prompts, too
-        report = (course.reported + 1) * self._of_items(course.report)
+        each = course.report_price * self._of_items(course.report)
         if phase == Phase.REPORT and not history.reopened:
-            return len(history.awaited(len(history.batches) - 1)) * self._of_items(course.report)
+            return len(history.awaited(len(history.batches) - 1)) * each
+        report = (course.reported + 1) * each  # the first lays out its prompts, too
         if phase != Phase.SELECT or history.reopened:
             return report + course.shortlist * math.fsum(
                 self._of_items(course.select * step) for step in self._steps(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from evomerge.evolution.core import RECOMMENDED, Search
 from evomerge.evolution.outlook import Course
+from evomerge.run.precision import price
 from evomerge.run.preflight import Run
 from evomerge.suite.objectives import why_no_sum
 from evomerge.suite.schedule import ROUNDS
@@ -43,6 +44,7 @@ def course_of(run: Run, search: Search) -> Course:
         report=_count(suite.splits[Split.REPORT]),
         reported=references + baselines + 1 + front,
         patience=None if plan.patience is None else plan.patience * plan.population,
+        report_price=price(run.dtype, run.scoring),
     )
 
 

@@ -65,6 +65,7 @@ class Clocked:
         self.history.open(batch)
         for place, one in enumerate(batch.candidates):
             taken = MERGE + ITEM * items
+            taken *= self.course.report_price if phase == Phase.REPORT else 1.0
             first = not self.announced or (phase in (Phase.SELECT, Phase.REPORT) and not place)
             taken *= 2 if first else 1  # what is cold takes twice as long
             self.now += taken / self.outlook.slots
@@ -89,9 +90,9 @@ class Clocked:
         self.now += TABLE
 
 
-@pytest.mark.parametrize("slots", [1, 4])
-def test_the_time_to_the_table_is_announced_from_a_tenth_on(slots: int) -> None:
-    run = Clocked(course(), slots)
+@pytest.mark.parametrize(("slots", "price"), [(1, 1.0), (4, 1.0), (1, 7.0)])
+def test_the_time_to_the_table_is_announced_from_a_tenth_on(slots: int, price: float) -> None:
+    run = Clocked(course(report_price=price), slots)
     run.whole()
     ratios = [
         left / (run.now - time)
