@@ -36,6 +36,7 @@ from evomerge.recipe import Recipe
 from evomerge.record.events import JOURNAL, EndLine, Survey, lines_of
 from evomerge.record.journal import read
 from evomerge.record.record import Record
+from evomerge.run.ground import Ground
 from evomerge.run.loop import Listener, _Loop
 from evomerge.run.preflight import Run, prepare
 from evomerge.run.spec import load_run
@@ -305,7 +306,9 @@ class Replay:
             path = self.record.folder / JOURNAL
             survey = Survey.of(lines_of(path, read(path)))
             journal: Any = _Finished(path)
-            self._search = _Loop(self.job, journal, survey, store, Listener(), {}).search
+            self._search = _Loop(
+                self.job, journal, survey, store, Listener(), {}, Ground(self.job)
+            ).search
         self._told = count
         self._search._tell(count)
         return self._search
