@@ -19,7 +19,7 @@ demo: $(VENV)/.installed  ## search over the embedded tiny models (a few minutes
 	$(BIN)/evomerge demo
 
 test: $(VENV)/.installed-test  ## everything CI runs but the linters
-	$(BIN)/python tests/halves.py --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=25
 
 quick: $(VENV)/.installed-test  ## the tests that take no time: two minutes
 	$(BIN)/python -m pytest -m "not slow" -q
