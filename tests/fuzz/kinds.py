@@ -495,6 +495,17 @@ def resigned(lines: Iterable[str]) -> str:
 _ODD = (None, True, 0, -1, 7, 1e300, 10**18, "", "x", "\x1b[31m", "search", [], [[]], {}, {"a": 1})
 
 
+_written = set[str]()
+
+
+def write(recipe: Recipe) -> None:
+    """As YAML, once: nearly all journals hold nearly the same recipes, and writing one takes longer than reading it."""
+    key = repr((recipe.plain, recipe.provenance))
+    if key not in _written:
+        _written.add(key)
+        recipe.to_yaml()
+
+
 def scrambled(valid: bytes, key: bytes) -> bytes:
     """A journal in which one value somewhere is another or gone; ``key`` decides which."""
     draw, lines = random.Random(key), valid.splitlines()
@@ -524,7 +535,7 @@ def journal(path: Path) -> None:
         record._read(path)
         json.dumps(status_of(record))
         for candidate in record.history.candidates:
-            record.recipe(candidate).to_yaml()
+            write(record.recipe(candidate))
 
     content = path.read_bytes()
     valid = KINDS["journal"].examples[0]
