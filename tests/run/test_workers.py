@@ -25,6 +25,7 @@ from evomerge.testing.trajectory import Trajectory, trajectory
 ray = pytest.importorskip("ray")
 
 KILLS = 3
+SOAKED = "EVOMERGE_TEST_KILLS" in os.environ  # by ``make soak``, which tries more of everything
 RunFolder = Callable[..., Path]
 
 
@@ -85,7 +86,7 @@ def serial(run_folder: RunFolder, small: dict[str, Any]) -> Trajectory:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("workers", [1, 2, 4] if SOAKED else [1, 4])
 def test_neither_the_number_of_workers_nor_their_deaths_show(
     workers: int, run_folder: RunFolder, small: dict[str, Any], serial: Trajectory, local_ray: None
 ) -> None:
