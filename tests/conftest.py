@@ -6,13 +6,20 @@ import atexit
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if "HF_DATASETS_CACHE" not in os.environ:
-    os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="evomerge-tests-")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # it ignores Ctrl-C, and so would all that tests start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+# every process of pytest-xdist has its own, in that of all: they would wait for each other's locks
+cache = os.environ.get("HF_DATASETS_CACHE")
+if cache is None or "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="evomerge-tests-", dir=cache)
+if cache is None:
     atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -98,7 +98,8 @@ def test_it_is_collected_once_with_the_same_bytes(
     out, progress = capsys.readouterr()
     file = Path(out.splitlines()[0])
     digest = Texts.read(data, 2).digest
-    assert file.is_relative_to(cache) and f"items: 2, digest: {digest}" in out
+    assert file.is_relative_to(cache)
+    assert f"items: 2, digest: {digest}" in " ".join(out.split())  # paths may be long
     assert "collecting fisher of embedded:chat: text 2 of 2" in progress
     first, state = file.read_bytes(), file.stat()
     assert main([*command, "--items", "2"]) == 0
