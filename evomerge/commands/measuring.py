@@ -35,6 +35,7 @@ class Measured:
         merge: seconds of a merge, once those before it left their traces in memory.
         item: seconds of one item.
         slope: seconds of one item of a slope; None where there are none.
+        tokens: of one item.
         memory: the most that its process held, in bytes, mapped files of the parents among it.
     """
 
@@ -42,6 +43,7 @@ class Measured:
     merge: float
     item: float
     slope: float | None
+    tokens: float
     memory: int
 
     def seconds(self, course: Course, price: int) -> float | None:
@@ -65,10 +67,9 @@ class Measured:
             return None
         searched = max(0.0, min(counts) - first)
         dear = max(self.item, (self.slope or 0.0) / price)
-        after = (
-            course.shortlist * course.select + course.reported * course.report * course.report_price
-        )
-        return self.opening + (first + after) * self.item + searched * dear
+        last = course.shortlist * course.select * self.item
+        last += course.reported * course.report * (self.item + course.report_token * self.tokens)
+        return self.opening + first * self.item + searched * dear + last
 
 
 def measure(run: Run, *, device: str | None = None, gpus: int = 1) -> Measured:
@@ -104,7 +105,8 @@ def measure(run: Run, *, device: str | None = None, gpus: int = 1) -> Measured:
     asked, sloped = (_count(jobs[-1][key]) for key in ("items", "slope"))
     seconds = last.seconds
     slope = seconds["slope"] / sloped if sloped else None
-    return Measured(opening, seconds["merge"], seconds["score"] / asked, slope, memory)
+    tokens = sum(each["tokens"] for each in (last.results or {}).values()) / asked
+    return Measured(opening, seconds["merge"], seconds["score"] / asked, slope, tokens, memory)
 
 
 def _portions(split: Items) -> list[Items]:

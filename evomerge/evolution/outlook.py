@@ -50,7 +50,7 @@ class Course:
         report: items of the report split.
         reported: models in the report.
         patience: candidates without gain after which the search is given up; None never.
-        report_price: seconds of an evaluation of the report for one of as many items before it: its dtype is that of export.
+        report_token: seconds that a token takes more in the report than before it: its dtype is that of export.
     """
 
     limits: Mapping[str, float | None]
@@ -64,7 +64,7 @@ class Course:
     report: int
     reported: int
     patience: int | None = None
-    report_price: float = 1.0
+    report_token: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,9 @@ class Outlook:
             *(evaluation.items, evaluation.tokens, spent, time, sloped), len(batch.candidates)
         )
         self._timed.append(timed)
-        factor = self.course.report_price if batch.phase == Phase.REPORT else 1.0
-        taken = replace(timed, seconds=spent * (WARMING if cold else 1.0) / factor)
+        more = self.course.report_token * evaluation.tokens if batch.phase == Phase.REPORT else 0.0
+        usual = max(spent - more, LEAST * spent) * (WARMING if cold else 1.0)
+        taken = replace(timed, seconds=usual)
         if sloped:
             price = taken.seconds / evaluation.items
             if len(self._early) < DRIFTING:
@@ -229,7 +230,7 @@ class Outlook:
     def _chosen(self, history: History) -> float:
         """Of the shortlist and the report."""
         course, phase = self.course, history.phase
-        each = course.report_price * self._of_items(course.report)
+        each = self._reported()
         if phase == Phase.REPORT and not history.reopened:
             return len(history.awaited(len(history.batches) - 1)) * each
         report = (course.reported + 1) * each  # the first lays out its prompts, too
@@ -247,6 +248,12 @@ class Outlook:
             ahead = []
         later = math.fsum(self._of_items(course.select * each) for each in ahead)
         return now + len(newest.candidates) * later + report
+
+    def _reported(self) -> float:
+        """A model of the report, in the dtype of export."""
+        usual = self._of_items(self.course.report)
+        rate = sum(e.tokens for e in self._plain) / sum(e.items for e in self._plain)
+        return max(usual + self.course.report_token * rate * self.course.report, LEAST * usual)
 
     def _steps(self, first: int) -> list[float]:
         """What the rounds from ``first`` on ask anew, in parts of the select split."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
+from evomerge.checkpoint import Checkpoint
 from evomerge.evolution.core import RECOMMENDED, Search
 from evomerge.evolution.outlook import Course
-from evomerge.run.precision import price
+from evomerge.recipe import BASE
+from evomerge.run.precision import extra
 from evomerge.run.preflight import Run
 from evomerge.suite.objectives import why_no_sum
 from evomerge.suite.schedule import ROUNDS
@@ -19,7 +23,7 @@ AGREEING = (
 
 def course_of(run: Run, search: Search) -> Course:
     """Of ``run``, whose ``search`` need not have begun."""
-    suite, plan, space = run.suite, search.plan, run.space
+    suite, plan, space, base = run.suite, search.plan, run.space, run.models[BASE]
     references, known = len(space.references()), space.starts()
     probe = _count(suite.splits[Split.PROBE])
     front = suite.spec.front
@@ -44,8 +48,16 @@ def course_of(run: Run, search: Search) -> Course:
         report=_count(suite.splits[Split.REPORT]),
         reported=references + baselines + 1 + front,
         patience=None if plan.patience is None else plan.patience * plan.population,
-        report_price=price(run.dtype, run.scoring),
+        report_token=base.parameters * extra(run.dtype, run.scoring, _usual(base)),
     )
+
+
+def _usual(model: Checkpoint) -> tuple[int, int]:
+    """The shape of the middle one of a model's matrices, by size."""
+    shapes = (model.entry(name).shape for name in model.names)
+    matrices = sorted((s for s in shapes if len(s) == 2), key=math.prod)
+    height, width = matrices[len(matrices) // 2]
+    return height, width
 
 
 def _count(items: Items) -> int:

@@ -14,6 +14,8 @@ from torch.nn.functional import linear
 _FAST = {"bfloat16": {"amx_bf16", "bf16"}, "float16": {"amx_fp16"}}
 _FAST_ON_AMD = {"bfloat16": {"avx512_bf16"}, "float16": set[str]()}
 
+MOST, TOKENS = 1024, 128  # of a layer that is timed
+
 
 def scoring_dtype(asked: str, dtype: str, device: str) -> str:
     """``asked``, or for ``auto`` the recipes' ``dtype`` where ``device`` computes fast in it, else float32."""
@@ -26,27 +28,31 @@ def scoring_dtype(asked: str, dtype: str, device: str) -> str:
     return "float32" if fast.isdisjoint(instructions) else dtype
 
 
-def price(dtype: str, than: str) -> float:
-    """Seconds that products of matrices take in ``dtype`` for one second in ``than``, measured in a few milliseconds.
+def extra(dtype: str, than: str, shape: tuple[int, int]) -> float:
+    """Seconds a weight and token that a linear layer takes more in ``dtype`` than in another, measured in milliseconds.
 
-    A CPU without instructions for half precision takes five to eight times as long in it (torch 2.13).
+    A CPU without instructions for half precision takes five to ten times as long in it (torch 2.13).
+
+    Args:
+        shape: of a usual weight; of a larger one no more than ``MOST`` counts.
     """
-    return 1.0 if dtype == than else _seconds(dtype) / _seconds(than)
+    return 0.0 if dtype == than else _seconds(dtype, shape) - _seconds(than, shape)
 
 
-def _seconds(dtype: str) -> float:
-    """The shortest of a few products, of the size that a small model's are."""
+def _seconds(dtype: str, shape: tuple[int, int]) -> float:
+    """A weight and token, by the shortest of a few passes."""
     where = "cuda" if torch.cuda.is_available() else "cpu"
+    height, width = (min(side, MOST) for side in shape)
     inputs, weight = (
-        torch.ones(shape, dtype=getattr(torch, dtype), device=where)
-        for shape in [(128, 512), (1024, 512)]
+        torch.ones(each, dtype=getattr(torch, dtype), device=where)
+        for each in [(TOKENS, width), (height, width)]
     )
     taken = []
     for _ in range(5):  # the first finds nothing ready
         began = time.perf_counter()
         linear(inputs, weight).sum().item()  # waits until it is there
         taken.append(time.perf_counter() - began)
-    return min(taken)
+    return min(taken) / (TOKENS * height * width)
 
 
 def _processor() -> tuple[str, Collection[str]]:

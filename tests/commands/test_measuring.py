@@ -25,7 +25,7 @@ COURSE = Course(
     report=100,
     reported=5,
 )
-TOOK = Measured(opening=10.0, merge=0.1, item=0.5, slope=3.0, memory=1 << 30)
+TOOK = Measured(opening=10.0, merge=0.1, item=0.5, slope=3.0, tokens=20.0, memory=1 << 30)
 
 
 def test_a_worker_is_measured_and_the_time_of_the_search_follows(
@@ -42,7 +42,7 @@ def test_a_worker_is_measured_and_the_time_of_the_search_follows(
 def test_the_time_counts_every_phase_and_the_dearer_way_of_spending_what_is_left() -> None:
     known, after = 300 + 4 * 25, 6 * 50 + 5 * 100
     assert TOOK.seconds(COURSE, price=3) == 10 + (known + after) * 0.5 + (1000 - known) * 1.0
-    plain = Measured(10.0, 0.1, 0.5, None, 1 << 30)
+    plain = Measured(10.0, 0.1, 0.5, None, 20.0, 1 << 30)
     assert plain.seconds(COURSE, price=3) == 10 + (1000 + after) * 0.5
 
 

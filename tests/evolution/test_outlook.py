@@ -65,7 +65,7 @@ class Clocked:
         self.history.open(batch)
         for place, one in enumerate(batch.candidates):
             taken = MERGE + ITEM * items
-            taken *= self.course.report_price if phase == Phase.REPORT else 1.0
+            taken += self.course.report_token * 10 * items if phase == Phase.REPORT else 0.0
             first = not self.announced or (phase in (Phase.SELECT, Phase.REPORT) and not place)
             taken *= 2 if first else 1  # what is cold takes twice as long
             self.now += taken / self.outlook.slots
@@ -90,9 +90,9 @@ class Clocked:
         self.now += TABLE
 
 
-@pytest.mark.parametrize(("slots", "price"), [(1, 1.0), (4, 1.0), (1, 7.0)])
-def test_the_time_to_the_table_is_announced_from_a_tenth_on(slots: int, price: float) -> None:
-    run = Clocked(course(report_price=price), slots)
+@pytest.mark.parametrize(("slots", "more"), [(1, 0.0), (4, 0.0), (1, 0.006)])
+def test_the_time_to_the_table_is_announced_from_a_tenth_on(slots: int, more: float) -> None:
+    run = Clocked(course(report_token=more), slots)
     run.whole()
     ratios = [
         left / (run.now - time)
