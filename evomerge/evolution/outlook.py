@@ -49,6 +49,7 @@ class Course:
         shortlist: merges to be expected on it, base and parents among them.
         report: items of the report split.
         reported: models in the report.
+        first: candidates of the first batch that is no known recipe: descents ask one at a time.
         patience: candidates without gain after which the search is given up; None never.
         report_token: seconds that a token takes more in the report than before it: its dtype is that of export.
     """
@@ -63,6 +64,7 @@ class Course:
     shortlist: int
     report: int
     reported: int
+    first: int = 1
     patience: int | None = None
     report_token: float = 0.0
 
@@ -162,14 +164,16 @@ class Outlook:
         """
         if not (self._timed and self._plain):
             return None
-        pace = self._pace()
+        overhead = self._overhead()
         search, chosen = self._search(history), self._chosen(history)
-        wall = search * pace
+        newest = self._searched
+        searched = newest[-1].together if newest else self.course.first
+        wall = search * overhead / self._at_once(searched)
         hours = {**self.course.limits, **history.limits}.get("hours")
         if hours is not None:
             worked = self.seconds + time - self._began
             wall = min(wall, max(0.0, hours * 3600 - worked))
-        wall += chosen * pace * self._spreading() + TABLE
+        wall += chosen * overhead / min(self.slots, self.course.reported) + TABLE
         since = max(0.0, time - self._timed[-1].time)
         return max(1.0, wall - since)
 
@@ -311,16 +315,15 @@ class Outlook:
         slope = math.fsum(w * (e.items - x) * (e.seconds - y) for w, e in pairs) / total
         return x, y, min(max(slope / spread, LEAST * y / x), y / x)
 
-    def _pace(self) -> float:
-        """Wall-clock seconds that a second of a worker takes, lately."""
+    def _overhead(self) -> float:
+        """Wall-clock seconds, lately, for each that workers would take if they only worked, as many as a batch keeps busy."""
         timed = self._timed
-        if len(timed) < 3:
-            return 1.0 / max(1, min(self.slots, timed[-1].together))
+        if len(timed) < min(NEWEST, 2 * self.slots + 2):  # the first come as one wave
+            return 1.0
         wall = timed[-1].time - timed[0].time
-        worked = math.fsum(e.seconds for e in list(timed)[1:])
-        return max(wall / max(worked, 1e-9), 0.5 / self.slots)
+        worked = math.fsum(e.seconds / self._at_once(e.together) for e in list(timed)[1:])
+        return max(wall / max(worked, 1e-9), 0.5)
 
-    def _spreading(self) -> float:
-        """What the pace of a shortlist is to that of now: it keeps as many workers busy as there are."""
-        at_once = [min(self.slots, e.together * self.lag) for e in self._timed]
-        return math.fsum(at_once) / len(at_once) / min(self.slots, self.course.reported)
+    def _at_once(self, together: int) -> int:
+        """Workers that batches of so many candidates keep busy."""
+        return max(1, min(self.slots, together * self.lag))

@@ -7,6 +7,7 @@ import math
 from evomerge.checkpoint import Checkpoint
 from evomerge.evolution.core import RECOMMENDED, Search
 from evomerge.evolution.outlook import Course
+from evomerge.evolution.pulled import ways
 from evomerge.recipe import BASE
 from evomerge.run.precision import extra
 from evomerge.run.preflight import Run
@@ -16,9 +17,6 @@ from evomerge.suite.scorer import Items
 from evomerge.suite.splits import Split
 
 BASELINES = 2  # the uniform soup and the best of a sweep join the shortlist and the report
-AGREEING = (
-    2  # of what an optimizer recommends, so much is new: the rest was observed, or is the same
-)
 
 
 def course_of(run: Run, search: Search) -> Course:
@@ -28,8 +26,9 @@ def course_of(run: Run, search: Search) -> Course:
     probe = _count(suite.splits[Split.PROBE])
     front = suite.spec.front
     baselines = min(BASELINES, len(known))
-    guards = {o.floor.of for o in suite.objectives if o.floor and o.floor.of}
-    recommended = RECOMMENDED - 1 + (AGREEING * len(guards) if space.mixtures else 0)
+    guards = [*{o.floor.of for o in suite.objectives if o.floor and o.floor.of}]
+    recommended = RECOMMENDED - 1 + (len(list(ways(guards))) if space.mixtures else 0)
+    descends = bool(run.teaching) and (search.optimizer.SLOPES or search.optimizer.DESCENDS)
     unraced = why_no_sum(suite.objectives, suite.spec.combination)
     return Course(
         limits={
@@ -42,11 +41,12 @@ def course_of(run: Run, search: Search) -> Course:
         cost=lambda progress: float(suite.cost(progress)),
         start=(len(known), _count(suite.known(run.spec.seed)) + probe),
         whole=_count(suite.splits[Split.SEARCH]) + probe,
-        select=_count(suite.splits[Split.SELECT]),
+        select=_count(suite.shortlisted if unraced or front else suite.splits[Split.SELECT]),
         rounds=(1.0,) if unraced or front else ROUNDS,
         shortlist=references + baselines + search.optimizer.observed + recommended + front,
         report=_count(suite.splits[Split.REPORT]),
         reported=references + baselines + 1 + front,
+        first=1 if descends else plan.population,
         patience=None if plan.patience is None else plan.patience * plan.population,
         report_token=base.parameters * extra(run.dtype, run.scoring, _usual(base)),
     )

@@ -27,11 +27,11 @@ from evomerge.run.preflight import prepare
 from evomerge.run.spec import load_run
 
 
-def announced(folder: Path) -> tuple[float, list[tuple[float, float]]]:
+def announced(folder: Path, slots: int) -> tuple[float, list[tuple[float, float]]]:
     """When the table came, and (time, seconds left as announced) after every event; from the start, in seconds."""
     run = prepare(load_run(folder))
     search = run.search()
-    outlook = Outlook(course_of(run, search), lag=run.spec.lag)
+    outlook = Outlook(course_of(run, search), slots=slots, lag=run.spec.lag)
     began, end, found = None, 0.0, list[tuple[float, float]]()
     for number, line in enumerate(read_lines(folder / JOURNAL), start=1):
         fold(search.history, line, run.template, folder / JOURNAL, number)
@@ -56,12 +56,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
     parser.add_argument("--all", action="store_true", help="every announcement")
+    parser.add_argument("--workers", type=int, default=1, help="that the runs had (default: 1)")
     arguments = parser.parse_args()
     worst = 1.0
     tenths = [n / 10 for n in range(1, 10)]
     print("run", *(f"{tenth:.0%}" for tenth in tenths), "worst", sep="\t")
     for folder in arguments.runs:
-        total, found = announced(folder)
+        total, found = announced(folder, arguments.workers)
         cells, ratios = [], list[float]()
         for time, left in found:
             if arguments.all:

@@ -38,6 +38,7 @@ def course(**changes: Any) -> Course:
         "shortlist": 10,
         "report": 300,
         "reported": 6,
+        "first": 8,
         **changes,
     }
     return Course(**given)
