@@ -636,3 +636,18 @@ def test_check_names_groups_that_no_tensor_reaches(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "groups[0] matches no tensor" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["methods"], ["methods", "ties"], ["new", "--list"]])
+def test_whose_reader_left_says_nothing(arguments: list[str]) -> None:
+    """As under ``| head``; tables are written by a library that exits."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "evomerge", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, said = process.communicate(timeout=120)
+    assert (process.returncode, said) == (0, "")
