@@ -18,8 +18,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # every process of pytest-xdist has its own, in that of all: they would wait for each other's locks
 cache = os.environ.get("HF_DATASETS_CACHE")
 if cache is None or "PYTEST_XDIST_WORKER" in os.environ:
+    if cache is not None:
+        os.makedirs(cache, exist_ok=True)
     os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="evomerge-tests-", dir=cache)
-if cache is None:
     atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -101,7 +102,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores, since a third of all time is spent waiting: for disks, Ray and the dead."""
-    return (os.cpu_count() or 1) + 1
+    return len(os.sched_getaffinity(0)) + 1
 
 
 @pytest.fixture(scope="session")

@@ -43,10 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("evomerge: stopped", file=sys.stderr)
         return 130
     except SystemExit as error:  # no command leaves so: code that a file named, or a plugin, did
-        if isinstance(error.__context__, BrokenPipeError):  # or rich, whose reader left
-            return 0
         from evomerge.scorers.foreign import where
 
-        place = where(error) or "code of a package"
+        place = where(error)
+        if not place and isinstance(error.__context__, BrokenPipeError):
+            return 0  # rich, whose reader left
+        place = place or "code of a package"
         print(f"evomerge: {visible(place)} called sys.exit({error.code!r:.40})", file=sys.stderr)
         return 1

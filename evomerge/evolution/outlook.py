@@ -8,7 +8,7 @@ is left is priced phase by phase:
     report    base, parents, baselines and what was chosen, on the report split
 
 in seconds of one worker, ``a + b items`` an evaluation (weighted least squares, the newest weigh most; a slope
-by its own price), and those by what wall-clock time a second of a worker has taken lately.
+by its own price), and those by how many workers are busy, and by what wall-clock time took lately beside their work.
 """
 
 from __future__ import annotations
@@ -102,6 +102,7 @@ class Outlook:
     _plain: deque[_Taken] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     _searched: deque[_Taken] = field(default_factory=lambda: deque(maxlen=NEWEST))
     _timed: deque[_Taken] = field(default_factory=lambda: deque(maxlen=NEWEST))  # in this session
+    _report: list[_Taken] = field(default_factory=list)
     _early: list[float] = field(default_factory=list)  # seconds an item of the first slopes ...
     _late: deque[float] = field(default_factory=lambda: deque(maxlen=DRIFTING))  # ... and the last
     _asked: dict[int, int] = field(default_factory=dict)  # newest batches -> items of a candidate
@@ -135,6 +136,8 @@ class Outlook:
             *(evaluation.items, evaluation.tokens, spent, time, sloped), len(batch.candidates)
         )
         self._timed.append(timed)
+        if batch.phase == Phase.REPORT and not cold:
+            self._report.append(timed)
         more = self.course.report_token * evaluation.tokens if batch.phase == Phase.REPORT else 0.0
         usual = max(spent - more, LEAST * spent) * (WARMING if cold else 1.0)
         taken = replace(timed, seconds=usual)
@@ -227,8 +230,7 @@ class Outlook:
                 counts.append(course.patience - since)
         count = min(counts)
         if math.isinf(count):  # of hours alone
-            hours = limits.get("hours") or 0.0
-            return hours * 3600 * self.slots
+            return math.inf if limits.get("hours") else 0.0
         return max(0.0, count) * (items * price if price else self._of_items(items))
 
     def _chosen(self, history: History) -> float:
@@ -255,6 +257,8 @@ class Outlook:
 
     def _reported(self) -> float:
         """A model of the report, in the dtype of export."""
+        if self._report:
+            return math.fsum(e.seconds for e in self._report) / len(self._report)
         usual = self._of_items(self.course.report)
         rate = sum(e.tokens for e in self._plain) / sum(e.items for e in self._plain)
         return max(usual + self.course.report_token * rate * self.course.report, LEAST * usual)
@@ -316,7 +320,7 @@ class Outlook:
         return x, y, min(max(slope / spread, LEAST * y / x), y / x)
 
     def _overhead(self) -> float:
-        """Wall-clock seconds, lately, for each that workers would take if they only worked, as many as a batch keeps busy."""
+        """Wall-clock seconds, lately, over those of a machine where as many workers as a batch keeps busy do nothing but work."""
         timed = self._timed
         if len(timed) < min(NEWEST, 2 * self.slots + 2):  # the first come as one wave
             return 1.0

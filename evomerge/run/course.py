@@ -48,7 +48,8 @@ def course_of(run: Run, search: Search) -> Course:
         reported=references + baselines + 1 + front,
         first=1 if descends else plan.population,
         patience=None if plan.patience is None else plan.patience * plan.population,
-        report_token=base.parameters * extra(run.dtype, run.scoring, _usual(base)),
+        report_token=base.parameters
+        * extra(run.dtype, run.scoring, _usual(base), run.spec.threads),
     )
 
 

@@ -28,29 +28,36 @@ def scoring_dtype(asked: str, dtype: str, device: str) -> str:
     return "float32" if fast.isdisjoint(instructions) else dtype
 
 
-def extra(dtype: str, than: str, shape: tuple[int, int]) -> float:
+def extra(dtype: str, than: str, shape: tuple[int, int], threads: int) -> float:
     """Seconds a weight and token that a linear layer takes more in ``dtype`` than in another, measured in milliseconds.
 
-    A CPU without instructions for half precision takes five to ten times as long in it (torch 2.13).
+    A CPU without instructions for half precision takes five to ten times as long in it (torch 2.13). 0 where there is a
+    GPU, which has them.
 
     Args:
         shape: of a usual weight; of a larger one no more than ``MOST`` counts.
+        threads: of a worker.
     """
-    return 0.0 if dtype == than else _seconds(dtype, shape) - _seconds(than, shape)
+    if dtype == than or torch.cuda.is_available():
+        return 0.0
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return _seconds(dtype, shape) - _seconds(than, shape)
+    finally:
+        torch.set_num_threads(before)
 
 
 def _seconds(dtype: str, shape: tuple[int, int]) -> float:
     """A weight and token, by the shortest of a few passes."""
-    where = "cuda" if torch.cuda.is_available() else "cpu"
     height, width = (min(side, MOST) for side in shape)
     inputs, weight = (
-        torch.ones(each, dtype=getattr(torch, dtype), device=where)
-        for each in [(TOKENS, width), (height, width)]
+        torch.ones(each, dtype=getattr(torch, dtype)) for each in [(TOKENS, width), (height, width)]
     )
     taken = []
     for _ in range(5):  # the first finds nothing ready
         began = time.perf_counter()
-        linear(inputs, weight).sum().item()  # waits until it is there
+        linear(inputs, weight)
         taken.append(time.perf_counter() - began)
     return min(taken) / (TOKENS * height * width)
 

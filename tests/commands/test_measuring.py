@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,9 @@ def test_only_runs_are_measured(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text("methods: [ties]\n")
     with pytest.raises(InputError, match="is a search space; --measure is of a run"):
         check(tmp_path / "space.yaml", measured=True)
+
+
+def test_the_dtype_of_the_report_is_counted_by_its_tokens() -> None:
+    dear = replace(COURSE, report_token=0.01)
+    usual, more = TOOK.seconds(COURSE, 3), TOOK.seconds(dear, 3)
+    assert usual is not None and more == pytest.approx(usual + 5 * 100 * 20 * 0.01)

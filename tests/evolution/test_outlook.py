@@ -145,3 +145,11 @@ def test_time_runs_while_nothing_arrives() -> None:
     now = run.outlook.left(run.history, run.now)
     later = run.outlook.left(run.history, run.now + 5)
     assert now is not None and later == pytest.approx(now - 5)
+
+
+def test_the_report_is_timed_by_itself_once_it_has_begun() -> None:
+    run = Clocked(course(report_token=0.006))
+    run.outlook.course = course(report_token=0.06)  # as if a machine had been timed wrongly
+    run.whole()
+    *_, (time, left), _ = run.announced
+    assert left == pytest.approx(run.now - time, rel=0.2)
