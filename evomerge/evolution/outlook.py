@@ -239,7 +239,8 @@ class Outlook:
         each = self._reported()
         if phase == Phase.REPORT and not history.reopened:
             return len(history.awaited(len(history.batches) - 1)) * each
-        report = (course.reported + 1) * each  # the first lays out its prompts, too
+        # the first lays out its prompts, too
+        report = course.reported * each + self._of_items(course.report)
         if phase != Phase.SELECT or history.reopened:
             return report + course.shortlist * math.fsum(
                 self._of_items(course.select * step) for step in self._steps(0)
