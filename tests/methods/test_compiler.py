@@ -18,9 +18,11 @@ from evomerge.methods.kernel import compiler
 draws = torch.Generator().manual_seed(0)
 base, *sources = (torch.randn(200, 200, generator=draws).bfloat16() for _ in range(4))
 models = {f"m{i}": source for i, source in enumerate(sources)}
-merged = merge_tensors("sce", models, base=base, name="w")
-digest = hashlib.sha256(merged.numpy().tobytes()).hexdigest()
-print(json.dumps([digest, *compiler.counts()]))
+digest = hashlib.sha256()
+for method in ("task_arithmetic", "sce"):
+    merged = merge_tensors(method, models, base=base, name="w")
+    digest.update(merged.numpy().tobytes())
+print(json.dumps([digest.hexdigest(), *compiler.counts()]))
 """
 
 
