@@ -31,7 +31,6 @@ from evomerge.tokens import UNION, TokenRules
 
 _REVISION = re.compile(r"@[\w./-]+(?=\+|$)")  # of hub ids
 _COMMIT = re.compile(r"@[0-9a-f]{40}(?=\+|$)")
-BODY = ("groups", "path", "data", "rows")  # the keys of a recipe that are its body's
 BASE = "base"  # the name under which the base model may be used as a source
 GROUP_ROLES = (*ROLES, "other", *FINE)
 

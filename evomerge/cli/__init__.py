@@ -45,9 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as error:  # no command leaves so: code that a file named, or a plugin, did
         from evomerge.scorers.foreign import where
 
-        place = where(error)
-        if not place and isinstance(error.__context__, BrokenPipeError):
-            return 0  # rich, whose reader left
-        place = place or "code of a package"
+        place = where(error) or "code of a package"
         print(f"evomerge: {visible(place)} called sys.exit({error.code!r:.40})", file=sys.stderr)
         return 1

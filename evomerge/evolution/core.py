@@ -553,7 +553,7 @@ class Search:
         )
         refined = [candidate for candidate in found_by_rows if candidate.id not in failed]
         chosen += refined
-        for model, part, way in ways(self._guards if refined else ()):
+        for model, part, way in ways(self.guards if refined else ()):
             recipe = pulled_rows(refined[-1].recipe, self.space.places, model, part)
             moved = self._refined(f"{refined[-1].origin}, {way}", recipe, chosen)
             if moved.id not in failed:
@@ -576,11 +576,11 @@ class Search:
             return
         given = {canonical(c.genome) for c in self._given if c.genome is not None}
         found = next((genome for genome in genomes if canonical(genome) not in given), genomes[0])
-        for model, part, way in ways(self._guards):
+        for model, part, way in ways(self.guards):
             yield pulled(found, mixtures, model, part), f"{said}, {way}"
 
     @property
-    def _guards(self) -> list[str]:
+    def guards(self) -> list[str]:
         """Models that floors name."""
         return list(dict.fromkeys(o.floor.of for o in self._floored if o.floor and o.floor.of))
 

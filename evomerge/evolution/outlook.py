@@ -102,7 +102,7 @@ class Outlook:
     _plain: deque[_Taken] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     _searched: deque[_Taken] = field(default_factory=lambda: deque(maxlen=NEWEST))
     _timed: deque[_Taken] = field(default_factory=lambda: deque(maxlen=NEWEST))  # in this session
-    _report: list[_Taken] = field(default_factory=list)
+    _report: list[float] = field(default_factory=list)  # seconds of its evaluations
     _early: list[float] = field(default_factory=list)  # seconds an item of the first slopes ...
     _late: deque[float] = field(default_factory=lambda: deque(maxlen=DRIFTING))  # ... and the last
     _asked: dict[int, int] = field(default_factory=dict)  # newest batches -> items of a candidate
@@ -136,9 +136,10 @@ class Outlook:
             *(evaluation.items, evaluation.tokens, spent, time, sloped), len(batch.candidates)
         )
         self._timed.append(timed)
-        if batch.phase == Phase.REPORT and not cold:
-            self._report.append(timed)
-        more = self.course.report_token * evaluation.tokens if batch.phase == Phase.REPORT else 0.0
+        reported = batch.phase == Phase.REPORT
+        if reported and not cold:
+            self._report.append(spent)
+        more = self.course.report_token * evaluation.tokens if reported else 0.0
         usual = max(spent - more, LEAST * spent) * (WARMING if cold else 1.0)
         taken = replace(timed, seconds=usual)
         if sloped:
@@ -169,9 +170,8 @@ class Outlook:
             return None
         overhead = self._overhead()
         search, chosen = self._search(history), self._chosen(history)
-        newest = self._searched
-        searched = newest[-1].together if newest else self.course.first
-        wall = search * overhead / self._at_once(searched)
+        together = self._searched[-1].together if self._searched else self.course.first
+        wall = search * overhead / self._at_once(together)
         hours = {**self.course.limits, **history.limits}.get("hours")
         if hours is not None:
             worked = self.seconds + time - self._began
@@ -259,7 +259,7 @@ class Outlook:
     def _reported(self) -> float:
         """A model of the report, in the dtype of export."""
         if self._report:
-            return math.fsum(e.seconds for e in self._report) / len(self._report)
+            return math.fsum(self._report) / len(self._report)
         usual = self._of_items(self.course.report)
         rate = sum(e.tokens for e in self._plain) / sum(e.items for e in self._plain)
         return max(usual + self.course.report_token * rate * self.course.report, LEAST * usual)

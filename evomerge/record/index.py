@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from evomerge import config
+from evomerge.checkpoint.files import open_plain
 from evomerge.errors import InputError, RunError
 from evomerge.evolution.history import Cost, Past, Phase
 from evomerge.record import events, journal
@@ -64,10 +65,8 @@ class Brief(Record):
         self._forget()
         try:
             with events.reading(path, 1):
-                beside = path.with_name(NAME)
-                if not beside.is_file():  # a pipe would be waited for without end
-                    raise FileNotFoundError(beside)
-                file = msgspec.json.decode(beside.read_bytes(), type=_File)
+                with open_plain(path.with_name(NAME)) as content:
+                    file = msgspec.json.decode(content.read(), type=_File)
                 size = file.place.size
                 if file.format == FORMAT and journal.checksum(path, 0, size) == file.checksum:
                     self._restore(file)

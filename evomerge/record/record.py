@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from evomerge.evolution.history import History, Phase
 from evomerge.inference.intervals import Interval
 from evomerge.judging.evidence import score_range, search_interval
 from evomerge.judging.table import Table
-from evomerge.recipe import BODY, Body, Recipe
+from evomerge.recipe import Body, Recipe
 from evomerge.record import events
 from evomerge.record.provenance import with_provenance
 from evomerge.record.responses import Store
@@ -239,5 +239,6 @@ def remarks_on(history: History, budget: Mapping[str, float | None]) -> list[str
 
 def template_from(plain: Mapping[str, Any], folder: Path) -> Recipe:
     """A recipe without a body from plain data, whatever body that has."""
-    frame = {key: value for key, value in plain.items() if key not in BODY}
+    body = {field.name for field in fields(Body)}
+    frame = {key: value for key, value in plain.items() if key not in body}
     return Recipe.from_plain(frame, str(folder), Body())

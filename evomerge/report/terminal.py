@@ -70,6 +70,10 @@ class Screen(Console):
             else:
                 yield segment._replace(text=visible(segment.text))
 
+    def on_broken_pipe(self) -> None:
+        """The reader left, which the command line knows: rich alone would exit with status 1."""
+        raise  # rich asks while it handles a BrokenPipeError
+
 
 def console(*, err: bool = False) -> Console:
     """As wide as its terminal; where there is none, as ``COLUMNS`` says, or 80."""

@@ -38,7 +38,7 @@ def extra(dtype: str, than: str, shape: tuple[int, int], threads: int) -> float:
         shape: of a usual weight; of a larger one no more than ``MOST`` counts.
         threads: of a worker.
     """
-    if dtype == than or torch.cuda.is_available():
+    if torch.cuda.is_available():
         return 0.0
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
