@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -130,3 +131,14 @@ def test_what_cannot_be_read_is_an_input_error(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.yaml"):
         with pytest.raises(InputError):
             config.read(path)
+
+
+@pytest.mark.skipif(not yaml.__with_libyaml__, reason="PyYAML without libyaml")
+@pytest.mark.parametrize("files", ["fitness/*.yaml", "runs/*/*.yaml", "search_spaces/*.yaml"])
+def test_libyaml_reads_what_pyyaml_reads(files: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in sorted(Path(__file__).parents[1].glob(files)):
+        text = config.read_text(path)
+        fast = repr(config._Composer(config._Fast(text), "f", True).document())
+        with monkeypatch.context() as patched:
+            patched.setattr(config, "_Fast", None)
+            assert repr(config.parse(text, "f")) == fast, path

@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -26,6 +26,7 @@ from evomerge.errors import Incompatible
 from evomerge.tensors import Place, ordered
 
 VERSION = 8  # of what the cache holds
+_version = cache(version)  # it reads all that a package says of itself
 # computed from the config; stored by some old checkpoints
 _COMPUTED = re.compile(
     r"(?:^|\.)(?:rotary_emb\.\w+|rotary_pos_emb\.\w+|inv_freq|position_ids|masked_bias|attn\.bias|attention\.bias)$"
@@ -80,7 +81,7 @@ class Skeleton:
         """
         check_architecture(config, where)
         plain = {key: value for key, value in config.items() if not _PLAIN.search(key)}
-        key = name_of([VERSION, version("transformers"), plain])
+        key = name_of([VERSION, _version("transformers"), plain])
         if key not in _KNOWN:
             _KNOWN[key] = _cached(key) or _made(key, config, where)
         return _KNOWN[key]
