@@ -21,8 +21,8 @@ demo: $(VENV)/.installed  ## search over the embedded tiny models (a few minutes
 test: $(VENV)/.installed-test  ## everything CI runs but the linters
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=25
 
-quick: $(VENV)/.installed-test  ## the tests that take no time: two minutes
-	$(BIN)/python -m pytest -m "not slow" -q
+quick: $(VENV)/.installed-test  ## the tests that are not marked slow (five minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" -q
 
 docs: $(VENV)/.installed-test  ## write every generated table of the documents
 	$(BIN)/python docs/generate.py

@@ -66,8 +66,8 @@ class Margins:
             return None
         bent = bend(margins)
         z = self._margins.predict_folds(Sample(sample.items, bent), kept)
-        off = (bent - z[:, :, sample.items]) ** 2 @ kept[:, :, None]  # [folds, candidates, 1]
-        spread = np.sqrt(off / count[:, None, None])
+        off = (bent - z[:, :, sample.items]) ** 2 * kept[:, None]  # [folds, candidates, sampled]
+        spread = np.sqrt(off.sum(2, keepdims=True) / count[:, None, None])
         return sigmoid(1.702 * z / np.maximum(spread, 1e-9))
 
 

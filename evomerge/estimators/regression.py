@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from jaxtyping import Bool, Float
 
 from evomerge.estimators import Known, Sample
 
 RIDGE = 30.0
+FITS = (
+    16  # that are remembered, of a batch's sample mostly: numbers of folds x sampled items x models
+)
 
 
 class Regression:
@@ -24,40 +29,39 @@ class Regression:
     def __init__(self, known: Known) -> None:
         responses = known.responses
         self._mean = responses.mean(0) if len(responses) else np.zeros(responses.shape[1])
-        self._apart = (responses - self._mean).T  # [items, models]
-        ridge = RIDGE * float(np.mean(self._apart**2)) if self._apart.size else 0.0
-        self._ridge = ridge * np.eye(self._apart.shape[1]) if ridge else None
+        apart = responses - self._mean  # [models, items]
+        ridge = RIDGE * float(np.mean(apart**2)) if apart.size else 0.0
+        if not ridge:  # nothing sets them apart
+            apart = apart[:0]
+        self._ridge = ridge * np.eye(len(apart))
+        self._apart = np.vstack([apart, np.ones_like(self._mean)])  # and a level
+        self._fitted = lru_cache(FITS)(self._fit)
 
     def predict(self, sample: Sample) -> Float[np.ndarray, "candidates items"]:
-        count = len(sample.items)
-        if not count:
+        if not len(sample.items):
             return np.tile(self._mean, (len(sample.responses), 1))
-        residual = (sample.responses - self._mean[sample.items]).T  # [sampled, candidates]
-        level = np.add.reduce(residual, 0) / count
-        guess: Float[np.ndarray, "candidates items"] = self._mean + level[:, None]
-        if self._ridge is not None:
-            x = self._apart[sample.items]
-            centre = np.add.reduce(x, 0) / count
-            x -= centre
-            beta = np.linalg.solve(x.T @ x + self._ridge, x.T @ (residual - level))
-            guess += ((self._apart - centre) @ beta).T
+        everything = np.ones((1, len(sample.items)), bool)
+        guess: Float[np.ndarray, "candidates items"] = self.predict_folds(sample, everything)[0]
         return guess
 
     def predict_folds(
         self, sample: Sample, kept: Bool[np.ndarray, "folds sampled"]
     ) -> Float[np.ndarray, "folds candidates items"]:
-        weight = kept.astype(np.float64)
-        weight /= weight.sum(1, keepdims=True)
-        residual = (sample.responses - self._mean[sample.items]).T  # [sampled, candidates]
-        level = weight @ residual  # [folds, candidates]
-        guess: Float[np.ndarray, "folds candidates items"] = self._mean + level[:, :, None]
-        if self._ridge is not None:
-            x = self._apart[sample.items]
-            centre = weight @ x  # [folds, models]
-            there = (x - centre[:, None]) * kept[:, :, None]  # [folds, sampled, models]
-            turned = there.transpose(0, 2, 1)
-            gram = turned @ there + self._ridge
-            beta = np.linalg.solve(gram, turned @ (residual - level[:, None]))
-            shift = (self._apart @ beta) - centre[:, None] @ beta  # [folds, items, candidates]
-            guess += shift.transpose(0, 2, 1)
+        items = np.asarray(sample.items, np.int64)
+        fitted = self._fitted(items.tobytes(), kept.tobytes())
+        guess: Float[np.ndarray, "folds candidates items"]
+        guess = ((sample.responses - self._mean[items]) @ fitted) @ self._apart
+        guess += self._mean
         return guess
+
+    def _fit(self, items: bytes, kept: bytes) -> Float[np.ndarray, "folds sampled coefficients"]:
+        """What makes ``beta`` and the level of responses less x̄; it depends on which items they are alone."""
+        x = self._apart[:-1, np.frombuffer(items, np.int64)].T  # [sampled, models]
+        parts = np.frombuffer(kept, bool).reshape(-1, len(x))
+        weight = parts / parts.sum(1, keepdims=True)
+        centre = weight @ x  # [folds, models]
+        there = (x - centre[:, None]) * parts[:, :, None]  # [folds, sampled, models]
+        gram = there.transpose(0, 2, 1) @ there + self._ridge
+        beta = np.linalg.solve(gram, there.transpose(0, 2, 1))  # [folds, models, sampled]
+        level = weight - (centre[:, None] @ beta)[:, 0]
+        return np.concatenate([beta, level[:, None]], axis=1).transpose(0, 2, 1)

@@ -70,7 +70,7 @@ class Unbiased:
         found = np.diagonal(covariance)
         least = design.share * self._least_variance(responses)
         wanted = np.maximum(found * _student(degrees), least * (np.ptp(responses, axis=1) == 0))
-        if self._binary and np.isin(responses, (0, 1)).all():
+        if self._binary and ((responses == 0) | (responses == 1)).all():
             likely = np.clip(predicted, 0, 1)
             doubt = design.variance(likely * (1 - likely))
             pooled = (degrees * found + DOUBT * doubt) / (degrees + DOUBT)
