@@ -8,9 +8,11 @@ Merge methods register themselves when they are imported (``evomerge.methods``).
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any
 
 from evomerge.errors import InputError, did_you_mean, one_of
@@ -32,7 +34,7 @@ class Registry:
 
     def names(self) -> list[str]:
         """Every name, built in or of a plugin, sorted."""
-        return sorted({*self.built_in, *(point.name for point in entry_points(group=self.group))})
+        return sorted({*self.built_in, *_installed(self.group, tuple(sys.path)).names})
 
     def where(self, name: str) -> str:
         """``module:attribute`` of what ``name`` stands for.
@@ -59,9 +61,15 @@ class Registry:
     def _point(self, name: str) -> EntryPoint:
         if name in self.built_in:
             return EntryPoint(name, self.built_in[name], self.group)
-        for point in entry_points(group=self.group, name=name):
+        for point in _installed(self.group, tuple(sys.path)).select(name=name):
             return point
         raise InputError(unknown(self.kind, name, self.names()))
+
+
+@cache
+def _installed(group: str, path: tuple[str, ...]) -> EntryPoints:
+    """What packages on the ``path`` register: all that they say of themselves is read for it."""
+    return entry_points(group=group)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

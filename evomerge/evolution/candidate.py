@@ -13,6 +13,7 @@ import msgspec
 
 from evomerge.params import Genome
 from evomerge.recipe import Recipe
+from evomerge.squeezing import squeeze
 
 Make = Callable[[Mapping[str, Any]], Recipe]
 """From a body in plain form to its recipe."""
@@ -111,7 +112,7 @@ class Candidate:
             self._genome = array("d", self._genome)
 
     def _hold(self, body: Mapping[str, Any], make: Make) -> None:
-        self._body, self._make, self._recipe = zlib.compress(_text(body), 1), make, None
+        self._body, self._make, self._recipe = squeeze(_text(body), 1), make, None
 
     @property
     def _held(self) -> dict[str, Any]:

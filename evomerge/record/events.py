@@ -466,23 +466,25 @@ def lines_of(
     """
     names = [objective.name for objective in head.objectives] if head else []
     for number, event in enumerate(events, start=before + 1):
-        with reading(path, number):
+        try:
             line = line_of(event)
             if (number == 1) != isinstance(line, Head):
                 raise ValueError("a journal begins with its run, and holds one")
             if isinstance(line, Head):
                 names = [objective.name for objective in line.objectives]
-            elif isinstance(line, EndLine):
-                _ = line.final
-            elif isinstance(line, SettledLine):
-                if {*line.gains, *line.unable} != {*names} or not all(
-                    0 < gain < math.inf for gain in line.gains.values()
-                ):
-                    raise ValueError("expected a yardstick above 0, or a reason, of each objective")
             elif isinstance(line, EvaluationLine):
                 for found in (line.values, line.errors):
                     if found is not None and list(found) != names:
                         raise ValueError(f"{list(found)!r:.60} are not the objectives of this run")
+            elif isinstance(line, EndLine):
+                _ = line.final
+            elif isinstance(line, SettledLine) and (
+                {*line.gains, *line.unable} != {*names}
+                or not all(0 < gain < math.inf for gain in line.gains.values())
+            ):
+                raise ValueError("expected a yardstick above 0, or a reason, of each objective")
+        except SENSELESS as error:
+            raise senseless(path, number, error) from error
         yield line
 
 
@@ -527,7 +529,15 @@ class Survey:
         """The next line."""
         self.count += 1
         self.newest = line.time
-        if isinstance(line, Head):
+        if isinstance(line, EvaluationLine):
+            worked = self.worked
+            for what, seconds in line.seconds.items():
+                worked[what] += seconds  # type: ignore[assignment]
+            worked["items"] += line.items
+            worked["tokens"] += line.tokens
+            if block := line.block_at(self.count):
+                self.blocks.append(block)
+        elif isinstance(line, Head):
             self.head = line
         elif isinstance(line, SessionLine):
             self.last = line.time
@@ -535,10 +545,6 @@ class Survey:
             self.end = line
         elif isinstance(line, DecisionLine):
             self.decisions.append(line.text)
-        elif isinstance(line, EvaluationLine):
-            self.worked.update(line.seconds, items=line.items, tokens=line.tokens)
-            if block := line.block_at(self.count):
-                self.blocks.append(block)
         if self.last is not None:
             self.seconds += line.time - self.last
             self.last = line.time
@@ -566,6 +572,19 @@ def line_of(event: Mapping[str, Any]) -> Line:
     return msgspec.convert(content, kind, str_keys=True)
 
 
+# what a line that makes no sense may raise
+SENSELESS = (
+    *(InputError, RunError, ValueError),
+    *(AttributeError, LookupError, TypeError, RecursionError, OverflowError),
+)
+
+
+def senseless(path: Path, line: int, error: Exception) -> InputError:
+    """What to raise where ``error`` came of this line of a journal: it is told with its place."""
+    ours = isinstance(error, (InputError, RunError, ValueError))
+    return journal.damaged(path, line, str(error) if ours else f"{type(error).__name__}: {error}")
+
+
 @contextmanager
 def reading(path: Path, line: int) -> Iterator[None]:
     """Whatever makes no sense in this line of a journal is told with its place.
@@ -575,10 +594,8 @@ def reading(path: Path, line: int) -> Iterator[None]:
     """
     try:
         yield
-    except (InputError, RunError, ValueError) as error:
-        raise journal.damaged(path, line, str(error)) from error
-    except (AttributeError, LookupError, TypeError, RecursionError, OverflowError) as error:
-        raise journal.damaged(path, line, f"{type(error).__name__}: {error}") from error
+    except SENSELESS as error:
+        raise senseless(path, line, error) from error
 
 
 @contextmanager

@@ -53,10 +53,12 @@ class Record:
     def _fold(self, line: events.Line) -> None:
         """The newest line that was surveyed."""
         number = self._survey.count
-        with events.reading(self.path, number):
+        try:
             if isinstance(line, events.Head):
                 self._begin(line)
             events.fold(self.history, line, self.template, self.path, number)
+        except events.SENSELESS as error:
+            raise events.senseless(self.path, number, error) from error
         if not isinstance(line, events.BatchLine):
             self.lines.append(line)
 

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from evomerge import durable
 from evomerge.errors import InputError, RunError
+from evomerge.squeezing import squeeze
 from evomerge.suite.scorer import Responses, Results
 
 _HEAD = struct.Struct("<III")
@@ -252,7 +253,7 @@ class Store:
             position = self._position[scorer]
             layout.append([scorer, [position[item] for item in responses["items"]], listed])
             rest[scorer] = [responses["responses"], plain, responses["tokens"]]
-        head, tail = _json(layout), zlib.compress(_json(rest))
+        head, tail = _json(layout), squeeze(_json(rest))
         return _HEAD.pack(len(head), len(columns), len(tail)) + head + columns + tail
 
     def _unpack(

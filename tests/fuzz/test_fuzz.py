@@ -7,8 +7,6 @@ import signal
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from kinds import KINDS, Kind
 from minimise import minimised
 from mutations import BOMB, mutations
 
-from evomerge import registry
 from evomerge.errors import InputError
 
 INPUTS = int(os.environ.get("EVOMERGE_TEST_FUZZ", "5000"))  # of all kinds together
@@ -80,8 +77,7 @@ def surprise(error: BaseException) -> str:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Entry points are listed once; paths start in an empty folder."""
-    monkeypatch.setattr(registry, "entry_points", cache(entry_points))
+    """Paths start in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from ctypes import c_float
 from functools import partial
 from typing import Any
 
@@ -207,7 +208,7 @@ def _given(leaf: Any, *, start: int, stop: int, columns: int, device: torch.devi
         return _tile(leaf.values, start, stop).to(device)
     if isinstance(leaf, Uniforms):
         return draws.uniforms(leaf.key, start, stop, device)
-    return float(torch.tensor(leaf, dtype=torch.float32))
+    return c_float(leaf).value
 
 
 def _given_at(leaf: Any, *, at: Tensor, columns: int) -> Any:
@@ -223,4 +224,4 @@ def _given_at(leaf: Any, *, at: Tensor, columns: int) -> Any:
         return leaf.values.reshape(-1)[at.to(leaf.values.device)].float().to(at.device)
     if isinstance(leaf, Uniforms):
         return draws.uniforms_at(leaf.key, at)
-    return float(torch.tensor(leaf, dtype=torch.float32))
+    return c_float(leaf).value

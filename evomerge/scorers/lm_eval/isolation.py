@@ -35,7 +35,9 @@ def pinned(device: str = "cpu") -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars, and no warnings that would repeat for every candidate."""
-    loggers = [logging.getLogger(name) for name in ("lm_eval", "transformers", "datasets")]
+    named = [logging.getLogger(name) for name in ("lm_eval", "transformers", "datasets")]
+    # a level that is set makes every logger of the process look for its own again
+    loggers = [logger for logger in named if logger.level != logging.ERROR]
     levels = [logger.level for logger in loggers]
     bars = not datasets.are_progress_bars_disabled()
     for logger in loggers:
