@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from evomerge.testing.drivers import Drivers
 
 METHOD = '''
 from typing import Annotated
@@ -171,14 +173,21 @@ def evomerge(site: Path, *arguments: str, status: int = 0) -> str:
     return done.stdout if status == 0 else done.stderr
 
 
+@pytest.fixture
+def drivers(site: Path, tmp_path: Path) -> Iterator[Drivers]:
+    made = Drivers(tmp_path, site)
+    yield made
+    made.close()
+
+
 @pytest.mark.slow
 def test_a_plugin_is_as_good_as_built_in(
-    site: Path, run_folder: Callable[..., Path], family: dict[str, Path], tmp_path: Path
+    drivers: Drivers, run_folder: Callable[..., Path], family: dict[str, Path], tmp_path: Path
 ) -> None:
-    assert "grip" in evomerge(site, "methods", "tug")
-    declared = json.loads(evomerge(site, "methods", "tug", "--json"))
+    assert "grip" in drivers.run("methods", "tug")
+    declared = json.loads(drivers.run("methods", "tug", "--json"))
     assert declared["name"] == "tug"
-    assert "tug" in evomerge(site, "methods")
+    assert "tug" in drivers.run("methods")
 
     folder = run_folder(
         space={
@@ -191,7 +200,7 @@ def test_a_plugin_is_as_good_as_built_in(
         optimizer={"name": "stubborn", "population": 4},
         budget={"evaluations": 13},
     )
-    evomerge(site, "search", str(folder), "--ray", "off", "--quiet")
+    drivers.run("search", folder, "--ray", "off", "--quiet")
     events = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
     genes = events[0]["dims"]
     assert any("pull.chat" in gene for gene in genes) and not any("grip" in gene for gene in genes)
@@ -212,8 +221,8 @@ def test_a_plugin_is_as_good_as_built_in(
 
     started = next(c["id"] for c in candidates.values() if c["origin"] == "tug")
     recipe, merged = tmp_path / "tug.yaml", tmp_path / "merged"
-    evomerge(site, "export", str(folder), "--candidate", str(started), "-o", str(recipe))
-    evomerge(site, "merge", str(recipe), "-o", str(merged))
+    drivers.run("export", folder, "--candidate", started, "-o", recipe)
+    drivers.run("merge", recipe, "-o", merged)
     base, chat, sea, result = (
         load_file(path / "model.safetensors")["model.norm.weight"]
         for path in (family["base"], family["chat"], family["sea"], merged)

@@ -6,15 +6,13 @@ Merge methods and engines of plugins are walked in ``test_plugin.py`` and ``engi
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from evomerge.testing.drivers import Drivers
 
 OPTIMIZER = '''
 """An elitist optimizer over two objectives, with the front as its archive."""
@@ -162,7 +160,7 @@ def loudest(
 
 
 @pytest.fixture
-def evomerge(tmp_path: Path) -> Callable[..., str]:
+def evomerge(tmp_path: Path) -> Iterator[Callable[..., str]]:
     """Runs a command that sees an installed package with these modules and entry points."""
     site = tmp_path / "site"
     info = site / "walks-1.0.dist-info"
@@ -176,19 +174,9 @@ def evomerge(tmp_path: Path) -> Callable[..., str]:
         "\n[evomerge.statistics]\nloudness = loud:Loudness\n\n[evomerge]\nloud = loud\n"
     )
 
-    def run(*arguments: Any, status: int = 0) -> str:
-        path = os.pathsep.join([str(site), *map(os.path.abspath, sys.path)])
-        done = subprocess.run(
-            [sys.executable, "-m", "evomerge", *map(str, arguments)],
-            env=os.environ | {"PYTHONPATH": path, "XDG_CACHE_HOME": str(tmp_path / "cache")},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == status, done.stderr
-        return done.stdout if status == 0 else done.stderr
-
-    return run
+    drivers = Drivers(tmp_path, site, environment={"XDG_CACHE_HOME": str(tmp_path / "cache")})
+    yield drivers.run
+    drivers.close()
 
 
 @pytest.mark.slow

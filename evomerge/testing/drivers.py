@@ -35,8 +35,9 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
-    def __init__(self, folder: Path) -> None:
-        path = os.pathsep.join(map(os.path.abspath, sys.path))
+    def __init__(self, folder: Path, *installed: Path, environment: Mapping[str, str] | None = None):
+        """Drivers that work in ``folder`` and see what is ``installed`` in others, too."""
+        path = os.pathsep.join(map(os.path.abspath, [*map(str, installed), *sys.path]))
         self.output = folder / "output.txt"
         self._process = subprocess.Popen(
             [sys.executable, "-c", self.SOURCE],
@@ -44,7 +45,7 @@ for line in sys.stdin:
             stdout=subprocess.PIPE,
             text=True,
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": path, "TMPDIR": str(folder)},
+            env=os.environ | {"PYTHONPATH": path, "TMPDIR": str(folder)} | dict(environment or {}),
         )
 
     def start(self, *arguments: str, environment: Mapping[str, str] | None = None) -> int:
@@ -58,6 +59,13 @@ for line in sys.stdin:
         """The exit status of the driver, once it has ended; negative: the signal that ended it."""
         assert self._process.stdout is not None
         return int(self._process.stdout.readline())
+
+    def run(self, *arguments: object, status: int = 0) -> str:
+        """What a driver prints that ends with the ``status``."""
+        self.start(*map(str, arguments))
+        found, printed = self.status(), self.output.read_text()
+        assert found == status, printed
+        return printed
 
     def close(self) -> None:
         assert self._process.stdin is not None
