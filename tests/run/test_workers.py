@@ -86,7 +86,7 @@ def serial(run_folder: RunFolder, small: dict[str, Any]) -> Trajectory:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2, 4] if SOAKED else [1, 4])
+@pytest.mark.parametrize("workers", [1, 2, 4] if SOAKED else [4])
 def test_neither_the_number_of_workers_nor_their_deaths_show(
     workers: int, run_folder: RunFolder, small: dict[str, Any], serial: Trajectory, local_ray: None
 ) -> None:
