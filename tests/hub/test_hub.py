@@ -273,7 +273,7 @@ def test_a_run_is_checked_whole_without_a_weight_and_searched_with_them(
     assert status == 0, written
     assert "to download in all" in written
     assert all(server.bytes_of(f"tiny/{name}") == headers_of(family[name]) for name in NAMES)
-    status, written = run("search", folder, "--quiet")
+    status, written = run("search", folder, "--workers", "1", "--quiet")
     assert status == 0, written
     assert sorted(found.name for found in Path(constants.HF_HUB_CACHE).glob("models--*")) == [
         f"models--tiny--{name}" for name in NAMES
