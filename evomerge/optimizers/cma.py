@@ -18,6 +18,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -39,6 +40,7 @@ SMALLEST_INTEGER_STD = 0.2  # in cells: from a centre, 1 % of the draws leave th
 # Step on a categorical distribution. With the default populations some 5 to 8 elites count, so
 # chance alone fixes an option only after mu_eff / rate^2, about 70 batches; selection needs 1/rate.
 CATEGORICAL_RATE = 0.3
+DRAWS = 16  # that are remembered: more under way are drawn twice
 
 
 class _Normal:
@@ -52,7 +54,7 @@ class _Normal:
 
 @dataclass
 class _Distribution:
-    """What genomes are drawn from.
+    """What genomes are drawn from; it changes while it is made alone.
 
     ``strategy`` is pycma's state over the real and integer axes, unbounded: ``_into_bounds``
     reflects its points into [0, 1]. pycma wants two axes; fillers without meaning stand in for
@@ -67,10 +69,17 @@ class _Distribution:
     def normal_axes(self) -> list[int]:
         return [axis for axis in range(len(self.dims)) if axis not in self.odds]
 
-    def draw(self, count: int, *key: seeds.Part) -> tuple[list[Genome], NDArray[np.float64]]:
+    def __post_init__(self) -> None:
+        self.draw = lru_cache(DRAWS)(self._draw)
+
+    def moving(self) -> _Distribution:
+        """A copy to be changed."""
+        return _Distribution(self.dims, copy.deepcopy(self.strategy), copy.deepcopy(self.odds))
+
+    def _draw(self, count: int, *key: seeds.Part) -> tuple[list[Genome], NDArray[np.float64]]:
         """Genomes, and the points of pycma's space they come from (``[count, axes + fillers]``).
 
-        Pure. A larger count only adds to the end.
+        Pure. A larger count only adds to the end. What was drawn for an ask is drawn again for its tell.
         """
         strategy = copy.deepcopy(self.strategy)
         points = _sample(strategy, count, *key)
@@ -158,7 +167,7 @@ class CMA(Optimizer):
         best = told[rank(told)[0]]
         self._succeeded |= best.score is not None
         points = self._drawn(batch, seen, [each.genome for each in told])
-        now = copy.deepcopy(self._now)
+        now = self._now.moving()
         if not self._began and all(point is None for point in points):
             if best.score is not None:
                 now, self._anchor = self._around(best.genome), canonical(self.dims, best.genome)
