@@ -23,6 +23,9 @@ def actor_class(ray: Any) -> Any:
             sys.path[:] = path + [folder for folder in sys.path if folder not in path]
             self._missing = [folder for folder in path if not os.path.exists(folder)]
             self._spec, self._name = (target, argument), name
+            # seen now: it may die while much is imported
+            raylet = os.environ.get("RAY_RAYLET_PID", "0")
+            self._raylet = int(raylet) if os.path.exists(f"/proc/{raylet}") else 0
             self._resident: Any = None
             self._telling: Any = None
             self._kills = 0
@@ -43,7 +46,7 @@ def actor_class(ray: Any) -> Any:
                         f"{error}; folders of the driver's sys.path that this node has not: {missing}"
                     ) from None
                 self._resident = Resident(*self._spec)
-                self._telling, self._kills = Telling(self._name), kills()
+                self._telling, self._kills = Telling(self._name, self._raylet), kills()
             return os.getpid(), str(ray.get_runtime_context().get_node_id()), self._kills
 
         def build(self) -> str | None:

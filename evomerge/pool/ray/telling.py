@@ -45,11 +45,9 @@ class Telling:
     nobody has taken notice of the raylet's death: in containers without an init.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name, self._word = name.encode(), Word()
-        self._raylet = int(os.environ.get("RAY_RAYLET_PID", "0"))
-        if self._raylet and is_gone(self._raylet):
-            self._raylet = 0  # it is out of sight, in another namespace
+    def __init__(self, name: str, raylet: int) -> None:
+        """Tell under this ``name``, as long as there is a process ``raylet``; 0: it is out of sight, in another namespace."""
+        self._name, self._word, self._raylet = name.encode(), Word(), raylet
         threading.Thread(target=self._go_on, daemon=True).start()
 
     def begin(self) -> None:
