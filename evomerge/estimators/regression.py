@@ -10,9 +10,7 @@ from jaxtyping import Bool, Float
 from evomerge.estimators import Known, Sample
 
 RIDGE = 30.0
-FITS = (
-    16  # that are remembered, of a batch's sample mostly: numbers of folds x sampled items x models
-)
+FITS = 16  # that are remembered: each of as many numbers as folds x sampled items x models
 
 
 class Regression:

@@ -54,7 +54,7 @@ class _Normal:
 
 @dataclass
 class _Distribution:
-    """What genomes are drawn from; it changes while it is made alone.
+    """What genomes are drawn from. One that was drawn from is not changed.
 
     ``strategy`` is pycma's state over the real and integer axes, unbounded: ``_into_bounds``
     reflects its points into [0, 1]. pycma wants two axes; fillers without meaning stand in for

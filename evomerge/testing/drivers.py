@@ -35,7 +35,9 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
-    def __init__(self, folder: Path, *installed: Path, environment: Mapping[str, str] | None = None):
+    def __init__(
+        self, folder: Path, *installed: Path, environment: Mapping[str, str] | None = None
+    ):
         """Drivers that work in ``folder`` and see what is ``installed`` in others, too."""
         path = os.pathsep.join(map(os.path.abspath, [*map(str, installed), *sys.path]))
         self.output = folder / "output.txt"
