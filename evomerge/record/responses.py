@@ -236,6 +236,7 @@ class Store:
             self._layouts[key] = _parse(key)
         return self._layouts[key]
 
+    @np.errstate(invalid="ignore", over="ignore")  # of numbers that are tried in narrow types
     def _encode(self, results: Results) -> bytes:
         layout: list[Any] = []
         columns = bytearray()
@@ -322,11 +323,10 @@ def _pack(values: Sequence[Any]) -> tuple[str, NDArray[Any]]:
     ):
         return "json", np.empty(0)  # beyond 2**53
     content = exact.tobytes()
-    with np.errstate(invalid="ignore", over="ignore"):
-        for dtype in _NARROW:
-            packed = exact.astype(dtype)
-            if packed.astype(np.float64).tobytes() == content:  # minus zero and NaN included
-                break
+    for dtype in _NARROW:
+        packed = exact.astype(dtype)
+        if packed.astype(np.float64).tobytes() == content:  # minus zero and NaN included
+            break
     return kind, packed
 
 
