@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from os import _exit  # itself, whatever stands in its place while code of the user's runs
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class Telling:
         said = None
         while True:
             if self._raylet and is_gone(self._raylet):
-                os._exit(1)
+                _exit(1)
             word = replace(self._word, memory=_memory(), kills=kills())
             if word != said:
                 with suppress(Exception):  # nobody is to fail for that
