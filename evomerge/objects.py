@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import InputError, did_you_mean
+from evomerge.plain_files import open_plain
 
 Row = Mapping[str, Any]
 
@@ -19,7 +21,8 @@ def read_text(path: Path) -> str:
         InputError: it is absent, or no UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        with open_plain(path) as file:
+            return io.TextIOWrapper(file, encoding="utf-8").read()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from evomerge.config import Section
 from evomerge.errors import InputError
+from evomerge.plain_files import open_plain
 
 Array = NDArray[np.float32]
 Vectors = Mapping[str, Mapping[str, Array]]  # tensor -> source -> [rows], or [columns]
@@ -118,7 +119,8 @@ class RowWeights:
         content = self.held
         if content is None:
             try:
-                content = self.path.read_bytes()
+                with open_plain(self.path) as file:
+                    content = file.read()
             except OSError as error:
                 raise InputError(
                     f"{self.path}: the recipe's row weights cannot be read ({error.strerror}); the file "

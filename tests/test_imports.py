@@ -36,7 +36,7 @@ skeleton
 lines calibration rows tokens rounding paths
 tensors inference factors durable cache passages
 params seeds config registry objects presets
-errors visible squeezing
+errors visible squeezing plain_files
 """
 LINE = {name: n for n, line in enumerate(ORDER.strip().splitlines()) for name in line.split()}
 

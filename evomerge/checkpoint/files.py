@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import stat
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from evomerge.cache import cache_folder
 from evomerge.checkpoint.fields import check_fields
 from evomerge.errors import CheckpointError
+from evomerge.plain_files import open_plain
 
 TOKENIZER = "tokenizer.json"
 MOST_JSON = 1 << 28  # bytes; the largest tokenizers have 40 MB
@@ -28,13 +28,6 @@ class Stamp(NamedTuple):
         """Of a file as it is now; OSError if it is gone."""
         found = path.stat()
         return cls(found.st_size, found.st_mtime_ns, found.st_ino)
-
-
-def open_plain(path: Path) -> IO[bytes]:
-    """``path`` to be read; OSError if it is no file: a pipe would be waited for without end."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError("it is no plain file")
-    return path.open("rb")
 
 
 def parsed(text: str) -> Any:

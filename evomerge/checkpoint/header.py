@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoint.fields import MOST, TEXT, Kind, each, field, mapping, whole
-from evomerge.checkpoint.files import open_plain, parsed
+from evomerge.checkpoint.files import parsed
 from evomerge.config import shown
 from evomerge.errors import CheckpointError, one_of
+from evomerge.plain_files import open_plain
 
 BITS = {  # of one value
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge.checkpoint.files import open_plain, parsed
+from evomerge.checkpoint.files import parsed
 from evomerge.config import shown
 from evomerge.errors import CheckpointError
+from evomerge.plain_files import open_plain
 
 MODULES = "modules.json"
 CONFIG, WEIGHTS, _PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"

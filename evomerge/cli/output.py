@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge.errors import InputError
-from evomerge.visible import visible
+from evomerge.visible import one_line, visible
 
 if TYPE_CHECKING:
     from evomerge.recipe import Recipe
@@ -114,4 +114,4 @@ def _told(*files: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{files[0]}: cannot be written: {error.strerror}") from None
-    print(f"wrote {' and '.join(map(str, files))}", file=sys.stderr)
+    say(f"wrote {' and '.join(map(one_line, map(str, files)))}")

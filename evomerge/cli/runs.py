@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -264,7 +263,7 @@ def _export_table(record: Any, arguments: argparse.Namespace) -> None:
         return
     with output.replacing(path, arguments.force):
         write_optuna(record, path)
-    print(f"look at it with: optuna-dashboard sqlite:///{shlex.quote(str(path))}", file=sys.stderr)
+    output.say(f"look at it with: optuna-dashboard sqlite:///{shlex.quote(str(path))}")
 
 
 def _export_front(record: Any, arguments: argparse.Namespace) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 
 from evomerge import config
 from evomerge.checkpoint import ModelRef, locate, read_json
-from evomerge.checkpoint.files import open_plain
 from evomerge.checkpoint.sentence_modules import MODULES
 from evomerge.checkpoint.weights import ADAPTER_CONFIG, ROUTER
 from evomerge.errors import InputError
+from evomerge.plain_files import open_plain
 from evomerge.recipe import BASE, Recipe
 from evomerge.report.card import CARD, PICTURE, Facts, Parent, card_of, is_hub_id, shown_name
 from evomerge.report.licences import OTHER, Licence

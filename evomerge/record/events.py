@@ -58,6 +58,7 @@ from evomerge.suite.objectives import Objective
 from evomerge.suite.scorer import Items
 
 BUDGETS = ("evaluations", "items", "tokens", "hours")
+MOST = 10**12  # seconds, items or tokens: more than any clock or search knows of
 JOURNAL, RESPONSES = "journal.jsonl", "responses.bin"
 _LIBRARIES = ("evomerge", "torch", "transformers", "lm_eval", "cma", "optuna", "scipy", "ray")
 
@@ -468,6 +469,8 @@ def lines_of(
     for number, event in enumerate(events, start=before + 1):
         try:
             line = line_of(event)
+            if not 0 <= line.time <= MOST:
+                raise ValueError(f"{line.time!r:.60} is no time")
             if (number == 1) != isinstance(line, Head):
                 raise ValueError("a journal begins with its run, and holds one")
             if isinstance(line, Head):
@@ -476,6 +479,13 @@ def lines_of(
                 for found in (line.values, line.errors):
                     if found is not None and list(found) != names:
                         raise ValueError(f"{list(found)!r:.60} are not the objectives of this run")
+                for count in (line.items, line.tokens, *line.seconds.values()):
+                    if not 0 <= count <= MOST:
+                        raise ValueError(f"{count!r:.60} items, tokens or seconds of work")
+            elif isinstance(line, BatchLine):
+                for each in line.candidates:
+                    if each.genome and not 0 <= min(each.genome) <= max(each.genome) <= 1:
+                        raise ValueError(f"a gene of candidate {each.id} is not between 0 and 1")
             elif isinstance(line, EndLine):
                 _ = line.final
             elif isinstance(line, SettledLine) and (

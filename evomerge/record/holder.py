@@ -18,11 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from evomerge.plain_files import open_own
+
 NAME = "running.json"
 PAUSE = 5.0  # seconds between announcements, at least
 _ROOM = 1024  # bytes of the file: what is said is written over what was said, at one stroke
 _LONGEST = 1e12  # seconds; no moment and no wait is more
-_MALFORMED = (ValueError, TypeError, KeyError, OverflowError)
+_MALFORMED = (ValueError, TypeError, KeyError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def holding(folder: Path) -> Iterator[None]:
     """
     path, handle = folder / NAME, None
     with suppress(OSError):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = open_own(path, os.O_RDWR | os.O_CREAT)
         with suppress(OSError):  # some network file systems have no locks
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(handle, 0)
@@ -80,7 +82,7 @@ def announce(folder: Path, left: float | None, limit: float | None = None) -> No
     It is heard at most every ``PAUSE`` seconds, and by nobody where this process does not hold the folder.
     """
     with suppress(OSError, *_MALFORMED):
-        handle = os.open(folder / NAME, os.O_RDWR)
+        handle = open_own(folder / NAME, os.O_RDWR)
         try:
             found, now = _read(json.loads(os.pread(handle, _ROOM, 0))), time.time()
             recent = found["announced"] is not None and 0 <= now - found["announced"] < PAUSE
@@ -97,7 +99,7 @@ def _say(handle: int, said: Mapping[str, Any]) -> None:
 def holder_of(folder: Path) -> Holder | None:
     """Who works on the run in ``folder``, or was killed there; None where nobody does."""
     try:
-        handle = os.open(folder / NAME, os.O_RDONLY | os.O_NONBLOCK)  # no pipe is waited for
+        handle = open_own(folder / NAME, os.O_RDONLY)
     except OSError:
         return None
     try:

@@ -19,9 +19,9 @@ from typing import Any
 import msgspec
 
 from evomerge import config
-from evomerge.checkpoint.files import open_plain
 from evomerge.errors import InputError, RunError
 from evomerge.evolution.history import Cost, Past, Phase
+from evomerge.plain_files import open_plain
 from evomerge.record import events, journal
 from evomerge.record.journal import Place
 from evomerge.record.record import Record, empty
@@ -68,7 +68,12 @@ class Brief(Record):
                 with open_plain(path.with_name(NAME)) as content:
                     file = msgspec.json.decode(content.read(), type=_File)
                 size = file.place.size
-                if file.format == FORMAT and journal.checksum(path, 0, size) == file.checksum:
+                reaches = 0 <= size <= path.stat().st_size
+                if (
+                    reaches
+                    and file.format == FORMAT
+                    and journal.checksum(path, 0, size) == file.checksum
+                ):
                     self._restore(file)
         except (OSError, InputError):
             self._forget()  # it is not there, half there, or somebody else's

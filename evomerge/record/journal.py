@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import math
 import os
 import re
 import zlib
@@ -27,6 +28,7 @@ import msgspec
 
 from evomerge import durable
 from evomerge.errors import InputError, RunError
+from evomerge.plain_files import open_own
 
 Event = dict[str, Any]
 
@@ -121,7 +123,7 @@ class Journal:
         if not writable:
             return cls(path, len(read(path)), None)
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            handle = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         except OSError as error:
             raise InputError(
                 f"{path}: the journal cannot be written: {error.strerror}; a search needs an "
@@ -134,6 +136,8 @@ class Journal:
             good = Place()
             for _, place in _parse(content, path, Place()):
                 good = place
+            if not good.lines and not _is_begun(content):
+                raise InputError(f"{path}: is no journal: it begins with {content[:40]!r}")
             if good.size < len(content):
                 durable.cut(handle, good.size)
                 _log.warning(
@@ -236,6 +240,11 @@ def _parse(
         yield event, Place(before + start, count, sum)
 
 
+def _is_begun(content: bytes) -> bool:
+    """Whether a file without a whole line may be what is left of a journal's first one; a disk may have left zeros."""
+    return content.startswith(b"{") or not content.strip(b"\0")
+
+
 def _refuse_format(line: bytes, path: str | os.PathLike[str]) -> None:
     """Refuse the journal of another version by its first line."""
     event = _decode(line)
@@ -259,7 +268,17 @@ def _loads(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
     except (ValueError, RecursionError):
-        return json.loads(body)
+        return json.loads(body, parse_constant=_no_number, parse_float=_finite)
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(found := float(text)):
+        raise ValueError(f"{text} is beyond all numbers")
+    return found
 
 
 def _lock(handle: int, path: Path) -> None:

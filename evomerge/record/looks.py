@@ -20,6 +20,7 @@ from typing import Any
 
 from evomerge import durable
 from evomerge.errors import InputError
+from evomerge.plain_files import open_own
 from evomerge.suite.splits import Split
 from evomerge.suite.suite import Suite
 
@@ -142,7 +143,7 @@ class Book:
     def _write(self, look: Look) -> None:
         line = json.dumps(asdict(look)).encode() + b"\n"
         try:
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            handle = open_own(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             try:
                 end = os.fstat(handle).st_size
                 torn = end and os.pread(handle, 1, end - 1) != b"\n"

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from evomerge import durable
 from evomerge.errors import InputError, RunError
+from evomerge.plain_files import open_own
 from evomerge.squeezing import squeeze
 from evomerge.suite.scorer import Responses, Results
 
@@ -129,7 +130,7 @@ class Store:
         if writable and not blocks:
             flags |= os.O_CREAT
         try:
-            handle = os.open(path, flags, 0o644)
+            handle = open_own(path, flags)
         except OSError as error:
             lost = isinstance(error, FileNotFoundError)
             advice = (

@@ -18,6 +18,7 @@ from evomerge.durable import sync, why
 from evomerge.errors import InputError, RunError
 from evomerge.evolution.candidate import Candidate
 from evomerge.evolution.history import Batch
+from evomerge.plain_files import open_plain
 from evomerge.recipe import Recipe
 from evomerge.rows import Array
 
@@ -57,7 +58,8 @@ class Vectors:
         """
         path = self._path(sha256)
         try:
-            content = path.read_bytes()
+            with open_plain(path) as file:
+                content = file.read()
         except OSError as error:
             raise InputError(
                 f"{path}: the journal names this file, and it cannot be read ({error.strerror}); restore it"

@@ -161,7 +161,7 @@ class Tracking(Listener):
         try:
             found = json.loads((self._folder / STATE).read_text(encoding="utf-8"))
             return {str(name): int(steps) for name, steps in found.items()}
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             return {}
 
     def _write(self) -> None:

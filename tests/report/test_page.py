@@ -21,7 +21,7 @@ from evomerge.cli import main
 from evomerge.record import events
 from evomerge.record.ablation import FILE
 from evomerge.record.record import Record
-from evomerge.report.page import course_svg, page, picture
+from evomerge.report.page import chart, course_svg, page, picture
 from evomerge.report.page.serving import Site, server
 from evomerge.report.text import interval_text, signed_interval
 
@@ -297,3 +297,16 @@ def test_it_is_served_to_this_machine_and_grows_with_the_journal(
         urllib.request.urlopen(address)
     assert broken.value.code == 500 and b"journal" in broken.value.read()
     broken.value.close()
+
+
+def test_a_picture_holds_no_control_characters() -> None:
+    spec = {
+        "data": {"values": [{"name": "a\x1b", "n": 1}]},
+        "mark": "bar",
+        "encoding": {
+            "y": {"field": "name", "type": "nominal", "title": "t\x07\ud800"},
+            "x": {"field": "n", "type": "quantitative"},
+        },
+    }
+    drawn = chart.draw(spec)
+    assert "\x1b" not in drawn and "\\x1b" in drawn

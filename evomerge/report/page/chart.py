@@ -140,7 +140,8 @@ def intervals(x: Spec, y: Spec, apart: Spec, size: int) -> list[Spec]:
 
 def draw(spec: Spec) -> str:
     """The picture of a Vega-Lite specification, cleaned, as an ``<svg>`` of as much room as there is."""
-    full = {"$schema": "https://vega.github.io/schema/vega-lite/v5.json", **spec, "config": _CONFIG}
+    schema = "https://vega.github.io/schema/vega-lite/v5.json"
+    full = {"$schema": schema, **_visible(spec), "config": _CONFIG}
     text = vl_convert.vegalite_to_svg(full, vl_version="5.20", allowed_base_urls=[])
     root = ElementTree.fromstring(text)
     _clean(
@@ -149,6 +150,15 @@ def draw(spec: Spec) -> str:
     width, height = root.attrib.pop("width"), root.attrib.pop("height")
     root.attrib.setdefault("viewBox", f"0 0 {width} {height}")
     return _written(root)
+
+
+def _visible(spec: Any) -> Any:
+    """Its texts without control characters, which no XML holds."""
+    if isinstance(spec, Mapping):
+        return {key: _visible(value) for key, value in spec.items()}
+    if isinstance(spec, (list, tuple)):
+        return [_visible(value) for value in spec]
+    return one_line(spec) if isinstance(spec, str) else spec
 
 
 def standalone(svg: str) -> str:

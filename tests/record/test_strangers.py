@@ -1,0 +1,116 @@
+"""A run folder that somebody else made: nothing outside of it is written, nothing in it is waited for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from evomerge.errors import InputError
+from evomerge.objects import read_text
+from evomerge.record.events import JOURNAL, RESPONSES
+from evomerge.record.holder import NAME, announce, holder_of, holding
+from evomerge.record.journal import Journal, read
+from evomerge.record.responses import Store
+from evomerge.rows import RowWeights
+
+CANARY = b"not to be written"
+Lead = Callable[[Path, Path], None]
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Path:
+    path = tmp_path / "elsewhere" / "canary"
+    path.parent.mkdir()
+    path.write_bytes(CANARY)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run"
+
+
+def link(path: Path, target: Path) -> None:
+    path.symlink_to(target)
+
+
+def hard_link(path: Path, target: Path) -> None:
+    path.hardlink_to(target)
+
+
+@pytest.mark.parametrize("lead", [link, hard_link])
+def test_nothing_is_written_through_a_link(lead: Lead, folder: Path, canary: Path) -> None:
+    for name in (NAME, JOURNAL, RESPONSES):
+        lead(folder / name, canary)
+    with holding(folder):
+        announce(folder, 1.0)
+    assert canary.read_bytes() == CANARY
+    with pytest.raises(InputError, match="link"):
+        Journal.open(folder / JOURNAL)
+    with pytest.raises(InputError, match="link"):
+        Store.open(folder / RESPONSES, {"task": ["a"]})
+    assert canary.read_bytes() == CANARY
+
+
+def test_a_file_that_is_no_journal_is_not_cut(folder: Path) -> None:
+    path = folder / JOURNAL
+    path.write_bytes(CANARY)
+    with pytest.raises(InputError, match=r"journal\.jsonl: is no journal"):
+        Journal.open(path)
+    assert path.read_bytes() == CANARY
+    for begun in (b'{"ev', b'{"event":"run","ti', b"\0\0\0"):  # what a crash leaves
+        path.write_bytes(begun)
+        Journal.open(path).close()
+        assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: link(path, Path("/dev/zero"))])
+def test_pipes_and_devices_are_refused(make: Callable[[Path], None], folder: Path) -> None:
+    for name in (NAME, RESPONSES, "texts.jsonl", "rows.safetensors"):
+        make(folder / name)
+    assert holder_of(folder) is None
+    with pytest.raises(InputError, match=RESPONSES):
+        Store.open(folder / RESPONSES, {"task": ["a"]}, writable=False)
+    with pytest.raises(InputError, match=r"texts\.jsonl"):
+        read_text(folder / "texts.jsonl")
+    with pytest.raises(InputError, match=r"rows\.safetensors"):
+        RowWeights("rows.safetensors", "0" * 64, str(folder)).read()
+
+
+def test_who_works_there_may_be_nonsense(folder: Path) -> None:
+    (folder / NAME).write_text("[" * 1024)
+    assert holder_of(folder) is None
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "-1", "1e13"])
+def test_a_journal_holds_no_time_beyond_all_clocks(number: str, folder: Path) -> None:
+    with Journal.open(folder / JOURNAL) as journal:
+        journal.append({"event": "session", "time": 1.5})
+    text = (folder / JOURNAL).read_bytes().replace(b"1.5", number.encode())
+    (folder / JOURNAL).write_bytes(text)
+    with pytest.raises(InputError):
+        read(folder / JOURNAL)
+
+
+def test_the_current_folder_holds_no_plugins(folder: Path) -> None:
+    info = folder / "evil-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[evomerge]\nevil = evil\n")
+    (folder / "evil.py").write_text("open('canary', 'w')\n")
+    path = os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))
+    done = subprocess.run(
+        [sys.executable, "-m", "evomerge", "methods", "--json"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (folder / "canary").exists()
