@@ -309,4 +309,4 @@ def test_a_picture_holds_no_control_characters() -> None:
         },
     }
     drawn = chart.draw(spec)
-    assert "\x1b" not in drawn and "\\x1b" in drawn
+    assert "\x1b" not in drawn and "\x07" not in drawn and r"a\x1b" in drawn

@@ -49,6 +49,7 @@ _KEPT = {
     *("font-style", "clip-path", "id"),
 }  # fmt: skip
 _SAFE = re.compile(r"[-\w\s.,:;#%()'\"+]*")
+_NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _VARIABLE = re.compile(r"var\(--[a-z]+, (#[0-9a-f]{6})\)")
 
 
@@ -143,6 +144,7 @@ def draw(spec: Spec) -> str:
     schema = "https://vega.github.io/schema/vega-lite/v5.json"
     full = {"$schema": schema, **_visible(spec), "config": _CONFIG}
     text = vl_convert.vegalite_to_svg(full, vl_version="5.20", allowed_base_urls=[])
+    text = _NO_XML.sub("\N{REPLACEMENT CHARACTER}", text)  # Vega reads escapes in titles
     root = ElementTree.fromstring(text)
     _clean(
         root, f"c{zlib.crc32(text.encode()):08x}-"
@@ -153,7 +155,7 @@ def draw(spec: Spec) -> str:
 
 
 def _visible(spec: Any) -> Any:
-    """Its texts without control characters, which no XML holds."""
+    """Its texts without control characters."""
     if isinstance(spec, Mapping):
         return {key: _visible(value) for key, value in spec.items()}
     if isinstance(spec, (list, tuple)):
