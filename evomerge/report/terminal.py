@@ -329,7 +329,7 @@ def show_status(record: Record) -> None:
             + " (95% intervals, on the search items, cut where a metric ends)"
         )
     lines += [f"{remark}." for remark in status["remarks"]]
-    show_lines(lines)
+    show_lines([one_line(line) for line in lines])  # none that a text of the run made
     if record.table:
         show_table(record.table)
 
