@@ -161,6 +161,12 @@ class Head(Line):
     def __post_init__(self) -> None:
         if not any(objective.weight for objective in self.objectives):
             raise ValueError("no objective has a weight")
+        names = {objective.name for objective in self.objectives}
+        for objective in self.objectives:
+            if unknown := sorted({*objective.of} - names):
+                raise ValueError(
+                    f"{objective.name!r:.60} is made of {unknown[0]!r:.60}, which is none"
+                )
 
     @property
     def inventory(self) -> dict[str, list[str]]:
