@@ -9,6 +9,16 @@ from pathlib import Path
 from typing import IO
 
 
+class NotPlain(OSError):
+    """It is no plain file of its own."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(errno.EINVAL, why)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
 def open_plain(path: Path) -> IO[bytes]:
     """``path`` to be read.
 
@@ -16,7 +26,7 @@ def open_plain(path: Path) -> IO[bytes]:
         OSError: it cannot be, or is no plain file.
     """
     if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "it is no plain file")
+        raise NotPlain("it is no plain file")
     return path.open("rb")
 
 
@@ -32,7 +42,7 @@ def open_own(path: str | os.PathLike[str], flags: int) -> int:
         handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise OSError(errno.ELOOP, "it is a link; expected the file itself") from None
+            raise NotPlain("it is a link; expected the file itself") from None
         raise
     found, why = os.fstat(handle), ""
     if not stat.S_ISREG(found.st_mode):
@@ -41,5 +51,5 @@ def open_own(path: str | os.PathLike[str], flags: int) -> int:
         why = "it has another name, too, a hard link; expected a copy"
     if why:
         os.close(handle)
-        raise OSError(errno.EINVAL, why)
+        raise NotPlain(why)
     return handle
