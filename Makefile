@@ -13,16 +13,19 @@ TRACKERS := $(VENV)/trackers
 # what looks at a page in a browser: playwright-core and axe-core of npm, Chromium of the system
 PAGE := $(VENV)/page
 
+# on all cores; files in the order that tests/conftest.py gives them
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
 .PHONY: help demo test quick docs site bench bench-evaluate bench-search bench-scale gpu estimators winners soak fuzz families lint family smollm mergekit vllm quantized trackers page clean
 
 demo: $(VENV)/.installed  ## search over the embedded tiny models (a few minutes)
 	$(BIN)/evomerge demo
 
 test: $(VENV)/.installed-test  ## everything CI runs but the linters
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=25
+	$(PYTEST) --durations=25
 
 quick: $(VENV)/.installed-test  ## the tests that are not marked slow (five minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" -q
+	$(PYTEST) -m "not slow" -q
 
 docs: $(VENV)/.installed-test  ## write every generated table of the documents
 	$(BIN)/python docs/generate.py

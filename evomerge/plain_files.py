@@ -30,6 +30,12 @@ def open_plain(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
+def read_plain(path: Path) -> bytes:
+    """All of ``path``; see ``open_plain``."""
+    with open_plain(path) as file:
+        return file.read()
+
+
 def open_own(path: str | os.PathLike[str], flags: int) -> int:
     """A handle of a file of a run's own, made if ``flags`` say so.
 

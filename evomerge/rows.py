@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from evomerge.config import Section
 from evomerge.errors import InputError
-from evomerge.plain_files import open_plain
+from evomerge.plain_files import read_plain
 
 Array = NDArray[np.float32]
 Vectors = Mapping[str, Mapping[str, Array]]  # tensor -> source -> [rows], or [columns]
@@ -119,8 +119,7 @@ class RowWeights:
         content = self.held
         if content is None:
             try:
-                with open_plain(self.path) as file:
-                    content = file.read()
+                content = read_plain(self.path)
             except OSError as error:
                 raise InputError(
                     f"{self.path}: the recipe's row weights cannot be read ({error.strerror}); the file "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+LONGEST = 1e12  # seconds; no moment and no wait is more
 _WALL, _STEADY = time.time(), time.monotonic()
 
 

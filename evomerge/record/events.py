@@ -58,7 +58,7 @@ from evomerge.suite.objectives import Objective
 from evomerge.suite.scorer import Items
 
 BUDGETS = ("evaluations", "items", "tokens", "hours")
-MOST = 10**12  # seconds, items or tokens: more than any clock or search knows of
+MOST = 10**12  # items, tokens or seconds of work
 JOURNAL, RESPONSES = "journal.jsonl", "responses.bin"
 _LIBRARIES = ("evomerge", "torch", "transformers", "lm_eval", "cma", "optuna", "scipy", "ray")
 
@@ -475,7 +475,7 @@ def lines_of(
     for number, event in enumerate(events, start=before + 1):
         try:
             line = line_of(event)
-            if not 0 <= line.time <= MOST:
+            if not 0 <= line.time <= clock.LONGEST:
                 raise ValueError(f"{line.time!r:.60} is no time")
             if (number == 1) != isinstance(line, Head):
                 raise ValueError("a journal begins with its run, and holds one")

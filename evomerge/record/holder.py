@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.plain_files import open_own
+from evomerge.record import clock
 
 NAME = "running.json"
 PAUSE = 5.0  # seconds between announcements, at least
 _ROOM = 1024  # bytes of the file: what is said is written over what was said, at one stroke
-_LONGEST = 1e12  # seconds; no moment and no wait is more
 _MALFORMED = (ValueError, TypeError, KeyError, OverflowError, RecursionError)
 
 
@@ -121,7 +121,7 @@ def _read(said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _seconds(value: Any) -> float:
-    if not 0 <= float(value) <= _LONGEST:
+    if not 0 <= float(value) <= clock.LONGEST:
         raise ValueError(f"{value!r:.60} where seconds were expected")
     return float(value)
 

@@ -21,7 +21,7 @@ import msgspec
 from evomerge import config
 from evomerge.errors import InputError, RunError
 from evomerge.evolution.history import Cost, Past, Phase
-from evomerge.plain_files import open_plain
+from evomerge.plain_files import read_plain
 from evomerge.record import events, journal
 from evomerge.record.journal import Place
 from evomerge.record.record import Record, empty
@@ -65,15 +65,10 @@ class Brief(Record):
         self._forget()
         try:
             with events.reading(path, 1):
-                with open_plain(path.with_name(NAME)) as content:
-                    file = msgspec.json.decode(content.read(), type=_File)
+                file = msgspec.json.decode(read_plain(path.with_name(NAME)), type=_File)
                 size = file.place.size
-                reaches = 0 <= size <= path.stat().st_size
-                if (
-                    reaches
-                    and file.format == FORMAT
-                    and journal.checksum(path, 0, size) == file.checksum
-                ):
+                ours = file.format == FORMAT and 0 <= size <= path.stat().st_size
+                if ours and journal.checksum(path, 0, size) == file.checksum:
                     self._restore(file)
         except (OSError, InputError):
             self._forget()  # it is not there, half there, or somebody else's

@@ -268,11 +268,7 @@ def _loads(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
     except (ValueError, RecursionError):
-        return json.loads(body, parse_constant=_no_number, parse_float=_finite)
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON")
+        return json.loads(body, parse_constant=_finite, parse_float=_finite)
 
 
 def _finite(text: str) -> float:

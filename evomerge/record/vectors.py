@@ -18,7 +18,7 @@ from evomerge.durable import sync, why
 from evomerge.errors import InputError, RunError
 from evomerge.evolution.candidate import Candidate
 from evomerge.evolution.history import Batch
-from evomerge.plain_files import open_plain
+from evomerge.plain_files import read_plain
 from evomerge.recipe import Recipe
 from evomerge.rows import Array
 
@@ -58,8 +58,7 @@ class Vectors:
         """
         path = self._path(sha256)
         try:
-            with open_plain(path) as file:
-                content = file.read()
+            content = read_plain(path)
         except OSError as error:
             raise InputError(
                 f"{path}: the journal names this file, and it cannot be read ({error.strerror}); restore it"
