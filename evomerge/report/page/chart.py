@@ -63,32 +63,21 @@ def apart(field: str, names: Sequence[str], colours: Sequence[str] = SERIES) -> 
 
     Args:
         field: has their names.
-        names: as they stand in the data before ``rows``.
+        names: as they stand in the data.
         colours: by name.
     """
-    domain = [one_line(name) for name in names]
     base = {"field": field, "type": "nominal", "title": None}
-    drawn = [colour(colours[n % len(colours)]) for n in range(len(domain))]
-    shapes = [_SHAPES[n % len(_SHAPES)] for n in range(len(domain))]
+    drawn = [colour(colours[n % len(colours)]) for n in range(len(names))]
+    shapes = [_SHAPES[n % len(_SHAPES)] for n in range(len(names))]
     return {
-        "color": {**base, "scale": {"domain": domain, "range": drawn}},
-        "shape": {**base, "scale": {"domain": domain, "range": shapes}},
+        "color": {**base, "scale": {"domain": names, "range": drawn}},
+        "shape": {**base, "scale": {"domain": names, "range": shapes}},
     }
 
 
 def rows(values: Sequence[Mapping[str, Any]]) -> Spec:
-    """``data`` of a specification; texts are made safe to show."""
-    return {
-        "values": [
-            {key: one_line(v) if isinstance(v, str) else v for key, v in each.items()}
-            for each in values
-        ]
-    }
-
-
-def named(domain: Sequence[str]) -> list[str]:
-    """The values of a scale, as ``rows`` writes them."""
-    return [one_line(each) for each in domain]
+    """``data`` of a specification."""
+    return {"values": values}
 
 
 def places(field: str, count: int) -> Spec:
@@ -140,7 +129,10 @@ def intervals(x: Spec, y: Spec, apart: Spec, size: int) -> list[Spec]:
 
 
 def draw(spec: Spec) -> str:
-    """The picture of a Vega-Lite specification, cleaned, as an ``<svg>`` of as much room as there is."""
+    """The picture of a Vega-Lite specification, cleaned, as an ``<svg>`` of as much room as there is.
+
+    Its texts are made safe to show here, wherever they stand in it.
+    """
     schema = "https://vega.github.io/schema/vega-lite/v5.json"
     full = {"$schema": schema, **_visible(spec), "config": _CONFIG}
     text = vl_convert.vegalite_to_svg(full, vl_version="5.20", allowed_base_urls=[])

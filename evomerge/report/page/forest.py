@@ -54,7 +54,7 @@ def forest(facets: Sequence[Facet], what: str) -> str:
         "sort": None,
         "axis": {"labelLimit": 170},
     }
-    panels = chart.named([title for title, _ in facets])
+    panels = [title for title, _ in facets]
     apart = chart.apart("sure", CLEAR, ("one", "soft"))
     spec: chart.Spec = {
         "data": chart.rows(marks),

@@ -93,13 +93,13 @@ def _figure(rows: list[Row], pair: list[Objective]) -> Figure:
     x = {
         "field": "x",
         "type": "quantitative",
-        "title": chart.named(titles)[0],
+        "title": titles[0],
         "scale": {"zero": False},
     }
     y = {
         "field": "y",
         "type": "quantitative",
-        "title": chart.named(titles)[1],
+        "title": titles[1],
         "scale": {"zero": False},
     }
     spec: chart.Spec = {

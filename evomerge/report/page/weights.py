@@ -242,7 +242,7 @@ def _figure(
     y = {"field": "y", "type": "quantitative", "title": None, "axis": {"tickCount": 4}}
     spec: chart.Spec = {
         "data": chart.rows(marks),
-        "facet": {"field": "kind", "type": "nominal", "sort": chart.named([short(k, 30) for k in shown])},
+        "facet": {"field": "kind", "type": "nominal", "sort": [short(k, 30) for k in shown]},
         "columns": columns,
         "spacing": 26,
         "spec": {
