@@ -21,8 +21,11 @@ class Raylets:
     """
 
     def __init__(self) -> None:
+        from ray._common.utils import get_default_ray_temp_dir
         from ray.cluster_utils import Cluster
 
+        # where Ray notes a cluster's address, whatever folder the cluster has
+        Path(get_default_ray_temp_dir()).mkdir(parents=True, exist_ok=True)
         self._folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # sockets need a short path
         head = {
             "num_cpus": 0,
