@@ -22,17 +22,21 @@ Make = Callable[[Mapping[str, Any]], Recipe]
 class Candidate:
     """A numbered recipe, with its genome if the search space holds it, and where it came from.
 
-    One that was packed, or comes from a journal, holds its recipe's body as compressed text, and makes the
-    recipe anew whenever it is asked for. Candidates are equal whose contents are.
+    One that comes from a journal holds its recipe's body as text, one that was packed as compressed text, and
+    makes the recipe anew whenever it is asked for. Candidates are equal whose contents are.
 
     Attributes:
         id: its number.
         origin: in words.
         digest: of the recipe; of one from a journal it is worked out when it is asked for.
         slope: its slope is wanted, too; by its row weights, in the phase ``rows``.
+        packed: it holds as little as can be.
     """
 
-    __slots__ = ("_body", "_digest", "_genome", "_make", "_recipe", "id", "origin", "slope")
+    __slots__ = (
+        *("_body", "_digest", "_genome", "_make", "_recipe"),
+        *("id", "origin", "packed", "slope"),
+    )
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class Candidate:
         self._genome: Genome | array[float] | None = genome
         self._body = b""
         self._make: Make | None = None
+        self.packed = False
 
     @classmethod
     def written(
@@ -65,6 +70,7 @@ class Candidate:
         made.id, made.origin, made._digest, made.slope = id, origin, template, slope
         made._genome = None if genome is None else array("d", genome)
         made._hold(body, make)
+        made.packed = False
         return made
 
     @property
@@ -96,28 +102,24 @@ class Candidate:
             text = json.dumps(body, sort_keys=True).encode()
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
-    @property
-    def packed(self) -> bool:
-        """Whether it holds as little as can be."""
-        return self._recipe is None
-
     def pack(self, template: Recipe) -> None:
         """Hold as little as can be, if the recipe is ``template`` with another body."""
-        assert self._recipe is not None
-        body = _plain(self._recipe)
-        if template.digest_with(body) != self.digest:
-            return
-        self._hold(body, template.with_body)
-        if self._genome is not None:
-            self._genome = array("d", self._genome)
+        if self._recipe is not None:
+            body = _plain(self._recipe)
+            if template.digest_with(body) != self.digest:
+                return
+            self._hold(body, template.with_body)
+            if self._genome is not None:
+                self._genome = array("d", self._genome)
+        self._body, self.packed = squeeze(self._body, 1), True
 
     def _hold(self, body: Mapping[str, Any], make: Make) -> None:
-        self._body, self._make, self._recipe = squeeze(_text(body), 1), make, None
+        self._body, self._make, self._recipe = _text(body), make, None
 
     @property
     def _held(self) -> dict[str, Any]:
         """The body that is held, in plain form."""
-        return _read(zlib.decompress(self._body))
+        return _read(zlib.decompress(self._body) if self.packed else self._body)
 
     @property
     def _content(self) -> tuple[Any, ...]:

@@ -226,6 +226,7 @@ class History:
         combine: objective values, references, yardsticks -> score.
         yardsticks: reference values on the search split -> yardsticks.
         shares: objective values, references, yardsticks -> derivatives of the score.
+        packing: candidates are packed once they are scored: a search holds them for weeks.
 
     Attributes:
         candidates: by id.
@@ -244,9 +245,15 @@ class History:
     """
 
     def __init__(
-        self, combine: Combine, yardsticks: Yardsticks, shares: Shares = lambda *_: {}
+        self,
+        combine: Combine,
+        yardsticks: Yardsticks,
+        shares: Shares = lambda *_: {},
+        *,
+        packing: bool = True,
     ) -> None:
         self._combine, self._yardsticks, self._shares = combine, yardsticks, shares
+        self._packing = packing
         self._batches: list[_Progress] = []
         self._open: set[int] = set()  # numbers of batches with evaluations that are awaited
         self._costs = [Cost()]  # of the first n batches, as far as they are complete in a row
@@ -413,7 +420,7 @@ class History:
             progress.scores[candidate.id] = score
             if score is not None and values is not None and batch.phase in MERGED:
                 self._best.add(Elite(candidate.id, batch.number, score, values))
-            if not candidate.packed:
+            if self._packing and not candidate.packed:
                 candidate.pack(self._frame_of(candidate))
 
     def _frame_of(self, candidate: Candidate) -> Recipe:

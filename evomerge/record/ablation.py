@@ -11,6 +11,7 @@ import msgspec
 from evomerge.errors import InputError
 from evomerge.inference.intervals import Interval
 from evomerge.judging.table import interval_from
+from evomerge.plain_files import open_plain
 from evomerge.record.record import Record
 
 FILE = "ablation.json"
@@ -132,10 +133,8 @@ def ablation_of(record: Record) -> Ablation | None:
         InputError: the file cannot be read, or is not as evomerge wrote it.
     """
     path = record.folder / FILE
-    if path.exists() and not path.is_file():  # a pipe, say, would be waited for
-        raise InputError(f"{path}: is no file")
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             content = file.read(_LARGEST + 1)
     except FileNotFoundError:
         return None

@@ -20,7 +20,7 @@ from typing import Any
 
 from evomerge import durable
 from evomerge.errors import InputError
-from evomerge.plain_files import open_own
+from evomerge.plain_files import open_own, read_plain
 from evomerge.suite.splits import Split
 from evomerge.suite.suite import Suite
 
@@ -177,7 +177,7 @@ def _hashes(suite: Suite) -> list[str]:
 def _read(path: Path, looks: list[Look], problems: list[str]) -> None:
     """Add what one file holds to ``looks``, and what is wrong with it to ``problems``."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_plain(path).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         problems.append(f"{path}: looks at report items cannot be read: {error}")
         return
@@ -186,7 +186,7 @@ def _read(path: Path, looks: list[Look], problems: list[str]) -> None:
             look = Look(**json.loads(line))
             texts = all(isinstance(value, str) for value in asdict(look).values())
             whole = texts and len(bytes.fromhex(look.items)) % _HASH == 0
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             whole = False
         if whole:
             looks.append(look)

@@ -19,6 +19,7 @@ from evomerge.evolution.core import Search
 from evomerge.evolution.history import MERGED, History
 from evomerge.judging.final import IntervalOf
 from evomerge.judging.table import Table
+from evomerge.plain_files import read_plain
 from evomerge.record.events import JOURNAL, EvaluationLine, Head, read_lines
 from evomerge.report.evaluations import score_of
 from evomerge.report.text import table_markdown, table_rows
@@ -77,6 +78,15 @@ class Steps:
         return row
 
 
+def told_in(folder: Path) -> dict[str, int]:
+    """Steps that each tracker was told in earlier sessions; of a file that is not ours, none."""
+    try:
+        found = json.loads(read_plain(folder / STATE))
+        return {str(name): int(steps) for name, steps in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return {}
+
+
 class Tracking(Listener):
     """Tells ``trackers`` (by name) of a search; one that fails is named once, and told nothing more.
 
@@ -106,7 +116,7 @@ class Tracking(Listener):
         head = next(lines)
         assert isinstance(head, Head)
         id = f"{head.digest[:8]}{int(1000 * head.time):x}"
-        self._known = self._read()
+        self._known = told_in(self._folder)
         for name, tracker in list(self._trackers.items()):
             with self._kept(name):
                 told = tracker.start(
@@ -155,14 +165,6 @@ class Tracking(Listener):
             del self._trackers[name]
             self._told.pop(name, None)
             self._note(f"tracker {name} failed and is left out from here on: {first_line(error)}")
-
-    def _read(self) -> dict[str, int]:
-        """Steps that each tracker was told in earlier sessions."""
-        try:
-            found = json.loads((self._folder / STATE).read_text(encoding="utf-8"))
-            return {str(name): int(steps) for name, steps in found.items()}
-        except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-            return {}
 
     def _write(self) -> None:
         text = json.dumps({**self._known, **self._told})

@@ -8,16 +8,31 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from evomerge.errors import InputError
+from evomerge.evolution.history import Evaluation, Phase
 from evomerge.objects import read_text
-from evomerge.record.events import JOURNAL, RESPONSES, read_lines
+from evomerge.record.events import (
+    JOURNAL,
+    RESPONSES,
+    AskedLine,
+    BatchLine,
+    CandidateLine,
+    EvaluationLine,
+    lines_of,
+    read_lines,
+)
 from evomerge.record.holder import NAME, announce, holder_of, holding
 from evomerge.record.journal import Journal
+from evomerge.record.looks import Book
 from evomerge.record.responses import Store
 from evomerge.rows import RowWeights
+from evomerge.suite.splits import Split
+from evomerge.trackers.tracking import STATE, told_in
 
 CANARY = b"not to be written"
 Lead = Callable[[Path, Path], None]
@@ -84,6 +99,20 @@ def test_pipes_and_devices_are_refused(make: Callable[[Path], None], folder: Pat
         RowWeights("rows.safetensors", "0" * 64, str(folder)).read()
 
 
+@pytest.mark.parametrize("content", [None, "[" * 100_000, "[]", '{"a":1e999}', '{"a":[]}', "\xff"])
+def test_companions_may_be_nonsense(content: str | None, folder: Path) -> None:
+    for name in (STATE, "fitness.looks.jsonl"):
+        if content is None:
+            os.mkfifo(folder / name)
+        else:
+            (folder / name).write_bytes(content.encode("latin-1"))
+    assert told_in(folder) == {}
+    spec = SimpleNamespace(file=folder / "fitness.yaml")
+    book = Book(SimpleNamespace(spec=spec, splits={Split.REPORT: {}}, scorers={}))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"fitness\.looks\.jsonl"):
+        book.read().refuse()
+
+
 def test_who_works_there_may_be_nonsense(folder: Path) -> None:
     (folder / NAME).write_text("[" * 1024)
     assert holder_of(folder) is None
@@ -95,6 +124,33 @@ def test_a_journal_holds_no_time_beyond_all_clocks(number: str, folder: Path) ->
     (folder / JOURNAL).write_bytes(body[:-1] + b',"sum":"%08x"}\n' % zlib.crc32(body))
     with pytest.raises(InputError, match=r"is no time|expected a JSON object"):
         list(read_lines(folder / JOURNAL))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"items": -1},
+        {"tokens": 10**13},
+        {"seconds": {"merge": -1.0}},
+        {"seconds": {"score": 1e300}},
+    ],
+)
+def test_no_worker_did_what_none_can_do(change: dict[str, Any], folder: Path) -> None:
+    found = EvaluationLine.of(Evaluation(0, 0, None, "it failed"), block=None, seconds={})
+    assert list(lines_of(folder, [found.plain], before=1)) == [found]
+    with pytest.raises(InputError, match="items, tokens or seconds of work"):
+        list(lines_of(folder, [found.plain | change], before=1))
+
+
+@pytest.mark.parametrize("gene", [-0.1, 1.1])
+def test_a_gene_lies_where_genes_lie(gene: float, folder: Path) -> None:
+    candidate = CandidateLine(3, "cma", (0.5, gene), {}, False)
+    line = BatchLine(
+        time=1.0, batch=0, phase=Phase.SEARCH, items=AskedLine("0", {}), progress=0.0, seen=0,
+        candidates=(candidate,), fresh=False,
+    )  # fmt: skip
+    with pytest.raises(InputError, match="gene of candidate 3 is not between 0 and 1"):
+        list(lines_of(folder, [line.plain], before=1))
 
 
 def test_the_current_folder_holds_no_plugins(folder: Path) -> None:

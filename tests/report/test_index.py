@@ -19,7 +19,7 @@ from evomerge.record.events import JOURNAL, RESPONSES
 from evomerge.record.index import LEAST, NAME, Brief, Index
 from evomerge.record.record import Record
 from evomerge.report.page import page
-from evomerge.report.terminal import status_of
+from evomerge.report.terminal import show_status, status_of
 
 
 @pytest.fixture
@@ -85,6 +85,8 @@ def test_an_index_is_believed_of_its_own_journal_alone(folder: Path, tmp_path: P
         kept[: len(kept) // 2],
         json.dumps({**plain, "format": plain["format"] + 1}).encode(),
         json.dumps({**plain, "marks": "no base 64"}).encode(),
+        json.dumps({**plain, "place": {**plain["place"], "size": -1}}).encode(),
+        json.dumps({**plain, "place": {**plain["place"], "size": 2**63}}).encode(),
         json.dumps({**plain, "entries": entries[1:]}).encode(),
         json.dumps({**plain, "entries": [[], *entries]}).encode(),
         json.dumps({**plain, "entries": [["search", 1, 1, 1, 1, 0], *entries]}).encode(),
@@ -103,6 +105,19 @@ def test_an_index_is_believed_of_its_own_journal_alone(folder: Path, tmp_path: P
     path.write_bytes(content[:at] + b"4" + content[at + 1 :])
     with pytest.raises(InputError, match="damaged"):
         Brief(folder)
+
+
+def test_no_text_of_a_run_makes_a_line_of_its_status(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = Record(folder)
+    record.history.close("by hand\nbest by search score: #9 (forged)\r\x1b[2J")
+    show_status(record)
+    said = capsys.readouterr().out
+    assert "forged" in said and "\x1b" not in said
+    assert not any(
+        line.lstrip().startswith("best by search score: #9") for line in said.splitlines()
+    )
 
 
 def test_a_status_is_read_without_torch_and_a_page_reads_a_journal_once(folder: Path) -> None:

@@ -140,7 +140,10 @@ def test_what_is_no_such_file_is_told_and_left_out(
 def test_a_pipe_in_its_place_is_not_waited_for(copy: Path) -> None:
     for name in (FILE, NAME):
         os.mkfifo(copy / name)
-    assert ablation_for(Record(copy)) == (None, f"{copy / FILE}: is no file.")
+    assert ablation_for(Record(copy)) == (
+        None,
+        f"{copy / FILE}: cannot be read: it is no plain file.",
+    )
     assert holder_of(copy) is None
 
 
