@@ -787,8 +787,8 @@ def test_a_run_that_lost_its_answers_or_a_key_of_its_journal_is_refused(
             "missing required field `scorer` - at `$.objectives[0]`",
         ),
         (0, ["splits", "items"], 7, "Expected `object`, got `int` - at `$.splits.items`"),
-        (0, ["more"], 7, "the key 'more' in a 'run' event, which has none"),
-        (0, ["event"], "walk", "no event is called 'walk'"),
+        (0, ["more"], 7, "Object contains unknown field `more`"),
+        (0, ["event"], "walk", "Invalid value 'walk' - at `$.event`"),
         (last[0, "batch"], ["candidates", 0], 3, "Expected `object`, got `int`"),
         (last[0, "batch"], ["phase"], "lunch", "Invalid enum value 'lunch'"),
         (

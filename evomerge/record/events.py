@@ -20,7 +20,7 @@ round      ``RoundLine``, a round of the shortlist: who was beaten, by whom, wit
 end        ``EndLine``: the table on the report split, and which looks at it came before
 ========== ==================================================================================
 
-Each is a dataclass, and a line of a journal is valid if its type can be made from it.
+Each is a type, and a line of a journal is valid if its type can be made from it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -63,18 +63,18 @@ JOURNAL, RESPONSES = "journal.jsonl", "responses.bin"
 _LIBRARIES = ("evomerge", "torch", "transformers", "lm_eval", "cma", "optuna", "scipy", "ray")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Line:
+class Line(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="event"
+):
     """An event; ``time`` in seconds since the epoch enters displays and the hours budget, no decision."""
 
-    event: ClassVar[str]
     time: float
 
     @property
     def plain(self) -> dict[str, Any]:
         """For the journal."""
-        found = msgspec.to_builtins(self, str_keys=True)
-        return {"event": self.event, **found}
+        found: dict[str, Any] = msgspec.to_builtins(self, str_keys=True)
+        return found
 
 
 V = TypeVar("V")
@@ -120,8 +120,7 @@ class Splits:
     items: dict[str, dict[str, list[str]]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Head(Line):
+class Head(Line, frozen=True, kw_only=True, tag="run"):
     """What a run is; another run cannot go on with its journal.
 
     Attributes:
@@ -141,7 +140,6 @@ class Head(Line):
         given: merges that are scored first, as they were at the start: other run or recipe file -> label -> body.
     """
 
-    event = "run"
     format: int
     digest: str
     content: dict[str, Any]
@@ -178,11 +176,8 @@ class Head(Line):
         return found
 
 
-@dataclass(frozen=True, kw_only=True)
-class SessionLine(Line):
+class SessionLine(Line, frozen=True, kw_only=True, tag="session"):
     """A process began to work on the run."""
-
-    event = "session"
 
 
 @dataclass(frozen=True)
@@ -204,11 +199,9 @@ class AskedLine:
     counts: dict[str, int]
 
 
-@dataclass(frozen=True, kw_only=True)
-class BatchLine(Line):
+class BatchLine(Line, frozen=True, kw_only=True, tag="batch"):
     """A batch was opened."""
 
-    event = "batch"
     batch: int
     phase: Phase
     items: AskedLine
@@ -256,11 +249,9 @@ class BatchLine(Line):
         return Batch(self.batch, self.phase, candidates, self.progress, self.seen, self.fresh)
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluationLine(Line):
+class EvaluationLine(Line, frozen=True, kw_only=True, tag="evaluation"):
     """An evaluation arrived."""
 
-    event = "evaluation"
     batch: int
     candidate: int
     values: dict[str, float] | None
@@ -322,20 +313,16 @@ def _plain(found: Mapping[str, V] | None) -> dict[str, V] | None:
     return None if found is None else dict(found)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DecisionLine(Line):
+class DecisionLine(Line, frozen=True, kw_only=True, tag="decision"):
     """The optimizer decided something before it asked for ``batch``: for the reader, not for a resume."""
 
-    event = "decision"
     batch: int
     text: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class SettledLine(Line):
+class SettledLine(Line, frozen=True, kw_only=True, tag="settled"):
     """Base and parents are scored: what counts, by which yardsticks."""
 
-    event = "settled"
     gains: dict[str, float]
     unable: dict[str, str]
 
@@ -348,22 +335,18 @@ class SettledLine(Line):
         return Settled(self.gains, self.unable)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClosedLine(Line):
+class ClosedLine(Line, frozen=True, kw_only=True, tag="closed"):
     """The search phase was ended early."""
 
-    event = "closed"
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExtendedLine(Line):
+class ExtendedLine(Line, frozen=True, kw_only=True, tag="extended"):
     """The budget was extended. ``budget``: its totals from here on, by name; None is no limit.
 
     Where it stands decides: what was asked before it, was asked by the budget before.
     """
 
-    event = "extended"
     budget: dict[str, int | float | None]
 
     def __post_init__(self) -> None:
@@ -373,11 +356,9 @@ class ExtendedLine(Line):
             raise ValueError("a budget is above 0")
 
 
-@dataclass(frozen=True, kw_only=True)
-class RoundLine(Line):
+class RoundLine(Line, frozen=True, kw_only=True, tag="round"):
     """A round of the shortlist was judged."""
 
-    event = "round"
     batch: int
     last: bool
     dropped: tuple[Dropped, ...]
@@ -419,11 +400,9 @@ class RoundLine(Line):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class EndLine(Line):
+class EndLine(Line, frozen=True, kw_only=True, tag="end"):
     """The search is done. ``table``: ``Table.plain``; ``looks``: who had seen these report items before."""
 
-    event = "end"
     table: dict[str, Any]
     looks: str
 
@@ -432,21 +411,19 @@ class EndLine(Line):
         return Table.from_plain(self.table)
 
 
-KINDS: Mapping[str, type[Line]] = {
-    kind.event: kind
-    for kind in (
-        Head,
-        SessionLine,
-        BatchLine,
-        EvaluationLine,
-        DecisionLine,
-        SettledLine,
-        ClosedLine,
-        ExtendedLine,
-        RoundLine,
-        EndLine,
-    )
-}
+_Any = (
+    Head
+    | SessionLine
+    | BatchLine
+    | EvaluationLine
+    | DecisionLine
+    | SettledLine
+    | ClosedLine
+    | ExtendedLine
+    | RoundLine
+    | EndLine
+)
+_decode = msgspec.json.Decoder[_Any](_Any).decode
 
 
 def read_lines(path: Path) -> Iterator[Line]:
@@ -455,26 +432,26 @@ def read_lines(path: Path) -> Iterator[Line]:
     Raises:
         InputError: it is absent or of another format, or an event is not what is written.
     """
-    return lines_of(path, journal.each(path))
+    return lines_of(path, journal.texts(path))
 
 
 def lines_of(
-    path: Path, events: Iterable[Mapping[str, Any]], head: Head | None = None, before: int = 0
+    path: Path, texts: Iterable[bytes], head: Head | None = None, before: int = 0
 ) -> Iterator[Line]:
     """The events of the journal at ``path``, which begins with a ``Head``, one after the other.
 
     Args:
         path: for messages.
-        events: of it.
+        texts: of its events.
         head, before: of the journal, and the number of lines before the first event, where that is another.
 
     Raises:
         InputError: one is not what is written.
     """
     names = [objective.name for objective in head.objectives] if head else []
-    for number, event in enumerate(events, start=before + 1):
+    for number, text in enumerate(texts, start=before + 1):
         try:
-            line = line_of(event)
+            line = line_of(text)
             if not 0 <= line.time <= clock.LONGEST:
                 raise ValueError(f"{line.time!r:.60} is no time")
             if (number == 1) != isinstance(line, Head):
@@ -573,19 +550,17 @@ class Survey:
         return made
 
 
-def line_of(event: Mapping[str, Any]) -> Line:
-    """The event that ``Line.plain`` was made from.
+def line_of(text: bytes) -> Line:
+    """The event that ``Line.plain`` was made from, from its JSON text.
 
     Raises:
-        ValueError: it is none.
+        ValueError, RecursionError: it is none.
     """
-    kind = KINDS.get(event["event"])
-    if kind is None:
-        raise ValueError(f"no event is called {event['event']!r:.60}")
-    content = {key: value for key, value in event.items() if key != "event"}
-    if unknown := sorted(content.keys() - kind.__dataclass_fields__.keys()):
-        raise ValueError(f"the key {unknown[0]!r:.60} in a {kind.event!r} event, which has none")
-    return msgspec.convert(content, kind, str_keys=True)
+    try:
+        found: Line = _decode(text)
+        return found
+    except (ValueError, RecursionError):  # half a surrogate pair, or no such event
+        return msgspec.convert(journal.loads(text), _Any, str_keys=True)  # type: ignore[no-any-return]
 
 
 # what a line that makes no sense may raise

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -42,7 +41,7 @@ class _File:
         checksum: of the journal up to there.
         seconds, worked, last, newest: see ``Survey``.
         marks: ``History.marks``, 8 bytes each, in base 64.
-        entries: events as they stand in the journal, or [phase, candidates, evaluations, items, tokens, failed].
+        entries: texts of events as they stand in the journal, or [phase, candidates, evaluations, items, tokens, failed].
     """
 
     format: int
@@ -53,7 +52,10 @@ class _File:
     last: float | None
     newest: float
     marks: str
-    entries: list[dict[str, Any] | tuple[Phase, int, int, int, int, int]]
+    entries: list[msgspec.Raw]
+
+
+_past = msgspec.json.Decoder(tuple[Phase, int, int, int, int, int]).decode
 
 
 class Brief(Record):
@@ -89,7 +91,7 @@ class Brief(Record):
             InputError: the journal is damaged.
         """
         start = self._place
-        found = events.lines_of(self.path, self._events(), self._survey.head, start.lines)
+        found = events.lines_of(self.path, self._newer(), self._survey.head, start.lines)
         with events.unswept():
             for line in found:
                 self._survey.add(line)
@@ -98,10 +100,10 @@ class Brief(Record):
             size = self._place.size
             self._checksum = journal.checksum(self.path, start.size, size, self._checksum)
 
-    def _events(self) -> Iterator[journal.Event]:
-        for event, place in journal.behind(self.path, self._place):
+    def _newer(self) -> Iterator[bytes]:
+        for text, place in journal.behind(self.path, self._place):
             self._place = place
-            yield event
+            yield text
 
     def _take(self, line: events.Line) -> None:
         self._fold(line)
@@ -111,14 +113,15 @@ class Brief(Record):
 
     def _restore(self, file: _File) -> None:
         self._forget()
-        lines = events.lines_of(self.path, (e for e in file.entries if isinstance(e, dict)))
-        for entry in file.entries:
-            if isinstance(entry, dict):
+        texts = [bytes(entry) for entry in file.entries]
+        lines = events.lines_of(self.path, (text for text in texts if text.startswith(b"{")))
+        for text in texts:
+            if text.startswith(b"{"):
                 line = next(lines)
                 self._survey.add(line)
                 self._take(line)
             else:
-                phase, candidates, *cost, failed = entry
+                phase, candidates, *cost, failed = _past(text)
                 past = Past(phase, candidates, Cost(*cost), failed)
                 self.history.skip(past)
                 self._entries.append(past)
@@ -137,21 +140,18 @@ class Brief(Record):
         """
         if self._place == self._written:
             return
-        survey, entries, past = self._survey, list[Any](), set[int]()
+        survey, entries, past = self._survey, list[events.Line | Past](), set[int]()
         number = 0
         for entry in self._entries:
             if isinstance(entry, (events.BatchLine, Past)):
                 found = entry if isinstance(entry, Past) else self.history.past(number)
                 past |= {number} if found else set()
                 number += 1
-                if found is not None:
-                    cost = found.cost
-                    costs = cost.evaluations, cost.items, cost.tokens
-                    entries.append((found.phase, found.candidates, *costs, found.failed))
-                    continue
-            entries.append(entry)
+                entries.append(found or entry)
+            else:
+                entries.append(entry)
         kept = [
-            each.plain if isinstance(each, events.Line) else each
+            msgspec.Raw(_text(each))
             for each in entries
             if not (isinstance(each, events.EvaluationLine) and each.batch in past)
         ]
@@ -169,6 +169,13 @@ class Brief(Record):
         content = msgspec.json.encode(file)
         config.write_bytes(self.path.with_name(NAME), content)
         self._restore(msgspec.json.decode(content, type=_File))
+
+
+def _text(entry: events.Line | Past) -> bytes:
+    if isinstance(entry, events.Line):
+        return journal.text_of(entry.plain)
+    cost = entry.cost.evaluations, entry.cost.items, entry.cost.tokens
+    return msgspec.json.encode((entry.phase, entry.candidates, *cost, entry.failed))
 
 
 class Index:

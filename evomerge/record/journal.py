@@ -36,6 +36,7 @@ _log = logging.getLogger("evomerge.record.journal")
 FORMAT = 7
 _CHUNK = 2**22  # bytes that are read at a time
 _SUM = re.compile(rb',"sum":"([0-9a-f]{8})"}$')
+_SUM_LENGTH = 18
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,25 @@ def each(path: str | os.PathLike[str]) -> Iterator[Event]:
     Raises:
         InputError: the file is absent, unreadable or damaged.
     """
-    for event, _ in behind(path, Place()):
+    for number, text in enumerate(texts(path), start=1):
+        event = _decode(text)
+        if event is None:
+            raise damaged(path, number, _no_event(text))
         yield event
 
 
-def behind(path: str | os.PathLike[str], start: Place) -> Iterator[tuple[Event, Place]]:
-    """The events behind a place, each with the place behind it.
+def texts(path: str | os.PathLike[str]) -> Iterator[bytes]:
+    """The JSON texts of the same events, each as it was written; whether it is one of an event is not looked at.
+
+    Raises:
+        InputError: see ``each``.
+    """
+    for text, _ in behind(path, Place()):
+        yield text
+
+
+def behind(path: str | os.PathLike[str], start: Place) -> Iterator[tuple[bytes, Place]]:
+    """The texts behind a place, each with the place behind it.
 
     Raises:
         InputError: see ``each``.
@@ -152,6 +166,10 @@ class Journal:
         """The events on the disk, one after the other."""
         return each(self.path)
 
+    def texts(self) -> Iterator[bytes]:
+        """Their texts."""
+        return texts(self.path)
+
     def append(self, event: Event) -> None:
         """Add ``event``; it is on the disk when this returns, or not in the journal at all.
 
@@ -205,39 +223,44 @@ class Journal:
 
 def _encode(event: Event, before: int) -> tuple[bytes, int]:
     """The line of ``event`` after a line with the sum ``before``, and its own sum."""
-    text = json.dumps(event, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    try:
-        body = text.encode()
-    except UnicodeEncodeError:  # half a surrogate pair has no UTF-8; JSON can escape it
-        body = json.dumps(event, allow_nan=False, separators=(",", ":")).encode()
+    body = text_of(event)
     sum = zlib.crc32(body, before)
     return body[:-1] + b',"sum":"%08x"}\n' % sum, sum
 
 
+def text_of(event: Event) -> bytes:
+    """The JSON text of an event.
+
+    Raises:
+        ValueError: it holds NaN or infinity.
+    """
+    text = json.dumps(event, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair has no UTF-8; JSON can escape it
+        return json.dumps(event, allow_nan=False, separators=(",", ":")).encode()
+
+
 def _parse(
     content: bytes, path: str | os.PathLike[str], place: Place
-) -> Iterator[tuple[Event, Place]]:
-    """The events in ``content``, which begins at ``place``, each with the place behind it (a torn tail is no event)."""
+) -> Iterator[tuple[bytes, Place]]:
+    """The texts of the events in ``content``, which begins at ``place``, each with the place behind it (a torn tail is
+    no event)."""
     start, before, count, sum = 0, place.size, place.lines, place.sum
     while (end := content.find(b"\n", start)) >= 0:
         line = content[start:end]
-        match = _SUM.search(line)
+        match = _SUM.match(line, max(0, len(line) - _SUM_LENGTH))
         if match is None and not count:
             _refuse_format(line, path)
         body = line[: match.start()] + b"}" if match else b""
-        event = _decode(body)
-        if event is None or match is None or zlib.crc32(body, sum) != int(match[1], 16):
+        if match is None or zlib.crc32(body, sum) != int(match[1], 16):
             # a line that was begun as one was written whole, and changed later
             if end + 1 == len(content) and not line.startswith(b'{"event":'):
                 break
-            why = (
-                "this line, or lines before it, are not what was written"
-                if event
-                else f"expected a JSON object with the keys 'event' and 'sum', found {line[:60]!r}"
-            )
-            raise damaged(path, count + 1, why)
+            why = "this line, or lines before it, are not what was written"
+            raise damaged(path, count + 1, why if _decode(body) else _no_event(line))
         start, sum, count = end + 1, int(match[1], 16), count + 1
-        yield event, Place(before + start, count, sum)
+        yield body, Place(before + start, count, sum)
 
 
 def _is_begun(content: bytes) -> bool:
@@ -255,15 +278,19 @@ def _refuse_format(line: bytes, path: str | os.PathLike[str]) -> None:
         )
 
 
+def _no_event(text: bytes) -> str:
+    return f"expected a JSON object with the keys 'event' and 'sum', found {text[:60]!r}"
+
+
 def _decode(body: bytes) -> Event | None:
     try:
-        event = _loads(body)
+        event = loads(body)
     except (ValueError, RecursionError):  # neither JSON nor UTF-8, or nested without end
         return None
     return event if isinstance(event, dict) and "event" in event else None
 
 
-def _loads(body: bytes) -> Any:
+def loads(body: bytes) -> Any:
     """What ``json.loads`` reads, in a tenth of the time where it can be: not half a surrogate pair."""
     try:
         return msgspec.json.decode(body)

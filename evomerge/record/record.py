@@ -210,7 +210,9 @@ def head_of(folder: str | Path) -> events.Head:
 
 def empty(path: Path) -> InputError:
     """What to raise where a journal has no line."""
-    return InputError(f"{path}: is empty: the search in this folder did not begin yet")
+    return InputError(
+        f"{path}: is empty: the search in this folder did not begin yet; `evomerge search` begins it"
+    )
 
 
 def remarks_on(history: History, budget: Mapping[str, float | None]) -> list[str]:

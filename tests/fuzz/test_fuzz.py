@@ -21,6 +21,7 @@ INPUTS = int(os.environ.get("EVOMERGE_TEST_FUZZ", "5000"))  # of all kinds toget
 SEED = os.environ.get("EVOMERGE_TEST_FUZZ_SEED", "0")
 FOUND = Path(__file__).parent / "found"
 SHOWN = 5  # failures
+OTHERS = ("/dev/null: ",)  # files that mutants name: a message may be about one of them
 PATIENCE = 20  # seconds for one file, on a loaded machine
 
 
@@ -48,7 +49,9 @@ def fault(kind: Kind, path: Path) -> str:
         with limited():
             kind.read(path)
     except InputError as error:
-        return unclear(str(error), path.name, "\x00\x1b\x07", 200_000)
+        text = str(error)
+        named = next((name for name in (path.name, *OTHERS) if name in text), path.name)
+        return unclear(text, named, "\x00\x1b\x07", 200_000)
     except (Exception, Hangs) as error:
         return surprise(error)
     return ""

@@ -131,8 +131,8 @@ def test_a_search_says_so_and_goes_on_the_same_after_a_resume(run_folder: Any) -
     assert said in (folder / "report.md").read_text()
     record = Record(folder)
     assert record.history.idle == {"sums"}
-    kinds = [line.event for line in read_lines(record.path)]
-    assert kinds.count(SettledLine.event) == 1 and kinds[6] == SettledLine.event
+    kinds = [type(line) for line in read_lines(record.path)]
+    assert kinds.count(SettledLine) == 1 and kinds[6] is SettledLine
     journal = folder / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:6]))  # base and parents are scored, nothing follows yet

@@ -27,7 +27,7 @@ from evomerge.record.events import (
     read_lines,
 )
 from evomerge.record.holder import NAME, announce, holder_of, holding
-from evomerge.record.journal import Journal
+from evomerge.record.journal import Journal, text_of
 from evomerge.record.looks import Book
 from evomerge.record.responses import Store
 from evomerge.rows import RowWeights
@@ -122,7 +122,7 @@ def test_who_works_there_may_be_nonsense(folder: Path) -> None:
 def test_a_journal_holds_no_time_beyond_all_clocks(number: str, folder: Path) -> None:
     body = f'{{"event":"session","time":{number}}}'.encode()
     (folder / JOURNAL).write_bytes(body[:-1] + b',"sum":"%08x"}\n' % zlib.crc32(body))
-    with pytest.raises(InputError, match=r"is no time|expected a JSON object"):
+    with pytest.raises(InputError, match=r"is no time|beyond all numbers"):
         list(read_lines(folder / JOURNAL))
 
 
@@ -137,9 +137,9 @@ def test_a_journal_holds_no_time_beyond_all_clocks(number: str, folder: Path) ->
 )
 def test_no_worker_did_what_none_can_do(change: dict[str, Any], folder: Path) -> None:
     found = EvaluationLine.of(Evaluation(0, 0, None, "it failed"), block=None, seconds={})
-    assert list(lines_of(folder, [found.plain], before=1)) == [found]
+    assert list(lines_of(folder, [text_of(found.plain)], before=1)) == [found]
     with pytest.raises(InputError, match="items, tokens or seconds of work"):
-        list(lines_of(folder, [found.plain | change], before=1))
+        list(lines_of(folder, [text_of(found.plain | change)], before=1))
 
 
 @pytest.mark.parametrize("gene", [-0.1, 1.1])
@@ -150,7 +150,7 @@ def test_a_gene_lies_where_genes_lie(gene: float, folder: Path) -> None:
         candidates=(candidate,), fresh=False,
     )  # fmt: skip
     with pytest.raises(InputError, match="gene of candidate 3 is not between 0 and 1"):
-        list(lines_of(folder, [line.plain], before=1))
+        list(lines_of(folder, [text_of(line.plain)], before=1))
 
 
 def test_the_current_folder_holds_no_plugins(folder: Path) -> None:

@@ -64,7 +64,7 @@ def test_wherever_the_index_ends_the_status_is_that_of_the_whole_journal(folder:
             reached = min(end + more, len(lines))
             path.write_bytes(b"".join(lines[:reached]))
             found = called(lambda: Brief(folder))
-            assert found["_decode"] == reached - end, "what came since is read"
+            assert found["_newer"] - 1 == reached - end, "what came since is read"
             brief = Brief(folder)
             assert status_of(brief) == whole[reached]
         brief.write()  # and once more, of what was read by an index

@@ -177,9 +177,10 @@ def test_a_strangers_strings_are_text(hostile: Path) -> None:
 
 
 def test_a_killed_search_has_a_page_wherever_it_was(cut: Callable[[int], Path], done: Path) -> None:
-    names = [line.event for line in events.read_lines(done / events.JOURNAL)]
-    batches = [at for at, name in enumerate(names) if name == "batch"]
-    places = [1, batches[0] + 1, batches[1] + 2, batches[3] + 1, names.index("round"), batches[-1]]
+    kinds = [type(line) for line in events.read_lines(done / events.JOURNAL)]
+    batches = [at for at, kind in enumerate(kinds) if kind is events.BatchLine]
+    judged = kinds.index(events.RoundLine)
+    places = [1, batches[0] + 1, batches[1] + 2, batches[3] + 1, judged, batches[-1]]
     titles = []
     for place in places:
         made = page(Record(cut(place)), refresh=10)

@@ -14,7 +14,7 @@ from evomerge.cli import main
 from evomerge.commands.search import search
 from evomerge.errors import InputError
 from evomerge.evolution.history import Phase
-from evomerge.record.events import JOURNAL, RESPONSES
+from evomerge.record.events import JOURNAL, RESPONSES, EndLine
 from evomerge.record.record import Record
 from evomerge.run.extending import extended
 from evomerge.testing.stopping import Stopper
@@ -56,13 +56,13 @@ def test_a_finished_search_goes_on(whole: tuple[Path, Trajectory]) -> None:
     once = [Phase.SEARCH, Phase.SELECT, Phase.REPORT]
     assert phases(folder) == [Phase.REFERENCES, Phase.START, *once, *once]
     assert record.history.searched == 22 and record.budget["evaluations"] == 22
-    tables = [line for line in record.lines if line.event == "end"]
+    tables = [line for line in record.lines if isinstance(line, EndLine)]
     assert len(tables) == record.history.ended == 2
     told = [line for line in (folder / "report.md").read_text().splitlines() if "table 2" in line]
     assert len(told) == 1, "whoever reads the table knows that it is the second"
     first, second = (r for r in _shortlists(record))
     assert record.history.ended == 2 and first & second, "what was chosen before is compared again"
-    assert {line.looks for line in record.lines if line.event == "end"} != {""}
+    assert {line.looks for line in record.lines if isinstance(line, EndLine)} != {""}
 
 
 def _shortlists(record: Record) -> list[set[int]]:
