@@ -49,28 +49,24 @@ class Place:
 
 
 def read(path: str | os.PathLike[str]) -> list[Event]:
-    """All of ``each``."""
-    return list(each(path))
-
-
-def each(path: str | os.PathLike[str]) -> Iterator[Event]:
-    """The events of the journal at ``path``, one after the other, also while a search writes it.
+    """The events of the journal at ``path``, also while a search writes it.
 
     Raises:
         InputError: the file is absent, unreadable or damaged.
     """
+    found = []
     for number, text in enumerate(texts(path), start=1):
-        event = _decode(text)
-        if event is None:
+        if (event := _decode(text)) is None:
             raise damaged(path, number, _no_event(text))
-        yield event
+        found.append(event)
+    return found
 
 
 def texts(path: str | os.PathLike[str]) -> Iterator[bytes]:
-    """The JSON texts of the same events, each as it was written; whether it is one of an event is not looked at.
+    """The JSON texts of its events, one after the other; what they hold is not looked at.
 
     Raises:
-        InputError: see ``each``.
+        InputError: see ``read``.
     """
     for text, _ in behind(path, Place()):
         yield text
@@ -80,7 +76,7 @@ def behind(path: str | os.PathLike[str], start: Place) -> Iterator[tuple[bytes, 
     """The texts behind a place, each with the place behind it.
 
     Raises:
-        InputError: see ``each``.
+        InputError: see ``read``.
     """
     try:
         with open(path, "rb") as file:
@@ -117,7 +113,7 @@ def damaged(path: str | os.PathLike[str], line: int, why: str) -> InputError:
 class Journal:
     """The journal of one run, held by the one process that may write it.
 
-    It holds no event in memory: ``read`` reads those on the disk, whose number is ``count``.
+    It holds no event in memory; ``count`` is how many are on the disk.
     """
 
     def __init__(self, path: Path, count: int, handle: int | None, sum: int = 0) -> None:
@@ -161,14 +157,6 @@ class Journal:
             os.close(handle)
             raise
         return cls(path, good.lines, handle, good.sum)
-
-    def read(self) -> Iterator[Event]:
-        """The events on the disk, one after the other."""
-        return each(self.path)
-
-    def texts(self) -> Iterator[bytes]:
-        """Their texts."""
-        return texts(self.path)
 
     def append(self, event: Event) -> None:
         """Add ``event``; it is on the disk when this returns, or not in the journal at all.

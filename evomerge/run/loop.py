@@ -36,7 +36,7 @@ from evomerge.record.events import (
     SettledLine,
     Survey,
     fold,
-    lines_of,
+    read_lines,
     reading,
     unswept,
 )
@@ -200,7 +200,7 @@ def search(
     path = folder / JOURNAL
     writable = bool(extension) or not _is_kept(path)
     with Journal.open(path, writable=writable) as journal, holding(folder):
-        survey = Survey.of(lines_of(journal.path, journal.texts()))
+        survey = Survey.of(read_lines(journal.path))
         resumed = survey.head is not None
         ground = Ground(run)
         head = survey.head or head_of(run)
@@ -285,7 +285,7 @@ class _Loop:
         self._decided = Counter(survey.decisions)  # on the disk
         self._heard = 0  # of the decisions that the search has told
         with unswept():
-            for number, line in enumerate(lines_of(journal.path, journal.texts()), start=1):
+            for number, line in enumerate(read_lines(journal.path), start=1):
                 self._fold(line, number)
         self._spent = survey.seconds
         self._started = time.monotonic()
