@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from evomerge.commands.search import search
+from evomerge.record.events import JOURNAL
 from evomerge.testing.drivers import Drivers
 from evomerge.testing.trajectory import trajectory
 
@@ -71,7 +72,8 @@ def test_a_full_disk_costs_nothing_but_the_room(
         assert "Traceback" not in said and said.count("evomerge: ") == 1, (room, said)
         assert "no space left" in said.lower(), (room, said)
         ballast.unlink()
-        drivers.start("resume", str(folder), "--quiet", "--ray", "off")
+        begun = b"\n" in (folder / JOURNAL).read_bytes()
+        drivers.start("resume" if begun else "search", str(folder), "--quiet", "--ray", "off")
         assert drivers.status() == 0, (room, drivers.output.read_text())
         assert trajectory(folder) == undisturbed, room
         shutil.rmtree(folder)
