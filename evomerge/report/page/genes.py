@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from evomerge.evolution.history import MERGED
@@ -44,11 +45,12 @@ def genes(material: Material) -> Section | None:
 
 def _fitted(material: Material) -> list[Block]:
     history, names = material.history, material.head.dims
-    pairs = [
+    newest = (
         (genome, elite.score.value)
-        for elite in history.elites(*MERGED)
+        for elite in reversed(history.elites(*MERGED))
         if (genome := history.candidates[elite.candidate].genome) is not None
-    ][-_MOST:]
+    )
+    pairs = [*itertools.islice(newest, _MOST)][::-1]
     if len(pairs) < LEAST:
         return [
             Notes(
