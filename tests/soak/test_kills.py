@@ -128,9 +128,7 @@ def disturbed(folder: Path, draw: random.Random, length: int, drivers: Drivers) 
                 status, said = drivers.status(), drivers.output.read_text()
                 died = status == 1 and said.count("the head of the Ray cluster") == 1
                 never_met = status == 2 and said.count("no Ray cluster answers there") == 1
-                # Ray itself ends a process that was amid a call of its own, after a minute
-                ended = status == 1 and said.count("Failed to connect to GCS") == 1
-                assert status == 0 or died or never_met or ended, (status, said)
+                assert status == 0 or died or never_met, (status, said)
                 machines.close()
                 machines = Machines(draw)
             elif kind == "worker":

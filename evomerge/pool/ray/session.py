@@ -9,19 +9,17 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import InputError, RunError
-from evomerge.pool.ray.knocking import answers, place_of, why_refused
+from evomerge.pool.ray.head import Head
+from evomerge.pool.ray.knocking import place_of, why_refused
 
 _OBJECT_STORE = 80 << 20  # bytes; replies are text, so the smallest store that Ray allows will do
 _LONGEST_FOLDER = 40  # characters; a Unix socket's path below it must stay under 108
 _TOKEN = Path("~/.ray/auth_token")  # where Ray keeps it
-_GLANCE = 2.0  # seconds that a head may take to answer, for one look
-_PATIENCE = 20.0  # seconds that it may be away; after 60 Ray itself aborts the process
 
 
 class Session:
@@ -46,7 +44,7 @@ class Session:
     ) -> None:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self.owned = False
-        self._away: float | None = None  # since when the head has been
+        self._head: Head | None = None
         self._on_sigterm = signal.getsignal(signal.SIGTERM)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning
@@ -61,7 +59,8 @@ class Session:
             _check_environment(ray, runtime_env)
         if not ray.is_initialized():
             self._connect(address, num_cpus, runtime_env)
-        self._head = place_of(ray.get_runtime_context().gcs_address)
+        if self._head is None and (place := place_of(ray.get_runtime_context().gcs_address)):
+            self._head = Head(place, self._connected if self.owned else None)
         self.node: str = ray.get_runtime_context().get_node_id()
 
     def _connect(
@@ -88,12 +87,16 @@ class Session:
             _bring_token()
         elif why := why_refused(address):
             raise InputError(f"--ray {address}: {why}")
+        elif place := place_of(address):
+            self._head = Head(place, self._connected)
         try:
             ray.init(
                 namespace="evomerge", log_to_driver=False, logging_level=logging.ERROR, **options
             )
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             ray.shutdown()  # of what there was of it
+            if self._head is not None:
+                self._head.close()
             self._forget_folder()
             if address == "local":
                 raise RunError(f"Ray does not start on this machine: {error}") from error
@@ -113,31 +116,25 @@ class Session:
         Raises:
             RunError: it has been away for too long.
         """
-        if self._head is None or answers(self._head, _GLANCE):
-            self._away = None
-            return True
-        now = time.monotonic()
-        self._away = now if self._away is None else self._away
-        if now - self._away >= _PATIENCE:
-            host, port = self._head
-            raise RunError(
-                f"the head of the Ray cluster at {host}:{port} has not answered for {_PATIENCE:g} s: it "
-                "died, or the network to it. What was answered is kept: start the cluster again, "
-                "and resume the run"
-            )
-        return False
+        return self._head is None or self._head.present
 
     @property
     def reached(self) -> bool:
         """Whether the head answered when it was looked for last."""
-        return self._away is None
+        return self._head is None or self._head.reached
 
     def close(self) -> None:
+        if self._head is not None:
+            self._head.close()
         if self.owned:
             self.owned = False
             self.ray.shutdown()
             self._forget_folder()
             _handle_sigterm(self._on_sigterm)
+
+    def _connected(self) -> bool:
+        """Whether Ray is, or is about to be."""
+        return not self.owned or bool(self.ray.is_initialized())
 
     def _forget_folder(self) -> None:
         if self._folder is not None:
