@@ -18,7 +18,7 @@ PATIENCE = 20.0  # seconds that it may be away
 LONGEST = 45.0  # the same while the driver waits in a call of Ray's; after 60 Ray itself aborts the process
 
 
-class Head:
+class ClusterHead:
     """The head at a host and port.
 
     Args:
@@ -31,7 +31,7 @@ class Head:
 
     def __init__(self, place: tuple[str, int], connected: Callable[[], bool] | None = None) -> None:
         self._place, self._connected = place, connected
-        self._away: float | None = None  # since when
+        self._away: float | None = None  # since when, as the driver saw it
         self._closed = threading.Event()
         if connected is not None:
             threading.Thread(target=self._watch, daemon=True, name="evomerge-head").start()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import InputError, RunError
-from evomerge.pool.ray.head import Head
+from evomerge.pool.ray.head import ClusterHead
 from evomerge.pool.ray.knocking import place_of, why_refused
 
 _OBJECT_STORE = 80 << 20  # bytes; replies are text, so the smallest store that Ray allows will do
@@ -44,7 +44,7 @@ class Session:
     ) -> None:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self.owned = False
-        self._head: Head | None = None
+        self._head: ClusterHead | None = None
         self._on_sigterm = signal.getsignal(signal.SIGTERM)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning
@@ -60,7 +60,7 @@ class Session:
         if not ray.is_initialized():
             self._connect(address, num_cpus, runtime_env)
         if self._head is None and (place := place_of(ray.get_runtime_context().gcs_address)):
-            self._head = Head(place, self._connected if self.owned else None)
+            self._head = ClusterHead(place, self._connected if self.owned else None)
         self.node: str = ray.get_runtime_context().get_node_id()
 
     def _connect(
@@ -88,7 +88,7 @@ class Session:
         elif why := why_refused(address):
             raise InputError(f"--ray {address}: {why}")
         elif place := place_of(address):
-            self._head = Head(place, self._connected)
+            self._head = ClusterHead(place, self._connected)
         try:
             ray.init(
                 namespace="evomerge", log_to_driver=False, logging_level=logging.ERROR, **options
