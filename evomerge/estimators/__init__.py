@@ -156,6 +156,15 @@ class Folding(Protocol):
         ...
 
 
+class Together(Protocol):
+    """Several predictors of one kind, each with an archive of its own, at once, which takes less time."""
+
+    def predict(self, sample: Sample) -> Float[np.ndarray, "candidates items"] | None:
+        """What the first of them tells of the sample's first candidate, and so on, within rounding; None if this
+        cannot be told at once. The sample is not empty."""
+        ...
+
+
 class Fitted(Protocol):
     """An estimator that knows the archive."""
 

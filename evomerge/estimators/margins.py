@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float
 
-from evomerge.estimators import Known, Sample
+from evomerge.estimators import Known, Sample, Together
 from evomerge.estimators.logistic import sigmoid
 from evomerge.estimators.regression import Regression
 
@@ -68,6 +70,30 @@ class Margins:
         z = self._margins.predict_folds(Sample(sample.items, bent), kept)
         off = (bent - z[:, :, sample.items]) ** 2 * kept[:, None]  # [folds, candidates, sampled]
         spread = np.sqrt(off.sum(2, keepdims=True) / count[:, None, None])
+        return sigmoid(1.702 * z / np.maximum(spread, 1e-9))
+
+    @staticmethod
+    def together(parts: Sequence[Margins]) -> Together | None:
+        """The same for predictors of as many archives, each of a candidate of its own, where all items have margins."""
+        if not all(part._has.all() for part in parts):
+            return None
+        found = Regression.together([part._margins for part in parts])
+        return None if found is None else _Together(found)
+
+
+class _Together:
+    """Regressions of margins on as many archives, each of a candidate of its own."""
+
+    def __init__(self, margins: Together) -> None:
+        self._margins = margins
+
+    def predict(self, sample: Sample) -> Float[np.ndarray, "candidates items"] | None:
+        if sample.margins is None or len(sample.items) < FEW:
+            return None
+        bent = bend(sample.margins)
+        z = self._margins.predict(Sample(sample.items, bent))
+        assert z is not None
+        spread = np.sqrt(np.mean((bent - z[:, sample.items]) ** 2, 1, keepdims=True))
         return sigmoid(1.702 * z / np.maximum(spread, 1e-9))
 
 

@@ -9,7 +9,15 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float
 
-from evomerge.estimators import RECENT, Estimate, JointEstimate, Known, Predictor, Sample
+from evomerge.estimators import (
+    RECENT,
+    Estimate,
+    JointEstimate,
+    Known,
+    Predictor,
+    Sample,
+    Together,
+)
 from evomerge.estimators.unbiased import Unbiased
 
 ROUNDS = 20
@@ -30,6 +38,8 @@ class Plain:
         groups = np.arange(count) % ROUNDS
         self._left_out = [np.flatnonzero(groups == g) for g in range(min(count, ROUNDS))]
         self._others = [predictor(known.without(out)) for out in self._left_out if count > 1]
+        together = getattr(self._others[0], "together", None) if 1 < count <= ROUNDS else None
+        self._together: Together | None = together(self._others) if together else None
         self._unbiased = None if self._others else Unbiased(predictor, known)
         self._variance = lru_cache(RECENT)(self._variance_of)
 
@@ -47,9 +57,13 @@ class Plain:
 
     def _variance_of(self, items: bytes) -> float:
         """The mean square of what is missed of known models; it depends on the ``items`` alone."""
+        asked, truth = np.frombuffer(items, np.int64), self._known.responses.mean(1)
+        if self._together is not None and len(asked):
+            everyone = self._answers(np.arange(len(truth)), asked)
+            if (guess := self._together.predict(everyone)) is not None:
+                return float(np.mean((_mean(guess, everyone) - truth) ** 2))
         missed = [
-            complete(other, self._answers(out, np.frombuffer(items, np.int64)))
-            - self._known.responses[out].mean(1)
+            complete(other, self._answers(out, asked)) - truth[out]
             for other, out in zip(self._others, self._left_out, strict=True)
         ]
         return float(np.mean(np.concatenate(missed) ** 2))
@@ -64,7 +78,13 @@ class Plain:
 
 def complete(predictor: Predictor, sample: Sample) -> Float[np.ndarray, " candidates"]:
     """The mean over all items, with responses where there are any and predictions elsewhere."""
-    everything = predictor.predict(sample)
+    return _mean(predictor.predict(sample), sample)
+
+
+def _mean(
+    everything: Float[np.ndarray, "candidates items"], sample: Sample
+) -> Float[np.ndarray, " candidates"]:
+    """Over all items, of predictions that the sample's responses take the place of, where there are any."""
     everything[:, sample.items] = sample.responses
     mean: Float[np.ndarray, " candidates"] = everything.mean(1)
     return mean

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from evomerge.estimators import Known, Sample
+from evomerge.estimators import Known, Sample, Together
 
 RIDGE = 30.0
 FITS = 16  # that are remembered: each of as many numbers as folds x sampled items x models
@@ -63,3 +64,32 @@ class Regression:
         beta = np.linalg.solve(gram, there.transpose(0, 2, 1))  # [folds, models, sampled]
         level = weight - (centre[:, None] @ beta)[:, 0]
         return np.concatenate([beta, level[:, None]], axis=1).transpose(0, 2, 1)
+
+    @staticmethod
+    def together(parts: Sequence[Regression]) -> Together | None:
+        """The same for predictors of as many archives, each of a candidate of its own."""
+        alike = {part._apart.shape for part in parts}
+        return _Together(parts) if len(alike) == 1 else None
+
+
+class _Together:
+    """Regressions on archives of equal size, each on a candidate of its own."""
+
+    def __init__(self, parts: Sequence[Regression]) -> None:
+        self._mean = np.stack([part._mean for part in parts])  # [parts, items]
+        self._apart = np.stack([part._apart for part in parts])  # [parts, models + 1, items]
+        self._ridge = np.stack([part._ridge for part in parts])
+
+    def predict(self, sample: Sample) -> Float[np.ndarray, "candidates items"]:
+        items = np.asarray(sample.items, np.int64)
+        own = sample.responses - self._mean[:, items]
+        x = self._apart[:, :-1, items]  # [parts, models, sampled]
+        centre = x.mean(2, keepdims=True)
+        there = x - centre
+        gram = there @ there.transpose(0, 2, 1) + self._ridge
+        beta = np.linalg.solve(gram, there @ own[:, :, None])  # [parts, models, 1]
+        level = own.mean(1)[:, None, None] - (centre * beta).sum(1, keepdims=True)
+        guess: Float[np.ndarray, "candidates items"]
+        guess = (np.concatenate([beta, level], axis=1) * self._apart).sum(1)
+        guess += self._mean
+        return guess

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,6 +149,37 @@ def test_all_folds_at_once_are_one_after_the_other(
     assert together is not None
     for part, found in zip(kept, together, strict=True):
         np.testing.assert_allclose(found, made.predict(sample.take(part)), atol=1e-12)
+
+
+@pytest.mark.parametrize("predictor", [Regression, Margins])
+def test_all_that_are_left_out_at_once_are_one_after_the_other(
+    predictor: type[Regression | Margins], world: World
+) -> None:
+    known, items = world.known, world.sample(world.draw(0)).items
+    assert known.margins is not None
+    each = [np.array([model]) for model in range(len(known.responses))]
+    parts: Any = [predictor(known.without(out)) for out in each]
+    answers = Sample(items, known.responses[:, items], known.margins[:, items])
+    found = predictor.together(parts).predict(answers)  # type: ignore[union-attr]
+    assert found is not None
+    for part, out, row in zip(parts, each, found, strict=True):
+        own = Sample(items, answers.responses[out], known.margins[out][:, items])
+        np.testing.assert_allclose(row, part.predict(own)[0], atol=1e-10)
+
+
+def test_what_cannot_be_told_at_once_is_told_one_by_one(world: World) -> None:
+    margins = world.known.margins
+    assert margins is not None
+    holes = margins.copy()
+    holes[0, 0] = np.nan
+    known, sample = replace(world.known, margins=holes), world.sample(world.draw(0))
+    parts = [Margins(known.without(np.array([model]))) for model in range(len(holes))]
+    assert Margins.together(parts) is None
+    whole = [Margins(world.known.without(np.array([model]))) for model in range(len(holes))]
+    together = Margins.together(whole)
+    assert together is not None
+    assert together.predict(Sample(sample.items[:3], margins[:, sample.items[:3]])) is None
+    assert Regression.together([Regression(world.known), Regression(known.without([0, 1]))]) is None  # type: ignore[arg-type]
 
 
 def test_folds_that_lack_margins_are_predicted_one_by_one(world: World) -> None:
