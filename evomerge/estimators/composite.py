@@ -34,7 +34,8 @@ class Composite:
         return Estimate(float(many.values[0]), float(many.errors[0]))
 
     def estimate_many(self, sample: Sample) -> JointEstimate:
-        unbiased, plain = self._unbiased.estimate_many(sample), self._plain.estimate_many(sample)
+        unbiased, predicted = self._unbiased.estimate_and_predict(sample)
+        plain = self._plain.estimate_from(predicted, sample)
         own, model = np.diagonal(unbiased.covariance), CAUTION * np.diagonal(plain.covariance)
         share = model / np.maximum(own + model, 1e-30)
         values = plain.values + share * (unbiased.values - plain.values)

@@ -59,6 +59,11 @@ class Design:
         return kept
 
     @cached_property
+    def kept_and_all(self) -> Bool[np.ndarray, "folds_and_one sampled"]:
+        """The same, and all of them."""
+        return np.vstack([self.kept, np.ones((1, len(self.items)), bool)])
+
+    @cached_property
     def shares(self) -> Float[np.ndarray, "folds items"]:
         """The part of every item's stratum that a fold holds."""
         return np.array([share for _, _, share in self.folds])

@@ -48,7 +48,13 @@ class Plain:
         return Estimate(float(many.values[0]), float(many.errors[0]))
 
     def estimate_many(self, sample: Sample) -> JointEstimate:
-        values = complete(self._predictor, sample)
+        return self.estimate_from(self._predictor.predict(sample), sample)
+
+    def estimate_from(
+        self, predicted: Float[np.ndarray, "candidates items"], sample: Sample
+    ) -> JointEstimate:
+        """The same, from what the predictor tells from the sample."""
+        values = _mean(predicted, sample)
         if self._unbiased:
             return replace(self._unbiased.estimate_many(sample), values=values)
         variance = self._variance(np.asarray(sample.items, np.int64).tobytes())
@@ -62,10 +68,10 @@ class Plain:
             everyone = self._answers(np.arange(len(truth)), asked)
             if (guess := self._together.predict(everyone)) is not None:
                 return float(np.mean((_mean(guess, everyone) - truth) ** 2))
-        missed = [
-            complete(other, self._answers(out, asked)) - truth[out]
-            for other, out in zip(self._others, self._left_out, strict=True)
-        ]
+        missed = []
+        for other, out in zip(self._others, self._left_out, strict=True):
+            own = self._answers(out, asked)
+            missed.append(_mean(other.predict(own), own) - truth[out])
         return float(np.mean(np.concatenate(missed) ** 2))
 
     def _answers(self, models: np.ndarray, items: np.ndarray) -> Sample:
@@ -74,11 +80,6 @@ class Plain:
         return Sample(
             items, known.responses[at], None if known.margins is None else known.margins[at]
         )
-
-
-def complete(predictor: Predictor, sample: Sample) -> Float[np.ndarray, " candidates"]:
-    """The mean over all items, with responses where there are any and predictions elsewhere."""
-    return _mean(predictor.predict(sample), sample)
 
 
 def _mean(

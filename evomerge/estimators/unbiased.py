@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from evomerge.estimators import RECENT, Estimate, Folding, JointEstimate, Known, Predictor, Sample
 from evomerge.estimators.design import Design
@@ -47,8 +47,29 @@ class Unbiased:
         return Estimate(float(many.values[0]), float(many.errors[0]))
 
     def estimate_many(self, sample: Sample) -> JointEstimate:
-        design = self._design(np.asarray(sample.items, np.int64).tobytes())
-        predicted, held = self._cross_fit(sample, design)
+        design = self._design_of(sample)
+        return self._estimate(sample, design, *self._cross_fit(sample, design))
+
+    def estimate_and_predict(
+        self, sample: Sample
+    ) -> tuple[JointEstimate, Float[np.ndarray, "candidates items"]]:
+        """The estimates, and what the predictor tells from the whole sample: together they take less time."""
+        design = self._design_of(sample)
+        guesses = self._predict_folds(sample, design, design.kept_and_all)
+        if guesses is None:
+            return self.estimate_many(sample), self._predictor.predict(sample)
+        return self._estimate(sample, design, *_held(guesses[:-1], sample, design)), guesses[-1]
+
+    def _design_of(self, sample: Sample) -> Design:
+        return self._design(np.asarray(sample.items, np.int64).tobytes())
+
+    def _estimate(
+        self,
+        sample: Sample,
+        design: Design,
+        predicted: Float[np.ndarray, "candidates items"],
+        held: Float[np.ndarray, "candidates sampled"],
+    ) -> JointEstimate:
         residuals = sample.responses - held
         correction = design.means(residuals)
         total = sample.responses.sum(1) + predicted @ design.rest
@@ -85,12 +106,9 @@ class Unbiased:
         self, sample: Sample, design: Design
     ) -> tuple[Float[np.ndarray, "candidates items"], Float[np.ndarray, "candidates sampled"]]:
         """Predictions for all items (mean over folds), and for sampled ones without their fold."""
-        if self._folding is not None and design.kept.any(1).all():
-            guesses = self._folding.predict_folds(sample, design.kept)
-            if guesses is not None:
-                return (design.shares[:, None] * guesses).sum(0), guesses[
-                    design.fold, :, sample.items
-                ].T
+        guesses = self._predict_folds(sample, design, design.kept)
+        if guesses is not None:
+            return _held(guesses, sample, design)
         predicted = np.zeros((len(sample.responses), len(design.group)))
         held = np.zeros_like(sample.responses)
         for kept, out, share in design.folds:
@@ -98,6 +116,14 @@ class Unbiased:
             held[:, out] = guess[:, sample.items[out]]
             predicted += share * guess
         return predicted, held
+
+    def _predict_folds(
+        self, sample: Sample, design: Design, kept: Bool[np.ndarray, "parts sampled"]
+    ) -> Float[np.ndarray, "parts candidates items"] | None:
+        """Predictions from parts of the sample, if they can be made at once."""
+        if self._folding is None or not design.kept.any(1).all():
+            return None
+        return self._folding.predict_folds(sample, kept)
 
     def _least_variance(
         self, responses: Float[np.ndarray, "candidates sampled"]
@@ -111,6 +137,14 @@ class Unbiased:
         reach = np.maximum(high, responses.max(1)) - np.minimum(low, responses.min(1))
         least: Float[np.ndarray, " candidates"] = reach**2 * other * (1 - other) / count
         return least
+
+
+def _held(
+    guesses: Float[np.ndarray, "folds candidates items"], sample: Sample, design: Design
+) -> tuple[Float[np.ndarray, "candidates items"], Float[np.ndarray, "candidates sampled"]]:
+    """Of predictions without each fold: their mean, and those of the fold's own items."""
+    mean = (design.shares[:, None] * guesses).sum(0)
+    return mean, guesses[design.fold, :, sample.items].T
 
 
 def _student(degrees: int) -> float:
