@@ -33,8 +33,7 @@ from evomerge.cache import cache_folder, name_of
 from evomerge.evolution.core import Search
 from evomerge.evolution.history import Phase
 from evomerge.recipe import Recipe
-from evomerge.record.events import JOURNAL, EndLine, Survey, lines_of
-from evomerge.record.journal import read
+from evomerge.record.events import JOURNAL, EndLine, Survey, read_lines
 from evomerge.record.record import Record
 from evomerge.run.ground import Ground
 from evomerge.run.loop import Listener, _Loop
@@ -304,7 +303,7 @@ class Replay:
             # as a resumed search stands there; all that is told comes from the journal and the responses
             store = self.record.open_responses()
             path = self.record.folder / JOURNAL
-            survey = Survey.of(lines_of(path, read(path)))
+            survey = Survey.of(read_lines(path))
             journal: Any = _Finished(path)
             self._search = _Loop(
                 self.job, journal, survey, store, Listener(), {}, Ground(self.job)
@@ -319,9 +318,6 @@ class _Finished:
     """The journal of a finished run: nothing is added to it."""
 
     path: Path
-
-    def read(self) -> Any:
-        return read(self.path)
 
     def append(self, event: object) -> None:
         raise SystemExit(f"{self.path}: the search is not finished; resume it first")
