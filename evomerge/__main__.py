@@ -1,12 +1,12 @@
 """``python -m evomerge``."""
 
 import sys
-from pathlib import Path
+
+# -m puts the current folder first, and what lies in the folder of a run is no plugin and no module of anybody's: not
+# even of Python's own, so that nothing is imported before
+if not sys.flags.safe_path and sys.path[0] != __file__.rpartition("/evomerge/")[0]:
+    del sys.path[0]
 
 from evomerge.cli import main
-
-# -m puts the current folder first, and what lies in the folder of a run is no plugin and no module of anybody's
-if not getattr(sys.flags, "safe_path", False) and Path(sys.path[0]) != Path(__file__).parents[1]:
-    del sys.path[0]
 
 sys.exit(main())

@@ -7,7 +7,7 @@ import math
 import signal
 from typing import Any
 
-from evomerge.errors import InputError
+from evomerge.errors import InputError, did_you_mean
 
 
 def add_options(sub: argparse.ArgumentParser) -> None:
@@ -99,6 +99,12 @@ def check_options(arguments: argparse.Namespace) -> None:
     """Refuse placements that make no sense here."""
     if arguments.workers is not None and arguments.workers < 1:
         raise InputError(f"--workers: expected at least 1, found {arguments.workers}")
+    from evomerge.pool.ray.knocking import place_of
+
+    words = ("local", "auto", "off")
+    if arguments.ray not in words and "://" not in arguments.ray and not place_of(arguments.ray):
+        hint = did_you_mean(arguments.ray, words)
+        raise InputError(f"--ray {arguments.ray}{hint}: expected local, auto, off or HOST:PORT")
     if arguments.ray == "off" and arguments.workers not in (None, 1):
         raise InputError(
             f"--workers {arguments.workers}: --ray off has one worker; leave one of them out"

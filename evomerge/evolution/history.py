@@ -218,6 +218,20 @@ class _Progress:
     scores: dict[int, Score | None] = field(default_factory=dict)  # filled when complete
     cost: Cost = Cost()  # zero after the search phases
 
+    @property
+    def elites(self) -> list[Elite]:
+        """Its candidates that have a score."""
+        found = map(self.elite, self.scores)
+        return [elite for elite in found if elite is not None]
+
+    def elite(self, candidate: int) -> Elite | None:
+        """A candidate with its score; None if it has none here."""
+        score = self.scores.get(candidate)
+        values = None if score is None else self.evaluations[candidate].values
+        if score is None or values is None:
+            return None
+        return Elite(candidate, self.batch.number, score, values)
+
 
 class History:
     """See the module's text.
@@ -592,16 +606,12 @@ class History:
 
     def elites(self, *phases: Phase) -> list[Elite]:
         """Scored candidates of complete batches, in order of batches."""
-        found = (self._elites_of(p) for p in self._batches if p.batch.phase in phases)
-        return [elite for elites in found for elite in elites]
+        return [elite for p in self._batches if p.batch.phase in phases for elite in p.elites]
 
-    def _elites_of(self, progress: _Progress) -> list[Elite]:
-        found = []
-        for candidate, score in progress.scores.items():
-            values = progress.evaluations[candidate].values
-            if score is not None and values is not None:
-                found.append(Elite(candidate, progress.batch.number, score, values))
-        return found
+    def scored(self, candidate: int, *phases: Phase) -> list[Elite]:
+        """Those of one candidate."""
+        found = (p.elite(candidate) for p in self._batches if p.batch.phase in phases)
+        return [elite for elite in found if elite is not None]
 
     def merges(self) -> list[Elite]:
         """Scored merges of the search, references and re-scorings left out."""
@@ -645,7 +655,7 @@ class History:
 
     def ranked(self, batch: int, invalid: Collection[int] = ()) -> list[Elite]:
         """The scored candidates of a complete batch, best first, ``invalid`` ones last."""
-        found = self._elites_of(self._batches[batch])
+        found = self._batches[batch].elites
         return sorted(best(found, len(found)), key=lambda elite: elite.candidate in invalid)
 
 

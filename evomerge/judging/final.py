@@ -224,7 +224,7 @@ def _possible(history: History, suite: Suite, searched: Interval | None) -> Inte
 
 def _search_score(history: History, suite: Suite, interval: IntervalOf | None) -> Interval | None:
     """The score that the winner was found by; None if it came to the shortlist without one."""
-    found = [e for e in history.elites(*MERGED) if e.candidate == history.winner]
+    found = [] if history.winner is None else history.scored(history.winner, *MERGED)
     if interval is None or not found:
         return None
     known = interval(found[-1].batch, found[-1].candidate)

@@ -56,9 +56,10 @@ from evomerge.record import clock, journal
 from evomerge.record.responses import Block
 from evomerge.suite.objectives import Objective
 from evomerge.suite.scorer import Items
+from evomerge.visible import cut
 
 BUDGETS = ("evaluations", "items", "tokens", "hours")
-MOST = 10**12  # items, tokens or seconds of work
+MOST = 10**12  # items, tokens, bytes or seconds of work
 JOURNAL, RESPONSES = "journal.jsonl", "responses.bin"
 _LIBRARIES = ("evomerge", "torch", "transformers", "lm_eval", "cma", "optuna", "scipy", "ray")
 
@@ -157,6 +158,8 @@ class Head(Line, frozen=True, kw_only=True, tag="run"):
     given: dict[str, dict[str, dict[str, Any]]]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.content.get("fitness"), dict):
+            raise ValueError("its content has no fitness")
         if not any(objective.weight for objective in self.objectives):
             raise ValueError("no objective has a weight")
         names = {objective.name for objective in self.objectives}
@@ -462,9 +465,9 @@ def lines_of(
                 for found in (line.values, line.errors):
                     if found is not None and list(found) != names:
                         raise ValueError(f"{list(found)!r:.60} are not the objectives of this run")
-                for count in (line.items, line.tokens, *line.seconds.values()):
-                    if not 0 <= count <= MOST:
-                        raise ValueError(f"{count!r:.60} items, tokens or seconds of work")
+                counts = (line.items, line.tokens, *(line.block or ()), *line.seconds.values())
+                if not 0 <= min(counts) <= max(counts) <= MOST:
+                    raise ValueError(f"{counts!r:.60} items, tokens, bytes or seconds of work")
             elif isinstance(line, BatchLine):
                 for each in line.candidates:
                     if each.genome and not 0 <= min(each.genome) <= max(each.genome) <= 1:
@@ -572,8 +575,10 @@ SENSELESS = (
 
 def senseless(path: Path, line: int, error: Exception) -> InputError:
     """What to raise where ``error`` came of this line of a journal: it is told with its place."""
-    ours = isinstance(error, (InputError, RunError, ValueError))
-    return journal.damaged(path, line, str(error) if ours else f"{type(error).__name__}: {error}")
+    if isinstance(error, (InputError, RunError)):
+        return journal.damaged(path, line, str(error))
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return journal.damaged(path, line, cut(f"{kind}{error}", 300))
 
 
 @contextmanager
@@ -598,6 +603,7 @@ def unswept() -> Iterator[None]:
         yield
     finally:
         if swept:
+            gc.freeze()  # nor later, while it is drawn: three of ten seconds, of 100,000 evaluations
             gc.enable()
 
 

@@ -131,7 +131,7 @@ class Journal:
         """
         path = Path(path)
         if not writable:
-            return cls(path, len(read(path)), None)
+            return cls(path, sum(1 for _ in texts(path)), None)
         try:
             handle = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         except OSError as error:

@@ -44,8 +44,7 @@ def with_provenance(
     if commits := {model.ref: model.pinned for model in head.models.values() if model.pinned}:
         provenance["commits"] = commits
     searched, selected = (
-        [e for e in history.elites(*phases) if e.candidate == candidate]
-        for phases in (MERGED, (Phase.SELECT,))
+        history.scored(candidate, *phases) for phases in (MERGED, (Phase.SELECT,))
     )
     if searched:
         interval = search_interval(history, objectives, searched[-1].batch, candidate)

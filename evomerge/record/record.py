@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from evomerge.judging.table import Table
 from evomerge.recipe import Body, Recipe
 from evomerge.record import events
 from evomerge.record.provenance import with_provenance
-from evomerge.record.responses import Store
+from evomerge.record.responses import Block, Store
 from evomerge.suite.objectives import combine, yardsticks
 from evomerge.suite.splits import Split
 
@@ -142,8 +142,8 @@ class Record:
         """What the search may spend before its shortlist, extensions counted; None is no limit."""
         return {**self.head.budget, **self.history.limits}
 
-    def open_responses(self) -> Store:
-        """Every answer of the run, for reading; close it after use.
+    def open_responses(self, blocks: Sequence[Block] | None = None) -> Store:
+        """Every answer of the run, or those in some ``blocks`` alone, for reading; close it after use.
 
         Raises:
             InputError: the store is absent or damaged.
@@ -151,7 +151,7 @@ class Record:
         return Store.open(
             self.folder / events.RESPONSES,
             self.head.inventory,
-            self._survey.blocks,
+            self._survey.blocks if blocks is None else blocks,
             writable=False,
         )
 

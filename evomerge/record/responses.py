@@ -220,7 +220,8 @@ class Store:
     # -- blocks -----------------------------------------------------------------------------------
 
     def _data(self, block: Block) -> bytes:
-        data = os.pread(self._handle, block.size, block.offset)
+        there = block.offset + block.size <= os.fstat(self._handle).st_size
+        data = os.pread(self._handle, block.size, block.offset) if there else b""
         if len(data) != block.size or zlib.crc32(data) != block.crc:
             line = block.line
             raise InputError(

@@ -20,8 +20,16 @@ def csv_of(record: Record) -> str:
     text = io.StringIO()
     table = csv.DictWriter(text, list(columns(record)), restval="", lineterminator="\n")
     table.writeheader()
-    table.writerows(rows(record))
+    table.writerows(
+        {name: _no_formula(value) for name, value in row.items()} for row in rows(record)
+    )
     return text.getvalue()
+
+
+def _no_formula(value: Any) -> Any:
+    """A text as text also for a spreadsheet, which takes some beginnings for those of a formula."""
+    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if formula else value
 
 
 def parquet_of(record: Record) -> bytes:

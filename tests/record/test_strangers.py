@@ -133,12 +133,14 @@ def test_a_journal_holds_no_time_beyond_all_clocks(number: str, folder: Path) ->
         {"tokens": 10**13},
         {"seconds": {"merge": -1.0}},
         {"seconds": {"score": 1e300}},
+        {"block": [-1, 10, 10]},
+        {"block": [0, 2**63, 10]},
     ],
 )
 def test_no_worker_did_what_none_can_do(change: dict[str, Any], folder: Path) -> None:
     found = EvaluationLine.of(Evaluation(0, 0, None, "it failed"), block=None, seconds={})
     assert list(lines_of(folder, [text_of(found.plain)], before=1)) == [found]
-    with pytest.raises(InputError, match="items, tokens or seconds of work"):
+    with pytest.raises(InputError, match="items, tokens, bytes or seconds of work"):
         list(lines_of(folder, [text_of(found.plain | change)], before=1))
 
 

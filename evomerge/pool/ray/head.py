@@ -32,6 +32,7 @@ class ClusterHead:
     def __init__(self, place: tuple[str, int], connected: Callable[[], bool] | None = None) -> None:
         self._place, self._connected = place, connected
         self._away: float | None = None  # since when, as the driver saw it
+        self._looked = time.monotonic()  # when the driver did
         self._closed = threading.Event()
         if connected is not None:
             threading.Thread(target=self._watch, daemon=True, name="evomerge-head").start()
@@ -43,10 +44,10 @@ class ClusterHead:
         Raises:
             RunError: it has been away for too long.
         """
+        self._looked = now = time.monotonic()
         if answers(self._place, GLANCE):
             self._away = None
             return True
-        now = time.monotonic()
         self._away = now if self._away is None else self._away
         if now - self._away >= PATIENCE:
             self.close()
@@ -63,11 +64,13 @@ class ClusterHead:
         self._closed.set()
 
     def _watch(self) -> None:
-        seen = time.monotonic()
+        away = (
+            0.0  # seconds, as far as it was looked for: a process may have been stopped in between
+        )
         while not self._closed.wait(GLANCE) and self._connected is not None and self._connected():
-            if answers(self._place, GLANCE):
-                seen = time.monotonic()
-            elif time.monotonic() - seen >= LONGEST and not self._closed.is_set():
+            away = 0.0 if answers(self._place, GLANCE) else away + GLANCE
+            waits = time.monotonic() - self._looked >= PATIENCE
+            if away >= LONGEST and waits and not self._closed.is_set():
                 print(f"evomerge: {self._gone(LONGEST)}", file=sys.stderr, flush=True)
                 _exit(1)
 

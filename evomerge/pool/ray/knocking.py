@@ -17,14 +17,14 @@ _REFUSALS = ("Unauthenticated", "InvalidAuthToken", "AuthenticationError")
 def place_of(address: str) -> tuple[str, int] | None:
     """Host and port of ``host:port``; None of anything else."""
     host, _, port = address.rpartition(":")
-    if host and port.isdigit() and "://" not in address:
+    if host and port.isascii() and port.isdigit() and "://" not in address:
         return host.strip("[]"), int(port)
     return None
 
 
 def answers(place: tuple[str, int], patience: float) -> bool:
     """Whether something listens there, within ``patience`` seconds."""
-    with suppress(OSError):
+    with suppress(OSError, UnicodeError):  # no name of a machine has two dots in a row
         socket.create_connection(place, patience).close()
         return True
     return False
@@ -40,13 +40,16 @@ def why_refused(address: str) -> str | None:
         return None
     try:
         socket.create_connection(place, CONNECT).close()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         return (
             f"no Ray cluster answers there: {error}. Start one with 'ray start --head', or use "
             "--ray local"
         )
     asking = subprocess.Popen(
-        [sys.executable, "-c", _ASK, address], stderr=subprocess.PIPE, text=True, errors="replace"
+        [sys.executable, "-P", "-c", _ASK, address],
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
     )
     assert asking.stderr is not None
     said, refused, watch = "", False, Timer(ANSWER, asking.kill)

@@ -45,6 +45,7 @@ class Session:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self.owned = False
         self._head: ClusterHead | None = None
+        self._address = ""  # of the head, once Ray is connected to it
         self._on_sigterm = signal.getsignal(signal.SIGTERM)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning
@@ -59,7 +60,8 @@ class Session:
             _check_environment(ray, runtime_env)
         if not ray.is_initialized():
             self._connect(address, num_cpus, runtime_env)
-        if self._head is None and (place := place_of(ray.get_runtime_context().gcs_address)):
+        self._address = str(ray.get_runtime_context().gcs_address)
+        if self._head is None and (place := place_of(self._address)):
             self._head = ClusterHead(place, self._connected if self.owned else None)
         self.node: str = ray.get_runtime_context().get_node_id()
 
@@ -90,17 +92,11 @@ class Session:
         elif place := place_of(address):
             self._head = ClusterHead(place, self._connected)
         try:
-            ray.init(
-                namespace="evomerge", log_to_driver=False, logging_level=logging.ERROR, **options
-            )
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            ray.shutdown()  # of what there was of it
+            self._init(options)
+        except BaseException:
             if self._head is not None:
                 self._head.close()
-            self._forget_folder()
-            if address == "local":
-                raise RunError(f"Ray does not start on this machine: {error}") from error
-            raise InputError(f"--ray {address}: {_said(error)}") from None
+            raise
         self.owned = True
         # Ray reports deaths of processes on stdout, which is for results; the pool logs them.
         ray._private.worker._worker_logs_enabled = False
@@ -108,6 +104,19 @@ class Session:
         # which stops the workers.
         default = self._on_sigterm is signal.SIG_DFL
         _handle_sigterm(_exit if default else self._on_sigterm)
+
+    def _init(self, options: Mapping[str, Any]) -> None:
+        ray, address = self.ray, options["address"]
+        try:
+            ray.init(
+                namespace="evomerge", log_to_driver=False, logging_level=logging.ERROR, **options
+            )
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            ray.shutdown()  # of what there was of it
+            self._forget_folder()
+            if address == "local":
+                raise RunError(f"Ray does not start on this machine: {error}") from error
+            raise InputError(f"--ray {address}: {_said(error)}") from None
 
     @property
     def present(self) -> bool:
@@ -133,8 +142,11 @@ class Session:
             _handle_sigterm(self._on_sigterm)
 
     def _connected(self) -> bool:
-        """Whether Ray is, or is about to be."""
-        return not self.owned or bool(self.ray.is_initialized())
+        """Whether Ray is, to this cluster, or is about to be."""
+        if not self._address:
+            return True
+        ray = self.ray
+        return bool(ray.is_initialized()) and ray.get_runtime_context().gcs_address == self._address
 
     def _forget_folder(self) -> None:
         if self._folder is not None:

@@ -103,22 +103,22 @@ class Material:
         """Candidate -> its answers to the report's items; empty where the store is not at hand."""
         if self.report is None:
             return {}
+        wanted = {}
+        for candidate in self.report.candidates:
+            line = self.evaluations.get((self.report.number, candidate.id))
+            if line is not None and line.values is not None:
+                used = [line, *(self.evaluations[at] for at in line.reused)]
+                wanted[candidate.id] = [block for each in used if (block := each.block_at())]
         try:
-            store = self.record.open_responses()
+            store = self.record.open_responses(
+                [block for each in wanted.values() for block in each]
+            )
         except InputError:
             return {}
-        try:
-            found = {}
-            for candidate in self.report.candidates:
-                line = self.evaluations.get((self.report.number, candidate.id))
-                if line is None or line.values is None:
-                    continue
-                used = [line, *(self.evaluations[at] for at in line.reused)]
-                blocks = [block for each in used if (block := each.block_at())]
+        items, found = self.head.splits.items[Split.REPORT], {}
+        with store:
+            for id, blocks in wanted.items():
                 parts = join([store.read(block) for block in blocks])
-                items = self.head.splits.items[Split.REPORT]
                 if all(set(ids) <= set(parts[name]["items"]) for name, ids in items.items()):
-                    found[candidate.id] = restrict(parts, items)
-            return found
-        finally:
-            store.close()
+                    found[id] = restrict(parts, items)
+        return found

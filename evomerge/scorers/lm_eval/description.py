@@ -10,7 +10,14 @@ from typing import Any
 
 from evomerge.errors import InputError
 from evomerge.scorers.lm_eval.loading import GENERATES, check_cap, check_fewshot, locate, manager
-from evomerge.scorers.lm_eval.reading import FUNCTION, LOADERS, LOCAL, TaskFile, read_task
+from evomerge.scorers.lm_eval.reading import (
+    FUNCTION,
+    LOADERS,
+    LOCAL,
+    TaskFile,
+    read_task,
+    remote_data,
+)
 from evomerge.scorers.lm_eval.thinking import Thinking
 from evomerge.scorers.sources import Code
 from evomerge.suite.scorer import SIGNALS, unknown_metric
@@ -96,7 +103,7 @@ def described(task: TaskFile) -> Description:
     if any(metric.startswith(FUNCTION) for metric in metrics):
         metrics = []
     return Description(
-        None if local else str(data),
+        remote_data(task) or (None if local else str(data)),
         [f"{m},{f}" for m in metrics for f in filters if m],
         task.code,
         {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -31,9 +32,20 @@ LIBRARY = Path(lm_eval.__file__).parent.resolve()
 _Base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LOADERS = frozenset(_PACKAGED_DATASETS_MODULES)
 LOCAL = ("json", "csv", "parquet", "text", "arrow")  # loaders of `datasets` for files at hand
+# what such a loader may be told: where data are, and how they are read. The rest says where to write, what to
+# fetch, what to make anew
+_HARMLESS = frozenset(
+    (
+        *("data_files", "data_dir", "name", "revision", "trust_remote_code", "split", "features"),
+        *("field", "sep", "delimiter", "header", "names", "column_names", "columns", "skiprows"),
+        *("quoting", "quotechar", "escapechar", "encoding", "encoding_errors", "batch_size"),
+        *("chunksize", "keep_linebreaks", "sample_by", "na_values", "keep_default_na"),
+    )
+)
 _SCRIPTS = int(datasets.__version__.partition(".")[0]) < 4  # later ones run none
 # what PyYAML raises for `!!bool x`, a key that is a list, 5,000 digits
 _SURPRISES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+_REMOTE = re.compile("://|::")
 _IGNORED = {"__pycache__", ".ipynb_checkpoints"}  # by lm-eval
 
 
@@ -95,6 +107,9 @@ class TaskFile:
         data, kwargs = self.content.get("dataset_path"), self.content.get("dataset_kwargs")
         if _SCRIPTS and isinstance(kwargs, dict) and kwargs.get("trust_remote_code"):
             found.append(Code(f"the code of data set {data}, by trust_remote_code", str(path)))
+        if isinstance(kwargs, dict) and (more := sorted(map(str, kwargs.keys() - _HARMLESS))):
+            text = f"what `datasets` does by {', '.join(more)} of dataset_kwargs"
+            found.append(Code(text, str(path)))
         if (
             isinstance(data, str)
             and data not in LOCAL
@@ -249,16 +264,28 @@ def _is_library(source: Path | None) -> bool:
     return source is not None and source.is_relative_to(LIBRARY)
 
 
+def remote_data(task: TaskFile) -> str:
+    """The first address of another machine among the data files that a task names; empty if there is none."""
+    folder, files = _data_of(task)
+    return next((each for each in (folder, *files) if _REMOTE.search(each)), "")
+
+
 def local_data(task: TaskFile) -> list[Path]:
     """The data files on this machine that a task names, as `datasets` would find them."""
+    folder, files = _data_of(task)
+    paths = [Path(folder) / each for each in files if not _REMOTE.search(each)]
+    return [path for path in paths if os.path.isfile(path)]
+
+
+def _data_of(task: TaskFile) -> tuple[str, list[str]]:
+    """The folder, and the files, that a task takes its data from."""
     kwargs = task.content.get("dataset_kwargs")
-    found = kwargs.get("data_files") if isinstance(kwargs, dict) else None
+    kwargs = kwargs if isinstance(kwargs, dict) else {}
+    folder, found = kwargs.get("data_dir"), kwargs.get("data_files")
     values = list(found.values()) if isinstance(found, dict) else [found]
     flat = [each for value in values for each in (value if isinstance(value, list) else [value])]
-    folder = kwargs.get("data_dir") if isinstance(kwargs, dict) else None
-    start = Path(folder) if isinstance(folder, str) else Path()
-    paths = [start / each for each in flat if isinstance(each, str) and "://" not in each]
-    return [path for path in paths if os.path.isfile(path)]
+    files = [each for each in flat if isinstance(each, str)]
+    return folder if isinstance(folder, str) else "", files
 
 
 def fingerprints(task: TaskFile, leaving: Sequence[str]) -> dict[str, str]:

@@ -58,14 +58,15 @@ def main() -> None:
 def _row(parent: Path, optimizer: str, evaluations: int, reads: bool) -> dict[str, Any]:
     """What a search takes, and, where ``reads``, how long it takes to read what it left."""
     kept = parent / f"{optimizer}-{evaluations}.json"
-    if not kept.exists():
+    row: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    if not row:
         row = _apart("measure", parent, optimizer, evaluations, POPULATION, LAG)
-        if reads:
-            row["read"] = long.read(parent, optimizer, evaluations)
-            row["read"] |= _apart("reopen", parent, optimizer, evaluations)
         kept.write_text(json.dumps(row))
-    found: dict[str, Any] = json.loads(kept.read_text())
-    return found
+    if reads and "read" not in row:
+        row["read"] = long.read(parent, optimizer, evaluations)
+        row["read"] |= _apart("reopen", parent, optimizer, evaluations)
+        kept.write_text(json.dumps(row))
+    return row
 
 
 def disk() -> float:

@@ -10,7 +10,6 @@ import io
 import itertools
 import json
 import logging
-import os
 import resource
 import shutil
 import subprocess
@@ -157,11 +156,12 @@ def reopen(parent: Path, optimizer: str, evaluations: int) -> dict[str, float]:
     logging.disable(logging.WARNING)
     folder = parent / f"{optimizer}-{evaluations}"
     killed = parent / "killed"
+    shutil.rmtree(killed, ignore_errors=True)
     killed.mkdir()
     lines = (folder / JOURNAL).read_bytes().splitlines(keepends=True)
     cut = next(n for n, line in enumerate(lines) if b'"phase":"select"' in line[:80])
     (killed / JOURNAL).write_bytes(b"".join(lines[: cut - 1]))
-    os.link(folder / RESPONSES, killed / RESPONSES)
+    shutil.copy(folder / RESPONSES, killed)  # a hard link is refused
     shutil.copy(folder / "run.yaml", killed)
     Brief(killed).write()  # as the search had it
 
