@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -168,6 +169,55 @@ def test_check_executes_nothing_and_says_what_a_search_would(
     assert "the tokenizer of chat" in out and " genes" in out
     assert not (tmp_path / "canary").exists()
     assert not {"evil_task", "evil_objective"} & set(sys.modules)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("cache_dir: {folder}/victim", "a search executes what `datasets` does by cache_dir"),
+        ("version: ../../victim, download_mode: x", "does by download_mode, version of dataset_kw"),
+    ],
+)
+def test_check_builds_no_task_that_says_where_data_are_written(
+    options: str, says: str, task_of: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fitness = task_of(f"data_files: {{test: {{folder}}/rows.jsonl}}, {options}")
+    before = sorted(fitness.parent.rglob("*"))
+    assert main(["check", str(fitness)]) == 0
+    assert says in capsys.readouterr().out
+    assert sorted(fitness.parent.rglob("*")) == before
+
+
+def test_check_asks_no_address_that_a_task_names(
+    task_of: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/rows.jsonl"
+        assert main(["check", str(task_of(f"data_files: {{test: '{address}'}}"))]) == 0
+        assert f"downloads {address} for sums" in capsys.readouterr().out
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+@pytest.fixture
+def task_of(tmp_path: Path) -> Callable[[str], Path]:
+    """A fitness file whose task has these data options, in which ``{folder}`` is where it lies."""
+
+    def write(options: str) -> Path:
+        rows = [{"question": f"{n}+1", "choices": ["1", "2"], "label": 0} for n in range(60)]
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found = options.replace("{folder}", str(tmp_path))
+        (tmp_path / "sums.yaml").write_text(
+            f"task: sums\ndataset_path: json\ndataset_kwargs: {{{found}}}\ntest_split: test\n"
+            'output_type: multiple_choice\ndoc_to_text: "{{question}}"\ndoc_to_target: label\n'
+            "doc_to_choice: choices\nmetric_list: [{metric: acc}]\n"
+        )
+        fitness = tmp_path / "fitness.yaml"
+        fitness.write_text("include: ['.']\nobjectives: {sums: {task: sums, metric: acc}}\n")
+        return fitness
+
+    return write
 
 
 def test_check_finds_what_else_is_wrong_with_a_run_that_executes_code(

@@ -24,6 +24,8 @@ from evomerge.cli.parser import make_parser
 from evomerge.commands.score import score_model
 from evomerge.commands.search import search
 from evomerge.record.holder import announce, holding
+from evomerge.record.record import Record
+from evomerge.report.frames import csv_of
 
 Call = Callable[..., str]
 UNSEEN = "no fitness file of this folder had looked at these report items before"
@@ -458,6 +460,24 @@ def test_a_search_that_runs_says_so_and_watching_ends_with_it(call: Call, unfini
     assert running["running"] and all(each["running"] for each in seen)
     assert not json.loads(rest[-1])["running"]
     assert running["candidates_tried"] == running["evaluations"] - 3
+
+
+def test_no_text_of_a_run_is_a_formula_of_a_spreadsheet(finished: Path) -> None:
+    record = Record(finished)
+    record.history.candidates[3].origin = '=HYPERLINK("http://nowhere/")'
+    rows = list(csv.DictReader(io.StringIO(csv_of(record))))
+    found = {row["origin"] for row in rows if row["candidate"] == "3"}
+    assert found == {'\'=HYPERLINK("http://nowhere/")'}
+    assert not any(row["score"].startswith("'") for row in rows)
+
+
+@pytest.mark.parametrize(("said", "meant"), [("of", "off"), ("locl", "local")])
+def test_a_placement_that_is_none_is_refused_at_once(
+    said: str, meant: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["search", str(tmp_path / "nowhere"), "--ray", said]) == 2
+    told = capsys.readouterr().err
+    assert f"--ray {said} (did you mean {meant!r}?): expected local, auto, off or HOST:PORT" in told
 
 
 # -- tables for other tools ------------------------------------------------------------------------

@@ -49,6 +49,28 @@ def test_what_listens_is_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
             RayPool(probe(), address=address)
 
 
+def test_who_asks_takes_no_module_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knocking, "ANSWER", 3.0)
+    monkeypatch.chdir(tmp_path)
+    for name in ("json", "logging", "ray"):
+        (tmp_path / f"{name}.py").write_text("open('canary', 'w')\n")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert knocking.why_refused(f"127.0.0.1:{server.getsockname()[1]}")
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("address", ["localhost:²", ":6379", "of", "a:b"])
+def test_what_is_no_address_is_none(address: str) -> None:
+    assert knocking.place_of(address) is None
+
+
+def test_a_name_that_no_machine_can_have() -> None:
+    assert "no Ray cluster answers there" in str(knocking.why_refused("a..b:6379"))
+    assert not knocking.answers(("a..b", 6379), 1.0)
+
+
 def test_a_cluster_that_wants_a_token_says_so_and_lets_in_who_has_it(
     short_tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

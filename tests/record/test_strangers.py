@@ -29,7 +29,7 @@ from evomerge.record.events import (
 from evomerge.record.holder import NAME, announce, holder_of, holding
 from evomerge.record.journal import Journal, text_of
 from evomerge.record.looks import Book
-from evomerge.record.responses import Store
+from evomerge.record.responses import Block, Store
 from evomerge.rows import RowWeights
 from evomerge.suite.splits import Split
 from evomerge.trackers.tracking import STATE, told_in
@@ -144,6 +144,20 @@ def test_no_worker_did_what_none_can_do(change: dict[str, Any], folder: Path) ->
         list(lines_of(folder, [text_of(found.plain | change)], before=1))
 
 
+def test_a_key_that_nobody_knows_is_named_on_one_short_line(folder: Path) -> None:
+    event = {"event": "session", "time": 1.0, "x`\nevomerge: all is well\n" + "y" * 9000: 1}
+    with pytest.raises(InputError, match="unknown field") as caught:
+        list(lines_of(folder, [text_of(event)]))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
+
+
+def test_a_block_beyond_its_file_takes_no_memory(folder: Path) -> None:
+    with Store.open(folder / RESPONSES, {"task": ["a"]}):
+        pass
+    with pytest.raises(InputError, match=r"responses\.bin: damaged"):
+        Store.open(folder / RESPONSES, {"task": ["a"]}, [Block(0, 10**12, 5, 1)], writable=False)
+
+
 @pytest.mark.parametrize("gene", [-0.1, 1.1])
 def test_a_gene_lies_where_genes_lie(gene: float, folder: Path) -> None:
     candidate = CandidateLine(3, "cma", (0.5, gene), {}, False)
@@ -160,7 +174,8 @@ def test_the_current_folder_holds_no_plugins(folder: Path) -> None:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[evomerge]\nevil = evil\n")
-    (folder / "evil.py").write_text("open('canary', 'w')\n")
+    for name in ("evil", "argparse", "logging", "pathlib"):
+        (folder / f"{name}.py").write_text("open('canary', 'w')\n")
     path = os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))
     done = subprocess.run(
         [sys.executable, "-m", "evomerge", "methods", "--json"],
