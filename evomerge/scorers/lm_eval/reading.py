@@ -37,6 +37,7 @@ LOCAL = ("json", "csv", "parquet", "text", "arrow")  # loaders of `datasets` for
 _HARMLESS = frozenset(
     (
         *("data_files", "data_dir", "name", "revision", "trust_remote_code", "split", "features"),
+        *("streaming", "verification_mode"),
         *("field", "sep", "delimiter", "header", "names", "column_names", "columns", "skiprows"),
         *("quoting", "quotechar", "escapechar", "encoding", "encoding_errors", "batch_size"),
         *("chunksize", "keep_linebreaks", "sample_by", "na_values", "keep_default_na"),
