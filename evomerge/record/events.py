@@ -603,7 +603,6 @@ def unswept() -> Iterator[None]:
         yield
     finally:
         if swept:
-            gc.freeze()  # nor later, while it is drawn: three of ten seconds, of 100,000 evaluations
             gc.enable()
 
 

@@ -175,6 +175,7 @@ from evomerge.testing.pools import drain, probe
 
 assert "ray" not in sys.modules
 logging.basicConfig(level=logging.WARNING)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever a shell had it do
 handler = signal.SIG_DFL if "terminated" in sys.argv else lambda number, frame: None
 signal.signal(signal.SIGTERM, handler)
 with RayPool(probe(), 1) as pool:
