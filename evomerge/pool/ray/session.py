@@ -19,6 +19,7 @@ from evomerge.pool.ray.knocking import place_of, why_refused
 
 _OBJECT_STORE = 80 << 20  # bytes; replies are text, so the smallest store that Ray allows will do
 _LONGEST_FOLDER = 40  # characters; a Unix socket's path below it must stay under 108
+_TOO_SLOW = "timed out during startup"  # says Ray of a node that is not there after 30 s
 _TOKEN = Path("~/.ray/auth_token")  # where Ray keeps it
 
 
@@ -107,11 +108,16 @@ class Session:
 
     def _init(self, options: Mapping[str, Any]) -> None:
         ray, address = self.ray, options["address"]
+        options = {"log_to_driver": False, "logging_level": logging.ERROR, **options}
         try:
-            ray.init(
-                namespace="evomerge", log_to_driver=False, logging_level=logging.ERROR, **options
-            )
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            try:
+                ray.init(namespace="evomerge", **options)
+            except Exception as error:
+                if address != "local" or _TOO_SLOW not in str(error):
+                    raise
+                ray.shutdown()
+                ray.init(namespace="evomerge", **options)  # by now its files were read once
+        except Exception as error:  # Ray raises this very class, too
             ray.shutdown()  # of what there was of it
             self._forget_folder()
             if address == "local":
