@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +45,33 @@ def test_new_nodes_are_used_also_by_a_run_that_started_with_none(cluster: Raylet
         nodes = [cluster.add(), cluster.add()]
         assert len({outcome["pid"] for outcome in drain(pool).values()}) == 2
         assert pool.slots == 2
+    for node in nodes:
+        cluster.remove(node)
+
+
+def test_a_slow_node_gets_fewer_jobs_and_no_other_result(cluster: Raylets) -> None:
+    nodes = [cluster.add(), cluster.add()]
+    with RayPool(probe(), 2, address=cluster.address) as pool:
+        for n in range(2):
+            pool.submit({"key": f"first {n}", "sleep": 1})
+        slow, fast = {outcome["pid"] for outcome in drain(pool).values()}
+        os.kill(slow, signal.SIGSTOP)
+        found = {}
+        try:
+            for n in range(8):
+                pool.submit({"key": str(n), "value": n})
+            while len(found) < 7:
+                answer = pool.next(PATIENCE)
+                assert answer is not None
+                found[answer[0]["key"]] = answer[1]
+            assert {outcome["pid"] for outcome in found.values()} == {fast}
+        finally:
+            os.kill(slow, signal.SIGCONT)
+        found |= drain(pool)
+    assert [outcome["pid"] for outcome in found.values()].count(slow) == 1
+    assert {key: outcome["value"] for key, outcome in found.items()} == {
+        str(n): n for n in range(8)
+    }
     for node in nodes:
         cluster.remove(node)
 
