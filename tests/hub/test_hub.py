@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -471,6 +473,36 @@ def test_a_download_that_breaks_off_keeps_the_files_that_are_whole(
     status, written = run("merge", recipe(), "-o", tmp_path / "out")
     assert (status, server.served["tiny/base/model.safetensors"]) == (0, before)
     assert "tiny/base" not in written
+
+
+def test_several_processes_of_a_machine_fetch_a_model_once(
+    server: Hub, family: dict[str, Path], recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    plan = recipe()
+    working = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "evomerge",
+                "merge",
+                str(plan),
+                "-o",
+                str(tmp_path / f"out {n}"),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for n in range(3)
+    ]
+    for each in working:
+        said, _ = each.communicate()
+        assert each.returncode == 0, said
+    for name in NAMES:
+        size = sum(file.stat().st_size for file in family[name].glob("*.safetensors"))
+        served = server.bytes_of(f"tiny/{name}")
+        assert size <= served <= size + len(working) * headers_of(family[name]), name
 
 
 def test_a_disk_without_room_is_told_before_the_download(
