@@ -176,16 +176,60 @@ def test_check_executes_nothing_and_says_what_a_search_would(
     [
         ("cache_dir: {folder}/victim", "a search executes what `datasets` does by cache_dir"),
         ("version: ../../victim, download_mode: x", "does by download_mode, version of dataset_kw"),
+        ("data_files: [{{split: test, path: 'http://nowhere/x'}}]", "makes of data_files that are"),
+        ("data_files: !!set {{'http://nowhere/x'}}", "makes of data_files that are"),
+        ("data_files: {{test: {{path: 'http://nowhere/x'}}}}", "makes of data_files that are"),
     ],
 )
 def test_check_builds_no_task_that_says_where_data_are_written(
     options: str, says: str, task_of: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fitness = task_of(f"data_files: {{test: {{folder}}/rows.jsonl}}, {options}")
+    whole = (
+        options
+        if "data_files" in options
+        else f"data_files: {{test: {{folder}}/rows.jsonl}}, {options}"
+    )
+    fitness = task_of(whole.replace("{{", "{").replace("}}", "}"))
     before = sorted(fitness.parent.rglob("*"))
     assert main(["check", str(fitness)]) == 0
     assert says in capsys.readouterr().out
     assert sorted(fitness.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (
+            "process_results: null\nmetric_list: [{metric: acc}, {metric: ./e.py}]",
+            "metric ./e.py of the pack",
+        ),
+        (
+            "metric_list: [{metric: acc}, {metric: '!function x'}]",
+            "metric !function x of the package evaluate",
+        ),
+        (
+            "metric_list: [{metric: acc}]\nuse_prompt: 'evil.yaml:x'",
+            "'evil.yaml:x' holds, by use_pr",
+        ),
+    ],
+)
+def test_check_names_code_that_looks_like_none(
+    lines: str, says: str, task_of: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fitness = task_of("data_files: {test: {folder}/rows.jsonl}")
+    edit(fitness.with_name("sums.yaml"), "metric_list: [{metric: acc}]", lines)
+    assert main(["check", str(fitness)]) == 0
+    assert says in capsys.readouterr().out
+
+
+def test_a_data_set_is_custom_by_a_function_alone(
+    task_of: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fitness = task_of("data_files: {test: {folder}/rows.jsonl}")
+    task = fitness.with_name("sums.yaml")
+    edit(task, "dataset_path: json", "custom_dataset: 'yes'\ndataset_path: nobody/never-was")
+    assert main(["check", str(fitness)]) == 0
+    assert "downloads nobody/never-was for sums" in capsys.readouterr().out
 
 
 def test_check_asks_no_address_that_a_task_names(

@@ -11,9 +11,9 @@ from typing import Any
 from evomerge.errors import InputError
 from evomerge.scorers.lm_eval.loading import GENERATES, check_cap, check_fewshot, locate, manager
 from evomerge.scorers.lm_eval.reading import (
-    FUNCTION,
     LOADERS,
     LOCAL,
+    Function,
     TaskFile,
     read_task,
     remote_data,
@@ -96,11 +96,15 @@ def described(task: TaskFile) -> Description:
     data, asks = content.get("dataset_path"), content.get("output_type", GENERATES)
     kwargs = content.get("dataset_kwargs")
     files = kwargs.get("data_files") if isinstance(kwargs, dict) else None
-    local = data is None or content.get("custom_dataset") or (data in LOCAL and files)
+    local = (
+        data is None
+        or isinstance(content.get("custom_dataset"), Function)
+        or (data in LOCAL and files)
+    )
     local = local or (data not in LOCAL and (str(data) in LOADERS or os.path.exists(str(data))))
     filters = _named(content.get("filter_list") or [{"name": "none"}], "name", path)
     metrics = _named(content.get("metric_list") or (), "metric", path)
-    if any(metric.startswith(FUNCTION) for metric in metrics):
+    if any(isinstance(metric, Function) for metric in metrics):
         metrics = []
     return Description(
         remote_data(task) or (None if local else str(data)),
@@ -123,9 +127,10 @@ def _named(entries: Any, key: str, path: Path) -> list[str]:
         InputError: it is no such list.
     """
     listed = list(entries) if isinstance(entries, (list, tuple)) else [None]
-    found = [each.get(key) if isinstance(each, dict) else None for each in listed]
-    if not all(isinstance(each, str) for each in found):
+    values = [each.get(key) if isinstance(each, dict) else None for each in listed]
+    found = [value for value in values if isinstance(value, str)]
+    if len(found) < len(values):
         raise InputError(
             f"{path}: expected a list of mappings with {key!r}, found {entries!r:.100}"
         )
-    return [str(each) for each in found]
+    return found

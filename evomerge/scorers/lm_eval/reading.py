@@ -50,6 +50,10 @@ _REMOTE = re.compile("://|::")
 _IGNORED = {"__pycache__", ".ipynb_checkpoints"}  # by lm-eval
 
 
+class Function(str):
+    """What stands in the place of a ``!function``; a text that looks like one is none."""
+
+
 class Unbounded(InputError):
     """A file that is too large, too deep, or without end: nobody wrote it to be read."""
 
@@ -98,10 +102,10 @@ class TaskFile:
         found = [each.code for each in self.functions if not _is_library(each.source)]
         path = next(iter(self.files))
         listed = self.content.get("metric_list")
-        own = "process_results" in self.content  # then lm-eval looks no metric up
+        own = self.content.get("process_results") is not None  # then lm-eval looks no metric up
         for each in listed if isinstance(listed, list) and not own else ():
             name = each.get("metric") if isinstance(each, dict) else None
-            if not isinstance(name, str) or name.startswith(FUNCTION):
+            if not isinstance(name, str) or isinstance(name, Function):
                 continue
             if each.get("hf_evaluate") or name not in metric_registry:
                 found.append(Code(f"metric {name} of the package evaluate", str(path)))
@@ -111,6 +115,11 @@ class TaskFile:
         if isinstance(kwargs, dict) and (more := sorted(map(str, kwargs.keys() - _HARMLESS))):
             text = f"what `datasets` does by {', '.join(more)} of dataset_kwargs"
             found.append(Code(text, str(path)))
+        if isinstance(kwargs, dict) and not _are_paths(kwargs.get("data_files")):
+            text = "what `datasets` makes of data_files that are no paths, list or mapping of paths"
+            found.append(Code(text, str(path)))
+        if prompt := self.content.get("use_prompt"):
+            found.append(Code(f"whatever {prompt!r:.60} holds, by use_prompt", str(path)))
         if (
             isinstance(data, str)
             and data not in LOCAL
@@ -178,7 +187,7 @@ def _loader(path: Path, task: TaskFile) -> Any:
     def function(loader: Any, node: yaml.Node) -> str:
         named = Named(str(loader.construct_scalar(node)), path, node.start_mark.line + 1)
         task.functions.append(named)
-        return f"{FUNCTION} {named.text}"
+        return Function(f"{FUNCTION} {named.text}")
 
     Loader.add_constructor(FUNCTION, function)
     return Loader
@@ -276,6 +285,13 @@ def local_data(task: TaskFile) -> list[Path]:
     folder, files = _data_of(task)
     paths = [Path(folder) / each for each in files if not _REMOTE.search(each)]
     return [path for path in paths if os.path.isfile(path)]
+
+
+def _are_paths(files: object) -> bool:
+    """Whether these are a path, several, or those of each split, as everybody writes them."""
+    each = list(files.values()) if isinstance(files, dict) else [files]
+    flat = [path for value in each for path in (value if isinstance(value, list) else [value])]
+    return files is None or all(isinstance(path, str) for path in flat)
 
 
 def _data_of(task: TaskFile) -> tuple[str, list[str]]:
