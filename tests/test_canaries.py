@@ -30,6 +30,7 @@ from evomerge.visible import Formatter, one_line, visible
 
 Make = Callable[..., Path]
 EVIL = "\x1b]0;x\x07[red]<script>|\x9b2J"
+ROWS = "data_files: {test: {folder}/rows.jsonl}"
 CODES = ("\x1b", "\x07", "\x9b")
 
 
@@ -174,22 +175,23 @@ def test_check_executes_nothing_and_says_what_a_search_would(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ("cache_dir: {folder}/victim", "a search executes what `datasets` does by cache_dir"),
-        ("version: ../../victim, download_mode: x", "does by download_mode, version of dataset_kw"),
-        ("data_files: [{{split: test, path: 'http://nowhere/x'}}]", "makes of data_files that are"),
-        ("data_files: !!set {{'http://nowhere/x'}}", "makes of data_files that are"),
-        ("data_files: {{test: {{path: 'http://nowhere/x'}}}}", "makes of data_files that are"),
+        (
+            f"{ROWS}, cache_dir: {{folder}}/victim",
+            "a search executes what `datasets` does by cache_dir",
+        ),
+        (
+            f"{ROWS}, version: ../../victim, download_mode: x",
+            "does by download_mode, version of dataset_kw",
+        ),
+        ("data_files: [{split: test, path: 'http://nowhere/x'}]", "makes of data_files that are"),
+        ("data_files: !!set {'http://nowhere/x'}", "makes of data_files that are"),
+        ("data_files: {test: {path: 'http://nowhere/x'}}", "makes of data_files that are"),
     ],
 )
 def test_check_builds_no_task_that_says_where_data_are_written(
     options: str, says: str, task_of: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = (
-        options
-        if "data_files" in options
-        else f"data_files: {{test: {{folder}}/rows.jsonl}}, {options}"
-    )
-    fitness = task_of(whole.replace("{{", "{").replace("}}", "}"))
+    fitness = task_of(options)
     before = sorted(fitness.parent.rglob("*"))
     assert main(["check", str(fitness)]) == 0
     assert says in capsys.readouterr().out
@@ -216,7 +218,7 @@ def test_check_builds_no_task_that_says_where_data_are_written(
 def test_check_names_code_that_looks_like_none(
     lines: str, says: str, task_of: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fitness = task_of("data_files: {test: {folder}/rows.jsonl}")
+    fitness = task_of(ROWS)
     edit(fitness.with_name("sums.yaml"), "metric_list: [{metric: acc}]", lines)
     assert main(["check", str(fitness)]) == 0
     assert says in capsys.readouterr().out
@@ -225,7 +227,7 @@ def test_check_names_code_that_looks_like_none(
 def test_a_data_set_is_custom_by_a_function_alone(
     task_of: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fitness = task_of("data_files: {test: {folder}/rows.jsonl}")
+    fitness = task_of(ROWS)
     task = fitness.with_name("sums.yaml")
     edit(task, "dataset_path: json", "custom_dataset: 'yes'\ndataset_path: nobody/never-was")
     assert main(["check", str(fitness)]) == 0

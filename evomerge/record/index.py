@@ -143,13 +143,12 @@ class Brief(Record):
         survey, entries, past = self._survey, list[events.Line | Past](), set[int]()
         number = 0
         for entry in self._entries:
+            found = None
             if isinstance(entry, (events.BatchLine, Past)):
                 found = entry if isinstance(entry, Past) else self.history.past(number)
                 past |= {number} if found else set()
                 number += 1
-                entries.append(found or entry)
-            else:
-                entries.append(entry)
+            entries.append(found or entry)
         kept = [
             msgspec.Raw(_text(each))
             for each in entries

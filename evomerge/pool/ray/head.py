@@ -30,12 +30,14 @@ class ClusterHead:
     """
 
     def __init__(self, place: tuple[str, int], connected: Callable[[], bool] | None = None) -> None:
-        self._place, self._connected = place, connected
+        self._place = place
         self._away: float | None = None  # since when, as the driver saw it
         self._looked = time.monotonic()  # when the driver did
         self._closed = threading.Event()
         if connected is not None:
-            threading.Thread(target=self._watch, daemon=True, name="evomerge-head").start()
+            watch = threading.Thread(target=self._watch, args=(connected,), daemon=True)
+            watch.name = "evomerge-head"
+            watch.start()
 
     @property
     def present(self) -> bool:
@@ -63,11 +65,11 @@ class ClusterHead:
         """Look for it no more."""
         self._closed.set()
 
-    def _watch(self) -> None:
+    def _watch(self, connected: Callable[[], bool]) -> None:
         away = (
             0.0  # seconds, as far as it was looked for: a process may have been stopped in between
         )
-        while not self._closed.wait(GLANCE) and self._connected is not None and self._connected():
+        while not self._closed.wait(GLANCE) and connected():
             away = 0.0 if answers(self._place, GLANCE) else away + GLANCE
             waits = time.monotonic() - self._looked >= PATIENCE
             if away >= LONGEST and waits and not self._closed.is_set():

@@ -94,13 +94,8 @@ def described(task: TaskFile) -> Description:
     """
     path, content = next(iter(task.files)), task.content
     data, asks = content.get("dataset_path"), content.get("output_type", GENERATES)
-    kwargs = content.get("dataset_kwargs")
-    files = kwargs.get("data_files") if isinstance(kwargs, dict) else None
-    local = (
-        data is None
-        or isinstance(content.get("custom_dataset"), Function)
-        or (data in LOCAL and files)
-    )
+    local = data is None or isinstance(content.get("custom_dataset"), Function)
+    local = local or bool(data in LOCAL and task.options.get("data_files"))
     local = local or (data not in LOCAL and (str(data) in LOADERS or os.path.exists(str(data))))
     filters = _named(content.get("filter_list") or [{"name": "none"}], "name", path)
     metrics = _named(content.get("metric_list") or (), "metric", path)

@@ -97,6 +97,12 @@ class TaskFile:
     functions: list[Named] = field(default_factory=list)
 
     @property
+    def options(self) -> dict[str, Any]:
+        """What `datasets` is told beside the data set's name."""
+        found = self.content.get("dataset_kwargs")
+        return found if isinstance(found, dict) else {}
+
+    @property
     def code(self) -> list[Code]:
         """What lm-eval would execute to build this task and to score with it, but for its own code."""
         found = [each.code for each in self.functions if not _is_library(each.source)]
@@ -109,13 +115,13 @@ class TaskFile:
                 continue
             if each.get("hf_evaluate") or name not in metric_registry:
                 found.append(Code(f"metric {name} of the package evaluate", str(path)))
-        data, kwargs = self.content.get("dataset_path"), self.content.get("dataset_kwargs")
-        if _SCRIPTS and isinstance(kwargs, dict) and kwargs.get("trust_remote_code"):
+        data, kwargs = self.content.get("dataset_path"), self.options
+        if _SCRIPTS and kwargs.get("trust_remote_code"):
             found.append(Code(f"the code of data set {data}, by trust_remote_code", str(path)))
-        if isinstance(kwargs, dict) and (more := sorted(map(str, kwargs.keys() - _HARMLESS))):
+        if more := sorted(map(str, kwargs.keys() - _HARMLESS)):
             text = f"what `datasets` does by {', '.join(more)} of dataset_kwargs"
             found.append(Code(text, str(path)))
-        if isinstance(kwargs, dict) and not _are_paths(kwargs.get("data_files")):
+        if not all(isinstance(each, str) for each in _flat(kwargs.get("data_files"))):
             text = "what `datasets` makes of data_files that are no paths, list or mapping of paths"
             found.append(Code(text, str(path)))
         if prompt := self.content.get("use_prompt"):
@@ -287,22 +293,17 @@ def local_data(task: TaskFile) -> list[Path]:
     return [path for path in paths if os.path.isfile(path)]
 
 
-def _are_paths(files: object) -> bool:
-    """Whether these are a path, several, or those of each split, as everybody writes them."""
-    each = list(files.values()) if isinstance(files, dict) else [files]
-    flat = [path for value in each for path in (value if isinstance(value, list) else [value])]
-    return files is None or all(isinstance(path, str) for path in flat)
-
-
 def _data_of(task: TaskFile) -> tuple[str, list[str]]:
     """The folder, and the files, that a task takes its data from."""
-    kwargs = task.content.get("dataset_kwargs")
-    kwargs = kwargs if isinstance(kwargs, dict) else {}
-    folder, found = kwargs.get("data_dir"), kwargs.get("data_files")
-    values = list(found.values()) if isinstance(found, dict) else [found]
-    flat = [each for value in values for each in (value if isinstance(value, list) else [value])]
-    files = [each for each in flat if isinstance(each, str)]
+    folder = task.options.get("data_dir")
+    files = [each for each in _flat(task.options.get("data_files")) if isinstance(each, str)]
     return folder if isinstance(folder, str) else "", files
+
+
+def _flat(files: object) -> list[Any]:
+    """One after the other: a path, several, or those of each split, as everybody writes them; what is no path, too."""
+    values = list(files.values()) if isinstance(files, dict) else [] if files is None else [files]
+    return [each for value in values for each in (value if isinstance(value, list) else [value])]
 
 
 def fingerprints(task: TaskFile, leaving: Sequence[str]) -> dict[str, str]:
