@@ -36,7 +36,7 @@ skeleton
 lines calibration rows tokens rounding paths
 tensors inference factors durable cache passages
 params seeds config registry objects presets
-errors visible squeezing plain_files
+errors visible squeezing plain_files blas
 """
 LINE = {name: n for n, line in enumerate(ORDER.strip().splitlines()) for name in line.split()}
 
@@ -48,6 +48,7 @@ CORNERS = {
     "cma": "evomerge.optimizers.cma",
     "optuna": "evomerge.optimizers.optuna",
     "scipy": "evomerge.optimizers.sobol",
+    "threadpoolctl": "evomerge.blas",
     "vllm": "evomerge.engines.vllm",
     "pyarrow": "evomerge.report.frames",
     "tensorboard": "evomerge.trackers.tensorboard",

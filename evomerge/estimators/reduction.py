@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from evomerge import seeds
+from evomerge.blas import one_thread
 from evomerge.errors import InputError
 from evomerge.estimators import Known
 from evomerge.estimators.anchors import represent
@@ -77,6 +78,7 @@ class Reduction:
     errors: Mapping[str, Error]
 
 
+@one_thread()
 def reduce(
     objectives: Mapping[str, Float[np.ndarray, "models items"]],
     strata: Int[np.ndarray, " items"],

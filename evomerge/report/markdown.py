@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from evomerge.blas import one_thread
 from evomerge.record.record import Record
 from evomerge.report.files import report_text, result_markdown
 from evomerge.report.terminal import PHASES, budget_text
 from evomerge.report.text import interval_text, markdown_text
 
 
+@one_thread()
 def report_markdown(record: Record) -> str:
     """What ``report.md`` of a finished search says; of another, how far it is and what is best so far."""
     history = record.history

@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from evomerge.blas import one_thread
 from evomerge.errors import CandidateFailed, InputError, RunError
 from evomerge.evolution.core import Search
 from evomerge.evolution.history import OUT_OF_HOURS, Batch, Evaluation
@@ -284,7 +285,7 @@ class _Loop:
         self._waiting: dict[str, list[At]] = {}
         self._decided = Counter(survey.decisions)  # on the disk
         self._heard = 0  # of the decisions that the search has told
-        with unswept():
+        with unswept(), one_thread():
             for number, line in enumerate(read_lines(journal.path), start=1):
                 self._fold(line, number)
         self._spent = survey.seconds
@@ -375,6 +376,7 @@ class _Loop:
                 self.journal.check_there()
                 self.listener.waiting()
 
+    @one_thread()
     def _propose(self, pool: Pool) -> None:
         """Open every batch that may be opened now; first judge the round that is complete."""
         hours = self.limits["hours"]
@@ -416,6 +418,7 @@ class _Loop:
         self.history.close(reason)
         self.listener.closed(reason)
 
+    @one_thread()
     def end(self) -> None:
         """Make the table of the newest report, unless there is one."""
         ended = self._ended if self.history.tabled else None
@@ -440,6 +443,7 @@ class _Loop:
         """Seconds spent on this run, over all sessions."""
         return self._spent + time.monotonic() - self._started
 
+    @one_thread()
     def _hand_out(self, batch: Batch, pool: Pool) -> None:
         """Ask the batch's candidates; of equal models one evaluation at a time, in order."""
         for candidate in self.history.awaited(batch.number):
@@ -484,6 +488,7 @@ class _Loop:
             self._conclude(at, error)
         del self._waiting[key]
 
+    @one_thread()
     def _record(self, key: str, outcome: Outcome, pool: Pool) -> None:
         at = self._waiting[key].pop(0)
         results = join([part for part in (outcome.probe, outcome.results) if part])

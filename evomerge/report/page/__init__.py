@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from evomerge import __version__
+from evomerge.blas import one_thread
 from evomerge.errors import InputError
 from evomerge.record.record import Record
 from evomerge.report.page.chart import standalone
@@ -31,6 +32,7 @@ _SECTIONS = (
 )
 
 
+@one_thread()
 def page(record: Record, *, refresh: int | None = None) -> str:
     """The page as HTML.
 
