@@ -256,6 +256,10 @@ def test_a_header_of_wrong_types_or_values_is_one_message(
         ("rope_parameters", [1], r"expected an object, found \[1\]"),
         ("eos_token_id", {"a": 1}, "expected a token id or a list of token ids"),
         ("text_config", {"vocab_size": "x"}, r"\.vocab_size: expected a whole number"),
+        ("n_layer", 10**6, "expected at most 100,000, found 1000000"),
+        ("num_labels", 10**9, "expected at most 100,000"),
+        ("attention_types", [[["global"], 10**9]], "expected at most 100,000"),
+        ("vision_config", {"num_hidden_layers": 10**7}, r"\.num_hidden_layers: expected at most"),
     ],
 )
 def test_a_config_of_wrong_types_or_values_is_one_message(

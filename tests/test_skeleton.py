@@ -9,7 +9,7 @@ import pytest
 from safetensors import safe_open
 
 from evomerge.errors import Incompatible
-from evomerge.skeleton import check_architecture, check_depth, computed, usual
+from evomerge.skeleton import check_architecture, check_depth, computed, modules, usual
 from evomerge.skeleton.modules import own_config
 from evomerge.tensors import FINE, PROJECTIONS, Place, coarse, dense, ordered
 from evomerge.testing.models import tiny_family
@@ -104,6 +104,15 @@ def test_a_config_of_more_blocks_than_tensors_is_not_built() -> None:
         with pytest.raises(Incompatible, match="num_hidden_layers is 1,000,000,000"):
             check_depth(config, "some/model", 290)
     check_depth({"num_hidden_layers": 32, "text_config": None}, "some/model", 290)
+
+
+def test_a_model_of_too_many_modules_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"architectures": ["GPT2LMHeadModel"], "n_layer": 90}
+    modules.meta_model(config, "some/model")
+    monkeypatch.setattr(modules, "MOST_MODULES", 1000)
+    with pytest.raises(Incompatible, match=r"some/model: config\.json: asks for a model of more"):
+        modules.meta_model(config, "some/model")
+    modules.meta_model({**config, "n_layer": 2}, "some/model")  # the next counts anew
 
 
 def test_a_tensor_has_the_same_name_in_every_block() -> None:

@@ -6,6 +6,7 @@ with file and key; who reads it afterwards need not ask. Keys that are in no tab
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -85,7 +86,9 @@ _CLASSES = OBJECT | each(
 )
 _SIZES = SIZE | each(whole(0), "such, a layer each")
 _BLOCKS = whole(1, 10_000)  # whoever makes a model of a config makes each of them
-_EXPERTS = whole(0, 100_000)
+_PARTS = 100_000
+_EXPERTS = whole(0, _PARTS)
+_COUNTS = re.compile(r"(?:layers?|blocks|depths?|stages|repeats|experts|labels|attention_types)$")
 _LAYERED = whole(0) | each(whole(0), "such, a layer each")
 
 CONFIG: Mapping[str, Kind] = {
@@ -191,6 +194,24 @@ def check_fields(content: Mapping[str, Any], file: Path) -> None:
     _check(content, kinds, file, "")
     if isinstance(text := content.get("text_config"), dict) and kinds is CONFIG:
         _check(text, kinds, file, "text_config.")
+    if kinds is CONFIG:
+        _check_counts(content, file)
+
+
+def _check_counts(config: Mapping[str, Any], file: Path) -> None:
+    """Refuse a number of layers, experts or labels, by whatever name, of which each would be made in memory."""
+    left: list[tuple[str, bool, Any]] = [("", False, config)]
+    while left:
+        where, counts, value = left.pop()
+        if isinstance(value, dict):
+            within = f"{where}." if where else ""
+            left += [(f"{within}{k}", bool(_COUNTS.search(k)), item) for k, item in value.items()]
+        elif isinstance(value, list):
+            left += [(where, counts, item) for item in value]
+        elif counts and type(value) is int and value > _PARTS:
+            raise CheckpointError(
+                f"{file}: {where}: expected at most {_PARTS:,}, found {shown(value)}"
+            )
 
 
 def _check(content: Mapping[str, Any], kinds: Mapping[str, Kind], file: Path, within: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ KERNELS = (
     *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
     *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
 )
+MOST_MODULES = 200_000  # twice those of the largest models; each takes kilobytes, and half a millisecond
 _NUMBER = re.compile(r"layer_?(?:idx|id|index|number)|^(?:idx|index|training)$")
 
 
@@ -41,7 +43,7 @@ def meta_model(config: Mapping[str, Any], where: str) -> Any:
             own = own_config(kind, content)
             if getattr(own, "is_encoder_decoder", False):
                 raise Incompatible(f"{where}: {architecture} has an encoder beside its decoder")
-            with torch.device("meta"):
+            with torch.device("meta"), _few_modules(where):
                 model = kind(own)
             model.tie_weights()
     except Incompatible:
@@ -53,6 +55,26 @@ def meta_model(config: Mapping[str, Any], where: str) -> Any:
             f"{type(error).__name__}: {said}"
         ) from None
     return model
+
+
+@contextmanager
+def _few_modules(where: str) -> Iterator[None]:
+    """No model of more modules is made than have a place in memory."""
+    from torch.nn.modules.module import register_module_module_registration_hook
+
+    made = itertools.count(1)
+
+    def count(owner: nn.Module, name: str, module: nn.Module | None) -> None:
+        if next(made) > MOST_MODULES:
+            raise Incompatible(
+                f"{where}: config.json: asks for a model of more than {MOST_MODULES:,} modules; expected fewer layers or experts"
+            )
+
+    hook = register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def model_class(config: Mapping[str, Any], where: str) -> Any:

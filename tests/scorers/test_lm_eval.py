@@ -414,6 +414,32 @@ def test_errors_in_task_code_are_told(tmp_path: Path) -> None:
         LmEvalTask("bug", include=[folder])
 
 
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ("generation_kwargs: until\n", r"odd: generation_kwargs: expected a mapping, found 'until'"),
+        (
+            "filter_list: [{name: x, filter: [{function: map, mapping_dict: 5}]}]\n",
+            r"odd\.yaml\): cannot be built: AssertionError: .*not a dictionary",
+        ),
+        ("tag: [b, 5]\n", r"lm-eval cannot list these tasks: TypeError"),
+    ],
+)
+def test_options_of_a_task_that_make_no_sense_are_one_message(
+    tmp_path: Path, lines: str, says: str
+) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"q": "a", "a": "b"}\n')
+    folder = task_yaml(
+        tmp_path / "odd",
+        "odd",
+        f"task: odd\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {data}}}}}\n"
+        f"output_type: generate_until\ntest_split: test\ndoc_to_text: q\ndoc_to_target: a\n{lines}",
+    )
+    with pytest.raises(InputError, match=says):
+        LmEvalTask("odd", include=[folder], max_gen_toks=5)
+
+
 def test_answers_without_tokens_are_refused(tmp_path: Path, live: HuggingFaceEngine) -> None:
     data = tmp_path / "blank.jsonl"
     data.write_text('{"question": "a", "answer": ""}\n')

@@ -17,6 +17,7 @@ from jinja2.exceptions import SecurityError
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
+from evomerge.config import shown
 from evomerge.errors import InputError, did_you_mean
 from evomerge.scorers.foreign import Left, staying, where
 from evomerge.scorers.lm_eval.commits import at
@@ -50,6 +51,7 @@ def load(name: str, include: tuple[Path, ...], commits: Mapping[str, str]) -> Lo
         with quiet(), pinned(), staying(), at(commits) as found:
             task = next(iter(index.load([spec])["tasks"].values()))
             docs = list(task.eval_docs)
+            _ = [make() for filters in task._filters for make in filters.filters]  # or say why not
     except Exception as error:  # whatever the task's own code and data raise
         raise InputError(_why(name, where, error)) from error
     if getattr(task, "UNSAFE_CODE", False):
@@ -68,8 +70,14 @@ def manager(include: tuple[Path, ...]) -> Any:
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder of lm-eval tasks")
         check_folder(folder)
-    with quiet():
-        return lm_eval.tasks.TaskManager(include_path=list(include), include_defaults=False)
+    try:
+        with quiet():
+            return lm_eval.tasks.TaskManager(include_path=list(include), include_defaults=False)
+    except Exception as error:  # whatever a file makes lm-eval raise
+        places = ", ".join(map(str, include))
+        raise InputError(
+            f"{places}: lm-eval cannot list these tasks: {type(error).__name__}: {error}"
+        ) from error
 
 
 def locate(name: str, index: Any, include: Sequence[Path]) -> tuple[Path, str]:
@@ -178,6 +186,10 @@ def set_cap(task: Any, name: str, max_gen_toks: int | None) -> None:
         return
     check_cap(name, task.OUTPUT_TYPE, max_gen_toks)
     options = task.get_config("generation_kwargs") or {}
+    if not isinstance(options, dict):
+        raise InputError(
+            f"{name}: generation_kwargs: expected a mapping, found {shown(options)}"
+        )
     task.set_config(key="generation_kwargs", value={**options, "max_gen_toks": max_gen_toks})
 
 
