@@ -11,12 +11,13 @@ from evomerge.calibration import Texts
 from evomerge.checkpoint import Checkpoint
 from evomerge.engines.huggingface.building import build_model
 from evomerge.engines.tokenizer import load_tokenizer
-from evomerge.errors import CandidateFailed, InputError
+from evomerge.errors import CandidateFailed, EvomergeError, InputError
 from evomerge.merging import Materializer
 from evomerge.parents import Parents
 from evomerge.parents.statistics import Statistic, StatisticStore
 from evomerge.recipe import BASE, Body, Recipe, passing
 from evomerge.registry import STATISTICS
+from evomerge.visible import first_line
 
 Say = Callable[[str], None]
 
@@ -57,6 +58,13 @@ def measure(
     except CandidateFailed:
         model.check_finite()  # which says where it is broken
         raise
+    except EvomergeError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{name} of {model.name}: {type(error).__name__}: {first_line(error)}; do its tokenizer and its weights "
+            "belong together?"
+        ) from error
     finally:
         torch.set_num_threads(threads)
     _check(statistic, model, found)

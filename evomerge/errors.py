@@ -55,6 +55,11 @@ class CandidateFailed(EvomergeError):
     """One candidate cannot be merged or scored: it ranks last, and the search goes on."""
 
 
+def panicked(error: BaseException) -> bool:
+    """Whether a library written in Rust gave up: what it raises is no ``Exception``, of a class nobody can import."""
+    return type(error).__name__ == "PanicException"
+
+
 def problems_of(error: InputError) -> list[str]:
     """What is wrong, one problem each."""
     return error.problems if isinstance(error, ConfigError) else [str(error)]

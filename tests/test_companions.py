@@ -215,3 +215,45 @@ def test_a_config_that_does_not_fit_the_weights_takes_no_memory(parent: Path) ->
     ) as found:
         Checkpoint.open(ModelRef(str(parent)))
     assert str(parent) in str(found.value)
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": f"one two {n} three"}) + "\n" for n in range(8)))
+    return path
+
+
+def refused(model: Path, texts: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The last line that ``measure`` and ``score`` say of a model."""
+    fitness = texts.with_name("fitness.yaml")
+    fitness.write_text(f"objectives: {{a: {{text: {texts}}}}}\n")
+    said = []
+    for command in (
+        ["measure", str(model), "--statistic", "fisher", "--data", str(texts)],
+        ["score", str(model), "--fitness", str(fitness), "--split", "search"],
+    ):
+        assert main(command) in (1, 2)
+        said.append(capsys.readouterr().err.strip().splitlines()[-1])
+    return said
+
+
+def test_a_tokenizer_that_panics_ends_in_one_line(
+    parent: Path, texts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nothing = {"type": "Replace", "pattern": {"String": ""}, "content": "ab"}
+    edit(parent / "tokenizer.json", normalizer=nothing)
+    for line in refused(parent, texts, capsys):
+        assert line.startswith("evomerge: a library gave up (index out of bounds"), line
+
+
+def test_a_tokenizer_of_another_model_ends_in_one_line(
+    parent: Path, texts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = json.loads((parent / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {token: id + 10_000 for token, id in vocabulary.items()}
+    (parent / "tokenizer.json").write_text(json.dumps(tokenizer))
+    measured, scored = refused(parent, texts, capsys)
+    assert "IndexError" in measured and "do its tokenizer and its weights belong" in measured
+    assert "rows: they do not belong together" in scored

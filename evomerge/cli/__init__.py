@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from evomerge.cli.output import refuse_stores
 from evomerge.cli.parser import make_parser
-from evomerge.errors import EvomergeError, InputError
-from evomerge.visible import Formatter, visible
+from evomerge.errors import EvomergeError, InputError, panicked
+from evomerge.visible import Formatter, first_line, visible
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,4 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         place = where(error) or "code of a package"
         print(f"evomerge: {visible(place)} called sys.exit({error.code!r:.40})", file=sys.stderr)
+        return 1
+    except BaseException as error:
+        if not panicked(error):
+            raise
+        print(
+            f"evomerge: a library gave up ({visible(first_line(error))}); is each tokenizer.json as it was made?",
+            file=sys.stderr,
+        )
         return 1

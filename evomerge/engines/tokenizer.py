@@ -6,10 +6,8 @@ from typing import Any
 
 from evomerge.checkpoint import Donor, companions, read_json
 from evomerge.config import shown
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, panicked
 from evomerge.visible import first_line
-
-_PANIC = "PanicException"  # of Rust, no Exception, and of a module that cannot be imported
 
 
 def load_tokenizer(donor: Donor, trust_remote_code: bool = False) -> Any:
@@ -26,11 +24,9 @@ def load_tokenizer(donor: Donor, trust_remote_code: bool = False) -> Any:
         return AutoTokenizer.from_pretrained(
             donor.tokenizer_folder, trust_remote_code=trust_remote_code
         )
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except (
-        BaseException
-    ) as error:  # whatever transformers raises; what Rust panics with is no Exception
+    except BaseException as error:  # whatever transformers raises
+        if not (isinstance(error, Exception) or panicked(error)):
+            raise
         raise CheckpointError(
             f"{donor.name}: its tokenizer cannot be loaded: {first_line(error)}"
         ) from None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
-from evomerge.errors import CheckpointError, InputError, NotMeasured, RunError
+from evomerge.errors import CheckpointError, InputError, NotMeasured, RunError, panicked
 
 PlainJob = Mapping[str, Any]
 """Plain JSON data. ``job["key"]`` is a text that no other pending job has."""
@@ -149,7 +149,9 @@ class Resident:
             return json.dumps({"input_error": str(error)})
         except (RunError, CheckpointError) as error:  # which say whole what is wrong
             return json.dumps({"run_error": str(error)})
-        except Exception:
+        except BaseException as error:
+            if not (isinstance(error, Exception) or panicked(error)):
+                raise
             return json.dumps({"traceback": traceback.format_exc()})
 
 

@@ -22,7 +22,9 @@ KERNELS = (
     *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
     *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
 )
-MOST_MODULES = 200_000  # twice those of the largest models; each takes kilobytes, and half a millisecond
+MOST_MODULES = (
+    200_000  # twice those of the largest models; each takes kilobytes, and half a millisecond
+)
 _NUMBER = re.compile(r"layer_?(?:idx|id|index|number)|^(?:idx|index|training)$")
 
 

@@ -417,7 +417,10 @@ def test_errors_in_task_code_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "says"),
     [
-        ("generation_kwargs: until\n", r"odd: generation_kwargs: expected a mapping, found 'until'"),
+        (
+            "generation_kwargs: until\n",
+            r"odd: generation_kwargs: expected a mapping, found 'until'",
+        ),
         (
             "filter_list: [{name: x, filter: [{function: map, mapping_dict: 5}]}]\n",
             r"odd\.yaml\): cannot be built: AssertionError: .*not a dictionary",

@@ -35,7 +35,7 @@ from evomerge.engines.huggingface.packing import PackedWeights
 from evomerge.engines.huggingface.quantizing import KINDS, take
 from evomerge.engines.huggingface.states import States
 from evomerge.engines.tokenizer import load_tokenizer
-from evomerge.errors import InputError
+from evomerge.errors import CandidateFailed, InputError
 from evomerge.skeleton.modules import output_head
 
 T = TypeVar("T")
@@ -242,6 +242,7 @@ class HuggingFaceEngine:
         """
         self._check_head()
         kept = [tuple(prompt[-(self.max_length - limit) :]) for prompt in prompts]
+        self._check_tokens(kept)
         longest = max(map(len, kept), default=0)
         settings = self._model.generation_config
         greedy = not options and not unusual(settings)
@@ -317,6 +318,7 @@ class HuggingFaceEngine:
     ) -> _Plan:
         """How to answer ``requests``: worked out for the first candidate that is asked them."""
         whole = [(r.context + r.continuation)[-self.max_length - 1 :] for r in requests]
+        self._check_tokens(whole)
         firsts = [len(w) - 1 - len(r.continuation) for w, r in zip(whole, requests, strict=True)]
         layout = lay_out(
             [tokens[:-1] for tokens in whole], firsts, limits or self._limits, headed=header
@@ -326,6 +328,15 @@ class HuggingFaceEngine:
             for batch in layout.batches
         ]
         return _Plan(layout, passes)
+
+    def _check_tokens(self, texts: Sequence[Tokens]) -> None:
+        """A GPU would not say which token has no row, and answer nothing from then on."""
+        rows = getattr(self._model.get_input_embeddings(), "num_embeddings", None)
+        largest = max((max(text) for text in texts if text), default=0)
+        if rows is not None and largest >= rows:
+            raise CandidateFailed(
+                f"the tokenizer gives token {largest}, and the model's embedding has {rows} rows: they do not belong together"
+            )
 
     def _targets(self, reads: Sequence[Read], requests: Sequence[Request]) -> _Targets:
         continuations = [requests[read.sequence].continuation for read in reads]

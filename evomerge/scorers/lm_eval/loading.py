@@ -187,9 +187,7 @@ def set_cap(task: Any, name: str, max_gen_toks: int | None) -> None:
     check_cap(name, task.OUTPUT_TYPE, max_gen_toks)
     options = task.get_config("generation_kwargs") or {}
     if not isinstance(options, dict):
-        raise InputError(
-            f"{name}: generation_kwargs: expected a mapping, found {shown(options)}"
-        )
+        raise InputError(f"{name}: generation_kwargs: expected a mapping, found {shown(options)}")
     task.set_config(key="generation_kwargs", value={**options, "max_gen_toks": max_gen_toks})
 
 
