@@ -18,6 +18,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import regex
+
 from evomerge import config, lines, methods, paths
 from evomerge.calibration import Calibration
 from evomerge.checkpoint import DTYPES, ModelRef
@@ -556,8 +558,8 @@ def placed(section: config.Section) -> dict[str, str]:
     for pattern, node in section.items("place") if "place" in section else ():
         role = node.plain
         try:
-            re.compile(pattern)
-        except re.error as error:
+            regex.compile(pattern)
+        except regex.error as error:
             section.problem(f"place.{pattern}", f"expected a regular expression: {error}", node)
             continue
         if role not in ROLES:

@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.live import Live
@@ -264,6 +267,76 @@ def task_of(tmp_path: Path) -> Callable[[str], Path]:
         return fitness
 
     return write
+
+
+def test_functions_of_lm_eval_in_a_strangers_task_are_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That of RULER loads a tokenizer with the code beside it."""
+    (tmp_path / "tok").mkdir()
+    auto = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
+    (tmp_path / "tok" / "tokenizer_config.json").write_text(json.dumps(auto))
+    (tmp_path / "tok" / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "tok" / "evil.py").write_text(TOUCH.format(canary=str(tmp_path / "canary")))
+    (tmp_path / "odd.yaml").write_text(
+        "task: odd\ncustom_dataset: !function lm_eval.tasks.ruler.vt_utils.get_vt_dataset\n"
+        f"metadata: {{tokenizer: {tmp_path / 'tok'}, max_seq_lengths: [64]}}\n"
+        "test_split: test\noutput_type: generate_until\ndoc_to_text: '{{input}}'\n"
+        "doc_to_target: '{{outputs}}'\nmetric_list: [{metric: exact_match}]\n"
+    )
+    fitness = tmp_path / "fitness.yaml"
+    fitness.write_text("include: ['.']\nobjectives: {odd: {task: odd, metric: exact_match}}\n")
+    assert main(["check", str(fitness)]) == 0
+    assert "executes lm_eval.tasks.ruler.vt_utils.get_vt_dataset" in capsys.readouterr().out
+    assert not (tmp_path / "canary").exists()
+
+
+def test_tasks_of_lm_eval_whose_code_fetches_are_not_built(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fitness = tmp_path / "fitness.yaml"
+    fitness.write_text("objectives: {a: {task: squadv2, metric: exact}}\n")
+    assert main(["check", str(fitness)]) == 0
+    assert "downloads what code of lm-eval fetches for squadv2" in capsys.readouterr().out
+
+
+def test_nobody_follows_the_path_of_a_picture(
+    task_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        path = f"http://127.0.0.1:{server.getsockname()[1]}/x.png"
+        rows = [
+            {
+                "question": f"{n}+1",
+                "choices": ["1", "2"],
+                "label": 0,
+                "seen": {"bytes": None, "path": path},
+            }
+            for n in range(60)
+        ]
+        kinds = datasets.Dataset.from_list(rows).features
+        table = pa.Table.from_pylist(rows)
+        told = {"info": {"features": {**kinds.to_dict(), "seen": {"_type": "Image"}}}}
+        pq.write_table(
+            table.replace_schema_metadata({"huggingface": json.dumps(told)}),
+            tmp_path / "rows.parquet",
+        )
+        fitness = task_of("data_files: {test: {folder}/rows.parquet}")
+        edit(fitness.with_name("sums.yaml"), "dataset_path: json", "dataset_path: parquet")
+        assert main(["check", str(fitness)]) == 0
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_what_a_task_with_a_strange_key_includes_is_bounded_too(
+    task_of: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fitness = task_of(ROWS)
+    fitness.with_name("big").write_text("a: " + "x" * 3_000_000)
+    fitness.with_name("other.yaml").write_text("task: other\n5: 1\ninclude: big\n")
+    assert main(["check", str(fitness)]) == 2
+    assert "big: is larger than" in capsys.readouterr().err
 
 
 def test_check_finds_what_else_is_wrong_with_a_run_that_executes_code(

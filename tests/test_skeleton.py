@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 from safetensors import safe_open
+from transformers import LlamaForCausalLM
 
-from evomerge.errors import Incompatible
+from evomerge.checkpoint.effective import Effective
+from evomerge.errors import Incompatible, InputError
 from evomerge.skeleton import check_architecture, check_depth, computed, modules, usual
 from evomerge.skeleton.modules import own_config
+from evomerge.skeleton.roles import matches
 from evomerge.tensors import FINE, PROJECTIONS, Place, coarse, dense, ordered
 from evomerge.testing.models import tiny_family
 
@@ -74,8 +77,6 @@ def test_what_follows_from_the_config_is_no_tensor() -> None:
 
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
 def test_no_config_names_kernels_of_the_hub(key: str) -> None:
-    from transformers import LlamaForCausalLM
-
     own = own_config(LlamaForCausalLM, {"num_hidden_layers": 1, key: "owner/kernels"})
     assert "owner/kernels" not in str(own.to_dict()) + str(own._attn_implementation)
 
@@ -104,6 +105,27 @@ def test_a_config_of_more_blocks_than_tensors_is_not_built() -> None:
         with pytest.raises(Incompatible, match="num_hidden_layers is 1,000,000,000"):
             check_depth(config, "some/model", 290)
     check_depth({"num_hidden_layers": 32, "text_config": None}, "some/model", 290)
+
+
+def test_a_pattern_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evomerge.skeleton.roles.PATIENCE", 0.2)
+    name = "model.layers.12.self_attn.q_proj.weight"
+    with pytest.raises(InputError, match=r"place: .* is not matched with model\.layers"):
+        matches(r"(.+)(.+)(.+)(.+)(.+)(.+)(.+)\7\6\5", name)
+    assert matches(r"q_proj\.weight$", name)
+
+
+def test_no_tower_asks_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import backbone_utils
+
+    def asked() -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(backbone_utils, "hf_api", asked)
+    tower = {"model_type": "detr", "backbone": "a/b", "use_timm_backbone": False}
+    for config in (tower, {"model_type": "llava", "vision_config": tower}):
+        assert Effective.of({"architectures": ["LlamaForCausalLM"], **config})
+        assert own_config(LlamaForCausalLM, {"architectures": ["LlamaForCausalLM"], **config})
 
 
 def test_a_model_of_too_many_modules_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from evomerge.skeleton.modules import harmless
+
 Config = Mapping[str, Any]
 
 
@@ -85,7 +87,7 @@ def _built(kind: Any, config: Config) -> tuple[Config, Config]:
     if kind is not None:
         try:
             with _silent():
-                built = kind.from_dict(deepcopy(dict(config)))
+                built = kind.from_dict(harmless(deepcopy(dict(config))))
                 text = built.get_text_config(decoder=True)
                 whole = built.to_dict()
                 return whole, whole if text is built else text.to_dict()

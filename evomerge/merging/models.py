@@ -26,6 +26,9 @@ from evomerge.merging.disk import write_merge
 from evomerge.parents import Parents
 from evomerge.recipe import Recipe
 
+DEEPEST = 16  # recipes within one another
+MOST_MERGES = 500  # that a recipe stands for
+
 
 def open_model(
     ref: ModelRef,
@@ -56,6 +59,8 @@ def outline_model(ref: ModelRef, within: tuple[str, ...] = ()) -> Checkpoint:
         raise InputError(
             f"{ref}: recipes name each other in a circle: {' -> '.join([*within, file])}"
         )
+    if not within:
+        _count(file, (), {})
     recipe = Recipe.load(file)
     parents = Parents.open(recipe, partial(outline_model, within=(*within, file)))
     if parents.missing:
@@ -65,6 +70,33 @@ def outline_model(ref: ModelRef, within: tuple[str, ...] = ()) -> Checkpoint:
     folder = cache_folder("merged") / name_of(made_of)
     make_once(folder / "config.json", lambda: write_merge(recipe, parents, folder))
     return Checkpoint(str(ref), folder)
+
+
+def _count(file: str, within: tuple[str, ...], known: dict[str, int]) -> int:
+    """How many merges a recipe file stands for, those of its models included; each keeps the recipes of all.
+
+    Args:
+        file: a recipe.
+        within: recipe files that this one is part of, outermost first.
+        known: of those that were counted; is added to.
+
+    Raises:
+        InputError: too many, or too deep.
+    """
+    if file in within:  # which is told where it is opened
+        return 0
+    if len(within) == DEEPEST:
+        raise InputError(
+            f"{within[0]}: its recipes are nested more than {DEEPEST} levels deep: merge some of them first"
+        )
+    if file not in known:
+        models = [model for model in Recipe.load(file).models.values() if model.is_recipe]
+        known[file] = 1 + sum(_count(model.portable, (*within, file), known) for model in models)
+    if known[file] > MOST_MERGES:
+        raise InputError(
+            f"{within[0] if within else file}: stands for more than {MOST_MERGES} merges of merges: merge some of them first"
+        )
+    return known[file]
 
 
 def open_parents(recipe: Recipe, say: Callable[[str], None] = lambda text: None) -> Parents:

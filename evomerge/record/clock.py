@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-LONGEST = 1e12  # seconds; no moment and no wait is more
+LONGEST = 2.5e11  # seconds; no moment and no wait is more: calendars end with year 9999
 _WALL, _STEADY = time.time(), time.monotonic()
 
 

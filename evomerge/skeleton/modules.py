@@ -25,6 +25,8 @@ KERNELS = (
 MOST_MODULES = (
     200_000  # twice those of the largest models; each takes kilobytes, and half a millisecond
 )
+# what makes the config of a tower for images ask the hub for another one
+BACKBONES = ("backbone", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone")
 _NUMBER = re.compile(r"layer_?(?:idx|id|index|number)|^(?:idx|index|training)$")
 
 
@@ -100,19 +102,20 @@ def model_class(config: Mapping[str, Any], where: str) -> Any:
 def own_config(kind: Any, content: Mapping[str, Any]) -> Any:
     """The config of a model class, from what stands in a ``config.json``."""
     try:
-        return kind.config_class.from_dict(_read(content))
+        return kind.config_class.from_dict(harmless(content))
     except Exception:  # null for what must be something: then it stands for the default
         given = {key: value for key, value in content.items() if value is not None}
-        return kind.config_class.from_dict(_read(given))
+        return kind.config_class.from_dict(harmless(given))
 
 
-def _read(value: Any) -> Any:
-    """Without what names code. Floats that JSON has no word for are written as ``{"__float__": Infinity}``."""
+def harmless(value: Any) -> Any:
+    """Without what names code, or what the hub would be asked for. Floats that JSON has no word for are written as ``{"__float__": Infinity}``."""
     if isinstance(value, Mapping):
         if set(value) == {"__float__"}:
             return float(value["__float__"])
-        return {key: _read(item) for key, item in value.items() if key not in KERNELS}
-    return [_read(item) for item in value] if isinstance(value, list) else value
+        left_out = (*KERNELS, *BACKBONES)
+        return {key: harmless(item) for key, item in value.items() if key not in left_out}
+    return [harmless(item) for item in value] if isinstance(value, list) else value
 
 
 def places_of(model: Any) -> dict[str, tuple[Place, bool]]:

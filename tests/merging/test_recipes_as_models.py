@@ -92,6 +92,32 @@ def test_a_parent_whose_tokenizer_changed_is_merged_anew(
     assert again.folder != opened.folder and len(list(cache.iterdir())) == 2
 
 
+def test_a_recipe_stands_for_few_merges_alone(family: dict[str, Path], tmp_path: Path) -> None:
+    """A pair of models that are the same recipe of such a pair doubles at each level."""
+    body = Body((group("linear", ("a", "b"), {"weight": 0.5}),))
+
+    def write(name: str, a: ModelRef, b: ModelRef) -> None:
+        Recipe(None, {"a": a, "b": b}, body, tokenizer="b").save(tmp_path / name)
+
+    last = 9
+    write(f"x{last}.yaml", ModelRef(str(family["chat"])), ModelRef(str(family["sea"])))
+    for number in reversed(range(last)):
+        inner = ModelRef(f"x{number + 1}.yaml", str(tmp_path))
+        write(f"x{number}.yaml", inner, inner)
+    with pytest.raises(InputError, match=r"x0\.yaml: stands for more than 500 merges"):
+        open_model(ModelRef("x0.yaml", str(tmp_path)))
+    for number in range(20, 0, -1):
+        inner = (
+            ModelRef(str(family["sea"]))
+            if number == 20
+            else ModelRef(f"d{number + 1}.yaml", str(tmp_path))
+        )
+        write(f"d{number}.yaml", inner, ModelRef(str(family["chat"])))
+    with pytest.raises(InputError, match=r"d1\.yaml: its recipes are nested more than 16"):
+        open_model(ModelRef("d1.yaml", str(tmp_path)))
+    open_model(ModelRef("d19.yaml", str(tmp_path)))
+
+
 def test_circles_and_missing_files_are_refused(
     family: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -118,7 +118,7 @@ def test_who_works_there_may_be_nonsense(folder: Path) -> None:
     assert holder_of(folder) is None
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "-1", "1e13"])
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "-1", "1e13", "2.6e11"])
 def test_a_journal_holds_no_time_beyond_all_clocks(number: str, folder: Path) -> None:
     body = f'{{"event":"session","time":{number}}}'.encode()
     (folder / JOURNAL).write_bytes(body[:-1] + b',"sum":"%08x"}\n' % zlib.crc32(body))
@@ -133,6 +133,7 @@ def test_a_journal_holds_no_time_beyond_all_clocks(number: str, folder: Path) ->
         {"tokens": 10**13},
         {"seconds": {"merge": -1.0}},
         {"seconds": {"score": 1e300}},
+        {"seconds": {"merge": 7e10}},
         {"block": [-1, 10, 10]},
         {"block": [0, 2**63, 10]},
     ],
@@ -140,7 +141,7 @@ def test_a_journal_holds_no_time_beyond_all_clocks(number: str, folder: Path) ->
 def test_no_worker_did_what_none_can_do(change: dict[str, Any], folder: Path) -> None:
     found = EvaluationLine.of(Evaluation(0, 0, None, "it failed"), block=None, seconds={})
     assert list(lines_of(folder, [text_of(found.plain)], before=1)) == [found]
-    with pytest.raises(InputError, match="items, tokens, bytes or seconds of work"):
+    with pytest.raises(InputError, match=r"items, tokens or bytes|seconds of work"):
         list(lines_of(folder, [text_of(found.plain | change)], before=1))
 
 

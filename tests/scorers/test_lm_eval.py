@@ -386,6 +386,9 @@ def test_an_unreadable_task_file_is_named(tmp_path: Path) -> None:
 
 
 def test_groups_are_refused_with_their_members(tmp_path: Path) -> None:
+    folder = task_yaml(tmp_path / "odd", "odd", "group: odd\ntask: [5]\n")
+    with pytest.raises(InputError, match=r"odd: a group.*: 5"):
+        LmEvalTask("odd", include=[folder])
     folder = task_yaml(tmp_path / "groups", "both", "group: both\ntask: [choice, rolling]\n")
     with pytest.raises(InputError, match=r"both: a group.*: choice, rolling"):
         LmEvalTask("both", include=[folder])

@@ -97,12 +97,15 @@ def described(task: TaskFile) -> Description:
     local = data is None or isinstance(content.get("custom_dataset"), Function)
     local = local or bool(data in LOCAL and task.options.get("data_files"))
     local = local or (data not in LOCAL and (str(data) in LOADERS or os.path.exists(str(data))))
+    fetched = ""
+    if task.builtin and ("class" in content or isinstance(content.get("custom_dataset"), Function)):
+        fetched = "what code of lm-eval fetches"
     filters = _named(content.get("filter_list") or [{"name": "none"}], "name", path)
     metrics = _named(content.get("metric_list") or (), "metric", path)
     if any(isinstance(metric, Function) for metric in metrics):
         metrics = []
     return Description(
-        remote_data(task) or (None if local else str(data)),
+        remote_data(task) or fetched or (None if local else str(data)),
         [f"{m},{f}" for m in metrics for f in filters if m],
         task.code,
         {

@@ -24,6 +24,7 @@ from evomerge.scorers.lm_eval.commits import at
 from evomerge.scorers.lm_eval.isolation import pinned, quiet
 from evomerge.scorers.lm_eval.reading import TaskFile, check_folder, read_task
 from evomerge.scorers.lm_eval.templates import refusal
+from evomerge.scorers.lm_eval.undecoded import undecoded
 
 GENERATES = "generate_until"  # the kind of a request, and of a task, that wants a text written
 
@@ -48,7 +49,7 @@ def load(name: str, include: tuple[Path, ...], commits: Mapping[str, str]) -> Lo
     where, spec = locate(name, index, include)
     file = read_task(where)
     try:
-        with quiet(), pinned(), staying(), at(commits) as found:
+        with quiet(), pinned(), staying(), undecoded(), at(commits) as found:
             task = next(iter(index.load([spec])["tasks"].values()))
             docs = list(task.eval_docs)
             _ = [make() for filters in task._filters for make in filters.filters]  # or say why not
@@ -102,7 +103,9 @@ def locate(name: str, index: Any, include: Sequence[Path]) -> tuple[Path, str]:
 
 def _group(name: str, members: Any) -> str:
     members = members if isinstance(members, list) else [members]
-    named = [m if isinstance(m, str) else str(m.get("task") or m.get("group")) for m in members]
+    named = [
+        str(m.get("task") or m.get("group")) if isinstance(m, dict) else str(m) for m in members
+    ]
     more = ", ..." if len(named) > 20 else ""
     return f"{name}: a group, not a task; name its tasks one by one: {', '.join(named[:20])}{more}"
 

@@ -38,7 +38,7 @@ _HARMLESS = frozenset(
     (
         *("data_files", "data_dir", "name", "revision", "trust_remote_code", "split", "features"),
         *("streaming", "verification_mode"),
-        *("field", "sep", "delimiter", "header", "names", "column_names", "columns", "skiprows"),
+        *("field", "sep", "delimiter", "header", "names", "column_names", "columns"),
         *("quoting", "quotechar", "escapechar", "encoding", "encoding_errors", "batch_size"),
         *("chunksize", "keep_linebreaks", "sample_by", "na_values", "keep_default_na"),
     )
@@ -103,9 +103,19 @@ class TaskFile:
         return found if isinstance(found, dict) else {}
 
     @property
+    def builtin(self) -> bool:
+        """Whether it is one of lm-eval's own tasks, and nothing else is included."""
+        return all(_is_library(path) for path in self.files)
+
+    @property
     def code(self) -> list[Code]:
-        """What lm-eval would execute to build this task and to score with it, but for its own code."""
-        found = [each.code for each in self.functions if not _is_library(each.source)]
+        """What lm-eval would execute to build this task and to score with it, but for its own code in its own tasks.
+
+        Its functions do what a stranger's file tells them, too: load a tokenizer with its code, say.
+        """
+        found = [
+            each.code for each in self.functions if not (self.builtin and _is_library(each.source))
+        ]
         path = next(iter(self.files))
         listed = self.content.get("metric_list")
         own = self.content.get("process_results") is not None  # then lm-eval looks no metric up
@@ -124,6 +134,8 @@ class TaskFile:
         if not all(isinstance(each, str) for each in _flat(kwargs.get("data_files"))):
             text = "what `datasets` makes of data_files that are no paths, list or mapping of paths"
             found.append(Code(text, str(path)))
+        elif any("**" in each for each in _flat(kwargs.get("data_files"))):
+            found.append(Code("what `datasets` finds by ** in data_files", str(path)))
         if prompt := self.content.get("use_prompt"):
             found.append(Code(f"whatever {prompt!r:.60} holds, by use_prompt", str(path)))
         if (
@@ -159,7 +171,7 @@ def _read(path: Path, task: TaskFile) -> dict[str, Any]:
         raise InputError(f"{path}:{line}: not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, *_SURPRISES) as error:
         raise InputError(f"{path}: not valid YAML: {type(error).__name__}: {error}") from None
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+    if not isinstance(content, dict):
         raise InputError(f"{path}: expected a mapping of keys, found {type(content).__name__}")
     task.files[path] = {key: value for key, value in content.items() if key != "include"}
     includes = content.pop("include", None) or []
@@ -170,6 +182,10 @@ def _read(path: Path, task: TaskFile) -> dict[str, Any]:
         included = _read((path.parent / each).resolve(), task)
         included.pop("task_list", None)  # as lm-eval does
         merged |= included
+    if not all(
+        isinstance(key, str) for key in content
+    ):  # which lm-eval minds after what is included
+        raise InputError(f"{path}: expected keys that are texts, found {list(content)!r:.100}")
     return merged | content
 
 
