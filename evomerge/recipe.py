@@ -18,9 +18,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-import regex
-
-from evomerge import config, lines, methods, paths
+from evomerge import config, lines, methods, paths, patterns
 from evomerge.calibration import Calibration
 from evomerge.checkpoint import DTYPES, ModelRef
 from evomerge.checkpoint.meaning import TOPICS
@@ -558,9 +556,9 @@ def placed(section: config.Section) -> dict[str, str]:
     for pattern, node in section.items("place") if "place" in section else ():
         role = node.plain
         try:
-            regex.compile(pattern)
-        except regex.error as error:
-            section.problem(f"place.{pattern}", f"expected a regular expression: {error}", node)
+            patterns.check(pattern)
+        except InputError as error:
+            section.problem(f"place.{pattern}", str(error), node)
             continue
         if role not in ROLES:
             hint = did_you_mean(str(role), ROLES)

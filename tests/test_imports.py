@@ -36,6 +36,7 @@ skeleton
 lines calibration rows tokens rounding paths
 tensors inference factors durable cache passages
 params seeds config registry objects presets
+patterns
 errors visible squeezing plain_files blas
 """
 LINE = {name: n for n, line in enumerate(ORDER.strip().splitlines()) for name in line.split()}
@@ -49,6 +50,7 @@ CORNERS = {
     "optuna": "evomerge.optimizers.optuna",
     "scipy": "evomerge.optimizers.sobol",
     "threadpoolctl": "evomerge.blas",
+    "regex": "evomerge.patterns",
     "vllm": "evomerge.engines.vllm",
     "pyarrow": "evomerge.report.frames",
     "tensorboard": "evomerge.trackers.tensorboard",

@@ -10,10 +10,9 @@ from safetensors import safe_open
 from transformers import LlamaForCausalLM
 
 from evomerge.checkpoint.effective import Effective
-from evomerge.errors import Incompatible, InputError
+from evomerge.errors import Incompatible
 from evomerge.skeleton import check_architecture, check_depth, computed, modules, usual
 from evomerge.skeleton.modules import own_config
-from evomerge.skeleton.roles import matches
 from evomerge.tensors import FINE, PROJECTIONS, Place, coarse, dense, ordered
 from evomerge.testing.models import tiny_family
 
@@ -105,14 +104,6 @@ def test_a_config_of_more_blocks_than_tensors_is_not_built() -> None:
         with pytest.raises(Incompatible, match="num_hidden_layers is 1,000,000,000"):
             check_depth(config, "some/model", 290)
     check_depth({"num_hidden_layers": 32, "text_config": None}, "some/model", 290)
-
-
-def test_a_pattern_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evomerge.skeleton.roles.PATIENCE", 0.2)
-    name = "model.layers.12.self_attn.q_proj.weight"
-    with pytest.raises(InputError, match=r"place: .* is not matched with model\.layers"):
-        matches(r"(.+)(.+)(.+)(.+)(.+)(.+)(.+)\7\6\5", name)
-    assert matches(r"q_proj\.weight$", name)
 
 
 def test_no_tower_asks_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:

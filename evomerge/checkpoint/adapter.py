@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +15,9 @@ from evomerge.checkpoint.header import FLOATS, read_header
 from evomerge.checkpoint.ternary import TernaryFile
 from evomerge.checkpoint.weights import ADAPTER_CONFIG, TERNARY, adapter_file, refuse_model
 from evomerge.config import shown
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, InputError
 from evomerge.factors import Factors
+from evomerge.patterns import check, found
 
 if TYPE_CHECKING:
     import torch
@@ -329,15 +329,11 @@ class Adapter:
         patterns: Mapping[str, Any] = self.config.get(key) or {}
         for pattern, value in patterns.items():
             try:
-                with warnings.catch_warnings(
-                    action="ignore"
-                ):  # what a later Python will read otherwise
-                    matches = re.match(rf"(.*\.)?({pattern})$", module)
-            except (re.error, OverflowError, RecursionError) as error:
-                raise CheckpointError(
-                    f"{self._said}: {key}: expected a regular expression, found {shown(pattern)}: {error}"
-                ) from None
-            if matches:
+                check(pattern)
+                tail = found(rf"^(.*\.)?({pattern})$", module)
+            except InputError as error:
+                raise CheckpointError(f"{self._said}: {key}: {error}") from None
+            if tail:
                 return value
         return default
 

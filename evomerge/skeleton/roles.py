@@ -6,12 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-import regex  # knows when to give up
-
-from evomerge.errors import InputError
+from evomerge.patterns import found
 from evomerge.tensors import Place
-
-PATIENCE = 5  # seconds for one name
 
 # words of a path, joined by _ and ., by which a block's parts are called; the first path element that says
 # something decides
@@ -94,26 +90,12 @@ def placed(places: Mapping[str, Place], patterns: Mapping[str, str]) -> dict[str
     """The places of tensors, by name, with the roles that ``patterns`` of names say; the first that is found decides."""
 
     def at(name: str, place: Place) -> Place:
-        role = next((role for pattern, role in patterns.items() if matches(pattern, name)), None)
+        role = next((role for pattern, role in patterns.items() if found(pattern, name)), None)
         if role is None:
             return place
         return replace(place, role=role, projection=projection_of(place.inner, role))
 
     return {name: at(name, place) for name, place in places.items()}
-
-
-def matches(pattern: str, name: str) -> bool:
-    """Whether a pattern of a recipe is found in a tensor's name.
-
-    Raises:
-        InputError: that takes longer than anybody waits.
-    """
-    try:
-        return regex.search(pattern, name, timeout=PATIENCE) is not None
-    except TimeoutError:
-        raise InputError(
-            f"place: {pattern!r:.80} is not matched with {name} within {PATIENCE} s; write it without repeats of repeats"
-        ) from None
 
 
 def projection_of(path: str, role: str) -> str:
