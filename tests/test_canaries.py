@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import datasets
+import lm_eval
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,6 +24,7 @@ from rich.text import Text
 from safetensors.torch import load_file, save_file
 
 from evomerge import config
+from evomerge.checkpoint import ModelRef
 from evomerge.cli import main
 from evomerge.commands.search import search
 from evomerge.errors import ConfigError, InputError, RunError
@@ -289,6 +291,60 @@ def test_functions_of_lm_eval_in_a_strangers_task_are_code(
     assert main(["check", str(fitness)]) == 0
     assert "executes lm_eval.tasks.ruler.vt_utils.get_vt_dataset" in capsys.readouterr().out
     assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("key", ["task: {path}", "task: other\ntag: {path}"])
+def test_a_task_that_is_called_as_the_file_of_another_is_not_that(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    name = "med_text_classification_easy"  # data on a disk that nobody has
+    folder = Path(lm_eval.__file__).parent / "tasks" / "med_text_classification"
+    code = TOUCH.format(canary=str(tmp_path / "canary"))
+    (tmp_path / "evil.py").write_text(code)
+    (tmp_path / "rows.jsonl").write_text('{"q": "a"}\n' * 60)
+    (tmp_path / "odd.yaml").write_text(
+        f"{key.format(path=folder / f'{name}.yaml')}\ndataset_path: json\ntest_split: test\n"
+        f"dataset_kwargs: {{data_files: {{test: {tmp_path / 'rows.jsonl'}}}}}\n"
+        "output_type: multiple_choice\ndoc_to_text: !function evil.docs\ndoc_to_target: a\n"
+    )
+    fitness = tmp_path / "fitness.yaml"
+    fitness.write_text(f"include: ['.']\nobjectives: {{a: {{task: {name}}}}}\n")
+    assert main(["check", str(fitness)]) == 2
+    assert f"{folder / name}.yaml" in capsys.readouterr().err
+    assert not (tmp_path / "canary").exists()
+
+
+def test_check_trusts_no_tokenizer_that_hides_its_code(
+    hostile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In an adapter's folder, in a config that another one names, and behind the pin of a journal."""
+    content = config.read(hostile / "run.yaml").plain
+    content["fitness"]["objectives"].pop("code")
+    model = tmp_path / "chat"
+    edit(model / "tokenizer_config.json", "AutoTokenizer", "AutoNothing")
+    hidden = json.loads((model / "config.json").read_text())
+    (model / "config.9.9.9.json").write_text(json.dumps({**hidden, "model_type": "never"}))
+    other = {**hidden, "model_type": "never", "auto_map": {"AutoConfig": "evil_tokenizer.Evil"}}
+    (model / "config.5.0.0.json").write_text(json.dumps(other))
+    (model / "config.json").write_text(
+        json.dumps({**hidden, "configuration_files": ["config.5.0.0.json"]})
+    )
+    (hostile / "run.yaml").write_text(config.dump(content))
+    assert main(["check", str(hostile)]) in (0, 2)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_journal_pins_no_folder(tmp_path: Path) -> None:
+    ref = ModelRef("model", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    assert ref.pinned_as("/another/folder") == ""
+    commit = "0123456789" * 4
+    assert ModelRef("a/b").pinned_as(f"a/b@{commit}") == f"a/b@{commit}"
+    assert ModelRef("a/b@main").pinned_as(f"a/b@{commit}") == f"a/b@{commit}"
+    for other in ("", "/another/folder", f"c/d@{commit}", "a/b@main", f"a/b@{commit}+c/d@{commit}"):
+        assert ModelRef("a/b").pinned_as(other) == ""
+    mixed = ModelRef("a/b+model", str(tmp_path))
+    assert mixed.pinned_as(f"a/b@{commit}+/moved") == f"a/b@{commit}+{tmp_path / 'model'}"
 
 
 def test_tasks_of_lm_eval_whose_code_fetches_are_not_built(

@@ -14,6 +14,7 @@ import pytest
 
 from evomerge.checkpoint import Checkpoint, ModelRef, copy_companions, without_local_code
 from evomerge.cli import main
+from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import CheckpointError, Incompatible
 
 
@@ -65,7 +66,7 @@ def test_code_of_a_repository_keeps_its_name() -> None:
 
 def test_what_is_plain_is_copied_byte_for_byte(parent: Path, tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
-    odd = '{ "kept" :1e2,\n"ü": [] }'
+    odd = '{ "kept_token" :"a",\n"ü_tokens": [] }'
     (parent / "special_tokens_map.json").write_text(odd)
     copy_companions(Checkpoint.open(ModelRef(str(parent))), tmp_path / "one")
     assert (tmp_path / "one" / "special_tokens_map.json").read_text() == odd
@@ -215,6 +216,57 @@ def test_a_config_that_does_not_fit_the_weights_takes_no_memory(parent: Path) ->
     ) as found:
         Checkpoint.open(ModelRef(str(parent)))
     assert str(parent) in str(found.value)
+
+
+STRANGE = {"name_or_path": "attacker/beacon", "gguf_file": "x.gguf", "tokenizer_file": None}
+
+
+def test_files_of_a_tokenizer_name_no_other(parent: Path, tmp_path: Path) -> None:
+    """transformers takes their keys for options of the call: where to look, and what to fetch into which folder."""
+    known = load_tokenizer(Checkpoint(str(parent), parent))
+    text = "one two three"
+    planted = tmp_path / "planted"
+    edit(parent / "special_tokens_map.json", **STRANGE, cache_dir=str(planted))
+    edit(
+        parent / "tokenizer_config.json",
+        gguf_file="x.gguf",
+        cache_dir=str(planted),
+        fast_tokenizer_files=["tokenizer.5.0.0.json"],
+        vocab_file="/dev/zero",
+    )
+    tokenizer = json.loads((parent / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"] = {"<unk>": 0}
+    (parent / "tokenizer.5.0.0.json").write_text(json.dumps(tokenizer))
+    edit(
+        parent / "config.json",
+        configuration_files=["config.5.0.0.json"],
+        backbone="attacker/bb",
+        use_timm_backbone=False,
+    )
+    other = json.loads((parent / "config.json").read_text())
+    other |= {"tokenizer_class": "LlamaForCausalLM", "model_type": "detr"}
+    (parent / "config.5.0.0.json").write_text(json.dumps(other))
+    found = load_tokenizer(Checkpoint(str(parent), parent))
+    assert found.encode(text) == known.encode(text) and len(found) == len(known)
+    assert found.name_or_path == str(parent)
+    assert not planted.exists()
+    assert merge(parent, tmp_path / "out") == 0
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        said = json.loads((tmp_path / "out" / name).read_text())
+        assert not {"name_or_path", "gguf_file", "cache_dir", "fast_tokenizer_files"} & set(said)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_lies_beside_an_output_may_lead_elsewhere(
+    parent: Path, tmp_path: Path, kind: str
+) -> None:
+    victim = tmp_path / "victim"
+    for name in ("old", "new"):
+        (victim / name).mkdir(parents=True)
+    planted = tmp_path / ".out.partial-abc"
+    planted.symlink_to(victim) if kind == "link" else os.mkfifo(planted)
+    assert merge(parent, tmp_path / "out") == 0
+    assert sorted(path.name for path in victim.iterdir()) == ["new", "old"]
 
 
 @pytest.fixture

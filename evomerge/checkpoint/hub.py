@@ -30,6 +30,7 @@ from evomerge.visible import first_line
 LIGHT = ("*.json", "*.jinja", "*.model", "merges.txt", "README.md")  # what is fetched at first
 _OTHERS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")  # weights
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
+_TRIES = 3  # to download what a busy hub did not give
 _WAIT = 30  # seconds for an answer
 _SNAPSHOTS: dict[tuple[str, str], Path] = {}  # of this process, by the hub's cache and hub id
 
@@ -96,6 +97,12 @@ def pinned(text: str) -> str:
     return f"{_parts(text)[0]}@{folder.name}" if folder else text
 
 
+def is_commit_of(text: str, pinned: str) -> bool:
+    """Whether ``pinned`` is a commit of the repository of hub id ``text``."""
+    repository, commit = _parts(pinned)
+    return repository == _parts(text)[0] and bool(_COMMIT.match(commit or ""))
+
+
 def missing(text: str, *, adapter: bool = False) -> Missing | None:
     """The weights of a hub id with their headers, or None if the hub's cache holds all of them.
 
@@ -137,7 +144,7 @@ def plan(wanted: Iterable[Missing]) -> list[str]:
 
 
 def fetch(wanted: Iterable[Missing], say: Callable[[str], None] = lambda text: None) -> bool:
-    """Download weights into the hub's cache; False if nothing is missing.
+    """Download weights into the hub's cache; False if nothing was missing when they were looked for.
 
     Args:
         wanted: what is missing, twice or not.
@@ -149,9 +156,10 @@ def fetch(wanted: Iterable[Missing], say: Callable[[str], None] = lambda text: N
     """
     from huggingface_hub import constants, snapshot_download
 
-    wanted = _each(wanted)
-    if not wanted:
-        return False
+    looked_for = list(wanted)
+    wanted = _each(looked_for)
+    if not wanted:  # another process may have fetched them meanwhile
+        return bool(looked_for)
     if constants.HF_HUB_OFFLINE:
         lines = [f"{each.text}: the hub's cache lacks {listed(each.lacking)}" for each in wanted]
         raise CheckpointError(
@@ -171,9 +179,17 @@ def fetch(wanted: Iterable[Missing], say: Callable[[str], None] = lambda text: N
         names = [glob.escape(name) for name in each.lacking]
         repository, commit = _parts(each.text)[0], each.folder.name
         try:
-            snapshot_download(
-                repository, revision=commit, allow_patterns=names, tqdm_class=_progress_bar()
-            )
+            # the client says nothing where the hub does not answer it in time, and takes what its cache has
+            for _ in range(_TRIES):
+                snapshot_download(
+                    repository, revision=commit, allow_patterns=names, tqdm_class=_progress_bar()
+                )
+                if not (
+                    left := [name for name in each.lacking if not (each.folder / name).exists()]
+                ):
+                    break
+            else:
+                raise TimeoutError(f"the hub did not give {listed(left)}")
         except Exception as error:  # the hub client raises many kinds
             raise RunError(
                 f"{each.text}: the download broke off: {first_line(error)[:200]}. Run again: files that are whole are "

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evomerge.checkpoint.hub import Missing, missing, pinned, snapshot
+from evomerge.checkpoint.hub import Missing, is_commit_of, missing, pinned, snapshot
 from evomerge.errors import CheckpointError, did_you_mean
 
 EMBEDDED = Path(__file__).parents[1] / "demo" / "models"
@@ -51,6 +51,22 @@ class ModelRef:
     def pinned(self) -> str:
         """The same, and hub ids at the commit at which this process opened them."""
         return "+".join(self._portable(part) or pinned(part) for part in self.parts)
+
+    def pinned_as(self, before: str) -> str:
+        """The same at the commits of ``before``, which was ``pinned`` of it once, as a journal says.
+
+        Empty where nothing is pinned, or another repository: a journal may come from a stranger, and names no folder.
+        """
+        parts, known = self.parts, before.split("+", len(self.parts) - 1)
+        if len(known) != len(parts):
+            return ""
+        found = []
+        for part, then in zip(parts, known, strict=True):
+            here = self._portable(part)
+            if here is None and not is_commit_of(part, then):
+                return ""
+            found.append(here or then)
+        return "" if all(map(self._portable, parts)) else "+".join(found)
 
     def _portable(self, part: str) -> str | None:
         """A part's name anywhere; None if it is a hub id."""

@@ -92,12 +92,12 @@ def clear_leftovers(out: Path) -> None:
     """
     for scratch in out.parent.glob(f".{glob.escape(out.name)}.partial-*"):
         try:
-            lock = os.open(scratch, os.O_RDONLY)
-        except FileNotFoundError:
+            lock = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:  # gone by now, or a link, or no folder: none of ours
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            between = (scratch / "old").exists() and (scratch / "new").exists()
+            between = all(_is_own_folder(scratch / name) for name in ("old", "new"))
             if between and not out.exists():
                 os.rename(scratch / "old", out)
             shutil.rmtree(scratch, ignore_errors=True)
@@ -105,6 +105,10 @@ def clear_leftovers(out: Path) -> None:
             pass
         finally:
             os.close(lock)
+
+
+def _is_own_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _locked_folder(out: Path) -> tuple[Path, int]:

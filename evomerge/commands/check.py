@@ -329,7 +329,8 @@ def _other_problems(spec: RunSpec) -> list[str]:
 
 def _check_unexecuted(spec: RunSpec, tasks: Tasks, remote: Sequence[Code]) -> list[str]:
     """All that can be known of a run that executes code, without executing it."""
-    job = inspect(spec, tasks.code, tokenizer=not remote)
+    without = replace(spec, trust_remote_code=False)
+    job = inspect(without, tasks.code, tokenizer=not remote)
     parents = job.parents
     unchecked = [
         *([f"items, splits, prompts and slopes of {', '.join(tasks.code)}"] if tasks.code else []),

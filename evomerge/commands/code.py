@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from evomerge.checkpoint import ModelRef, locate, read_json
+from evomerge.checkpoint import locate
+from evomerge.engines.tokenizer import named_code
 from evomerge.errors import ConfigError, InputError
 from evomerge.recipe import BASE
 from evomerge.run.spec import RunSpec
@@ -137,14 +138,12 @@ def remote_code(spec: RunSpec) -> list[Code]:
     if not spec.trust_remote_code:
         return []
     ref = spec.model(spec.tokenizer if spec.tokenizer in spec.names else BASE)
-    folder = locate(ModelRef(ref.text, ref.origin).model, ref.origin)
+    folders = [locate(part, ref.origin) for part in ref.parts]  # an adapter may bring a tokenizer
     found = []
-    for name in ("config.json", "tokenizer_config.json"):
-        path = folder / name
-        named = read_json(path).get("auto_map") if path.is_file() else None
+    for path, named in (pair for folder in folders for pair in named_code(folder)):
         for text in _texts(named):
             module, _, attribute = text.rpartition("--")[2].rpartition(".")
-            source = folder / f"{module.replace('.', '/')}.py"
+            source = path.parent / f"{module.replace('.', '/')}.py"
             known = source if source.is_file() else None
             found.append(code_in(text, f"{path}:{_line(path, 'auto_map')}", known, attribute))
     return found

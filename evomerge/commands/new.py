@@ -49,7 +49,7 @@ def new(
     file = folder / NAME
     if (folder / JOURNAL).exists():
         raise InputError(f"{folder}: a search was begun there; choose another folder")
-    if file.exists() and not force:
+    if os.path.lexists(file) and not force:
         raise InputError(
             f"{file}: exists already; choose another folder, or replace it with --force"
         )

@@ -1,35 +1,93 @@
-"""The tokenizer of merged models: that of the donor."""
+"""The tokenizer of merged models: that of the donor.
+
+transformers looks at whatever a folder names: other configs, other tokenizers, repositories of the hub. So it is
+shown a folder of ours, with what a merge takes over, cleaned, and nothing else.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoint import Donor, companions, read_json
+from evomerge.checkpoint.companions import OF_MODEL, harmless
 from evomerge.config import shown
 from evomerge.errors import CheckpointError, panicked
 from evomerge.visible import first_line
 
+_CONFIGS = ("tokenizer_config.json", "config.json")
+# what AutoTokenizer chooses a class by; the rest of a config is none of its business
+_OF_CONFIG = ("model_type", "tokenizer_class", "transformers_version", "auto_map")
+_VOCABULARIES = ("*.model", "*.tiktoken", "*.txt", "*.bpe", "tekken.json", "*.jinja")
+
 
 def load_tokenizer(donor: Donor, trust_remote_code: bool = False) -> Any:
     """The tokenizer beside ``donor``, with its chat template.
+
+    Args:
+        donor: a model with a tokenizer.
+        trust_remote_code: where its files name code, that is run.
 
     Raises:
         CheckpointError: there is none, or transformers cannot load it.
     """
     from transformers import AutoTokenizer
 
-    companions(donor)  # what is wrong in a file of it, with file and key
     _check_class(donor)
+    home = donor.tokenizer_folder
+    trusted = trust_remote_code and any(named_code(home))
+    # as long as the tokenizer lives: some read their vocabulary again when they are copied
+    shown_ = Path(tempfile.mkdtemp(prefix="evomerge-tokenizer-"))
     try:
-        return AutoTokenizer.from_pretrained(
-            donor.tokenizer_folder, trust_remote_code=trust_remote_code
+        _lay_out(donor, shown_)
+        made = AutoTokenizer.from_pretrained(
+            home if trusted else shown_, trust_remote_code=trusted, local_files_only=not trusted
         )
     except BaseException as error:  # whatever transformers raises
-        if not (isinstance(error, Exception) or panicked(error)):
+        shutil.rmtree(shown_, ignore_errors=True)
+        if not (isinstance(error, Exception) or panicked(error)) or isinstance(
+            error, CheckpointError
+        ):
             raise
-        raise CheckpointError(
-            f"{donor.name}: its tokenizer cannot be loaded: {first_line(error)}"
-        ) from None
+        said = first_line(error).replace(str(shown_), str(home))
+        raise CheckpointError(f"{donor.name}: its tokenizer cannot be loaded: {said}") from None
+    weakref.finalize(made, shutil.rmtree, shown_, ignore_errors=True)
+    made.name_or_path = str(home)
+    return made
+
+
+def named_code(folder: Path) -> Iterator[tuple[Path, Any]]:
+    """What files of a tokenizer's folder name as classes of their own: file, ``auto_map``."""
+    for name in _CONFIGS:
+        path = folder / name
+        if path.is_file() and (named := read_json(path).get("auto_map")):
+            yield path, named
+
+
+def _lay_out(donor: Donor, into: Path) -> None:
+    """The files of a tokenizer that a merge of ``donor`` would have, and vocabularies of other kinds."""
+    home = donor.tokenizer_folder
+    for name, path in companions(donor).items():
+        if name in OF_MODEL or path.parent != home:
+            continue
+        if path.suffix == ".json" and (cleaned := harmless(name, read_json(path))) is not None:
+            (into / name).write_text(json.dumps(cleaned), encoding="utf-8")
+        else:
+            (into / name).symlink_to(path.resolve())
+    for pattern in _VOCABULARIES:
+        for path in (*home.glob(pattern), *home.glob(f"additional_chat_templates/{pattern}")):
+            there = into / path.relative_to(home)
+            if path.is_file() and not there.exists():
+                there.parent.mkdir(exist_ok=True)
+                there.symlink_to(path.resolve())
+    if (config := home / "config.json").is_file():
+        kept = {key: value for key, value in read_json(config).items() if key in _OF_CONFIG}
+        (into / "config.json").write_text(json.dumps(kept), encoding="utf-8")
 
 
 def _check_class(donor: Donor) -> None:
@@ -37,7 +95,8 @@ def _check_class(donor: Donor) -> None:
     import transformers
 
     for path in (donor.tokenizer_folder / "tokenizer_config.json", donor.folder / "config.json"):
-        named = read_json(path).get("tokenizer_class") if path.is_file() else None
+        content: Mapping[str, Any] = read_json(path) if path.is_file() else {}
+        named = content.get("tokenizer_class")
         for each in (named, f"{named}Fast"):
             found = getattr(transformers, each, None) if isinstance(each, str) else None
             if found is not None and not (

@@ -511,9 +511,11 @@ def _pinned(spec: RunSpec, head: Head | None) -> RunSpec:
         return spec
     known = head.models
     pins = {
-        name: known[name].pinned
+        name: pin
         for name in spec.names
-        if name in known and known[name].pinned and known[name].ref == spec.named(name).text
+        if name in known
+        and known[name].ref == spec.named(name).text
+        and (pin := spec.named(name).pinned_as(known[name].pinned))
     }
     commits = {name: scorer.commits for name, scorer in head.scorers.items()}
     return replace(spec, pins=pins, suite=spec.suite.pinned(commits))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub
 import pytest
 from huggingface_hub import constants
 from loopback import Hub
@@ -21,7 +22,7 @@ from evomerge import config, merge
 from evomerge.checkpoint import Checkpoint, ModelRef, hub
 from evomerge.cli import main
 from evomerge.commands.search import search
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, RunError
 from evomerge.merging import open_model
 from evomerge.pool import Pool, WorkerSpec
 from evomerge.pool.serial import SerialPool
@@ -473,6 +474,31 @@ def test_a_download_that_breaks_off_keeps_the_files_that_are_whole(
     status, written = run("merge", recipe(), "-o", tmp_path / "out")
     assert (status, server.served["tiny/base/model.safetensors"]) == (0, before)
     assert "tiny/base" not in written
+
+
+@pytest.mark.parametrize("silent", [1, 9])
+def test_a_hub_that_does_not_answer_in_time_is_asked_again(
+    server: Hub, monkeypatch: pytest.MonkeyPatch, silent: int
+) -> None:
+    """The client takes what its cache has then, and says nothing."""
+    real, left = huggingface_hub.snapshot_download, iter(range(silent))
+
+    def download(*given: Any, **named: Any) -> str:
+        if next(left, None) is None:
+            return real(*given, **named)
+        return ""
+
+    ref = ModelRef("tiny/base")
+    missing = Checkpoint.outline(ref).missing
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    if silent == 1:
+        assert hub.fetch(missing)
+        assert not Checkpoint.outline(ref).missing
+    else:
+        with pytest.raises(
+            RunError, match=r"tiny/base: the download broke off: the hub did not give"
+        ):
+            hub.fetch(missing)
 
 
 def test_several_processes_of_a_machine_fetch_a_model_once(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,8 +77,9 @@ def write_study(
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
-        with quiet():
-            storage = optuna.storages.RDBStorage(f"sqlite:///{beside}")
+        # a folder that has a plain name: an address of SQLAlchemy's ends at a question mark
+        with quiet(), tempfile.TemporaryDirectory() as made:
+            storage = optuna.storages.RDBStorage(f"sqlite:///{made}/study.db")
             study = optuna.create_study(
                 storage=storage, study_name=name, directions=list(directions)
             )
@@ -88,6 +90,7 @@ def write_study(
                 study.add_trial(trial.frozen)
             storage.remove_session()
             storage.engine.dispose()
+            shutil.copyfile(f"{made}/study.db", beside)
         os.chmod(beside, 0o644)
         os.replace(beside, path)
     except BaseException:

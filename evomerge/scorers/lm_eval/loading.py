@@ -47,6 +47,8 @@ def load(name: str, include: tuple[Path, ...], commits: Mapping[str, str]) -> Lo
     """
     index = manager(include)
     where, spec = locate(name, index, include)
+    if spec != name:  # a path, which would be that of a task in ``include`` that is called so
+        index = manager(())
     file = read_task(where)
     try:
         with quiet(), pinned(), staying(), undecoded(), at(commits) as found:
