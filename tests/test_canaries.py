@@ -481,6 +481,26 @@ def test_status_and_export_execute_nothing(done: Path, hostile: Path, tmp_path: 
     assert not (tmp_path / "canary").exists()
 
 
+def test_a_study_is_written_where_it_was_asked_for(done: Path, tmp_path: Path) -> None:
+    """Where an address of SQLAlchemy's would end."""
+    folder = tmp_path / "a?b#c%20d"
+    folder.mkdir()
+    (tmp_path / "a").write_text("mine")
+    assert main(["export", str(done), "--format", "optuna", "-o", str(folder / "out.db")]) == 0
+    assert (tmp_path / "a").read_text() == "mine"
+    assert (folder / "out.db").read_bytes().startswith(b"SQLite format 3")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a?b#c%20d"]
+
+
+def test_a_new_run_replaces_no_link(family: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "run.yaml").symlink_to(tmp_path / "nowhere")
+    sources = [f"--source={name}={family[name]}" for name in ("chat", "sea")]
+    words = ["new", str(tmp_path / "new"), "--base", str(family["base"]), *sources]
+    assert main(words) == 2
+    assert (tmp_path / "new" / "run.yaml").is_symlink()
+
+
 @pytest.mark.parametrize("field", ["doc_to_text", "doc_to_target", "doc_to_choice"])
 def test_a_template_cannot_call_the_shell(
     run_folder: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], field: str
