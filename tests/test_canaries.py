@@ -317,13 +317,15 @@ def test_a_task_that_is_called_as_the_file_of_another_is_not_that(
 def test_check_trusts_no_tokenizer_that_hides_its_code(
     hostile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In an adapter's folder, in a config that another one names, and behind the pin of a journal."""
+    """In a config that another one names."""
     content = config.read(hostile / "run.yaml").plain
     content["fitness"]["objectives"].pop("code")
     model = tmp_path / "chat"
-    edit(model / "tokenizer_config.json", "AutoTokenizer", "AutoNothing")
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    for key in ("auto_map", "tokenizer_class"):
+        settings.pop(key, None)
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
     hidden = json.loads((model / "config.json").read_text())
-    (model / "config.9.9.9.json").write_text(json.dumps({**hidden, "model_type": "never"}))
     other = {**hidden, "model_type": "never", "auto_map": {"AutoConfig": "evil_tokenizer.Evil"}}
     (model / "config.5.0.0.json").write_text(json.dumps(other))
     (model / "config.json").write_text(
