@@ -134,10 +134,11 @@ def _filled(by_row: bool) -> str:
 def _legend(searches: set[bool]) -> Iterator[str]:
     entries = [(method, f'fill="{COLOURS[method]}"', name) for method, name in NAMES.items()]
     entries += [("", _filled(kind), SEARCHES[kind]) for kind in sorted(searches)]
-    for number, (shape, style, name) in enumerate(entries):
-        x = LEFT + number * 150
+    x = float(LEFT)
+    for shape, style, name in entries:
         yield _mark(shape, (x, HEIGHT + 10), 4.5, style)
         yield _text(x + 10, HEIGHT + 14, name, "start")
+        x += 50 + 6.5 * len(name)  # about what a letter takes
 
 
 def _mark(shape: str, at: tuple[float, float], radius: float, style: str) -> str:
