@@ -358,8 +358,9 @@ def test_tasks_of_lm_eval_whose_code_fetches_are_not_built(
     assert "downloads what code of lm-eval fetches for squadv2" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("picture", [{"_type": "Image"}, {"_type": "Image", "decode": 1}])
 def test_nobody_follows_the_path_of_a_picture(
-    task_of: Callable[[str], Path], tmp_path: Path
+    task_of: Callable[[str], Path], tmp_path: Path, picture: dict[str, Any]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
@@ -375,7 +376,7 @@ def test_nobody_follows_the_path_of_a_picture(
         ]
         kinds = datasets.Dataset.from_list(rows).features
         table = pa.Table.from_pylist(rows)
-        told = {"info": {"features": {**kinds.to_dict(), "seen": {"_type": "Image"}}}}
+        told = {"info": {"features": {**kinds.to_dict(), "seen": picture}}}
         pq.write_table(
             table.replace_schema_metadata({"huggingface": json.dumps(told)}),
             tmp_path / "rows.parquet",

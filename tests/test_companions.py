@@ -256,6 +256,30 @@ def test_files_of_a_tokenizer_name_no_other(parent: Path, tmp_path: Path) -> Non
         assert not {"name_or_path", "gguf_file", "cache_dir", "fast_tokenizer_files"} & set(said)
 
 
+@pytest.mark.parametrize("name", ["AutoProcessorFast", "LlamaForCausalLM", "BertModelFast"])
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_what_is_no_tokenizer_is_not_loaded_as_one(parent: Path, name: str, file: str) -> None:
+    """transformers leaves ``Fast`` out of a name that it does not know."""
+    edit(parent / file, tokenizer_class=name, auto_map={"AutoProcessor": "a--b.C"})
+    with pytest.raises(CheckpointError, match="expected a tokenizer of transformers"):
+        load_tokenizer(Checkpoint(str(parent), parent))
+
+
+def test_a_tokenizer_of_code_is_told(parent: Path) -> None:
+    auto = {"AutoTokenizer": ["evil.Evil", None]}
+    edit(parent / "tokenizer_config.json", tokenizer_class="Evil", auto_map=auto)
+    with pytest.raises(CheckpointError, match="trust_remote_code: true"):
+        load_tokenizer(Checkpoint(str(parent), parent))
+
+
+def test_a_vocabulary_does_not_lie_elsewhere(parent: Path, tmp_path: Path) -> None:
+    known = load_tokenizer(Checkpoint(str(parent), parent))
+    for name in ("v.json", "m.txt"):
+        os.mkfifo(tmp_path / name)
+    edit(parent / "tokenizer_config.json", vocab=f"{tmp_path}/v.json", merges=f"{tmp_path}/m.txt")
+    assert len(load_tokenizer(Checkpoint(str(parent), parent))) == len(known)
+
+
 @pytest.mark.parametrize("kind", ["link", "pipe"])
 def test_what_lies_beside_an_output_may_lead_elsewhere(
     parent: Path, tmp_path: Path, kind: str

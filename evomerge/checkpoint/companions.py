@@ -48,6 +48,11 @@ _OPTIONS = frozenset(
         *("repo_type", "force_download", "resume_download", "local_files_only", "code_revision"),
         *("_commit_hash", "user_agent", "trust_remote_code", "fast_tokenizer_files", "init_inputs"),
         *("tokenizer_object", "_from_auto", "_from_pipeline", "config"),
+        *(
+            "sudachi_kwargs",
+            "mecab_kwargs",
+            "jumanpp_kwargs",
+        ),  # dictionaries and plugins by their paths
     )
 )
 
@@ -64,7 +69,7 @@ def companions(donor: Donor) -> dict[str, Path]:
         path = folder / name
         if not path.is_file():
             continue
-        _refuse_outside(folder, path)
+        refuse_outside(folder, path)
         if path.suffix == ".json" and name != MODULES:
             content = read_json(path)
             if name == TOKENIZER:
@@ -128,7 +133,7 @@ def _of_a_repository(classes: Any) -> bool:
     )
 
 
-def _refuse_outside(folder: Path, path: Path) -> None:
+def refuse_outside(folder: Path, path: Path) -> None:
     """Refuse a link that leads out of the folder: whoever made it chose a file of this machine to be copied.
 
     The hub's cache keeps what a snapshot holds beside it, in ``blobs``; installers may link what they install.

@@ -10,19 +10,19 @@ import json
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoint import Donor, companions, read_json
-from evomerge.checkpoint.companions import OF_MODEL, harmless
+from evomerge.checkpoint.companions import COMPANIONS, OF_MODEL, harmless, refuse_outside
 from evomerge.config import shown
 from evomerge.errors import CheckpointError, panicked
 from evomerge.visible import first_line
 
 _CONFIGS = ("tokenizer_config.json", "config.json")
 # what AutoTokenizer chooses a class by; the rest of a config is none of its business
-_OF_CONFIG = ("model_type", "tokenizer_class", "transformers_version", "auto_map")
+_OF_CONFIG = ("model_type", "tokenizer_class", "transformers_version")
 _VOCABULARIES = ("*.model", "*.tiktoken", "*.txt", "*.bpe", "tekken.json", "*.jinja")
 
 
@@ -38,9 +38,14 @@ def load_tokenizer(donor: Donor, trust_remote_code: bool = False) -> Any:
     """
     from transformers import AutoTokenizer
 
-    _check_class(donor)
     home = donor.tokenizer_folder
+    classes = [_class_in(path) for path in _configs(donor)]
     trusted = trust_remote_code and any(named_code(home))
+    if not trusted and not any(classes) and _own_code(home):
+        raise CheckpointError(
+            f"{donor.name}: its tokenizer cannot be loaded: it is code of its own, which `trust_remote_code: true` in "
+            "run.yaml would execute"
+        )
     # as long as the tokenizer lives: some read their vocabulary again when they are copied
     shown_ = Path(tempfile.mkdtemp(prefix="evomerge-tokenizer-"))
     try:
@@ -73,16 +78,24 @@ def _lay_out(donor: Donor, into: Path) -> None:
     """The files of a tokenizer that a merge of ``donor`` would have, and vocabularies of other kinds."""
     home = donor.tokenizer_folder
     for name, path in companions(donor).items():
-        if name in OF_MODEL or path.parent != home:
+        if name in OF_MODEL or name not in COMPANIONS:
             continue
-        if path.suffix == ".json" and (cleaned := harmless(name, read_json(path))) is not None:
-            (into / name).write_text(json.dumps(cleaned), encoding="utf-8")
+        if name in ("tokenizer_config.json", "special_tokens_map.json"):
+            content = read_json(path)
+            cleaned = harmless(name, content)
+            content = {
+                k: v
+                for k, v in (cleaned if cleaned is not None else content).items()
+                if not _leads_away(k, v)
+            }
+            (into / name).write_text(json.dumps(content), encoding="utf-8")
         else:
             (into / name).symlink_to(path.resolve())
     for pattern in _VOCABULARIES:
         for path in (*home.glob(pattern), *home.glob(f"additional_chat_templates/{pattern}")):
             there = into / path.relative_to(home)
             if path.is_file() and not there.exists():
+                refuse_outside(home, path)
                 there.parent.mkdir(exist_ok=True)
                 there.symlink_to(path.resolve())
     if (config := home / "config.json").is_file():
@@ -90,18 +103,47 @@ def _lay_out(donor: Donor, into: Path) -> None:
         (into / "config.json").write_text(json.dumps(kept), encoding="utf-8")
 
 
-def _check_class(donor: Donor) -> None:
-    """Refuse what is no tokenizer: transformers would load it, and a model may bring code of its own."""
+def _leads_away(key: str, value: Any) -> bool:
+    """Whether a key of a tokenizer's config names code, or a file: those of its folder are found without."""
+    if key in ("vocab", "merges"):
+        return isinstance(value, str)
+    return key in ("auto_map", "name_or_path") or key.endswith(("_file", "_files", "_path", "_dir"))
+
+
+def _configs(donor: Donor) -> list[Path]:
+    """The files that may say of which class the tokenizer is."""
+    home = donor.tokenizer_folder
+    return [home / "tokenizer_config.json", home / "config.json", donor.folder / "config.json"]
+
+
+def _own_code(folder: Path) -> bool:
+    return any(
+        "AutoTokenizer" in named for _, named in named_code(folder) if isinstance(named, dict)
+    )
+
+
+def _class_in(path: Path) -> bool:
+    """Whether a file names a tokenizer of transformers.
+
+    Raises:
+        CheckpointError: what it names is none: transformers would load it, and a model may bring code of its own.
+    """
     import transformers
 
-    for path in (donor.tokenizer_folder / "tokenizer_config.json", donor.folder / "config.json"):
-        content: Mapping[str, Any] = read_json(path) if path.is_file() else {}
-        named = content.get("tokenizer_class")
-        for each in (named, f"{named}Fast"):
-            found = getattr(transformers, each, None) if isinstance(each, str) else None
-            if found is not None and not (
-                isinstance(found, type) and issubclass(found, transformers.PreTrainedTokenizerBase)
-            ):
-                raise CheckpointError(
-                    f"{path}: tokenizer_class: expected a tokenizer of transformers, found {shown(named)}"
-                )
+    named = read_json(path).get("tokenizer_class") if path.is_file() else None
+    if not isinstance(named, str):
+        return False
+    known = False
+    for each in (named, f"{named}Fast", named.removesuffix("Fast")):
+        try:
+            found = getattr(transformers, each, None)
+        except Exception:  # a library that it needs is broken
+            continue
+        if found is None:
+            continue
+        known = isinstance(found, type) and issubclass(found, transformers.PreTrainedTokenizerBase)
+        if not known:
+            raise CheckpointError(
+                f"{path}: tokenizer_class: expected a tokenizer of transformers, found {shown(named)}"
+            )
+    return known

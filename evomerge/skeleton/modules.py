@@ -25,8 +25,11 @@ KERNELS = (
 MOST_MODULES = (
     200_000  # twice those of the largest models; each takes kilobytes, and half a millisecond
 )
-# what makes the config of a tower for images ask the hub for another one
-BACKBONES = ("backbone", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone")
+# what makes a tower for images, or its config, ask the hub for another one, or read a file
+BACKBONES = (
+    *("backbone", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone"),
+    *("architecture", "model_args"),
+)
 _NUMBER = re.compile(r"layer_?(?:idx|id|index|number)|^(?:idx|index|training)$")
 
 
@@ -90,7 +93,10 @@ def model_class(config: Mapping[str, Any], where: str) -> Any:
     import transformers
 
     architecture = config["architectures"][0]
-    kind = getattr(transformers, architecture, None)
+    try:
+        kind = getattr(transformers, architecture, None)
+    except Exception:  # a library that it needs is broken
+        kind = None
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         raise Incompatible(
             f"{where}: architectures: transformers {transformers.__version__} has no model called "

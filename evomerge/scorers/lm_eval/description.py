@@ -100,14 +100,16 @@ def described(task: TaskFile) -> Description:
     fetched = ""
     if task.builtin and ("class" in content or isinstance(content.get("custom_dataset"), Function)):
         fetched = "what code of lm-eval fetches"
+    address = remote_data(task) or fetched
+    fetches = [Code(f"the download of {address}", str(path))] if address else []
     filters = _named(content.get("filter_list") or [{"name": "none"}], "name", path)
     metrics = _named(content.get("metric_list") or (), "metric", path)
     if any(isinstance(metric, Function) for metric in metrics):
         metrics = []
     return Description(
-        remote_data(task) or fetched or (None if local else str(data)),
+        address or (None if local else str(data)),
         [f"{m},{f}" for m in metrics for f in filters if m],
-        task.code,
+        [*task.code, *fetches],
         {
             each["metric"]: each["higher_is_better"]
             for each in content.get("metric_list") or ()

@@ -59,4 +59,6 @@ def _decodes(kind: Any) -> bool:
 
 def _follows(kind: Any) -> bool:
     """Whether values of this kind are made from what lies elsewhere."""
-    return getattr(kind, "decode", False) is True and type(kind).__name__ != "Json"
+    if not hasattr(kind, "decode_example") or type(kind).__name__ == "Json":
+        return False
+    return getattr(kind, "decode", None) is not False  # 1 counts, too
