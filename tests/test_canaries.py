@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import logging
+import re
 import shutil
 import socket
 import sys
@@ -247,6 +248,21 @@ def test_check_asks_no_address_that_a_task_names(
         address = f"http://127.0.0.1:{server.getsockname()[1]}/rows.jsonl"
         assert main(["check", str(task_of(f"data_files: {{test: '{address}'}}"))]) == 0
         assert f"downloads {address} for sums" in capsys.readouterr().out
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_check_of_a_run_asks_no_address_either(
+    run_folder: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run_folder()
+    task = folder / "sums.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/rows.jsonl"
+        task.write_text(re.sub(r"\{test: [^}]*\}", f"{{test: '{address}'}}", task.read_text()))
+        assert main(["check", str(folder)]) == 0
+        assert f"a search executes the download of {address}" in capsys.readouterr().out
         with pytest.raises(BlockingIOError):
             server.accept()
 

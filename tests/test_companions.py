@@ -7,15 +7,19 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evomerge import config
 from evomerge.checkpoint import Checkpoint, ModelRef, copy_companions, without_local_code
 from evomerge.cli import main
+from evomerge.commands.code import remote_code
 from evomerge.engines.tokenizer import load_tokenizer
 from evomerge.errors import CheckpointError, Incompatible
+from evomerge.run.spec import load_run
 
 
 @pytest.fixture
@@ -263,6 +267,21 @@ def test_what_is_no_tokenizer_is_not_loaded_as_one(parent: Path, name: str, file
     edit(parent / file, tokenizer_class=name, auto_map={"AutoProcessor": "a--b.C"})
     with pytest.raises(CheckpointError, match="expected a tokenizer of transformers"):
         load_tokenizer(Checkpoint(str(parent), parent))
+
+
+def test_code_beside_the_tokenizer_of_an_adapter_is_listed(
+    family: dict[str, Path], run_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    (adapter := tmp_path / "adapter").mkdir()
+    edit(adapter / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "evil.Evil"]})
+    (adapter / "evil.py").write_text("class Evil: ...")
+    folder = run_folder()
+    content = config.read(folder / "run.yaml").plain
+    content["trust_remote_code"] = True
+    content["models"]["sources"]["chat"] = f"{family['chat']}+{adapter}"
+    (folder / "run.yaml").write_text(config.dump(content))
+    found = remote_code(load_run(folder))
+    assert any("evil.Evil" in code.definition for code in found)
 
 
 def test_a_tokenizer_of_code_is_told(parent: Path) -> None:
