@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import struct
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -254,17 +255,20 @@ def _keep_header(text: str, folder: Path, name: str, file: Path) -> None:
         length = _length(start)
         if len(start) == 8 and length <= min(size - 8, MOST_HEADER):
             start += _range(url, 8, length)[0]
-    unchecked = file.with_name(f"{name}.unchecked")
-    write_bytes(unchecked, start)
-    try:
-        promised = promised_bytes(unchecked)
-    except CheckpointError as error:
-        raise CheckpointError(f"{text}: {name} on the hub: {error}") from None
-    if promised != size:
-        raise CheckpointError(
-            f"{text}: {name}: {size:,} bytes on the hub where its header promises {promised:,}"
-        )
-    os.replace(unchecked, file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # each process has its own: several may look at a model for the first time
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".") as own:
+        unchecked = Path(own, file.name)
+        write_bytes(unchecked, start)
+        try:
+            promised = promised_bytes(unchecked)
+        except CheckpointError as error:
+            raise CheckpointError(f"{text}: {name} on the hub: {error}") from None
+        if promised != size:
+            raise CheckpointError(
+                f"{text}: {name}: {size:,} bytes on the hub where its header promises {promised:,}"
+            )
+        os.replace(unchecked, file)
 
 
 def _length(start: bytes) -> int:
