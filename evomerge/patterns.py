@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from functools import lru_cache
+from typing import Any
 
 import regex  # as ``re``, and knows when to give up
 
@@ -19,8 +21,7 @@ def check(pattern: str) -> None:
         InputError: with the reason.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # what a later version will read otherwise
-            regex.compile(pattern)
+        _compiled(pattern)
     except (regex.error, OverflowError, RecursionError) as error:
         raise InputError(
             f"expected a regular expression, found {pattern!r:.80}: {first_line(error)}"
@@ -34,8 +35,14 @@ def found(pattern: str, text: str) -> bool:
         InputError: that takes longer than anybody waits.
     """
     try:
-        return regex.search(pattern, text, timeout=PATIENCE) is not None
+        return _compiled(pattern).search(text, timeout=PATIENCE) is not None
     except TimeoutError:
         raise InputError(
             f"{pattern!r:.80} is not matched with {text} within {PATIENCE:g} s; write it without repeats of repeats"
         ) from None
+
+
+@lru_cache
+def _compiled(pattern: str) -> Any:
+    with warnings.catch_warnings(action="ignore"):  # what a later version will read otherwise
+        return regex.compile(pattern)

@@ -48,11 +48,8 @@ _OPTIONS = frozenset(
         *("repo_type", "force_download", "resume_download", "local_files_only", "code_revision"),
         *("_commit_hash", "user_agent", "trust_remote_code", "fast_tokenizer_files", "init_inputs"),
         *("tokenizer_object", "_from_auto", "_from_pipeline", "config"),
-        *(
-            "sudachi_kwargs",
-            "mecab_kwargs",
-            "jumanpp_kwargs",
-        ),  # dictionaries and plugins by their paths
+        # dictionaries and plugins by their paths
+        *("sudachi_kwargs", "mecab_kwargs", "jumanpp_kwargs"),
     )
 )
 
@@ -86,29 +83,27 @@ def copy_companions(donor: Donor, target: Path) -> None:
     """
     for name, path in companions(donor).items():
         content = read_json(path) if path.suffix == ".json" and name != MODULES else {}
-        cleaned = harmless(name, content)
+        cleaned = without_options(name, content)
         (target / name).parent.mkdir(exist_ok=True)
-        if _AUTO_MAP in content or cleaned is not None:
-            text = json.dumps(without_local_code(content if cleaned is None else cleaned), indent=2)
+        if _AUTO_MAP in content or cleaned != content:
+            text = json.dumps(without_local_code(cleaned), indent=2)
             (target / name).write_text(f"{text}\n", encoding="utf-8")
         else:
             shutil.copyfile(path, target / name)
 
 
-def harmless(name: str, content: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A file of a tokenizer without what says where transformers is to look for another one; None: it says nothing.
+def without_options(name: str, content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A file of a tokenizer without what says where transformers is to look for another one.
 
     Args:
         name: of the file.
         content: of it.
     """
     if name == "special_tokens_map.json":  # its keys win over all that is known of the call
-        kept = {key: each for key, each in content.items() if key.endswith(("_token", "_tokens"))}
-    elif name == "tokenizer_config.json":
-        kept = {key: each for key, each in content.items() if key not in _OPTIONS}
-    else:
-        return None
-    return kept if len(kept) < len(content) else None
+        return {key: each for key, each in content.items() if key.endswith(("_token", "_tokens"))}
+    if name == "tokenizer_config.json":
+        return {key: each for key, each in content.items() if key not in _OPTIONS}
+    return content
 
 
 def without_local_code(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import inspect
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -87,7 +86,7 @@ def _built(kind: Any, config: Config) -> tuple[Config, Config]:
     if kind is not None:
         try:
             with _silent():
-                built = kind.from_dict(harmless(deepcopy(dict(config))))
+                built = kind.from_dict(harmless(config))
                 text = built.get_text_config(decoder=True)
                 whole = built.to_dict()
                 return whole, whole if text is built else text.to_dict()

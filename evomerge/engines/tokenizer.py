@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoint import Donor, companions, read_json
-from evomerge.checkpoint.companions import COMPANIONS, OF_MODEL, harmless, refuse_outside
+from evomerge.checkpoint.companions import COMPANIONS, OF_MODEL, refuse_outside, without_options
 from evomerge.config import shown
 from evomerge.errors import CheckpointError, panicked
 from evomerge.visible import first_line
@@ -47,21 +47,21 @@ def load_tokenizer(donor: Donor, trust_remote_code: bool = False) -> Any:
             "run.yaml would execute"
         )
     # as long as the tokenizer lives: some read their vocabulary again when they are copied
-    shown_ = Path(tempfile.mkdtemp(prefix="evomerge-tokenizer-"))
+    laid_out = Path(tempfile.mkdtemp(prefix="evomerge-tokenizer-"))
     try:
-        _lay_out(donor, shown_)
+        _lay_out(donor, laid_out)
         made = AutoTokenizer.from_pretrained(
-            home if trusted else shown_, trust_remote_code=trusted, local_files_only=not trusted
+            home if trusted else laid_out, trust_remote_code=trusted, local_files_only=not trusted
         )
     except BaseException as error:  # whatever transformers raises
-        shutil.rmtree(shown_, ignore_errors=True)
+        shutil.rmtree(laid_out, ignore_errors=True)
         if not (isinstance(error, Exception) or panicked(error)) or isinstance(
             error, CheckpointError
         ):
             raise
-        said = first_line(error).replace(str(shown_), str(home))
+        said = first_line(error).replace(str(laid_out), str(home))
         raise CheckpointError(f"{donor.name}: its tokenizer cannot be loaded: {said}") from None
-    weakref.finalize(made, shutil.rmtree, shown_, ignore_errors=True)
+    weakref.finalize(made, shutil.rmtree, laid_out, ignore_errors=True)
     made.name_or_path = str(home)
     return made
 
@@ -81,14 +81,9 @@ def _lay_out(donor: Donor, into: Path) -> None:
         if name in OF_MODEL or name not in COMPANIONS:
             continue
         if name in ("tokenizer_config.json", "special_tokens_map.json"):
-            content = read_json(path)
-            cleaned = harmless(name, content)
-            content = {
-                k: v
-                for k, v in (cleaned if cleaned is not None else content).items()
-                if not _leads_away(k, v)
-            }
-            (into / name).write_text(json.dumps(content), encoding="utf-8")
+            content = without_options(name, read_json(path))
+            kept = {key: each for key, each in content.items() if not _leads_away(key, each)}
+            (into / name).write_text(json.dumps(kept), encoding="utf-8")
         else:
             (into / name).symlink_to(path.resolve())
     for pattern in _VOCABULARIES:

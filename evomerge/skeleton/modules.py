@@ -22,9 +22,8 @@ KERNELS = (
     *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
     *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
 )
-MOST_MODULES = (
-    200_000  # twice those of the largest models; each takes kilobytes, and half a millisecond
-)
+# twice those of the largest models; each takes kilobytes, and half a millisecond
+MOST_MODULES = 200_000
 # what makes a tower for images, or its config, ask the hub for another one, or read a file
 BACKBONES = (
     *("backbone", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone"),
@@ -115,7 +114,10 @@ def own_config(kind: Any, content: Mapping[str, Any]) -> Any:
 
 
 def harmless(value: Any) -> Any:
-    """Without what names code, or what the hub would be asked for. Floats that JSON has no word for are written as ``{"__float__": Infinity}``."""
+    """A config, made anew, without what names code, or what the hub would be asked for.
+
+    Floats that JSON has no word for are written as ``{"__float__": Infinity}``.
+    """
     if isinstance(value, Mapping):
         if set(value) == {"__float__"}:
             return float(value["__float__"])

@@ -10,6 +10,8 @@ from typing import Any
 
 import datasets
 
+from evomerge.scorers.lm_eval.undecoded import as_stored
+
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 
 
@@ -17,7 +19,7 @@ _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 def at(commits: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """Data sets that tasks load are those of ``commits``, by their hub id; it yields those that were found.
 
-    One that asks for a revision itself gets it.
+    One that asks for a revision itself gets it. What they hold is not decoded: see ``undecoded``.
     """
     load, found = datasets.load_dataset, dict[str, str]()
 
@@ -27,7 +29,7 @@ def at(commits: Mapping[str, str]) -> Iterator[dict[str, str]]:
         loaded = load(path, *options, **named)
         if commit := _commit_of(loaded):
             found[str(path)] = commit
-        return loaded
+        return as_stored(loaded)
 
     datasets.load_dataset = pinned
     try:

@@ -24,7 +24,6 @@ from evomerge.scorers.lm_eval.commits import at
 from evomerge.scorers.lm_eval.isolation import pinned, quiet
 from evomerge.scorers.lm_eval.reading import TaskFile, check_folder, read_task
 from evomerge.scorers.lm_eval.templates import refusal
-from evomerge.scorers.lm_eval.undecoded import undecoded
 
 GENERATES = "generate_until"  # the kind of a request, and of a task, that wants a text written
 
@@ -51,7 +50,7 @@ def load(name: str, include: tuple[Path, ...], commits: Mapping[str, str]) -> Lo
         index = manager(())
     file = read_task(where)
     try:
-        with quiet(), pinned(), staying(), undecoded(), at(commits) as found:
+        with quiet(), pinned(), staying(), at(commits) as found:
             task = next(iter(index.load([spec])["tasks"].values()))
             docs = list(task.eval_docs)
             _ = [make() for filters in task._filters for make in filters.filters]  # or say why not

@@ -131,10 +131,11 @@ class TaskFile:
         if more := sorted(map(str, kwargs.keys() - _HARMLESS)):
             text = f"what `datasets` does by {', '.join(more)} of dataset_kwargs"
             found.append(Code(text, str(path)))
-        if not all(isinstance(each, str) for each in _flat(kwargs.get("data_files"))):
+        files = _flat(kwargs.get("data_files"))
+        if not all(isinstance(each, str) for each in files):
             text = "what `datasets` makes of data_files that are no paths, list or mapping of paths"
             found.append(Code(text, str(path)))
-        elif any("**" in each for each in _flat(kwargs.get("data_files"))):
+        elif any("**" in each for each in files):
             found.append(Code("what `datasets` finds by ** in data_files", str(path)))
         if prompt := self.content.get("use_prompt"):
             found.append(Code(f"whatever {prompt!r:.60} holds, by use_prompt", str(path)))
@@ -182,9 +183,8 @@ def _read(path: Path, task: TaskFile) -> dict[str, Any]:
         included = _read((path.parent / each).resolve(), task)
         included.pop("task_list", None)  # as lm-eval does
         merged |= included
-    if not all(
-        isinstance(key, str) for key in content
-    ):  # which lm-eval minds after what is included
+    # after what is included: lm-eval reads that all the same
+    if not all(isinstance(key, str) for key in content):
         raise InputError(f"{path}: expected keys that are texts, found {list(content)!r:.100}")
     return merged | content
 

@@ -5,34 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
-import datasets
 
-
-@contextmanager
-def undecoded() -> Iterator[None]:
-    """Columns of what is loaded meanwhile are not decoded.
+def as_stored(loaded: Any) -> Any:
+    """What `datasets` loaded, all splits or one, without decoding.
 
     Raises:
-        ValueError: at a load, one is within another column.
+        ValueError: a column that would be decoded is within another one.
     """
-    load = datasets.load_dataset
-
-    def stored(*given: Any, **named: Any) -> Any:
-        loaded = load(*given, **named)
-        if isinstance(loaded, dict):
-            return type(loaded)({split: _stored(each) for split, each in loaded.items()})
-        return _stored(loaded)
-
-    datasets.load_dataset = stored
-    try:
-        yield
-    finally:
-        datasets.load_dataset = load
+    if isinstance(loaded, dict):
+        return type(loaded)({split: _stored(each) for split, each in loaded.items()})
+    return _stored(loaded)
 
 
 def _stored(rows: Any) -> Any:
