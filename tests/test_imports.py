@@ -37,7 +37,7 @@ lines calibration rows tokens rounding paths
 tensors inference factors durable cache passages
 params seeds config registry objects presets
 patterns
-errors visible squeezing plain_files blas
+errors visible squeezing plain_files blas installed
 """
 LINE = {name: n for n, line in enumerate(ORDER.strip().splitlines()) for name in line.split()}
 

@@ -27,7 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         refuse_stores(arguments)
-        arguments.run(arguments)
+        from evomerge.cli.wall import around
+
+        with around(arguments):
+            arguments.run(arguments)
         sys.stdout.flush()
         return 0
     except BrokenPipeError:  # the reader of our output left, as `| head` does

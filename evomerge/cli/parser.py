@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from evomerge import __version__
@@ -81,15 +81,23 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def command(
-        name: str, run: Callable[[argparse.Namespace], None], short: str, more: str = ""
+        name: str,
+        run: Callable[[argparse.Namespace], None],
+        short: str,
+        more: str = "",
+        *,
+        looks: bool = False,
+        makes: Sequence[str] = (),
     ) -> Any:
+        """A command that only ``looks`` at what it is given has a wall around it; it ``makes`` what these options
+        name, besides what it is to write."""
         sub = commands.add_parser(
             name,
             help=short,
             description=f"{short[0].upper()}{short[1:]}.\n\n{more}".strip(),
             formatter_class=Wrapped,
         )
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, looks=looks, makes=makes)
         return sub
 
     def allow(sub: Any) -> None:
@@ -132,6 +140,8 @@ def make_parser() -> argparse.ArgumentParser:
         "  evomerge new --list\n\n"
         "Call the source that follows instructions `chat`, one that reasons at length `long`, one of a language by its\n"
         "code (`th`): fitness files know them by these names.",
+        looks=True,
+        makes=("folder",),
     )
     sub.add_argument(
         "folder", metavar="DIR", nargs="?", help="folder to make, with a run.yaml in it"
@@ -243,6 +253,7 @@ def make_parser() -> argparse.ArgumentParser:
         runs.status,
         "show how far a search is and whether it runs, from its folder alone",
         "Works while the search runs, and without its models or tasks at hand.",
+        looks=True,
     )
     sub.add_argument("run_dir", metavar="RUN_DIR")
     sub.add_argument("--json", action="store_true", help="machine-readable")
@@ -267,6 +278,7 @@ def make_parser() -> argparse.ArgumentParser:
         "  evomerge report runs/mine -o mine.html\n"
         "  evomerge report runs/mine --ablate 8 -o mine.html\n"
         "  evomerge report runs/mine --serve       # looks again while the search goes on",
+        looks=True,
     )
     sub.add_argument("run_dir", metavar="RUN_DIR")
     sub.add_argument(
@@ -301,6 +313,7 @@ def make_parser() -> argparse.ArgumentParser:
         "tensors is refused with the reason.\n\n"
         "csv and parquet have a row an evaluation: genes, objectives with their errors, score, cost. optuna\n"
         "is a study in an SQLite file, which optuna-dashboard opens.",
+        looks=True,
     )
     sub.add_argument(
         "run_dir", metavar="RUN_DIR|RECIPE.yaml", help="a run; or a recipe, with --format mergekit"
@@ -335,6 +348,7 @@ def make_parser() -> argparse.ArgumentParser:
         "not what its file seems to say. Unknown keys are refused. What is not carried over stands in\n"
         "comments at the top of the result. Merges that the file merges once more become recipes of\n"
         "their own, beside FILE.",
+        looks=True,
     )
     sub.add_argument("file", metavar="MERGEKIT.yaml")
     sub.add_argument(
@@ -362,6 +376,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--experts R writes the merge as DIR/shared, what each source knows beyond it as DIR/experts/NAME of\n"
         "rank R, and DIR/router.yaml, which says how a server adds them up (Twin-Merging; of a recipe by twin\n"
         "what is shared is the sum that it begins with, and its weights are the router's).",
+        looks=True,
     )
     sub.add_argument(
         "recipe", metavar="RECIPE.yaml|RUN_DIR", help="a recipe, a mergekit file, or a run's winner"
@@ -410,6 +425,7 @@ def make_parser() -> argparse.ArgumentParser:
         "the merge is under: its card does where all parents agree, else --license. The token is that of\n"
         "`hf auth login`, or HF_TOKEN.\n\n"
         "  evomerge push merged-model me/merged-model --dry-run",
+        looks=True,
     )
     sub.add_argument("folder", metavar="DIR", help="what `evomerge merge` wrote")
     sub.add_argument("repository", metavar="OWNER/NAME", help="on the hub; made if it is new")
@@ -438,6 +454,7 @@ def make_parser() -> argparse.ArgumentParser:
         "docs/compare.md. Weights are read tensor by tensor. Of models of more than 4 billion parameters together a\n"
         "sample of entries is looked at, unless --exact is given.\n\n"
         "  evomerge compare chat=org/chat sea=org/sea --base org/base -o c.html",
+        looks=True,
     )
     sub.add_argument(
         "models",
@@ -551,7 +568,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--force", action="store_true", help="replace an existing file")
 
-    sub = command("methods", models.methods, "list the merge methods, or explain one")
+    sub = command("methods", models.methods, "list the merge methods, or explain one", looks=True)
     sub.add_argument("name", metavar="NAME", nargs="?")
     sub.add_argument("--json", action="store_true", help="machine-readable")
 
@@ -564,6 +581,7 @@ def make_parser() -> argparse.ArgumentParser:
         "file or the folders it names hold is executed; what a search would execute is listed.\n\n"
         "With --measure a worker merges and scores a few items of a run, which executes what a search does:\n"
         "then the time to the final table and the memory of a worker are those of this machine.",
+        looks=True,
     )
     sub.add_argument(
         "file",

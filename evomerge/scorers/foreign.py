@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from evomerge.errors import EvomergeError, RunError
-from evomerge.scorers.sources import is_installed
+from evomerge.installed import is_installed
 from evomerge.visible import first_line
 
 _OUTSIDE = ("ray.", "evomerge.pool.", "evomerge.cli.")  # packages whose handlers of signals raise

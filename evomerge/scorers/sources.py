@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import ast
-import site
 import sys
-import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import evomerge
+from evomerge.installed import is_installed
 
 
 @dataclass(frozen=True)
@@ -125,19 +123,3 @@ def _tree(path: Path) -> ast.Module | None:
         return ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-
-
-def is_installed(path: Path) -> bool:
-    """Whether a file belongs to Python, to a package or to evomerge: versions tell these apart."""
-    return any(path.is_relative_to(folder) for folder in _INSTALLED)
-
-
-_INSTALLED = {
-    Path(folder).resolve()
-    for folder in (
-        *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-        *site.getsitepackages(),
-        site.getusersitepackages(),
-        str(Path(evomerge.__file__).parent),
-    )
-}

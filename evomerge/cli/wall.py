@@ -1,0 +1,207 @@
+"""Commands that only look: what they are given cannot make them execute code, start a program, ask or overwrite.
+
+All that reads files of strangers is written so that none of this is tried. But libraries do much with what a file says,
+and they change; so Python itself is asked to tell of each such act before it happens (audit hooks, PEP 578), and the act is
+refused. Out of sight is what compiled libraries do, which tell nobody.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from evomerge.cache import cache_folder
+from evomerge.cli import output
+from evomerge.errors import InputError
+from evomerge.installed import is_developed, is_installed
+from evomerge.visible import one_line
+
+_CREATES = os.O_CREAT | os.O_EXCL
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_OUTPUTS = ("output", "pareto", "unconfirmed")  # options that name what a command is to write
+_HUB = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE", "HF_XET_CACHE")
+_CACHES = ("XDG_CACHE_HOME", *_HUB)
+
+
+class Refused(InputError, PermissionError):
+    """Something would have been done that a command which only looks does not do.
+
+    Libraries take it for what they know: a disk that cannot be written, a program that may not be started.
+    """
+
+
+@contextmanager
+def around(arguments: argparse.Namespace) -> Iterator[None]:
+    """A wall around a command that only looks at what it is given; nothing around another.
+
+    What a library tried, and went on without, is told at the end.
+    """
+    global _raised
+    if not _only_looks(arguments):
+        yield
+        return
+    _listen()
+    wall = _raised = _Wall(_outputs(arguments))
+    told = ""
+    try:
+        yield
+    except Refused as error:
+        told = str(error)
+        raise
+    finally:
+        _raised = None
+        for refused in wall.refused:
+            if refused != told:
+                output.say(f"note: {refused}")
+
+
+def _only_looks(arguments: argparse.Namespace) -> bool:
+    """`check --measure` and `report --ablate` score."""
+    scores = getattr(arguments, "measure", False) or getattr(arguments, "ablate", None) is not None
+    return arguments.looks and not scores
+
+
+def _outputs(arguments: argparse.Namespace) -> list[Path]:
+    """What the command was asked to write."""
+    named = [getattr(arguments, name, None) for name in (*_OUTPUTS, *arguments.makes)]
+    return [_place(each) for each in named if each]
+
+
+class _Wall:
+    """What may be written, and what was refused.
+
+    Args:
+        outputs: files and folders to write. What lies in one, and what lies beside one, is written with it.
+    """
+
+    def __init__(self, outputs: list[Path]) -> None:
+        self.refused: list[str] = []
+        caches = (os.environ.get(name) for name in _CACHES)
+        folders = (os.path.expanduser("~/.cache"), *filter(None, caches), "/dev")
+        self._within = {*outputs, *(Path(folder).resolve() for folder in folders)}
+        self._beside = {output.parent for output in outputs}
+        self._above = {each for folder in self._beside for each in (folder, *folder.parents)}
+        self._temporary = Path(tempfile.gettempdir()).resolve()
+
+    def execute(self, file: str | None) -> None:
+        """Code that ``file`` holds; libraries call what they make themselves ``<string>`` and the like."""
+        if not file or (file.startswith("<") and os.sep not in file):
+            return
+        if not _is_ours(os.path.dirname(file)):
+            self._refuse(f"{file}: would have been executed; no code that is given is")
+
+    def start(self, program: object) -> None:
+        """Libraries look around in this machine while they are imported; later it is about what was given."""
+        if not _importing(sys._getframe()):
+            self._refuse(f"{program}: would have been started; no program is")
+
+    def ask(self, question: object) -> None:
+        self._refuse(f"{question}: somebody would have been asked; nobody is")
+
+    def open(self, path: Any, flags: int) -> None:
+        if isinstance(path, int) or not flags & _WRITES:
+            return
+        if not os.path.isdir(path):  # what is opened there has no name, or is told next
+            self._write(Path(os.path.realpath(os.fsdecode(path))), flags & _CREATES == _CREATES)
+
+    def change(self, path: Any, folder: int = -1) -> None:
+        """``path``, in ``folder`` if that is an open one, is replaced, removed or changed."""
+        if not isinstance(path, int):
+            self._write(_place(path, folder))
+
+    def move(self, path: Any, to: Any, folder: int, to_folder: int) -> None:
+        self.change(path, folder)
+        self.change(to, to_folder)
+
+    def make(self, path: Any, folder: int = -1) -> None:
+        place = _place(path, folder)
+        if place not in self._above:
+            self._write(place, new=True)
+
+    def _write(self, place: Path, new: bool = False) -> None:
+        """``new``: it is made, or else nothing is done."""
+        if place.parent in self._beside or not self._within.isdisjoint((place, *place.parents)):
+            return
+        if "__pycache__" in (place.name, place.parent.name) and _is_ours(str(place.parent)):
+            return
+        if new and place.is_relative_to(self._temporary):
+            self._within.add(place)
+            return
+        self._refuse(f"{place}: would have been written or removed; only what was asked for is")
+
+    def _refuse(self, what: str) -> None:
+        what = f"refused: {one_line(what)}"
+        if what not in self.refused:
+            self.refused.append(what)
+        raise Refused(what)
+
+
+def _place(path: Any, folder: int = -1) -> Path:
+    """``path`` with no link in it but perhaps the last part, which is what is made or removed then."""
+    path = os.fsdecode(path)
+    if folder >= 0:
+        path = os.path.join(f"/proc/self/fd/{folder}", path)
+    path = os.path.abspath(path)
+    return Path(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
+@cache
+def _is_ours(folder: str) -> bool:
+    """Whether ``folder`` holds code that is installed, or passes that were compiled before."""
+    found = {Path(os.path.normpath(folder)), Path(os.path.realpath(folder))}
+    passes = cache_folder("passes").resolve()
+    return any(
+        is_installed(each) or each.is_relative_to(passes) or is_developed(each) for each in found
+    )
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+# what Python tells before it does it: https://docs.python.org/3/library/audit_events.html
+_ACTS: Mapping[str, Callable[[_Wall, tuple[Any, ...]], None]] = {
+    "exec": lambda wall, told: wall.execute(getattr(told[0], "co_filename", None)),
+    "import": lambda wall, told: wall.execute(told[1]),  # a library; other modules have no file here
+    "subprocess.Popen": lambda wall, told: wall.start(told[1]),
+    "os.system": lambda wall, told: wall.start(told[0]),
+    "os.exec": lambda wall, told: wall.start(told[0]),
+    "os.posix_spawn": lambda wall, told: wall.start(told[0]),
+    "builtins.input": lambda wall, told: wall.ask(told[0]),
+    "open": lambda wall, told: wall.open(told[0], told[2]),
+    "os.mkdir": lambda wall, told: wall.make(told[0], told[2]),
+    "os.remove": lambda wall, told: wall.change(told[0], told[1]),
+    "os.rmdir": lambda wall, told: wall.change(told[0], told[1]),
+    "os.rename": lambda wall, told: wall.move(told[0], told[1], told[2], told[3]),
+    "os.link": lambda wall, told: wall.change(told[1], told[3]),
+    "os.symlink": lambda wall, told: wall.change(told[1], told[2]),
+    "os.truncate": lambda wall, told: wall.change(told[0]),
+    "os.chmod": lambda wall, told: wall.change(told[0], told[2]),
+    "os.chown": lambda wall, told: wall.change(told[0], told[3]),
+    "os.utime": lambda wall, told: wall.change(told[0], told[3]),
+}  # fmt: skip
+
+_raised: _Wall | None = None  # there is one process, and Python tells what any thread of it does
+
+
+@cache
+def _listen() -> None:
+    """Python never stops telling."""
+
+    def hear(act: str, told: tuple[Any, ...]) -> None:
+        if _raised is not None and (judge := _ACTS.get(act)) is not None:
+            judge(_raised, told)
+
+    sys.addaudithook(hear)

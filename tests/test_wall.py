@@ -1,0 +1,132 @@
+"""A command that only looks does nothing else, whatever a library would do with what it is given."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.cli.wall import Refused, around
+
+
+def looking(**options: Any) -> Namespace:
+    return Namespace(**{"looks": True, "makes": (), **options})
+
+
+def imported(file: Path) -> None:
+    spec = spec_from_file_location("brought_along", file)
+    assert spec is not None and spec.loader is not None
+    spec.loader.exec_module(module_from_spec(spec))
+
+
+ACTS: dict[str, Callable[[Path], object]] = {
+    "import": lambda folder: imported(folder / "code.py"),
+    "library": lambda folder: imported(folder / "code.so"),
+    "system": lambda folder: os.system(f"touch {folder / 'new'}"),
+    "spawn": lambda folder: os.posix_spawn("/bin/touch", ["touch", str(folder / "new")], {}),
+    "exec": lambda folder: os.execv("/bin/touch", ["touch", str(folder / "new")]),
+    "input": lambda folder: input("[y/N]"),
+    "write": lambda folder: (folder / "kept").write_text("other"),
+    "append": lambda folder: (folder / "kept").open("a"),
+    "make": lambda folder: (folder.parent.parent / "beside").mkdir(),
+    "remove": lambda folder: (folder / "kept").unlink(),
+    "rename": lambda folder: (folder / "kept").rename(folder / "new"),
+    "replace": lambda folder: (folder / "code.py").replace(folder / "kept"),
+    "link": lambda folder: (folder / "new").symlink_to(folder / "kept"),
+    "truncate": lambda folder: os.truncate(folder / "kept", 0),
+    "chmod": lambda folder: (folder / "kept").chmod(0),
+    "touch": lambda folder: os.utime(folder / "kept", (0, 0)),
+}
+
+
+@pytest.fixture
+def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a stranger's folder holds. All that is temporary lies elsewhere, as it would."""
+    folder = tmp_path / "given"
+    folder.mkdir()
+    (folder / "kept").write_text("as it was")
+    (folder / "code.py").write_text(f"open({str(folder / 'new')!r}, 'w')")
+    (folder / "code.so").write_bytes(b"")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    return folder
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_is_refused_while_a_command_looks(given: Path, act: str) -> None:
+    with pytest.raises(Refused), around(looking()):
+        ACTS[act](given)
+    assert not (given / "new").exists()
+    assert (given / "kept").read_text() == "as it was"
+
+
+def test_what_a_library_went_on_without_is_told(
+    given: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with around(looking()):
+        for _ in range(2):
+            with suppress(OSError):  # as a file that cannot be read
+                imported(given / "code.py")
+    assert capsys.readouterr().err.count(f"{given / 'code.py'}: would have been executed") == 1
+
+
+def test_a_link_does_not_lead_out(given: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "page.html").symlink_to(given / "kept")
+    with pytest.raises(Refused), around(looking(output=str(out / "page.html"))):
+        (out / "page.html").write_text("a page")
+    assert (given / "kept").read_text() == "as it was"
+
+
+def test_what_was_asked_for_is_written(given: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "page.html"
+    with around(looking(output=str(out))):
+        out.parent.mkdir()
+        (out.parent / ".page.html.partial").write_text("a page")
+        (out.parent / ".page.html.partial").replace(out)
+    with around(looking(makes=("folder",), folder=str(tmp_path / "run"))):
+        (tmp_path / "run" / "deep").mkdir(parents=True)
+        (tmp_path / "run" / "deep" / "file").write_text("a file")
+    assert out.read_text() == "a page"
+
+
+def test_temporary_files_are_a_library_s_own(given: Path, tmp_path: Path) -> None:
+    import tempfile
+
+    (tmp_path / "temporary" / "of another").write_text("as it was")
+    with around(looking()):
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "file").write_text("a file")
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(b"some")
+        with pytest.raises(Refused):
+            (tmp_path / "temporary" / "of another").write_text("other")
+
+
+def test_nothing_is_around_a_command_that_works(given: Path) -> None:
+    for working in ({"looks": False}, {"measure": True}, {"ablate": 0}):
+        (given / "new").unlink(missing_ok=True)
+        with around(looking(**working)):
+            imported(given / "code.py")
+        assert (given / "new").exists()
+
+
+def test_it_stands_until_the_command_ends_alone(given: Path) -> None:
+    with around(looking()):
+        pass
+    imported(given / "code.py")
+    assert (given / "new").exists()
+
+
+def test_what_libraries_generate_is_executed(given: Path) -> None:
+    from dataclasses import make_dataclass
+
+    with around(looking()):
+        make_dataclass("Made", [("field", int)])
