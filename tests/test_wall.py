@@ -89,8 +89,9 @@ def test_what_was_asked_for_is_written(given: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "page.html"
     with around(looking(output=str(out))):
         out.parent.mkdir()
-        (out.parent / ".page.html.partial").write_text("a page")
-        (out.parent / ".page.html.partial").replace(out)
+        (partial := out.parent / ".page.html.partial" / "deep").mkdir(parents=True)
+        (partial / "page").write_text("a page")
+        (partial / "page").replace(out)
     with around(looking(makes=("folder",), folder=str(tmp_path / "run"))):
         (tmp_path / "run" / "deep").mkdir(parents=True)
         (tmp_path / "run" / "deep" / "file").write_text("a file")

@@ -88,6 +88,7 @@ class _Wall:
         folders = (os.path.expanduser("~/.cache"), *filter(None, caches), "/dev")
         self._within = {*outputs, *(Path(folder).resolve() for folder in folders)}
         self._beside = {output.parent for output in outputs}
+        self._partial = tuple(str(output.parent / f".{output.name}.") for output in outputs)
         self._above = {each for folder in self._beside for each in (folder, *folder.parents)}
         self._temporary = Path(tempfile.gettempdir()).resolve()
 
@@ -128,7 +129,9 @@ class _Wall:
 
     def _write(self, place: Path, new: bool = False) -> None:
         """``new``: it is made, or else nothing is done."""
-        if place.parent in self._beside or not self._within.isdisjoint((place, *place.parents)):
+        if place.parent in self._beside or str(place).startswith(self._partial):
+            return
+        if not self._within.isdisjoint((place, *place.parents)):
             return
         if "__pycache__" in (place.name, place.parent.name) and _is_ours(str(place.parent)):
             return
