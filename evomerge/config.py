@@ -21,7 +21,7 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 
 from evomerge.errors import ConfigError, InputError, did_you_mean, one_of
-from evomerge.visible import controls, one_line
+from evomerge.visible import controls, encodable, one_line
 
 T = TypeVar("T")
 
@@ -527,7 +527,7 @@ def dump(value: Any, width: int = 110) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """As ``write_bytes``, of a text in UTF-8."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, encodable(text).encode("utf-8"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

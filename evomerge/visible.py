@@ -27,6 +27,11 @@ def one_line(text: str) -> str:
     return _UNSAFE.sub(lambda found: _written(found[0]), text)
 
 
+def encodable(text: str) -> str:
+    r"""``text`` without half a surrogate pair, which no file can hold: ``\ud83d`` for it."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def cut(text: str, most: int) -> str:
     """The same, without its end where it is longer than ``most`` characters."""
     shown = one_line(text)

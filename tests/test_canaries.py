@@ -624,10 +624,23 @@ def test_nothing_from_a_file_is_markup_of_the_report(done: Path) -> None:
     first, second = cells[: len(rows) + 2], cells[len(rows) + 2 :]
     assert len(set(first)) == 1
     assert beside and len(second) == len(beside) + 2 and len(set(second)) == 1
+    assert (markdown_text("[x]: y"), markdown_text("![a][x]")) == ("[x\\]: y", "![a\\][x]")
     assert (
         markdown_text("0.5 [0.4, 0.6] < 0.001 #3 (50% of x)")
         == "0.5 [0.4, 0.6] < 0.001 #3 (50% of x)"
     )
+
+
+def test_the_record_of_a_search_is_no_output(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (done / "journal.jsonl").read_bytes()
+    for name in ("journal.jsonl", "responses.bin"):
+        assert main(["export", str(done), "-o", str(done / name), "--force"]) == 2
+        assert (
+            f"{name}: is the record of a search, which nothing replaces" in capsys.readouterr().err
+        )
+    assert (done / "journal.jsonl").read_bytes() == before
 
 
 # -- resume --------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from evomerge.commands.score import score_model
 from evomerge.commands.search import search
 from evomerge.record.holder import announce, holding
 from evomerge.record.record import Record
-from evomerge.report.frames import csv_of
+from evomerge.report.frames import csv_of, parquet_of
 
 Call = Callable[..., str]
 UNSEEN = "no fitness file of this folder had looked at these report items before"
@@ -469,6 +469,19 @@ def test_no_text_of_a_run_is_a_formula_of_a_spreadsheet(finished: Path) -> None:
     found = {row["origin"] for row in rows if row["candidate"] == "3"}
     assert found == {'\'=HYPERLINK("http://nowhere/")'}
     assert not any(row["score"].startswith("'") for row in rows)
+    for text in ("\uff1d1+1", "\ufeff=1", "\n=1", "\t1", "\x0b+1"):
+        record.history.candidates[3].origin = text
+        rows = list(csv.DictReader(io.StringIO(csv_of(record), newline="")))
+        assert {row["origin"] for row in rows if row["candidate"] == "3"} == {f"'{text}"}
+
+
+def test_half_a_surrogate_pair_is_written_out(finished: Path, tmp_path: Path) -> None:
+    record = Record(finished)
+    record.history.candidates[3].origin = "\ud83d"
+    config.write_text(tmp_path / "rows.csv", csv_of(record))
+    (tmp_path / "rows.parquet").write_bytes(parquet_of(record))
+    assert "\\ud83d" in (tmp_path / "rows.csv").read_text(encoding="utf-8")
+    assert "\\ud83d" in parquet.read_table(tmp_path / "rows.parquet")["origin"].to_pylist()
 
 
 @pytest.mark.parametrize(("said", "meant"), [("of", "off"), ("locl", "local")])

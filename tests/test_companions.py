@@ -237,6 +237,7 @@ def test_files_of_a_tokenizer_name_no_other(parent: Path, tmp_path: Path) -> Non
         cache_dir=str(planted),
         fast_tokenizer_files=["tokenizer.5.0.0.json"],
         vocab_file="/dev/zero",
+        _name_or_path=str(planted),
     )
     tokenizer = json.loads((parent / "tokenizer.json").read_text())
     tokenizer["model"]["vocab"] = {"<unk>": 0}
@@ -257,7 +258,10 @@ def test_files_of_a_tokenizer_name_no_other(parent: Path, tmp_path: Path) -> Non
     assert merge(parent, tmp_path / "out") == 0
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         said = json.loads((tmp_path / "out" / name).read_text())
-        assert not {"name_or_path", "gguf_file", "cache_dir", "fast_tokenizer_files"} & set(said)
+        assert not {"name_or_path", "_name_or_path", "vocab_file", "gguf_file", "cache_dir"} & set(
+            said
+        )
+        assert "fast_tokenizer_files" not in said
 
 
 @pytest.mark.parametrize("name", ["AutoProcessorFast", "LlamaForCausalLM", "BertModelFast"])

@@ -119,6 +119,39 @@ def test_no_tower_asks_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         assert own_config(LlamaForCausalLM, {"architectures": ["LlamaForCausalLM"], **config})
 
 
+def test_no_tower_brings_its_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def asked(question: str) -> str:
+        raise AssertionError(f"somebody was asked {question}")
+
+    monkeypatch.setattr("builtins.input", asked)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
+    size = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
+    source = {"_name_or_path": str(tmp_path), "name_or_path": str(tmp_path)}
+    tower = {
+        "model_type": "siglip_text_model",
+        "auto_map": {"AutoModel": "evil.Evil"},
+        **source,
+        **size,
+    }
+    text = {"model_type": "llama", "num_key_value_heads": 2, "vocab_size": 32, **size}
+    architecture = "LlavaForConditionalGeneration"
+    config = {
+        "architectures": [architecture],
+        "model_type": "llava",
+        "text_config": text,
+        "vision_config": tower,
+    }
+    with pytest.raises(Incompatible, match=f"makes no {architecture} of it"):
+        modules.meta_model(config, "some/model")
+    assert not (tmp_path / "canary").exists()
+
+
 def test_a_model_of_too_many_modules_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     config = {"architectures": ["GPT2LMHeadModel"], "n_layer": 90}
     modules.meta_model(config, "some/model")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import socket
+import sqlite3
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 
 from evomerge.cli.wall import Refused, around
 
@@ -39,6 +43,11 @@ ACTS: dict[str, Callable[[Path], object]] = {
     "rename": lambda folder: (folder / "kept").rename(folder / "new"),
     "replace": lambda folder: (folder / "code.py").replace(folder / "kept"),
     "link": lambda folder: (folder / "new").symlink_to(folder / "kept"),
+    "hard link": lambda folder: (folder.parent / "temporary" / "link").hardlink_to(folder / "kept"),
+    "dlopen": lambda folder: ctypes.CDLL(str(folder / "code.so")),
+    "database": lambda folder: sqlite3.connect(folder / "kept"),
+    "look up": lambda folder: socket.create_connection(("example.org", 80), timeout=1),
+    "connect": lambda folder: socket.socket().connect(("127.0.0.1", 1)),
     "truncate": lambda folder: os.truncate(folder / "kept", 0),
     "chmod": lambda folder: (folder / "kept").chmod(0),
     "touch": lambda folder: os.utime(folder / "kept", (0, 0)),
@@ -109,6 +118,17 @@ def test_temporary_files_are_a_library_s_own(given: Path, tmp_path: Path) -> Non
             file.write(b"some")
         with pytest.raises(Refused):
             (tmp_path / "temporary" / "of another").write_text("other")
+
+
+def test_the_hub_is_asked(given: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://localhost:{port}")
+        with around(looking()), socket.create_connection(("localhost", port)):
+            pass
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+        with around(looking()), socket.socket() as asking:
+            asking.connect(("127.0.0.1", port))
 
 
 def test_nothing_is_around_a_command_that_works(given: Path) -> None:

@@ -102,8 +102,21 @@ def without_options(name: str, content: Mapping[str, Any]) -> Mapping[str, Any]:
     if name == "special_tokens_map.json":  # its keys win over all that is known of the call
         return {key: each for key, each in content.items() if key.endswith(("_token", "_tokens"))}
     if name == "tokenizer_config.json":
-        return {key: each for key, each in content.items() if key not in _OPTIONS}
+        return {
+            key: each
+            for key, each in content.items()
+            if key not in _OPTIONS and not _leads_away(key, each)
+        }
     return content
+
+
+def _leads_away(key: str, value: Any) -> bool:
+    """Whether a key of a tokenizer's config names a file, or a model: those of its folder are found without."""
+    if key in ("vocab", "merges"):
+        return isinstance(value, str)
+    return key in ("name_or_path", "_name_or_path") or key.endswith(
+        ("_file", "_files", "_path", "_dir")
+    )
 
 
 def without_local_code(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -253,7 +253,7 @@ def convert(arguments: argparse.Namespace) -> None:
     if arguments.layers is not None and arguments.layers < 1:
         raise InputError(f"--layers: expected at least 1, found {arguments.layers}")
     if not arguments.output:
-        print(from_mergekit(arguments.file, arguments.layers), end="")
+        output.put(from_mergekit(arguments.file, arguments.layers), arguments)
         return
     path = Path(arguments.output)
     files = files_from_mergekit(arguments.file, path.name, arguments.layers)

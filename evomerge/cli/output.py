@@ -17,6 +17,7 @@ from evomerge.visible import one_line, visible
 if TYPE_CHECKING:
     from evomerge.recipe import Recipe
 
+RECORD = ("journal.jsonl", "responses.bin")
 _STORE = re.compile(r"[a-z][a-z0-9+.-]+://")
 
 
@@ -56,6 +57,11 @@ def put(text: str, arguments: argparse.Namespace) -> None:
 
 
 def refuse_existing(path: Path, force: bool) -> None:
+    """Refuse what is there, unless it may be replaced; what a search cannot go on without may never."""
+    if path.name in RECORD and os.path.lexists(path):
+        raise InputError(
+            f"{path}: is the record of a search, which nothing replaces; choose another name, or delete it yourself"
+        )
     if os.path.lexists(path) and not force:
         raise InputError(f"{path}: exists already; choose another name, or replace it with --force")
 

@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from evomerge.cache import cache_folder
 from evomerge.cli import output
@@ -90,6 +92,7 @@ class _Wall:
         self._beside = {output.parent for output in outputs}
         self._partial = tuple(str(output.parent / f".{output.name}.") for output in outputs)
         self._above = {each for folder in self._beside for each in (folder, *folder.parents)}
+        self._met = False  # whether a machine was looked up that may be
         self._temporary = Path(tempfile.gettempdir()).resolve()
 
     def execute(self, file: str | None) -> None:
@@ -104,6 +107,23 @@ class _Wall:
         if not _importing(sys._getframe()):
             self._refuse(f"{program}: would have been started; no program is")
 
+    def link(self, library: object) -> None:
+        """A library by its path; one by its name is of the machine."""
+        if isinstance(library, str) and os.sep in library and not _importing(sys._getframe()):
+            self.execute(library)
+
+    def look_up(self, host: object) -> None:
+        """The address of a machine is asked for."""
+        name = os.fsdecode(host).lower() if isinstance(host, (str, bytes)) else ""
+        if name and not any(name == each or name.endswith(f".{each}") for each in _hosts()):
+            self._refuse(f"{name}: would have been asked; the hub alone is")
+        self._met = True
+
+    def connect(self, address: object) -> None:
+        """To a machine that was looked up, or a socket of this one."""
+        if isinstance(address, tuple) and not (self._met or address[0] in _hosts()):
+            self._refuse(f"{address[0]}: would have been asked; the hub alone is")
+
     def ask(self, question: object) -> None:
         self._refuse(f"{question}: somebody would have been asked; nobody is")
 
@@ -112,6 +132,10 @@ class _Wall:
             return
         if not os.path.isdir(path):  # what is opened there has no name, or is told next
             self._write(Path(os.path.realpath(os.fsdecode(path))), flags & _CREATES == _CREATES)
+
+    def database(self, path: Any) -> None:
+        if path != ":memory:":
+            self.change(path)
 
     def change(self, path: Any, folder: int = -1) -> None:
         """``path``, in ``folder`` if that is an open one, is replaced, removed or changed."""
@@ -156,6 +180,15 @@ def _place(path: Any, folder: int = -1) -> Path:
     return Path(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
+def _hosts() -> set[str]:
+    """The hub's, where it keeps files, and whoever stands between."""
+    from huggingface_hub import constants
+
+    named = (constants.ENDPOINT, *getproxies().values())
+    found = (urlsplit(each if "//" in each else f"//{each}").hostname for each in named)
+    return {"huggingface.co", "hf.co", *(host for host in found if host)}
+
+
 @cache
 def _is_ours(folder: str) -> bool:
     """Whether ``folder`` holds code that is installed, or passes that were compiled before."""
@@ -188,11 +221,16 @@ _ACTS: Mapping[str, Callable[[_Wall, tuple[Any, ...]], None]] = {
     "os.remove": lambda wall, told: wall.change(told[0], told[1]),
     "os.rmdir": lambda wall, told: wall.change(told[0], told[1]),
     "os.rename": lambda wall, told: wall.move(told[0], told[1], told[2], told[3]),
-    "os.link": lambda wall, told: wall.change(told[1], told[3]),
+    "os.link": lambda wall, told: wall.move(told[0], told[1], told[2], told[3]),  # two names of one file
     "os.symlink": lambda wall, told: wall.change(told[1], told[2]),
     "os.truncate": lambda wall, told: wall.change(told[0]),
     "os.chmod": lambda wall, told: wall.change(told[0], told[2]),
     "os.chown": lambda wall, told: wall.change(told[0], told[3]),
+    "os.setxattr": lambda wall, told: wall.change(told[0]),
+    "sqlite3.connect": lambda wall, told: wall.database(told[0]),
+    "ctypes.dlopen": lambda wall, told: wall.link(told[0]),
+    "socket.getaddrinfo": lambda wall, told: wall.look_up(told[0]),
+    "socket.connect": lambda wall, told: wall.connect(told[1]),
     "os.utime": lambda wall, told: wall.change(told[0], told[3]),
 }  # fmt: skip
 

@@ -73,6 +73,7 @@ def new(
         told = "\n".join(problems_of(error))
         raise InputError(f"{told}\nNothing was written.") from None
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         config.write_text(file, _text(folder, places, choice, tasks))
     except OSError as error:
         raise InputError(f"{file}: cannot be written: {error.strerror}") from None
@@ -175,7 +176,10 @@ def _reference(text: str, folder: Path) -> str:
 
 def _path(text: str, folder: Path) -> str:
     """A file from the working directory, as the run.yaml names it."""
-    found = os.path.relpath(os.path.expanduser(text), folder)
+    path = os.path.expanduser(text)
+    if not folder.is_dir():  # of a draft, from which no way leads out
+        return os.path.abspath(path)
+    found = os.path.relpath(path, folder)
     return found if "/" in found else f"./{found}"
 
 

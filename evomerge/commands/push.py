@@ -20,9 +20,11 @@ from evomerge.commands.card import FRONT, front_matter, kind_of
 from evomerge.errors import EvomergeError, InputError, RunError
 from evomerge.report.card import CARD, UNSTATED, is_hub_id, shown_name, stated_text
 from evomerge.report.licences import Licence, stated
-from evomerge.visible import first_line
+from evomerge.visible import first_line, one_line
 
 RECIPE = "evomerge.yaml"
+CONFIG = "config.json"
+WEIGHTS = ".safetensors"
 SENT = (".safetensors", ".json", ".jinja", ".model", ".txt", ".yaml", ".rows", ".svg", ".md")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".joblib")
 _REVISION = re.compile(r"^(?!.*\.\.)[\w][\w./-]*$", re.ASCII)
@@ -67,11 +69,11 @@ class Parcel:
             f"{self.repository} ({there} if it is new), branch {self.revision}: {len(sizes)} files, "
             f"{_size_text(sum(sizes.values()))}",
             *(
-                f"  {_size_text(size):>12}  {name}"
+                f"  {_size_text(size):>12}  {one_line(name)}"
                 + (f" ({self.changes[name]})" if name in self.changes else "")
                 for name, size in sizes.items()
             ),
-            *(f"stays here: {name}: {why}" for name, why in self.left_out.items()),
+            *(f"stays here: {one_line(name)}: {why}" for name, why in self.left_out.items()),
             "card:",
             *(f"  {line}" for line in config.dump(dict(self.metadata)).splitlines()),
         ]
@@ -224,14 +226,21 @@ def _why_not(path: Path, name: str) -> str:
         return "it is hidden"
     if path.is_symlink() or not path.is_file():
         return "it is no plain file"
-    if path.suffix.lower() in _PICKLES:
+    kind = path.suffix.lower()
+    if kind in _PICKLES or (kind != WEIGHTS and _begins_as_pickle(path)):
         return "it may be a pickle, which can run code"
-    return "" if path.suffix.lower() in SENT else "it is nothing that a merge is made of"
+    return "" if kind in SENT else "it is nothing that a merge is made of"
+
+
+def _begins_as_pickle(path: Path) -> bool:
+    """Or as an archive, in which torch keeps them; a text begins with neither, nor does a model of sentencepiece."""
+    with path.open("rb") as file:
+        return file.read(2).startswith((b"\x80", b"PK"))
 
 
 def _check_weights(folder: Path, files: Mapping[str, Path | bytes]) -> None:
     """Refuse weights that are none, or absent."""
-    weights = [each for name, each in files.items() if name.endswith(".safetensors")]
+    weights = [each for name, each in files.items() if name.lower().endswith(WEIGHTS)]
     if not weights:
         raise InputError(
             f"{folder}: holds no weights (*.safetensors); expected a folder that `evomerge merge` wrote"
@@ -272,13 +281,16 @@ def _licensed(card: Path, said: dict[str, Any], licence: Licence | None) -> byte
 
 def _portable(file: Path, said: Mapping[str, Any]) -> bytes | None:
     """A recipe, router or adapter's config without folders of this machine; None where it names none."""
-    if file.suffix == ".yaml":
+    if file.suffix.lower() == ".yaml":
         plain = config.read(file).plain
         found = _without_folders(plain)
         return None if found == plain else config.dump(found).encode()
-    if file.name != ADAPTER_CONFIG:
+    if file.name not in (ADAPTER_CONFIG, CONFIG):
         return None
     content = read_json(file)
+    if file.name == CONFIG:  # as transformers writes it
+        kept = {key: each for key, each in content.items() if key != "_name_or_path"}
+        return None if kept == content else (json.dumps(kept, indent=2) + "\n").encode()
     base = content.get(_BASE)
     if not isinstance(base, str) or not os.path.isabs(base):
         return None

@@ -82,7 +82,7 @@ def _lay_out(donor: Donor, into: Path) -> None:
             continue
         if name in ("tokenizer_config.json", "special_tokens_map.json"):
             content = without_options(name, read_json(path))
-            kept = {key: each for key, each in content.items() if not _leads_away(key, each)}
+            kept = {key: each for key, each in content.items() if key != "auto_map"}
             (into / name).write_text(json.dumps(kept), encoding="utf-8")
         else:
             (into / name).symlink_to(path.resolve())
@@ -96,13 +96,6 @@ def _lay_out(donor: Donor, into: Path) -> None:
     if (config := home / "config.json").is_file():
         kept = {key: value for key, value in read_json(config).items() if key in _OF_CONFIG}
         (into / "config.json").write_text(json.dumps(kept), encoding="utf-8")
-
-
-def _leads_away(key: str, value: Any) -> bool:
-    """Whether a key of a tokenizer's config names code, or a file: those of its folder are found without."""
-    if key in ("vocab", "merges"):
-        return isinstance(value, str)
-    return key in ("auto_map", "name_or_path") or key.endswith(("_file", "_files", "_path", "_dir"))
 
 
 def _configs(donor: Donor) -> list[Path]:

@@ -25,7 +25,7 @@ from evomerge.evolution.archive.front import knees, spread
 from evomerge.evolution.candidate import Candidate
 from evomerge.evolution.floors import chance, safe
 from evomerge.evolution.history import OUT_OF_HOURS, SLOPE_COST, Batch, Cost, History, Phase
-from evomerge.evolution.pulled import pulled, pulled_rows, ways
+from evomerge.evolution.pulled import ROW_PARTS, pulled, pulled_rows, ways
 from evomerge.evolution.row_descent import RowDescent, Slope
 from evomerge.optimizers import Optimizer, Told
 from evomerge.params import Genome
@@ -553,7 +553,7 @@ class Search:
         )
         refined = [candidate for candidate in found_by_rows if candidate.id not in failed]
         chosen += refined
-        for model, part, way in ways(self.guards if refined else ()):
+        for model, part, way in ways(self.guards if refined else (), ROW_PARTS):
             recipe = pulled_rows(refined[-1].recipe, self.space.places, model, part)
             moved = self._refined(f"{refined[-1].origin}, {way}", recipe, chosen)
             if moved.id not in failed:

@@ -19,11 +19,21 @@ from evomerge.tensors import Place
 
 # of the way to the model; a few percent of it are worth about one percent of what the floor guards
 PARTS = (-0.04, -0.02, 0.02, 0.04, 0.06, 0.08, 0.10, 0.12)
+ROW_PARTS = (
+    -0.08,
+    -0.04,
+    0.04,
+    0.08,
+    0.12,
+    0.16,
+    0.20,
+    0.24,
+)  # row weights lose less by it, and began farther off
 
 
-def ways(models: Iterable[str]) -> Iterator[tuple[str, float, str]]:
+def ways(models: Iterable[str], parts: Sequence[float] = PARTS) -> Iterator[tuple[str, float, str]]:
     """Each model with each part of the way to it, and both in words."""
-    for model, part in itertools.product(models, PARTS):
+    for model, part in itertools.product(models, parts):
         way = "nearer to" if part > 0 else "farther from"
         yield model, part, f"{abs(part):.0%} {way} {model}"
 

@@ -9,9 +9,10 @@ weights 1 and 0, which copies exactly.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -103,7 +104,9 @@ def _documents(recipe: Recipe, prefix: str) -> tuple[list[dict[str, Any]], str]:
         if not model.is_recipe:
             names[name] = _reference(model)
             continue
-        names[name] = f"{prefix}merge-{name}"
+        names[name] = _free(
+            f"{prefix}merge-{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}", names.values()
+        )
         inner, said = _documents(Recipe.load(model.portable), f"{names[name]}-")
         earlier += [*inner[:-1], {"name": names[name], **inner[-1]}]
         comment += said
@@ -166,6 +169,12 @@ def _tied_head(recipe: Recipe, place: Place, groups: Mapping[str, Group]) -> Gro
 
 
 # -- what cannot be said -------------------------------------------------------------------------
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    """``name``, of which mergekit makes a folder, or with a number where it is taken."""
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return next(each for each in itertools.chain([name], numbered) if each not in taken)
 
 
 def _plain(group: Group, place: Place) -> Group:

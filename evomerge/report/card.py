@@ -7,6 +7,7 @@ text. There is no date and nothing of this machine in it: the same merge has the
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -347,11 +348,17 @@ def _what(provenance: Mapping[str, Any]) -> dict[str, tuple[str, str, str]]:
         what = (
             f"{each.get('how', '')} of {of}"
             if of
-            else ", ".join(str(each[key]) for key in ("task", "metric") if key in each)
+            else ", ".join(_named(each[key]) for key in ("task", "metric") if key in each)
         )
         texts = what, str(each.get("better", "")), str(each.get("items", ""))
         found[_cut(str(name))] = (_cut(texts[0]), _cut(texts[1]), _cut(texts[2]))
     return found
+
+
+def _named(source: Any) -> str:
+    """A task or a file; of one of this machine the name."""
+    text = str(source)
+    return os.path.basename(text) if os.path.isabs(text) else text
 
 
 def _interval(plain: Any) -> Interval | None:

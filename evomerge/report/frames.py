@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from evomerge.evolution.history import Phase
 from evomerge.record.record import Record
 from evomerge.report.evaluations import GENE, OBJECTIVE, columns, rows
 from evomerge.suite.objectives import counting
+from evomerge.visible import encodable
 
 SEARCHED = {str(phase) for phase in Phase if phase.searched}
 
@@ -28,8 +30,13 @@ def csv_of(record: Record) -> str:
 
 def _no_formula(value: Any) -> Any:
     """A text as text also for a spreadsheet, which takes some beginnings for those of a formula."""
-    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
-    return f"'{value}" if formula else value
+    if not isinstance(value, str) or (value[:1] not in ("\t", "\r") and not _FORMULA.match(value)):
+        return value
+    return f"'{value}"
+
+
+# also in full width, and behind what a spreadsheet takes for nothing
+_FORMULA = re.compile("[\\s\ufeff]*[=+@\uff1d\uff0b\uff0d\uff20-]")
 
 
 def parquet_of(record: Record) -> bytes:
@@ -40,10 +47,17 @@ def parquet_of(record: Record) -> bytes:
     kinds = {float: pyarrow.float64(), int: pyarrow.int64(), str: pyarrow.string()}
     schema = pyarrow.schema(
         [(name, kinds[kind]) for name, kind in columns(record).items()],
-        metadata={"evomerge.run": record.head.digest, "evomerge.folder": record.folder.name},
+        metadata={
+            "evomerge.run": encodable(record.head.digest),
+            "evomerge.folder": encodable(record.folder.name),
+        },
     )
     sink = pyarrow.BufferOutputStream()
-    parquet.write_table(pyarrow.Table.from_pylist(list(map(dict, rows(record))), schema), sink)
+    found = [
+        {name: encodable(value) if isinstance(value, str) else value for name, value in row.items()}
+        for row in rows(record)
+    ]
+    parquet.write_table(pyarrow.Table.from_pylist(found, schema), sink)
     content: bytes = sink.getvalue().to_pybytes()
     return content
 

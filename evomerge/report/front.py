@@ -82,5 +82,5 @@ def front_markdown(record: Record, members: Sequence[int]) -> str:
             "would be found there again."
         )
     covered = volume_lines(record.table) if sure and record.table else []
-    covered = [line[0].upper() + line[1:] for line in covered]
+    covered = [markdown_text(line[0].upper() + line[1:]) for line in covered]
     return "\n".join([*lines, "", note, *covered, ""])

@@ -196,7 +196,7 @@ def slider_of(record: Record, members: Sequence[int], files: Mapping[int, str]) 
             rows[member].objectives,
         )
         for member in members
-        if rows[member].objectives  # it may have failed on the report
+        if member in rows and rows[member].objectives  # it may have failed on the report
     ]
     if not stops:
         return None

@@ -210,8 +210,10 @@ def markdown_text(text: str) -> str:
     return _MARKUP.sub(lambda found: _ESCAPED.get(found[0], f"\\{found[0]}"), one_line(text))
 
 
-# a tag or comment begins with what follows its <, an entity with what follows its &; a link is ](
-_MARKUP = re.compile(r"<(?=[A-Za-z/!?])|&(?=#|[A-Za-z])|[|`]|(?<=\])\(|\\(?=[!-/:-@\[-`{-~])")
+# a tag or comment begins with what follows its <, an entity with what follows its &; a link is ](, [][ or defined by ]:
+_MARKUP = re.compile(
+    r"<(?=[A-Za-z/!?])|&(?=#|[A-Za-z])|[|`]|(?<=\])\(|\](?=[\[:])|\\(?=[!-/:-@\[-`{-~])"
+)
 _ESCAPED = {"<": "&lt;", "&": "&amp;"}
 
 

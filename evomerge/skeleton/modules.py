@@ -29,6 +29,8 @@ BACKBONES = (
     *("backbone", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone"),
     *("architecture", "model_args"),
 )
+# where code lies, or another model
+SOURCES = ("auto_map", "_name_or_path", "name_or_path", "custom_pipelines")
 _NUMBER = re.compile(r"layer_?(?:idx|id|index|number)|^(?:idx|index|training)$")
 
 
@@ -121,7 +123,7 @@ def harmless(value: Any) -> Any:
     if isinstance(value, Mapping):
         if set(value) == {"__float__"}:
             return float(value["__float__"])
-        left_out = (*KERNELS, *BACKBONES)
+        left_out = (*KERNELS, *BACKBONES, *SOURCES)
         return {key: harmless(item) for key, item in value.items() if key not in left_out}
     return [harmless(item) for item in value] if isinstance(value, list) else value
 

@@ -132,6 +132,19 @@ def test_what_check_would_refuse_is_not_written(
     assert not Path("mine").exists()
 
 
+def test_files_are_found_from_a_folder_that_is_not_there_yet() -> None:
+    Path("there").mkdir()
+    Path("there/law.txt").write_text("\n\n".join(f"passage {n}" for n in range(200)))
+    Path("there/fit.yaml").write_text("objectives: {law: {text: law.txt}}\n")
+    for folder, more in (
+        ("one/deep", ["--fitness", "there/fit.yaml"]),
+        ("two", ["--texts", "law=there/law.txt"]),
+    ):
+        assert main(["new", folder, *EMBEDDED, *more]) == 0
+        assert main(["check", folder]) == 0
+    assert "fitness: ../../there/fit.yaml" in Path("one/deep/run.yaml").read_text(encoding="utf-8")
+
+
 def test_data_sets_that_are_not_here_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", "mine", *EMBEDDED, "--fitness", "sea-plus-instruct"]) == 0
     lines = capsys.readouterr().out.splitlines()

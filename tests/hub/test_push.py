@@ -118,14 +118,20 @@ def test_pickles_hidden_files_links_and_code_stay_here(
     folder = tmp_path / "more"
     shutil.copytree(merged, folder)
     (folder / "optimizer.bin").write_bytes(pickle.dumps({}))
+    for name in ("tokenizer.model", "extra.json"):
+        (folder / name).write_bytes(pickle.dumps({}))
     (folder / "code.py").write_text("1")
     (folder / ".secret.json").write_text("{}")
     (folder / "link.json").symlink_to("/etc/hostname")
     status, said = run(folder, "me/merged", "--license", "mit")
     assert status == 0
-    for name, why in (("optimizer.bin", "pickle"), ("code.py", "nothing that"), (".secret.json", "hidden"), ("link.json", "no plain file")):  # fmt: skip
+    for name, why in (("optimizer.bin", "pickle"), ("tokenizer.model", "pickle"), ("extra.json", "pickle"), ("code.py", "nothing that"), (".secret.json", "hidden"), ("link.json", "no plain file")):  # fmt: skip
         assert f"stays here: {name}: " in said and why in said
     assert set(there(hub, "me/merged")) == {each.name for each in merged.iterdir()}
+    (folder / "other.SAFETENSORS").write_bytes(pickle.dumps({"weights": 1}))
+    status, said = run(folder, "me/other", "--license", "mit")
+    assert status == 2 and "other.SAFETENSORS" in said and "me/other" not in hub.private
+    (folder / "other.SAFETENSORS").unlink()
     (folder / "model.safetensors").write_bytes(pickle.dumps({"weights": 1}))
     status, said = run(folder, "me/other", "--license", "mit")
     assert status == 2 and "model.safetensors" in said and "me/other" not in hub.private

@@ -217,6 +217,28 @@ def test_names_that_mergekit_cannot_read_are_refused(
         to_mergekit(recipe)
 
 
+def test_a_merge_of_merges_is_called_by_no_path(
+    family: dict[str, Path], tmp_path: Path, recipe_of: MakeRecipe
+) -> None:
+    """mergekit makes a folder by the name of each."""
+    recipe_of(family, weigh(1.0)).save(tmp_path / "inner.yaml")
+    models = {"../../a": tmp_path / "inner.yaml", ".._.._a": tmp_path / "inner.yaml"}
+    content = {
+        "models": {name: str(path) for name, path in models.items()},
+        "dtype": "float32",
+        "groups": [
+            {"method": "linear", "models": list(models), "weight": dict.fromkeys(models, 0.5)}
+        ],
+    }
+    (tmp_path / "outer.yaml").write_text(config.dump(content))
+    names = [
+        each["name"]
+        for each in yaml.safe_load_all(to_mergekit(Recipe.load(tmp_path / "outer.yaml")))
+        if "name" in each
+    ]
+    assert names == ["merge-.._.._a", "merge-.._.._a-2"]
+
+
 @pytest.mark.parametrize(
     ("path", "says"),
     [

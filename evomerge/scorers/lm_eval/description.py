@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +10,11 @@ from typing import Any
 from evomerge.errors import InputError
 from evomerge.scorers.lm_eval.loading import GENERATES, check_cap, check_fewshot, locate, manager
 from evomerge.scorers.lm_eval.reading import (
-    LOADERS,
-    LOCAL,
     Function,
     TaskFile,
+    fetched,
+    is_local,
     read_task,
-    remote_data,
 )
 from evomerge.scorers.lm_eval.thinking import Thinking
 from evomerge.scorers.sources import Code
@@ -93,21 +91,14 @@ def described(task: TaskFile) -> Description:
         InputError: its lists of metrics or filters are none.
     """
     path, content = next(iter(task.files)), task.content
-    data, asks = content.get("dataset_path"), content.get("output_type", GENERATES)
-    local = data is None or isinstance(content.get("custom_dataset"), Function)
-    local = local or bool(data in LOCAL and task.options.get("data_files"))
-    local = local or (data not in LOCAL and (str(data) in LOADERS or os.path.exists(str(data))))
-    fetched = ""
-    if task.builtin and ("class" in content or isinstance(content.get("custom_dataset"), Function)):
-        fetched = "what code of lm-eval fetches"
-    address = remote_data(task) or fetched
+    asks, address = content.get("output_type", GENERATES), fetched(task)
     fetches = [Code(f"the download of {address}", str(path))] if address else []
     filters = _named(content.get("filter_list") or [{"name": "none"}], "name", path)
     metrics = _named(content.get("metric_list") or (), "metric", path)
     if any(isinstance(metric, Function) for metric in metrics):
         metrics = []
     return Description(
-        address or (None if local else str(data)),
+        address or (None if is_local(task) else str(content["dataset_path"])),
         [f"{m},{f}" for m in metrics for f in filters if m],
         [*task.code, *fetches],
         {

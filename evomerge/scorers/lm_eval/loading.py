@@ -21,8 +21,15 @@ from evomerge.config import shown
 from evomerge.errors import InputError, did_you_mean
 from evomerge.scorers.foreign import Left, staying, where
 from evomerge.scorers.lm_eval.commits import at
+from evomerge.scorers.lm_eval.confined import HERE, HUB, confined
 from evomerge.scorers.lm_eval.isolation import pinned, quiet
-from evomerge.scorers.lm_eval.reading import TaskFile, check_folder, read_task
+from evomerge.scorers.lm_eval.reading import (
+    TaskFile,
+    check_folder,
+    fetched,
+    is_local,
+    read_task,
+)
 from evomerge.scorers.lm_eval.templates import refusal
 
 GENERATES = "generate_until"  # the kind of a request, and of a task, that wants a text written
@@ -49,8 +56,9 @@ def load(name: str, include: tuple[Path, ...], commits: Mapping[str, str]) -> Lo
     if spec != name:  # a path, which would be that of a task in ``include`` that is called so
         index = manager(())
     file = read_task(where)
+    told = None if file.code or fetched(file) else HERE if is_local(file) else HERE | HUB
     try:
-        with quiet(), pinned(), staying(), at(commits) as found:
+        with quiet(), pinned(), staying(), confined(told), at(commits) as found:
             task = next(iter(index.load([spec])["tasks"].values()))
             docs = list(task.eval_docs)
             _ = [make() for filters in task._filters for make in filters.filters]  # or say why not
@@ -139,6 +147,11 @@ def _why(name: str, path: Path, error: Exception) -> str:
     """Why a task could not be built: no data, or anything else."""
     if isinstance(error, SecurityError):
         return refusal(name, path, error)
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__) is not None and cause not in causes:
+        causes.append(cause)
+    if refused := next((each for each in causes if isinstance(each, InputError)), None):
+        return f"{name} ({path}): {refused}"
     if isinstance(error, Left):
         return f"{name} ({path}): {where(error) or 'its code'} {error}"
     # What `datasets` raises for the first row of an empty file, and of an empty selection.
@@ -146,15 +159,15 @@ def _why(name: str, path: Path, error: Exception) -> str:
         return f"{name} ({path}): its data is empty"
     config = read_task(path).content
     data = " ".join(str(config[k]) for k in ("dataset_path", "dataset_name") if config.get(k))
-    cause = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+    said = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
     missing = (OSError, HfHubHTTPError, OfflineModeIsEnabled, datasets.exceptions.DatasetsError)
     if data and isinstance(error, missing):
         return (
-            f"{name} ({path}): its data {data!r} cannot be loaded: {cause}\n"
+            f"{name} ({path}): its data {data!r} cannot be loaded: {said}\n"
             "A data set of the hub needs a network or a filled cache; without one, write a task "
             "YAML with `dataset_path: json` and local `data_files`."
         )
-    return f"{name} ({path}): cannot be built: {cause}"
+    return f"{name} ({path}): cannot be built: {said}"
 
 
 def set_fewshot(task: Any, name: str, num_fewshot: int | None) -> None:

@@ -302,6 +302,22 @@ def remote_data(task: TaskFile) -> str:
     return next((each for each in (folder, *files) if _REMOTE.search(each)), "")
 
 
+def fetched(task: TaskFile) -> str:
+    """What is fetched for a task, and is no data set of the hub: an address, or by code of lm-eval; else empty."""
+    own = "class" in task.content or isinstance(task.content.get("custom_dataset"), Function)
+    return remote_data(task) or ("what code of lm-eval fetches" if task.builtin and own else "")
+
+
+def is_local(task: TaskFile) -> bool:
+    """Whether its data are files of this machine, or whatever its code makes."""
+    data = task.content.get("dataset_path")
+    if data is None or isinstance(task.content.get("custom_dataset"), Function):
+        return True
+    if data in LOCAL:
+        return bool(task.options.get("data_files"))
+    return str(data) in LOADERS or os.path.exists(str(data))
+
+
 def local_data(task: TaskFile) -> list[Path]:
     """The data files on this machine that a task names, as `datasets` would find them."""
     folder, files = _data_of(task)
