@@ -404,6 +404,21 @@ def test_nobody_follows_the_path_of_a_picture(
             server.accept()
 
 
+@pytest.mark.parametrize(
+    "said", ["repeats: -1", "repeats: 0", "repeats: many", "num_fewshot: -3", "num_fewshot: .5"]
+)
+def test_numbers_of_a_task_are_numbers(
+    task_of: Callable[[str], Path], capsys: pytest.CaptureFixture[str], said: str
+) -> None:
+    fitness = task_of(ROWS)
+    with fitness.with_name("sums.yaml").open("a") as file:
+        file.write(f"{said}\n")
+    assert main(["check", str(fitness)]) == 2
+    assert (
+        f"{said.partition(':')[0]}: expected a whole number of at least" in capsys.readouterr().err
+    )
+
+
 def test_what_a_task_with_a_strange_key_includes_is_bounded_too(
     task_of: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

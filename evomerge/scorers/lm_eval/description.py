@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import InputError
-from evomerge.scorers.lm_eval.loading import GENERATES, check_cap, check_fewshot, locate, manager
+from evomerge.scorers.lm_eval.loading import (
+    GENERATES,
+    check_cap,
+    check_counts,
+    check_fewshot,
+    locate,
+    manager,
+)
 from evomerge.scorers.lm_eval.reading import (
     Function,
     TaskFile,
@@ -81,7 +88,8 @@ def describe(name: str, include: Sequence[str]) -> Description:
     """
     folders = tuple(Path(folder) for folder in include)
     path, _ = locate(name, manager(folders), folders)
-    return described(read_task(path))
+    check_counts(name, file := read_task(path))
+    return described(file)
 
 
 def described(task: TaskFile) -> Description:

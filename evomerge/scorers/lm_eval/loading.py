@@ -55,7 +55,7 @@ def load(name: str, include: tuple[Path, ...], commits: Mapping[str, str]) -> Lo
     where, spec = locate(name, index, include)
     if spec != name:  # a path, which would be that of a task in ``include`` that is called so
         index = manager(())
-    file = read_task(where)
+    check_counts(name, file := read_task(where))
     told = None if file.code or fetched(file) else HERE if is_local(file) else HERE | HUB
     try:
         with quiet(), pinned(), staying(), confined(told), at(commits) as found:
@@ -188,6 +188,20 @@ def check_fewshot(name: str, own: Any, num_fewshot: int | None) -> None:
             f"{name}: the task fixes num_fewshot at 0, and lm-eval would ignore {num_fewshot}; "
             "leave num_fewshot out, or change the task"
         )
+
+
+def check_counts(name: str, file: TaskFile) -> None:
+    """Refuse a task whose numbers of examples and of answers are none.
+
+    Raises:
+        InputError: they are not.
+    """
+    for key, low in (("num_fewshot", 0), ("repeats", 1)):
+        said = file.content.get(key)
+        if said is not None and (type(said) is not int or said < low):
+            raise InputError(
+                f"{name} ({next(iter(file.files))}): {key}: expected a whole number of at least {low}, found {shown(said)}"
+            )
 
 
 def set_cap(task: Any, name: str, max_gen_toks: int | None) -> None:
