@@ -119,6 +119,35 @@ def test_no_tower_asks_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         assert own_config(LlamaForCausalLM, {"architectures": ["LlamaForCausalLM"], **config})
 
 
+def test_no_key_stands_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `attribute_map` has it, by which transformers renames what a config says."""
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "attribute_map": {"zzz": "_attn_implementation"},
+        "zzz": "evil/kernel",
+    }
+    assert own_config(LlamaForCausalLM, config)._attn_implementation is None
+    assert modules.meta_model({**config, "num_hidden_layers": 1}, "some/model")
+
+
+def test_no_model_starts_a_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from transformers.utils import import_utils
+
+    (tmp_path / "ninja").write_text(f"#!/bin/sh\ntouch {tmp_path / 'canary'}\n")
+    (tmp_path / "ninja").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    import_utils.is_ninja_available.cache_clear()
+    config = {
+        "architectures": ["RwkvForCausalLM"],
+        "num_hidden_layers": 1,
+        "hidden_size": 32,
+        "vocab_size": 64,
+    }
+    assert modules.meta_model(config, "some/model")
+    assert not (tmp_path / "canary").exists()
+    import_utils.is_ninja_available.cache_clear()
+
+
 def test_no_tower_brings_its_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def asked(question: str) -> str:
         raise AssertionError(f"somebody was asked {question}")

@@ -110,14 +110,18 @@ def test_what_was_asked_for_is_written(given: Path, tmp_path: Path) -> None:
 def test_temporary_files_are_a_library_s_own(given: Path, tmp_path: Path) -> None:
     import tempfile
 
-    (tmp_path / "temporary" / "of another").write_text("as it was")
+    (tmp_path / "temporary" / "there").mkdir()
+    for other in ("of another", "there/of another"):
+        (tmp_path / "temporary" / other).write_text("as it was")
     with around(looking()):
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "file").write_text("a file")
         with tempfile.NamedTemporaryFile() as file:
             file.write(b"some")
-        with pytest.raises(Refused):
-            (tmp_path / "temporary" / "of another").write_text("other")
+        (tmp_path / "temporary" / "there").mkdir(exist_ok=True)
+        for other in ("of another", "there/of another"):
+            with pytest.raises(Refused):
+                (tmp_path / "temporary" / other).write_text("other")
 
 
 def test_the_hub_is_asked(given: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,7 +159,9 @@ class _Wall:
             return
         if "__pycache__" in (place.name, place.parent.name) and _is_ours(str(place.parent)):
             return
-        if new and place.is_relative_to(self._temporary):
+        if new and os.path.lexists(place):  # then it is not made
+            return
+        if new and self._temporary in place.parents:
             self._within.add(place)
             return
         self._refuse(f"{place}: would have been written or removed; only what was asked for is")

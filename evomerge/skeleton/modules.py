@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from evomerge.errors import Incompatible
 from evomerge.skeleton.roles import in_other_tower, projection_of, role_in_block, role_outside
@@ -30,7 +32,9 @@ BACKBONES = (
     *("architecture", "model_args"),
 )
 # where code lies, or another model
-SOURCES = ("auto_map", "_name_or_path", "name_or_path", "custom_pipelines")
+SOURCES = ("auto_map", "_name_or_path", "name_or_path", "custom_pipelines", "_auto_class")
+# by which a config renames the others, and says which classes it is made of
+RENAMES = ("attribute_map", "sub_configs")
 _NUMBER = re.compile(r"layer_?(?:idx|id|index|number)|^(?:idx|index|training)$")
 
 
@@ -51,7 +55,7 @@ def meta_model(config: Mapping[str, Any], where: str) -> Any:
             own = own_config(kind, content)
             if getattr(own, "is_encoder_decoder", False):
                 raise Incompatible(f"{where}: {architecture} has an encoder beside its decoder")
-            with torch.device("meta"), _few_modules(where):
+            with torch.device("meta"), _few_modules(where), without_programs():
                 model = kind(own)
             model.tie_weights()
     except Incompatible:
@@ -83,6 +87,13 @@ def _few_modules(where: str) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+@contextmanager
+def without_programs() -> Iterator[None]:
+    """No program is found by its name: some models look for a compiler where they are made."""
+    with patch.dict(os.environ, PATH=os.devnull):
+        yield
 
 
 def model_class(config: Mapping[str, Any], where: str) -> Any:
@@ -123,7 +134,7 @@ def harmless(value: Any) -> Any:
     if isinstance(value, Mapping):
         if set(value) == {"__float__"}:
             return float(value["__float__"])
-        left_out = (*KERNELS, *BACKBONES, *SOURCES)
+        left_out = (*KERNELS, *BACKBONES, *SOURCES, *RENAMES)
         return {key: harmless(item) for key, item in value.items() if key not in left_out}
     return [harmless(item) for item in value] if isinstance(value, list) else value
 

@@ -10,9 +10,14 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from evomerge.errors import InputError
+from evomerge.scorers.lm_eval.confined import confined
+from evomerge.scorers.lm_eval.description import describe
 from evomerge.scorers.lm_eval.loading import load
 
 TASK = """\
@@ -117,3 +122,75 @@ def test_a_file_s_name_is_no_address(tasks: Path, tmp_path: Path, server: socket
         taken(tasks, folder / "*.x", "text")
     with pytest.raises(BlockingIOError):
         server.accept()
+
+
+@pytest.mark.parametrize("kind", ["show_info", "have_libhdfs", "get_library_dirs", "int64()", 5])
+def test_the_type_of_a_column_is_no_function(tasks: Path, tmp_path: Path, kind: object) -> None:
+    """`datasets` calls what pyarrow has by that name."""
+    told = {
+        "info": {
+            "features": {
+                "q": {"_type": "Value", "dtype": "string"},
+                "a": {"_type": "Value", "dtype": kind},
+            }
+        }
+    }
+    table = pa.table({"q": ["a"] * 20, "a": ["b"] * 20})
+    pq.write_table(
+        table.replace_schema_metadata({"huggingface": json.dumps(told)}), tmp_path / "rows.parquet"
+    )
+    with pytest.raises(InputError, match="which is none of Arrow's plain ones"):
+        taken(tasks, tmp_path / "rows.parquet", "parquet")
+
+
+def test_columns_of_all_plain_types_are_read(tasks: Path, tmp_path: Path) -> None:
+    kinds = [pa.null(), pa.bool_(), pa.int8(), pa.uint64(), pa.float16(), pa.float32(), pa.float64(), pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view(), pa.date32(), pa.date64(), pa.time32("s"), pa.time64("us"), pa.timestamp("ms"), pa.timestamp("us", "America/New_York"), pa.duration("s"), pa.decimal128(5, 2), pa.decimal256(50, -2)]  # fmt: skip
+    columns = {f"c{n}": pa.nulls(20, kind) for n, kind in enumerate(kinds)}
+    written = tmp_path / "rows.arrow"
+    features = datasets.Features.from_arrow_schema(pa.table(columns).schema)
+    assert [str(features.arrow_schema.field(name).type) for name in columns] == list(
+        map(str, kinds)
+    )
+    with (
+        pa.OSFile(str(written), "wb") as sink,
+        pa.ipc.new_stream(sink, pa.table({"q": ["a"] * 20, **columns}).schema) as stream,
+    ):
+        stream.write_table(pa.table({"q": ["a"] * 20, **columns}))
+    assert taken(tasks, written, "arrow") == 20
+
+
+def test_nobody_is_told_what_is_loaded(
+    tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked() -> None:
+        raise AssertionError("somebody was asked")
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.load, "get_session", lambda: asked())
+    told = []
+    monkeypatch.setattr(datasets.load, "get_datasets_user_agent", lambda *a: told.append(a))
+    (tmp_path / "rows.jsonl").write_bytes(ROWS)
+    assert taken(tasks, tmp_path / "rows.jsonl") == 20 and not told
+
+
+@pytest.mark.parametrize("version", ["{outside}", "../../../outside"])
+def test_no_version_leads_out_of_the_cache(tmp_path: Path, version: str) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(ROWS)
+    (tmp_path / "outside").mkdir()
+    settings = {"data_files": str(tmp_path / "rows.jsonl"), "cache_dir": str(tmp_path / "cache")}
+    with confined(None), pytest.raises(InputError, match="which is not in the cache"):
+        datasets.load_dataset(
+            "json", version=version.format(outside=tmp_path / "outside"), name="..", **settings
+        )
+    assert not list((tmp_path / "outside").iterdir())
+
+
+def test_a_loader_by_an_address_is_one(tasks: Path, tmp_path: Path) -> None:
+    (tasks / "task.yaml").write_text(
+        TASK.format(loader="hf://datasets/webdataset", data=tmp_path / "data.tar")
+    )
+    described = describe("taken", [str(tasks)])
+    assert described.download is None
+    assert [code.name for code in described.code] == [
+        "whatever data that the loader webdataset of `datasets` reads"
+    ]

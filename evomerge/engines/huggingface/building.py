@@ -19,7 +19,7 @@ from evomerge.engines.huggingface.quantizing import loading
 from evomerge.engines.huggingface.spreading import free_memory, spread
 from evomerge.errors import CheckpointError
 from evomerge.skeleton import Skeleton
-from evomerge.skeleton.modules import model_class, own_config, quiet
+from evomerge.skeleton.modules import model_class, own_config, quiet, without_programs
 from evomerge.visible import first_line
 
 CONFIG = "config.json"
@@ -48,7 +48,13 @@ def build_model(
     _check_fit(content, outline, merged)
     kind = model_class(content, merged)
     more = loading(quantize, dtype, devices[0]) if quantize else {}
-    with _told(merged), quiet(), torch.random.fork_rng(devices=[]), _bare(donor) as folder:
+    with (
+        _told(merged),
+        quiet(),
+        without_programs(),
+        torch.random.fork_rng(devices=[]),
+        _bare(donor) as folder,
+    ):
         model = kind.from_pretrained(
             folder,
             config=own_config(kind, content),

@@ -106,7 +106,7 @@ def described(task: TaskFile) -> Description:
     if any(isinstance(metric, Function) for metric in metrics):
         metrics = []
     return Description(
-        address or (None if is_local(task) else str(content["dataset_path"])),
+        address or (None if is_local(task) else str(task.data)),
         [f"{m},{f}" for m in metrics for f in filters if m],
         [*task.code, *fetches],
         {

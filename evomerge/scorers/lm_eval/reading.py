@@ -103,6 +103,12 @@ class TaskFile:
         return found if isinstance(found, dict) else {}
 
     @property
+    def data(self) -> Any:
+        """The data set's name, or its loader's; `datasets` takes it with an address of the hub before it, too."""
+        found = self.content.get("dataset_path")
+        return found.removeprefix("hf://datasets/") if isinstance(found, str) else found
+
+    @property
     def builtin(self) -> bool:
         """Whether it is one of lm-eval's own tasks, and nothing else is included."""
         return all(_is_library(path) for path in self.files)
@@ -125,7 +131,7 @@ class TaskFile:
                 continue
             if each.get("hf_evaluate") or name not in metric_registry:
                 found.append(Code(f"metric {name} of the package evaluate", str(path)))
-        data, kwargs = self.content.get("dataset_path"), self.options
+        data, kwargs = self.data, self.options
         if _SCRIPTS and kwargs.get("trust_remote_code"):
             found.append(Code(f"the code of data set {data}, by trust_remote_code", str(path)))
         if more := sorted(map(str, kwargs.keys() - _HARMLESS)):
@@ -310,7 +316,7 @@ def fetched(task: TaskFile) -> str:
 
 def is_local(task: TaskFile) -> bool:
     """Whether its data are files of this machine, or whatever its code makes."""
-    data = task.content.get("dataset_path")
+    data = task.data
     if data is None or isinstance(task.content.get("custom_dataset"), Function):
         return True
     if data in LOCAL:
