@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -29,8 +28,6 @@ from evomerge.rows import SUFFIX, RowWeights, count_of
 from evomerge.tensors import FINE, KEPT, ROLES, Place
 from evomerge.tokens import UNION, TokenRules
 
-_REVISION = re.compile(r"@[\w./-]+(?=\+|$)")  # of hub ids
-_COMMIT = re.compile(r"@[0-9a-f]{40}(?=\+|$)")
 BASE = "base"  # the name under which the base model may be used as a source
 GROUP_ROLES = (*ROLES, "other", *FINE)
 
@@ -378,9 +375,8 @@ class Recipe:
         commits = self.provenance.get("commits")
         commit = commits.get(ref.text) if isinstance(commits, Mapping) else None
         # no recipe says one model and takes another
-        if isinstance(commit, str) and _COMMIT.sub("", commit) == _REVISION.sub("", ref.text):
-            return replace(ref, text=commit)
-        return ref
+        pinned = ref.pinned_as(commit) if isinstance(commit, str) else ""
+        return replace(ref, text=pinned) if pinned else ref
 
     @property
     def used(self) -> tuple[str, ...]:

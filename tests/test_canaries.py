@@ -29,6 +29,7 @@ from evomerge.checkpoint import ModelRef
 from evomerge.cli import main
 from evomerge.commands.search import search
 from evomerge.errors import ConfigError, InputError, RunError
+from evomerge.recipe import Recipe
 from evomerge.record.record import Record
 from evomerge.report.terminal import Screen, show_lines, show_scores, show_table
 from evomerge.report.text import markdown_text, table_markdown
@@ -363,6 +364,22 @@ def test_a_journal_pins_no_folder(tmp_path: Path) -> None:
         assert ModelRef("a/b").pinned_as(other) == ""
     mixed = ModelRef("a/b+model", str(tmp_path))
     assert mixed.pinned_as(f"a/b@{commit}+/moved") == f"a/b@{commit}+{tmp_path / 'model'}"
+
+
+def test_a_recipe_takes_the_folder_that_it_names(family: dict[str, Path], tmp_path: Path) -> None:
+    commit = "a" * 40
+    content = {
+        "models": {"x": str(family["chat"])},
+        "dtype": "float32",
+        "groups": [{"method": "passthrough"}],
+        "provenance": {"commits": {str(family["chat"]): f"{family['chat']}@{commit}"}},
+    }
+    (tmp_path / "recipe.yaml").write_text(config.dump(content))
+    recipe = Recipe.load(tmp_path / "recipe.yaml")
+    assert recipe.ref("x").text == str(family["chat"])
+    hub = {"models": {"x": "a/b"}, "provenance": {"commits": {"a/b": f"a/b@{commit}"}}}
+    (tmp_path / "recipe.yaml").write_text(config.dump({**content, **hub}))
+    assert Recipe.load(tmp_path / "recipe.yaml").ref("x").text == f"a/b@{commit}"
 
 
 def test_tasks_of_lm_eval_whose_code_fetches_are_not_built(

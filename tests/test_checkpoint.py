@@ -45,6 +45,18 @@ def opened(path: Path | str) -> Checkpoint:
     return Checkpoint.open(ModelRef(str(path)))
 
 
+@pytest.mark.parametrize("name", ["pytorch_model.bin", ".metadata", "model.SAFETENSORS"])
+def test_no_shard_is_called_otherwise(family: dict[str, Path], tmp_path: Path, name: str) -> None:
+    """transformers chooses by their names how to read them: these as pickles."""
+    folder = tmp_path / "model"
+    shutil.copytree(family["base"], folder)
+    (folder / "model.safetensors").rename(folder / name)
+    tensors = dict.fromkeys(load_file(folder / name), name)
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": tensors}))
+    with pytest.raises(CheckpointError, match=r"expected a name that ends in \.safetensors"):
+        opened(folder)
+
+
 def test_headers_tell_everything_but_the_values(family: dict[str, Path]) -> None:
     model = opened(family["chat"])
     weights = load_file(family["chat"] / "model.safetensors")

@@ -107,6 +107,31 @@ def test_what_was_asked_for_is_written(given: Path, tmp_path: Path) -> None:
     assert out.read_text() == "a page"
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["evomerge/passes/x/pass.py", "huggingface/token", "huggingface/modules/x.py", "other/thing"],
+)
+def test_caches_hold_no_code_of_others(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "cache" / name).parent.mkdir(parents=True)
+    with around(looking()):
+        (tmp_path / "cache" / "evomerge" / "merged").mkdir(parents=True)
+        (tmp_path / "cache" / "evomerge" / "merged" / "file").write_text("data")
+        with pytest.raises(Refused):
+            (tmp_path / "cache" / name).write_text("code")
+
+
+def test_bytecode_is_written_by_imports_alone(given: Path) -> None:
+    import encodings
+
+    written = Path(encodings.__file__).parent / "__pycache__" / "never.pyc"
+    with pytest.raises(Refused), around(looking()):
+        written.write_bytes(b"")
+    assert not written.exists()
+
+
 def test_temporary_files_are_a_library_s_own(given: Path, tmp_path: Path) -> None:
     import tempfile
 

@@ -75,6 +75,10 @@ def shards_of(index: Path) -> list[str]:
                 f"{index}: weight_map: {shown(name)}: expected the name of a file in this folder, found "
                 f"{shown(file)}"
             )
+        if not file.endswith(".safetensors"):  # transformers looks at names to choose how to read
+            raise CheckpointError(
+                f"{index}: weight_map: {shown(name)}: expected a name that ends in .safetensors, found {shown(file)}"
+            )
     return sorted(set(weight_map.values()))
 
 

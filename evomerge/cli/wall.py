@@ -29,8 +29,11 @@ from evomerge.visible import one_line
 _CREATES = os.O_CREAT | os.O_EXCL
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _OUTPUTS = ("output", "pareto", "unconfirmed")  # options that name what a command is to write
-_HUB = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE", "HF_XET_CACHE")
-_CACHES = ("XDG_CACHE_HOME", *_HUB)
+# of libraries; what lies there is data, but for tokens and code
+_CACHES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE", "HF_XET_CACHE")
+_NO_DATA = ("token", "stored_tokens", "modules")
+_COMPILER = str(Path(__file__).parents[1] / "methods" / "kernel" / "compiler.py")
+_DEVICES = tuple(map(Path, ("/dev/null", "/dev/tty", "/dev/stdout", "/dev/stderr")))
 
 
 class Refused(InputError, PermissionError):
@@ -87,8 +90,10 @@ class _Wall:
     def __init__(self, outputs: list[Path]) -> None:
         self.refused: list[str] = []
         caches = (os.environ.get(name) for name in _CACHES)
-        folders = (os.path.expanduser("~/.cache"), *filter(None, caches), "/dev")
-        self._within = {*outputs, *(Path(folder).resolve() for folder in folders)}
+        home = cache_folder("").parent
+        folders = (home / "evomerge", home / "huggingface", *map(Path, filter(None, caches)))
+        self._within = {*outputs, *(folder.resolve() for folder in folders), *_DEVICES}
+        self._code = {each for folder in self._within for each in map(folder.joinpath, _NO_DATA)}
         self._beside = {output.parent for output in outputs}
         self._partial = tuple(str(output.parent / f".{output.name}.") for output in outputs)
         self._above = {each for folder in self._beside for each in (folder, *folder.parents)}
@@ -155,9 +160,13 @@ class _Wall:
         """``new``: it is made, or else nothing is done."""
         if place.parent in self._beside or str(place).startswith(self._partial):
             return
-        if not self._within.isdisjoint((place, *place.parents)):
-            return
-        if "__pycache__" in (place.name, place.parent.name) and _is_ours(str(place.parent)):
+        above = (place, *place.parents)
+        if _passes() in above or (
+            "__pycache__" in (place.name, place.parent.name) and _is_ours(str(place.parent))
+        ):
+            if _compiling(sys._getframe()):
+                return
+        elif not self._within.isdisjoint(above) and self._code.isdisjoint(above):
             return
         if new and os.path.lexists(place):  # then it is not made
             return
@@ -195,18 +204,31 @@ def _hosts() -> set[str]:
 def _is_ours(folder: str) -> bool:
     """Whether ``folder`` holds code that is installed, or passes that were compiled before."""
     found = {Path(os.path.normpath(folder)), Path(os.path.realpath(folder))}
-    passes = cache_folder("passes").resolve()
     return any(
-        is_installed(each) or each.is_relative_to(passes) or is_developed(each) for each in found
+        is_installed(each) or each.is_relative_to(_passes()) or is_developed(each) for each in found
     )
 
 
+def _passes() -> Path:
+    return cache_folder("passes").resolve()
+
+
 def _importing(frame: FrameType | None) -> bool:
+    """Whether a module is just imported."""
+    return any(file == "<frozen importlib._bootstrap>" for file in _files_of(frame))
+
+
+def _compiling(frame: FrameType | None) -> bool:
+    """Whether what is written is bytecode of what was just imported, or a pass of ours."""
+    return any(
+        file in ("<frozen importlib._bootstrap_external>", _COMPILER) for file in _files_of(frame)
+    )
+
+
+def _files_of(frame: FrameType | None) -> Iterator[str]:
     while frame is not None:
-        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            return True
+        yield frame.f_code.co_filename
         frame = frame.f_back
-    return False
 
 
 # what Python tells before it does it: https://docs.python.org/3/library/audit_events.html

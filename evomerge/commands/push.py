@@ -302,13 +302,17 @@ def _portable(file: Path, said: Mapping[str, Any]) -> bytes | None:
 def _without_folders(value: Any) -> Any:
     """Plain data, of whose absolute paths the last part is left."""
     if isinstance(value, Mapping):
-        return {key: _without_folders(each) for key, each in value.items()}
+        return {_without_folders(key): _without_folders(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_without_folders(each) for each in value]
-    if isinstance(value, str) and any(map(os.path.isabs, value.split("+"))):
+    if isinstance(value, str) and any(map(_is_here, value.split("+"))):
         parts = value.split("+")
-        return "+".join(shown_name(ModelRef(p)) if os.path.isabs(p) else p for p in parts)
+        return "+".join(shown_name(ModelRef(p)) if _is_here(p) else p for p in parts)
     return value
+
+
+def _is_here(path: str) -> bool:
+    return os.path.isabs(os.path.expanduser(path))
 
 
 def _size_text(size: int) -> str:

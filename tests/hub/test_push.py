@@ -16,6 +16,7 @@ from test_hub import point_to
 from evomerge import config
 from evomerge.checkpoint import EMBEDDED
 from evomerge.cli import main
+from evomerge.commands.push import parcel_of
 
 Run = Callable[..., tuple[int, str]]
 # what huggingface_hub sends large files with, says httpx
@@ -164,6 +165,21 @@ def test_what_is_no_merge_or_has_no_licence_is_refused(
         status, said = run(*arguments)
         assert status == 2 and expected in said and said.count("\n") == 1, said
     assert hub.asked == 0 and not hub.sent
+
+
+def test_no_key_is_a_folder_of_this_machine(merged: Path, run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "more"
+    shutil.copytree(merged, folder)
+    recipe = config.read(folder / "evomerge.yaml").plain
+    named = f"org/x+{tmp_path}/secret/adapter"
+    recipe["provenance"] = {
+        "commits": {named: f"org/x@{'b' * 40}+{tmp_path}/secret/adapter"},
+        "at": "~/secret/file",
+    }
+    (folder / "evomerge.yaml").write_text(config.dump(recipe))
+    sent = parcel_of(folder, "me/merged", licence="mit").files["evomerge.yaml"]
+    assert isinstance(sent, bytes)
+    assert b"secret" not in sent and b"org/x+adapter: org/x@" in sent
 
 
 def test_a_token_that_lacks_or_may_not_is_one_message(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
 import socket
@@ -11,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
+import evaluate
+import lm_eval.utils
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -183,6 +187,79 @@ def test_no_version_leads_out_of_the_cache(tmp_path: Path, version: str) -> None
             "json", version=version.format(outside=tmp_path / "outside"), name="..", **settings
         )
     assert not list((tmp_path / "outside").iterdir())
+
+
+def test_a_template_reaches_into_data_alone(tasks: Path, tmp_path: Path) -> None:
+    """Times of nanoseconds are pandas' own, and those lead to numpy, which writes files."""
+    kept = tmp_path / "kept"
+    kept.write_text("as it was")
+    rows = {"q": ["a"] * 20, "t": pa.array([0] * 20, pa.timestamp("ns"))}
+    pq.write_table(pa.table(rows), tmp_path / "rows.parquet")
+    (tasks / "task.yaml").write_text(
+        TASK.format(loader="parquet", data=tmp_path / "rows.parquet").replace(
+            '"{{q}}"', f"\"{{% set x = t.to_numpy().reshape(1).tofile('{kept}') %}}{{{{q}}}}\""
+        )
+    )
+    with pytest.raises(
+        InputError, match="access to attribute 'to_numpy' of 'Timestamp' object is unsafe"
+    ):
+        load("taken", (tasks,), {})
+    assert kept.read_text() == "as it was"
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{% for x in words %}{{ loop.index }}{{ x.upper() }}{% endfor %}", "1A2B"),
+        ("{% set n = namespace(k=1) %}{% set n.k = 2 %}{{ n.k }}{{ words | length }}", "22"),
+        ("{{ made.k.items() | list }}{{ '%s' | format(1) }}{{ '{}'.format(2) }}", "[('x', 3)]12"),
+        ("{{ day.year }}{{ t }}", "19701970-01-01 00:00:00"),
+        (
+            "{% macro m(a) %}<{{ a }}>{% endmacro %}{{ m(words[0]) }}{{ none_such is defined }}",
+            "<a>False",
+        ),
+    ],
+)
+def test_what_templates_do_with_data_they_may(template: str, text: str) -> None:
+    day = datetime.datetime(1970, 1, 1)
+    shown = lm_eval.utils.env.from_string(template).render(
+        words=["a", "b"], made={"k": {"x": 3}}, day=day, t=pd.Timestamp(day)
+    )
+    assert shown == text
+
+
+@pytest.mark.parametrize("split", ["x[/../../victim", "a/b", "a b"])
+def test_names_of_splits_are_words(tasks: Path, tmp_path: Path, split: str) -> None:
+    (tasks / "task.yaml").write_text(
+        TASK.format(loader="json", data="rows.jsonl").replace(
+            "test: rows.jsonl", f"{split!r}: rows.jsonl"
+        )
+    )
+    assert [code.name for code in describe("taken", [str(tasks)]).code] == [
+        "what `datasets` makes of data_files of splits that are no words"
+    ]
+
+
+@pytest.mark.parametrize("bucket", ["buckets/a/b/c", "hf://buckets/a/b/c"])
+def test_a_bucket_has_no_commit(tasks: Path, bucket: str) -> None:
+    (tasks / "task.yaml").write_text(TASK.format(loader=bucket, data="x"))
+    assert [code.name for code in describe("taken", [str(tasks)]).code] == [
+        f"whatever `datasets` finds at {bucket}"
+    ]
+
+
+def test_no_metric_lies_in_the_current_folder(
+    tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "code_eval").mkdir()
+    (tmp_path / "code_eval" / "code_eval.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
+    with pytest.raises(InputError, match="humaneval"):
+        load("humaneval", (), {})
+    with pytest.raises(InputError, match="metric code_eval: the package evaluate would take"):
+        evaluate.load("code_eval")
+    assert not (tmp_path / "canary").exists()
+    assert describe("humaneval", []).download == "what code of lm-eval fetches"
 
 
 def test_a_loader_by_an_address_is_one(tasks: Path, tmp_path: Path) -> None:

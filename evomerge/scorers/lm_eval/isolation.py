@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+
+from evomerge.errors import InputError
 
 
 @contextmanager
@@ -50,3 +56,23 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
         if bars:
             datasets.enable_progress_bars()
+
+
+@cache
+def no_local_metrics() -> None:
+    """``evaluate`` looks for a metric by its name in the current folder first, from now on in vain."""
+    if find_spec("evaluate") is None:
+        return
+    import evaluate
+
+    load = evaluate.load
+
+    def found(path: Any, *options: Any, **named: Any) -> Any:
+        if os.sep not in str(path) and os.path.exists(path):
+            raise InputError(
+                f"metric {path}: the package evaluate would take the code of {os.path.abspath(path)} for it; start in "
+                "another folder, or rename that"
+            )
+        return load(path, *options, **named)
+
+    evaluate.load = found

@@ -22,7 +22,7 @@ from evomerge.errors import InputError, did_you_mean
 from evomerge.scorers.foreign import Left, staying, where
 from evomerge.scorers.lm_eval.commits import at
 from evomerge.scorers.lm_eval.confined import HERE, HUB, confined
-from evomerge.scorers.lm_eval.isolation import pinned, quiet
+from evomerge.scorers.lm_eval.isolation import no_local_metrics, pinned, quiet
 from evomerge.scorers.lm_eval.reading import (
     TaskFile,
     check_folder,
@@ -57,6 +57,8 @@ def load(name: str, include: tuple[Path, ...], commits: Mapping[str, str]) -> Lo
         index = manager(())
     check_counts(name, file := read_task(where))
     told = None if file.code or fetched(file) else HERE if is_local(file) else HERE | HUB
+    if told is None:
+        no_local_metrics()
     try:
         with quiet(), pinned(), staying(), confined(told), at(commits) as found:
             task = next(iter(index.load([spec])["tasks"].values()))

@@ -47,6 +47,9 @@ _SCRIPTS = int(datasets.__version__.partition(".")[0]) < 4  # later ones run non
 # what PyYAML raises for `!!bool x`, a key that is a list, 5,000 digits
 _SURPRISES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 _REMOTE = re.compile("://|::")
+_SPLIT = re.compile(r"\w+(\.\w+)*")
+# by which code of lm-eval takes code, or data, from elsewhere
+_FETCHES = re.compile(r"\b(import|from) (evaluate|requests)\b|\burlopen\b")
 _IGNORED = {"__pycache__", ".ipynb_checkpoints"}  # by lm-eval
 
 
@@ -141,8 +144,13 @@ class TaskFile:
         if not all(isinstance(each, str) for each in files):
             text = "what `datasets` makes of data_files that are no paths, list or mapping of paths"
             found.append(Code(text, str(path)))
+        elif not all(_SPLIT.fullmatch(str(split)) for split in _splits(kwargs.get("data_files"))):
+            text = "what `datasets` makes of data_files of splits that are no words"
+            found.append(Code(text, str(path)))
         elif any("**" in each for each in files):
             found.append(Code("what `datasets` finds by ** in data_files", str(path)))
+        if isinstance(data, str) and data.startswith(("hf://", "buckets/")):
+            found.append(Code(f"whatever `datasets` finds at {data}", str(path)))
         if prompt := self.content.get("use_prompt"):
             found.append(Code(f"whatever {prompt!r:.60} holds, by use_prompt", str(path)))
         if (
@@ -311,7 +319,12 @@ def remote_data(task: TaskFile) -> str:
 def fetched(task: TaskFile) -> str:
     """What is fetched for a task, and is no data set of the hub: an address, or by code of lm-eval; else empty."""
     own = "class" in task.content or isinstance(task.content.get("custom_dataset"), Function)
+    own = own or any(_FETCHES.search(_text(each.source)) for each in task.functions)
     return remote_data(task) or ("what code of lm-eval fetches" if task.builtin and own else "")
+
+
+def _text(source: Path | None) -> str:
+    return source.read_text(encoding="utf-8", errors="replace") if source else ""
 
 
 def is_local(task: TaskFile) -> bool:
@@ -342,6 +355,10 @@ def _flat(files: object) -> list[Any]:
     """One after the other: a path, several, or those of each split, as everybody writes them; what is no path, too."""
     values = list(files.values()) if isinstance(files, dict) else [] if files is None else [files]
     return [each for value in values for each in (value if isinstance(value, list) else [value])]
+
+
+def _splits(files: object) -> list[Any]:
+    return list(files) if isinstance(files, dict) else []
 
 
 def fingerprints(task: TaskFile, leaving: Sequence[str]) -> dict[str, str]:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,21 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from evomerge.errors import InputError
 
+# what a document holds, and what a template makes of it. Others, such as numbers of numpy, write files
+_DATA = (
+    *(str, bytes, int, float, complex, bool, type(None), list, tuple, dict, set, frozenset, range),
+    *(date, datetime, time, timedelta, timezone, Decimal),
+)
+_OWN = ("jinja2.", "markupsafe")  # a loop, say
+
 
 class _Sandbox(SandboxedEnvironment):
-    """Keeps what it compiled."""
+    """Keeps what it compiled, and reaches into data alone."""
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        kind = type(obj)
+        data = kind in _DATA or kind.__module__.startswith(_OWN)
+        return data and super().is_safe_attribute(obj, attr, value)
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
