@@ -14,7 +14,7 @@ from evomerge.commands.check import check
 from evomerge.commands.search import search
 from evomerge.errors import ConfigError, InputError
 from evomerge.evolution.history import Phase
-from evomerge.evolution.pulled import ways
+from evomerge.evolution.pulled import ROW_PARTS, ways
 from evomerge.merging import open_parents
 from evomerge.pool.serial import SerialPool
 from evomerge.record.events import JOURNAL, RESPONSES, DecisionLine
@@ -226,7 +226,7 @@ def test_under_a_floor_they_are_moved_towards_its_model_too(
     record = Record(folder)
     select = next(b for b in record.history.batches if b.phase == Phase.SELECT)
     moved = {c.origin: c for c in select.candidates if c.origin.startswith("row weights, ")}
-    assert set(moved) == {f"row weights, {way}" for _, _, way in ways(["chat"])}
+    assert set(moved) == {f"row weights, {way}" for _, _, way in ways(["chat"], ROW_PARTS)}
     # each in a file of the run, as those that the descent went through
     for candidate in moved.values():
         rows = candidate.recipe.body.rows
