@@ -94,6 +94,18 @@ def test_a_link_does_not_lead_out(given: Path, tmp_path: Path) -> None:
     assert (given / "kept").read_text() == "as it was"
 
 
+def test_a_link_and_back_does_not_lead_out(given: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "page").mkdir(parents=True)
+    (given / "deep").mkdir()
+    (out / "page" / "link").symlink_to(given / "deep")
+    with around(looking(output=str(out / "page"))):
+        for act in (os.unlink, os.rmdir):
+            with pytest.raises(Refused):
+                act(f"{out}/page/link/../kept")
+    assert (given / "kept").read_text() == "as it was"
+
+
 def test_what_was_asked_for_is_written(given: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "page.html"
     with around(looking(output=str(out))):

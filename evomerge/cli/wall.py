@@ -90,7 +90,7 @@ class _Wall:
     def __init__(self, outputs: list[Path]) -> None:
         self.refused: list[str] = []
         caches = (os.environ.get(name) for name in _CACHES)
-        home = cache_folder("").parent
+        home = _caches()
         folders = (home / "evomerge", home / "huggingface", *map(Path, filter(None, caches)))
         self._within = {*outputs, *(folder.resolve() for folder in folders), *_DEVICES}
         self._code = {each for folder in self._within for each in map(folder.joinpath, _NO_DATA)}
@@ -187,8 +187,10 @@ def _place(path: Any, folder: int = -1) -> Path:
     path = os.fsdecode(path)
     if folder >= 0:
         path = os.path.join(f"/proc/self/fd/{folder}", path)
-    path = os.path.abspath(path)
-    return Path(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    above, name = os.path.split(path.rstrip(os.sep))
+    if name in ("", os.curdir, os.pardir):
+        return Path(os.path.realpath(path))
+    return Path(os.path.realpath(above), name)
 
 
 def _hosts() -> set[str]:
@@ -210,7 +212,14 @@ def _is_ours(folder: str) -> bool:
 
 
 def _passes() -> Path:
-    return cache_folder("passes").resolve()
+    return _caches() / "evomerge" / "passes"
+
+
+def _caches() -> Path:
+    try:
+        return cache_folder("").resolve().parent
+    except RuntimeError:  # the user has no home
+        return Path(os.devnull)
 
 
 def _importing(frame: FrameType | None) -> bool:
