@@ -11,7 +11,9 @@ from evomerge.checkpoint.hub import Missing, is_commit_of, missing, pinned, snap
 from evomerge.errors import CheckpointError, did_you_mean
 
 EMBEDDED = Path(__file__).parents[1] / "demo" / "models"
-_HUB_ID = re.compile(r"^\w[\w.-]*/\w[\w.-]*(?:@[\w./-]+)?$")
+# a revision becomes a path in the hub's cache, and is none that leads elsewhere
+REVISION = r"(?!\.\.?(?:/|$))[\w.-]+(?:/(?!\.\.?(?:/|$))[\w.-]+)*"
+_HUB_ID = re.compile(rf"^\w[\w.-]*/\w[\w.-]*(?:@{REVISION})?$")
 
 
 @dataclass(frozen=True)

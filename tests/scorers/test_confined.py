@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evomerge.errors import InputError
+from evomerge.checkpoint import locate
+from evomerge.errors import CheckpointError, InputError
 from evomerge.scorers.lm_eval.confined import confined
 from evomerge.scorers.lm_eval.description import describe
 from evomerge.scorers.lm_eval.loading import load
@@ -238,6 +239,23 @@ def test_names_of_splits_are_words(tasks: Path, tmp_path: Path, split: str) -> N
     assert [code.name for code in describe("taken", [str(tasks)]).code] == [
         "what `datasets` makes of data_files of splits that are no words"
     ]
+
+
+@pytest.mark.parametrize(
+    ("revision", "named"),
+    [("main", True), ("refs/pr/1", True), ("a" * 40, True), ("v1.0", True), ("..x", True),
+     ("/tmp/ref", False), ("../../x", False), ("a/../b", False), ("a/..", False), (".", False), ("", False)],
+)  # fmt: skip
+def test_a_revision_is_no_path(tasks: Path, revision: str, named: bool) -> None:
+    data = f"dataset_kwargs: {{revision: {revision!r}}}"
+    text = TASK.format(loader="a/b", data="x").splitlines(keepends=True)
+    (tasks / "task.yaml").write_text(
+        "".join(f"{data}\n" if "dataset_kwargs" in line else line for line in text)
+    )
+    assert (not describe("taken", [str(tasks)]).code) == named
+    if not named and revision:
+        with pytest.raises(CheckpointError, match="no such folder"):
+            locate(f"a/b@{revision}")
 
 
 @pytest.mark.parametrize("bucket", ["buckets/a/b/c", "hf://buckets/a/b/c"])

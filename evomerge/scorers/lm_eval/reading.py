@@ -23,6 +23,7 @@ from lm_eval.api import metrics  # noqa: F401  fills the registry
 from lm_eval.api.registry import metric_registry
 
 from evomerge.checkpoint.files import file_digest
+from evomerge.checkpoint.reference import REVISION
 from evomerge.config import MOST_BYTES, MOST_DEPTH, MOST_NODES
 from evomerge.errors import InputError
 from evomerge.scorers.sources import Code, code_in, find_module, with_imports
@@ -49,7 +50,7 @@ _SURPRISES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticErro
 _REMOTE = re.compile("://|::")
 _SPLIT = re.compile(r"\w+(\.\w+)*")
 # by which code of lm-eval takes code, or data, from elsewhere
-_FETCHES = re.compile(r"\b(import|from) (evaluate|requests)\b|\burlopen\b")
+_FETCHES = re.compile(r"\b(import|from) (evaluate|requests)\b|\burlopen\b|\bnltk\.download\b")
 _IGNORED = {"__pycache__", ".ipynb_checkpoints"}  # by lm-eval
 
 
@@ -139,6 +140,10 @@ class TaskFile:
             found.append(Code(f"the code of data set {data}, by trust_remote_code", str(path)))
         if more := sorted(map(str, kwargs.keys() - _HARMLESS)):
             text = f"what `datasets` does by {', '.join(more)} of dataset_kwargs"
+            found.append(Code(text, str(path)))
+        revision = kwargs.get("revision")
+        if revision is not None and not re.fullmatch(REVISION, str(revision)):
+            text = "what `datasets` does by a revision that is no name"
             found.append(Code(text, str(path)))
         files = _flat(kwargs.get("data_files"))
         if not all(isinstance(each, str) for each in files):
