@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -116,14 +117,23 @@ def test_yaml_that_is_no_plain_data_is_refused(text: str) -> None:
         config.parse(text, "x.yaml")
 
 
-def test_text_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_text_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "new" / "file.yaml"
     config.write_text(path, "first")
     config.write_text(path, "ไทย")
     assert path.read_text(encoding="utf-8") == "ไทย"
-    with pytest.raises(UnicodeEncodeError):
-        config.write_text(path, "\ud800")
-    assert path.read_text(encoding="utf-8") == "ไทย"
+    config.write_text(path, "half a pair: \ud800")
+    assert path.read_text(encoding="utf-8") == "half a pair: \\ud800"
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="no space left"):
+        patched.setattr(os, "fsync", full)
+        config.write_text(path, "another")
+    assert path.read_text(encoding="utf-8") == "half a pair: \\ud800"
     assert os.listdir(path.parent) == ["file.yaml"]
 
 
