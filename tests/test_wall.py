@@ -161,6 +161,19 @@ def test_temporary_files_are_a_library_s_own(given: Path, tmp_path: Path) -> Non
                 (tmp_path / "temporary" / other).write_text("other")
 
 
+def test_an_output_may_lie_among_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tempfile
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with around(looking(output=str(tmp_path / "page.html"))):
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "deep").mkdir()
+            Path(folder, "deep", "file").write_text("a file")
+        (tmp_path / "page.html").write_text("a page")
+
+
 def test_the_hub_is_asked(given: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

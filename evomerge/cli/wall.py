@@ -92,8 +92,9 @@ class _Wall:
         caches = (os.environ.get(name) for name in _CACHES)
         home = _caches()
         folders = (home / "evomerge", home / "huggingface", *map(Path, filter(None, caches)))
-        self._within = {*outputs, *(folder.resolve() for folder in folders), *_DEVICES}
-        self._code = {each for folder in self._within for each in map(folder.joinpath, _NO_DATA)}
+        known = [folder.resolve() for folder in folders]
+        self._within = {*outputs, *known, *_DEVICES}
+        self._code = {folder / name for folder in known for name in _NO_DATA}
         self._beside = {output.parent for output in outputs}
         self._partial = tuple(str(output.parent / f".{output.name}.") for output in outputs)
         self._above = {each for folder in self._beside for each in (folder, *folder.parents)}
@@ -158,22 +159,28 @@ class _Wall:
 
     def _write(self, place: Path, new: bool = False) -> None:
         """``new``: it is made, or else nothing is done."""
-        if place.parent in self._beside or str(place).startswith(self._partial):
-            return
         above = (place, *place.parents)
-        if _passes() in above or (
-            "__pycache__" in (place.name, place.parent.name) and _is_ours(str(place.parent))
-        ):
+        if self._is_code(above):
             if _compiling(sys._getframe()):
                 return
-        elif not self._within.isdisjoint(above) and self._code.isdisjoint(above):
+        elif new and os.path.lexists(place):
             return
-        if new and os.path.lexists(place):  # then it is not made
-            return
-        if new and self._temporary in place.parents:
+        elif new and self._temporary in place.parents:
             self._within.add(place)
             return
+        elif (
+            place.parent in self._beside
+            or str(place).startswith(self._partial)
+            or not self._within.isdisjoint(above)
+        ):
+            return
         self._refuse(f"{place}: would have been written or removed; only what was asked for is")
+
+    def _is_code(self, above: tuple[Path, ...]) -> bool:
+        """Whether the first of these paths, one in the other, is executed or trusted by somebody later."""
+        bytecode = "__pycache__" in (above[0].name, above[0].parent.name)
+        ours = bytecode and _is_ours(str(above[0].parent))
+        return ours or _passes() in above or not self._code.isdisjoint(above)
 
     def _refuse(self, what: str) -> None:
         what = f"refused: {one_line(what)}"
