@@ -135,6 +135,20 @@ def test_caches_hold_no_code_of_others(
             (tmp_path / "cache" / name).write_text("code")
 
 
+def test_a_cache_is_made_with_all_that_it_lies_in(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HF_HOME", "~/deep/er/hf")
+    with around(looking()):
+        (home / ".cache" / "evomerge" / "x").mkdir(parents=True)
+        (home / "deep" / "er" / "hf").mkdir(parents=True)
+        (home / "deep" / "er" / "hf" / "file").write_text("data")
+
+
 def test_bytecode_is_written_by_imports_alone(given: Path) -> None:
     import encodings
 
@@ -191,6 +205,12 @@ def test_nothing_is_around_a_command_that_works(given: Path) -> None:
         with around(looking(**working)):
             imported(given / "code.py")
         assert (given / "new").exists()
+
+
+def test_who_is_asked_without_a_proxy_is_not_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "internal.corp")
+    with pytest.raises(Refused, match=r"internal\.corp"), around(looking()):
+        socket.getaddrinfo("internal.corp", 80)
 
 
 def test_it_stands_until_the_command_ends_alone(given: Path) -> None:

@@ -36,11 +36,18 @@ _COMPILER = str(Path(__file__).parents[1] / "methods" / "kernel" / "compiler.py"
 _DEVICES = tuple(map(Path, ("/dev/null", "/dev/tty", "/dev/stdout", "/dev/stderr")))
 
 
+_PATH = {os.path.realpath(each) for each in sys.path if os.path.isabs(each)} - {os.getcwd()}
+
+
 class Refused(InputError, PermissionError):
     """Something would have been done that a command which only looks does not do.
 
     Libraries take it for what they know: a disk that cannot be written, a program that may not be started.
     """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.strerror = what
 
 
 @contextmanager
@@ -89,7 +96,7 @@ class _Wall:
 
     def __init__(self, outputs: list[Path]) -> None:
         self.refused: list[str] = []
-        caches = (os.environ.get(name) for name in _CACHES)
+        caches = (os.path.expandvars(os.path.expanduser(os.environ.get(n, ""))) for n in _CACHES)
         home = _caches()
         folders = (home / "evomerge", home / "huggingface", *map(Path, filter(None, caches)))
         known = [folder.resolve() for folder in folders]
@@ -97,7 +104,9 @@ class _Wall:
         self._code = {folder / name for folder in known for name in _NO_DATA}
         self._beside = {output.parent for output in outputs}
         self._partial = tuple(str(output.parent / f".{output.name}.") for output in outputs)
-        self._above = {each for folder in self._beside for each in (folder, *folder.parents)}
+        # what is to be written may be made, with all that it lies in
+        ends = (*self._beside, *known)
+        self._above = {each for folder in ends for each in (folder, *folder.parents)}
         self._met = False  # whether a machine was looked up that may be
         self._temporary = Path(tempfile.gettempdir()).resolve()
 
@@ -105,7 +114,7 @@ class _Wall:
         """Code that ``file`` holds; libraries call what they make themselves ``<string>`` and the like."""
         if not file or (file.startswith("<") and os.sep not in file):
             return
-        if not _is_ours(os.path.dirname(file)):
+        if not _is_ours(os.path.dirname(file)) and not _is_on_path(file):
             self._refuse(f"{file}: would have been executed; no code that is given is")
 
     def start(self, program: object) -> None:
@@ -204,7 +213,10 @@ def _hosts() -> set[str]:
     """The hub's, where it keeps files, and whoever stands between."""
     from huggingface_hub import constants
 
-    named = (constants.ENDPOINT, *getproxies().values())
+    between = (
+        each for kind, each in getproxies().items() if kind != "no"
+    )  # `no` is who is asked without
+    named = (constants.ENDPOINT, *between)
     found = (urlsplit(each if "//" in each else f"//{each}").hostname for each in named)
     return {"huggingface.co", "hf.co", *(host for host in found if host)}
 
@@ -216,6 +228,12 @@ def _is_ours(folder: str) -> bool:
     return any(
         is_installed(each) or each.is_relative_to(_passes()) or is_developed(each) for each in found
     )
+
+
+def _is_on_path(file: str) -> bool:
+    """Whether ``file`` lies where this process found modules before it looked at anything, but not where it was started."""
+    found = os.path.realpath(file)
+    return any(found.startswith(f"{folder}{os.sep}") for folder in _PATH)
 
 
 def _passes() -> Path:

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 from evomerge.errors import Incompatible
 from evomerge.skeleton.roles import in_other_tower, projection_of, role_in_block, role_outside
@@ -92,8 +91,15 @@ def _few_modules(where: str) -> Iterator[None]:
 @contextmanager
 def without_programs() -> Iterator[None]:
     """No program is found by its name: some models look for a compiler where they are made."""
-    with patch.dict(os.environ, PATH=os.devnull):
+    before = os.environ.get("PATH")
+    os.environ["PATH"] = os.devnull
+    try:
         yield
+    finally:
+        if before is None:
+            del os.environ["PATH"]
+        else:
+            os.environ["PATH"] = before
 
 
 def model_class(config: Mapping[str, Any], where: str) -> Any:
