@@ -60,6 +60,14 @@ def panicked(error: BaseException) -> bool:
     return type(error).__name__ == "PanicException"
 
 
+def causes_of(error: BaseException) -> list[BaseException]:
+    """``error``, what it was raised from, and so on."""
+    found = [error]
+    while (cause := found[-1].__cause__) is not None and cause not in found:
+        found.append(cause)
+    return found
+
+
 def problems_of(error: InputError) -> list[str]:
     """What is wrong, one problem each."""
     return error.problems if isinstance(error, ConfigError) else [str(error)]

@@ -119,7 +119,7 @@ def test_no_tower_asks_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         assert own_config(LlamaForCausalLM, {"architectures": ["LlamaForCausalLM"], **config})
 
 
-def test_no_key_stands_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_key_stands_for_another() -> None:
     """As `attribute_map` has it, by which transformers renames what a config says."""
     config = {
         "architectures": ["LlamaForCausalLM"],
@@ -153,7 +153,6 @@ def test_no_tower_brings_its_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         raise AssertionError(f"somebody was asked {question}")
 
     monkeypatch.setattr("builtins.input", asked)
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
     size = {
         "hidden_size": 16,

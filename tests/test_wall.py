@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
+from evomerge.cli import wall
 from evomerge.cli.wall import Refused, around
+from evomerge.methods.kernel import compiler
 
 
 def looking(**options: Any) -> Namespace:
@@ -147,6 +149,18 @@ def test_a_cache_is_made_with_all_that_it_lies_in(
         (home / ".cache" / "evomerge" / "x").mkdir(parents=True)
         (home / "deep" / "er" / "hf").mkdir(parents=True)
         (home / "deep" / "er" / "hf" / "file").write_text("data")
+
+
+def test_what_this_process_found_before_is_executed(
+    given: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wall, "_PATH", {given.resolve()})
+    with around(looking()), pytest.raises(Refused, match="new: would have been written"):
+        imported(given / "code.py")
+
+
+def test_passes_are_written_by_the_compiler() -> None:
+    assert compiler.__file__ == wall._COMPILER
 
 
 def test_bytecode_is_written_by_imports_alone(given: Path) -> None:

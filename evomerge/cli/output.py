@@ -17,7 +17,6 @@ from evomerge.visible import one_line, visible
 if TYPE_CHECKING:
     from evomerge.recipe import Recipe
 
-RECORD = ("journal.jsonl", "responses.bin")
 _STORE = re.compile(r"[a-z][a-z0-9+.-]+://")
 
 
@@ -58,11 +57,15 @@ def put(text: str, arguments: argparse.Namespace) -> None:
 
 def refuse_existing(path: Path, force: bool) -> None:
     """Refuse what is there, unless it may be replaced; what a search cannot go on without may never."""
-    if path.name in RECORD and os.path.lexists(path):
+    if not os.path.lexists(path):
+        return
+    from evomerge.record.events import JOURNAL, RESPONSES
+
+    if path.name in (JOURNAL, RESPONSES):
         raise InputError(
             f"{path}: is the record of a search, which nothing replaces; choose another name, or delete it yourself"
         )
-    if os.path.lexists(path) and not force:
+    if not force:
         raise InputError(f"{path}: exists already; choose another name, or replace it with --force")
 
 

@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -36,7 +36,10 @@ _COMPILER = str(Path(__file__).parents[1] / "methods" / "kernel" / "compiler.py"
 _DEVICES = tuple(map(Path, ("/dev/null", "/dev/tty", "/dev/stdout", "/dev/stderr")))
 
 
-_PATH = {os.path.realpath(each) for each in sys.path if os.path.isabs(each)} - {os.getcwd()}
+# where modules were found before, as on PYTHONPATH; the current folder may be anybody's
+_PATH = {Path(each).resolve() for each in sys.path if os.path.isabs(each)}
+with suppress(FileNotFoundError):  # it was deleted
+    _PATH.discard(Path.cwd())
 
 
 class Refused(InputError, PermissionError):
@@ -97,7 +100,7 @@ class _Wall:
     def __init__(self, outputs: list[Path]) -> None:
         self.refused: list[str] = []
         caches = (os.path.expandvars(os.path.expanduser(os.environ.get(n, ""))) for n in _CACHES)
-        home = _caches()
+        home = _cache_home()
         folders = (home / "evomerge", home / "huggingface", *map(Path, filter(None, caches)))
         known = [folder.resolve() for folder in folders]
         self._within = {*outputs, *known, *_DEVICES}
@@ -114,7 +117,7 @@ class _Wall:
         """Code that ``file`` holds; libraries call what they make themselves ``<string>`` and the like."""
         if not file or (file.startswith("<") and os.sep not in file):
             return
-        if not _is_ours(os.path.dirname(file)) and not _is_on_path(file):
+        if not _is_ours(os.path.dirname(file)):
             self._refuse(f"{file}: would have been executed; no code that is given is")
 
     def start(self, program: object) -> None:
@@ -223,24 +226,21 @@ def _hosts() -> set[str]:
 
 @cache
 def _is_ours(folder: str) -> bool:
-    """Whether ``folder`` holds code that is installed, or passes that were compiled before."""
+    """Whether ``folder`` holds code that is installed, or that this process found before it looked at anything, or
+    passes that were compiled before."""
     found = {Path(os.path.normpath(folder)), Path(os.path.realpath(folder))}
+    known = (*_PATH, _passes())
     return any(
-        is_installed(each) or each.is_relative_to(_passes()) or is_developed(each) for each in found
+        is_installed(each) or is_developed(each) or any(map(each.is_relative_to, known))
+        for each in found
     )
 
 
-def _is_on_path(file: str) -> bool:
-    """Whether ``file`` lies where this process found modules before it looked at anything, but not where it was started."""
-    found = os.path.realpath(file)
-    return any(found.startswith(f"{folder}{os.sep}") for folder in _PATH)
-
-
 def _passes() -> Path:
-    return _caches() / "evomerge" / "passes"
+    return _cache_home() / "evomerge" / "passes"
 
 
-def _caches() -> Path:
+def _cache_home() -> Path:
     try:
         return cache_folder("").resolve().parent
     except RuntimeError:  # the user has no home

@@ -25,7 +25,7 @@ from evomerge.visible import first_line, one_line
 RECIPE = "evomerge.yaml"
 CONFIG = "config.json"
 WEIGHTS = ".safetensors"
-SENT = (".safetensors", ".json", ".jinja", ".model", ".txt", ".yaml", ".rows", ".svg", ".md")
+SENT = (WEIGHTS, ".json", ".jinja", ".model", ".txt", ".yaml", ".rows", ".svg", ".md")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".joblib")
 _REVISION = re.compile(r"^(?!.*\.\.)[\w][\w./-]*$", re.ASCII)
 _BASE = "base_model_name_or_path"

@@ -168,13 +168,13 @@ def _tied_head(recipe: Recipe, place: Place, groups: Mapping[str, Group]) -> Gro
     return plain if plain and known else groups[NORM]
 
 
-# -- what cannot be said -------------------------------------------------------------------------
-
-
 def _free(name: str, taken: Collection[str]) -> str:
     """``name``, of which mergekit makes a folder, or with a number where it is taken."""
     numbered = (f"{name}-{number}" for number in itertools.count(2))
     return next(each for each in itertools.chain([name], numbered) if each not in taken)
+
+
+# -- what cannot be said -------------------------------------------------------------------------
 
 
 def _plain(group: Group, place: Place) -> Group:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from evomerge.errors import EvomergeError, RunError
+from evomerge.errors import EvomergeError, RunError, causes_of
 from evomerge.installed import is_installed
 from evomerge.visible import first_line
 
@@ -75,10 +75,7 @@ def named(name: str, kind: type[EvomergeError] = RunError) -> Iterator[None]:
 
 def where(error: BaseException) -> str:
     """``score (tasks/utils.py:12)``: the innermost place of ``error`` that no package has; empty if there is none."""
-    causes = [error]
-    while (cause := causes[-1].__cause__) is not None and cause not in causes:
-        causes.append(cause)
-    for each in reversed(causes):
+    for each in reversed(causes_of(error)):
         for frame in reversed(traceback.extract_tb(each.__traceback__)):
             if not is_installed(Path(frame.filename)):
                 return f"{frame.name} ({frame.filename}:{frame.lineno})"

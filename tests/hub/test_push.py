@@ -167,7 +167,7 @@ def test_what_is_no_merge_or_has_no_licence_is_refused(
     assert hub.asked == 0 and not hub.sent
 
 
-def test_no_key_is_a_folder_of_this_machine(merged: Path, run: Run, tmp_path: Path) -> None:
+def test_no_key_is_a_folder_of_this_machine(merged: Path, tmp_path: Path) -> None:
     folder = tmp_path / "more"
     shutil.copytree(merged, folder)
     recipe = config.read(folder / "evomerge.yaml").plain

@@ -18,7 +18,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from evomerge.config import shown
-from evomerge.errors import InputError, did_you_mean
+from evomerge.errors import InputError, causes_of, did_you_mean
 from evomerge.scorers.foreign import Left, staying, where
 from evomerge.scorers.lm_eval.commits import at
 from evomerge.scorers.lm_eval.confined import HERE, HUB, confined
@@ -149,11 +149,9 @@ def _why(name: str, path: Path, error: Exception) -> str:
     """Why a task could not be built: no data, or anything else."""
     if isinstance(error, SecurityError):
         return refusal(name, path, error)
-    causes: list[BaseException] = [error]
-    while (cause := causes[-1].__cause__) is not None and cause not in causes:
-        causes.append(cause)
-    if refused := next((each for each in causes if isinstance(each, InputError)), None):
-        return f"{name} ({path}): {refused}"
+    for each in causes_of(error):
+        if isinstance(each, InputError):
+            return f"{name} ({path}): {each}"
     if isinstance(error, Left):
         return f"{name} ({path}): {where(error) or 'its code'} {error}"
     # What `datasets` raises for the first row of an empty file, and of an empty selection.
@@ -161,15 +159,15 @@ def _why(name: str, path: Path, error: Exception) -> str:
         return f"{name} ({path}): its data is empty"
     config = read_task(path).content
     data = " ".join(str(config[k]) for k in ("dataset_path", "dataset_name") if config.get(k))
-    said = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+    cause = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
     missing = (OSError, HfHubHTTPError, OfflineModeIsEnabled, datasets.exceptions.DatasetsError)
     if data and isinstance(error, missing):
         return (
-            f"{name} ({path}): its data {data!r} cannot be loaded: {said}\n"
+            f"{name} ({path}): its data {data!r} cannot be loaded: {cause}\n"
             "A data set of the hub needs a network or a filled cache; without one, write a task "
             "YAML with `dataset_path: json` and local `data_files`."
         )
-    return f"{name} ({path}): cannot be built: {said}"
+    return f"{name} ({path}): cannot be built: {cause}"
 
 
 def set_fewshot(task: Any, name: str, num_fewshot: int | None) -> None:

@@ -323,9 +323,11 @@ def remote_data(task: TaskFile) -> str:
 
 def fetched(task: TaskFile) -> str:
     """What is fetched for a task, and is no data set of the hub: an address, or by code of lm-eval; else empty."""
+    if (address := remote_data(task)) or not task.builtin:
+        return address
     own = "class" in task.content or isinstance(task.content.get("custom_dataset"), Function)
     own = own or any(_FETCHES.search(_text(each.source)) for each in task.functions)
-    return remote_data(task) or ("what code of lm-eval fetches" if task.builtin and own else "")
+    return "what code of lm-eval fetches" if own else ""
 
 
 def _text(source: Path | None) -> str:
